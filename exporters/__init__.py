@@ -1,0 +1,1 @@
+"""Checkpoint to model.onnx: the only place that imports torch, transformers, optimum and onnx."""

@@ -1,0 +1,133 @@
+"""The card: what a model file says of itself, as JSON in `metadata_props["bertonnx.card"]`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from bertonnx.errors import ModelFileError
+from bertonnx.models.tasks import TASKS
+
+__all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card"]
+
+FORMAT = 1
+"""Raised when an older bertonnx could not read, or would misread, a newer file."""
+
+CARD_KEY = "bertonnx.card"
+TOKENIZER_KEY = "bertonnx.tokenizer"
+GOLDEN_KEY = "bertonnx.golden"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything about a model except its weights and its tokenizer.
+
+    Attributes:
+        task: one of `models.tasks.TASKS`.
+        family: Hugging Face's `model_type`.
+        max_length: longest input in tokens, special tokens included.
+        inputs: the graph's inputs, each int64 of shape (batch_size, sequence_length).
+        outputs: the graph's outputs, each float32.
+        labels: names of the classes in the order of the logits; empty where there are none.
+        problem_type: of text classification, one of `models.tasks.PROBLEM_TYPES`.
+        pairs: whether the model was trained on text pairs: True, False, or None where the
+            checkpoint does not say.
+        pooling: of feature extraction: mean, cls, max or last.
+        normalize: whether sentence embeddings have length 1.
+        width: of feature extraction: length of a sentence embedding.
+        prefix: text put before every input (a Sentence-Transformers default prompt).
+        strip: whether white space is removed at both ends of a text, as Sentence-Transformers does.
+        lower: whether a text is lower-cased before tokenization (Sentence-Transformers' option).
+        mask_token: of fill-mask: the mask token's text.
+        mask_token_id: of fill-mask: its id.
+        pad_token_id: id that fills `input_ids` up in a padded batch.
+        padding_side: "right" or "left", for programs that pad; bertonnx itself never pads.
+        truncation_side: the end of a long text that is cut, "right" or "left".
+        activation: what makes `scores` of `logits`: softmax, sigmoid or none.
+        precision: fp32, fp16 or int8.
+        optimize: none, basic or full.
+        fusions: operator -> {"found": n, "expected": n}.
+        source: {"id", "kind", "revision"} of the checkpoint.
+        weights_sha256: over the names, shapes and bytes of all weights of the file.
+        tokenizer_sha256: over the tokenizer's text.
+        parity: {"max_abs_difference", "max_abs_reference", "tolerance", "outputs"}.
+        quantization: figures of the INT8 step; empty where there was none.
+        versions: package -> version at export.
+    """
+
+    task: str
+    family: str
+    max_length: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    problem_type: str | None = None
+    pairs: bool | None = None
+    pooling: str | None = None
+    normalize: bool = False
+    width: int | None = None
+    prefix: str = ""
+    strip: bool = False
+    lower: bool = False
+    mask_token: str | None = None
+    mask_token_id: int | None = None
+    pad_token_id: int = 0
+    padding_side: str = "right"
+    truncation_side: str = "right"
+    activation: str = "none"
+    precision: str = "fp32"
+    optimize: str = "full"
+    fusions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    source: Mapping[str, str | None] = field(default_factory=dict)
+    weights_sha256: str = ""
+    tokenizer_sha256: str = ""
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-ready values, `format` first."""
+        return {"format": FORMAT, **asdict(self)}
+
+    def to_json(self) -> str:
+        """Return the card's text, the same for the same card."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Read a card.
+
+        Keys that this version does not know are ignored: a change that an old reader must not
+        ignore raises `FORMAT`.
+
+        Raises:
+            ModelFileError: not a card, or of a newer format.
+        """
+        try:
+            data = json.loads(text)
+            number = int(data["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"the model's card is damaged ({type(error).__name__}: {error}); export the model again"
+            ) from error
+        if number > FORMAT:
+            raise ModelFileError(
+                f"the model was made by a newer bertonnx (card format {number}, this version reads up to "
+                f"{FORMAT}); update with: pip install --upgrade bertonnx"
+            )
+        known = {item.name for item in fields(cls)}
+        try:
+            card = cls(**{name: _frozen(value) for name, value in data.items() if name in known})
+        except TypeError as error:
+            raise ModelFileError(
+                f"the model's card is incomplete ({error}); export the model again"
+            ) from error
+        if card.task not in {task.name for task in TASKS}:
+            raise ModelFileError(f"the model's card names an unknown task, {card.task!r}; update bertonnx")
+        return card
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,87 @@
+"""The model families: a row each, with what fusion must find and which tasks cannot work, and why.
+
+A family is Hugging Face's `model_type`. Adding one is one row here and one line in
+`tests/tiny.py` (its tiny configuration); the whole matrix is then tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bertonnx.models.tasks import TASKS
+
+__all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family"]
+
+_NO_QUESTION_ANSWERING = "optimum-onnx 0.1.0 has no export of its question-answering head"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Attributes:
+        name: `model_type` in `config.json`.
+        attention: attention operators to be found for each layer; 0 where `why_unfused` says why.
+        why_unfused: why no fused attention operator computes what this family computes.
+        position_offset: rows at the start of the position table that no token uses
+            (RoBERTa's positions start after the padding index).
+        gaps: task -> why that cell of the matrix cannot work.
+    """
+
+    name: str
+    attention: int = 1
+    why_unfused: str = ""
+    position_offset: int = 0
+    gaps: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks that work."""
+        return tuple(task.name for task in TASKS if task.name not in self.gaps)
+
+
+_DISENTANGLED = "disentangled attention: ONNX Runtime has no fused operator for its position terms"
+
+FAMILIES: tuple[Family, ...] = (
+    Family("bert"),
+    Family("distilbert"),
+    Family("roberta", position_offset=2),
+    Family("xlm-roberta", position_offset=2),
+    Family("camembert", position_offset=2),
+    Family("electra"),
+    Family("albert"),
+    Family("mpnet", position_offset=2),
+    Family("deberta", attention=0, why_unfused=_DISENTANGLED),
+    Family("deberta-v2", attention=0, why_unfused=_DISENTANGLED),
+    Family("mobilebert"),
+    Family("squeezebert"),
+    Family("roformer"),
+    Family("convbert"),
+    Family("flaubert"),
+    Family("xlm"),
+    Family("nystromformer"),
+    Family("modernbert", gaps={"question-answering": _NO_QUESTION_ANSWERING}),
+    Family("data2vec-text", position_offset=2),
+    Family("ibert", position_offset=2),
+    Family("rembert"),
+    Family("megatron-bert"),
+    Family("big_bird"),
+)
+
+EXCLUDED_FAMILIES: Mapping[str, str] = {
+    "longformer": "its graph works only for lengths that are a multiple of the attention window, and "
+    "it needs a global attention mask that no tokenizer makes",
+    "layoutlm": "it needs the place of every word on a page (bbox), not only its text",
+    "layoutlmv3": "it needs the place of every word on a page (bbox) and an image",
+    "lilt": "it needs the place of every word on a page (bbox), not only its text",
+    "markuplm": "it needs XPath expressions beside the text",
+}
+"""Encoders that optimum-onnx exports and bertonnx refuses, with the reason."""
+
+_BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def family(name: str) -> Family | None:
+    """Return the family called `name`, or None where the table does not know it."""
+    return _BY_NAME.get(name)

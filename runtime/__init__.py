@@ -1,0 +1,1 @@
+"""Text to prediction: numpy, tokenizers and ONNX Runtime, and nothing else."""

@@ -1,0 +1,102 @@
+"""What goes through the runtime: rows in, pieces to the model, items out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding
+
+from bertonnx.errors import RowError
+
+__all__ = ["Array", "Decoder", "Encoded", "Item", "Outputs", "Piece", "Row", "as_rows"]
+
+Array = npt.NDArray[np.float32]
+Outputs = Mapping[str, Array]
+Item = dict[str, Any]
+"""The fields of one output line, without `row`; floats are exact float32 values."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input: a text, and where the task takes two, its pair (a question and its context)."""
+
+    text: str
+    pair: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One input of the graph: a whole row, or one window of a row that is too long.
+
+    Attributes:
+        ids: token ids, int64 of shape (sequence_length,).
+        type_ids: segment ids, int64 of shape (sequence_length,).
+        encoding: the tokenizer's record: offsets (code points into the row's text), word ids,
+            sequence ids, special tokens.
+    """
+
+    ids: npt.NDArray[np.int64]
+    type_ids: npt.NDArray[np.int64]
+    encoding: Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenized row: one piece, or its windows in order of the text."""
+
+    row: Row
+    pieces: tuple[Piece, ...]
+    truncated: bool = False
+
+
+class Decoder(Protocol):
+    """Turns one row's outputs into an item. One small class a task; pure NumPy, no state.
+
+    `keep` runs beside the model, right after a batch, once for each piece; what it returns must
+    not hold on to the batch's arrays. `decode` runs later, once for each row.
+    """
+
+    @property
+    def fetch(self) -> tuple[str, ...]:
+        """Names of the graph's outputs that `keep` needs."""
+        ...
+
+    def keep(self, piece: Piece, outputs: Outputs) -> Any:
+        """Return what `decode` needs of one piece; `outputs` have no batch dimension."""
+        ...
+
+    def decode(self, encoded: Encoded, kept: Sequence[Any]) -> Item:
+        """Return the row's item from what was kept of its pieces, in their order.
+
+        Raises:
+            RowError: this row cannot be decoded.
+        """
+        ...
+
+
+def as_rows(texts: Iterable[object], pairs: Iterable[object] | None = None) -> Iterator[Row | RowError]:
+    """Yield a row for every text; what is not valid text becomes a `RowError` in its place."""
+    if pairs is None:
+        for text in texts:
+            yield _row(text, None, has_pair=False)
+        return
+    for text, pair in zip(texts, pairs, strict=True):
+        yield _row(text, pair, has_pair=True)
+
+
+def _row(text: object, pair: object, *, has_pair: bool) -> Row | RowError:
+    for value in (text, pair) if has_pair else (text,):
+        if value is None:
+            return RowError("missing-text", "there is no text in this row (null)")
+        if not isinstance(value, str):
+            return RowError("invalid-text", f"a text is expected, and this is {type(value).__name__}")
+        if not value.isascii() and _SURROGATE.search(value):
+            return RowError("invalid-text", "the text holds a lone surrogate, which is not valid Unicode")
+    return Row(str(text), str(pair) if has_pair else None)

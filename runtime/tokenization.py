@@ -1,0 +1,149 @@
+"""Text to token ids, with the tokenizer that lies in the model file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from bertonnx.errors import ModelFileError, RowError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.runtime.rows import Encoded, Piece, Row
+
+__all__ = ["LONG_TEXT", "LongText", "TextTokenizer", "stripped"]
+
+LongText = Literal["truncate", "stride", "error"]
+LONG_TEXT: tuple[LongText, ...] = ("truncate", "stride", "error")
+
+
+class TextTokenizer:
+    """Tokenizes rows as the checkpoint's own tokenizer does. Stateless, so safe in several threads.
+
+    Args:
+        text: the text of a `tokenizer.json`; its padding and truncation are not used.
+        card: says the longest input, the truncation side, and what happens to a text first.
+        max_length: a shorter limit than the card's, in tokens, special tokens included.
+        long_text: what happens to a longer row: it is cut ("truncate"), read in overlapping
+            windows ("stride"), or fails with a `RowError` ("error").
+        stride: tokens that neighbouring windows share; default as Hugging Face's question
+            answering, half of `max_length`, at most 128.
+
+    Raises:
+        ModelFileError: the text is not a tokenizer.
+        UsageError: `max_length` is longer than the model's, or leaves no room for text.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        card: Card,
+        *,
+        max_length: int | None = None,
+        long_text: LongText = "truncate",
+        stride: int | None = None,
+    ) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ModelFileError(f"the tokenizer in the model file cannot be read: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._card = card
+        self.long_text = long_text
+        self.max_length = self._limit(max_length)
+        self._stride = min(self.max_length // 2, 128) if stride is None else stride
+        self._shortening = lru_cache(maxsize=2)(self._make_shortening)
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | RowError]:
+        """Tokenize rows; the results are in their order, with an error in place of a failed row."""
+        whole = self._encode(self._tokenizer, rows)
+        long = [i for i, encoding in enumerate(whole) if len(encoding) > self.max_length]
+        results: list[Encoded | RowError] = [
+            Encoded(row, (_piece(encoding),)) for row, encoding in zip(rows, whole, strict=True)
+        ]
+        if self.long_text == "error":
+            for i in long:
+                results[i] = RowError(
+                    "too-long",
+                    f"the text has {len(whole[i])} tokens and the model takes {self.max_length}; "
+                    "use --long-text truncate or stride",
+                )
+        elif long:
+            self._shorten([rows[i] for i in long], long, results)
+        return results
+
+    def _shorten(self, rows: list[Row], places: list[int], results: list[Encoded | RowError]) -> None:
+        windows = self.long_text == "stride"
+        by_pair: dict[bool, list[int]] = {}
+        for k, row in enumerate(rows):
+            by_pair.setdefault(row.pair is not None, []).append(k)
+        for has_pair, members in by_pair.items():
+            shortening = self._shortening(windows, has_pair)
+            group = [rows[k] for k in members]
+            try:
+                encodings = self._encode(shortening, group)
+            except Exception as error:  # a question that alone fills the model
+                for k in members:
+                    results[places[k]] = RowError("too-long", f"the text cannot be shortened: {error}")
+                continue
+            for k, row, encoding in zip(members, group, encodings, strict=True):
+                parts = [encoding, *encoding.overflowing] if windows else [encoding]
+                results[places[k]] = Encoded(row, tuple(map(_piece, parts)), truncated=not windows)
+
+    def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding]:
+        inputs: list[str | tuple[str, str]] = []
+        for row in rows:
+            text = self._prepared(row.text)
+            inputs.append(text if row.pair is None else (text, self._prepared(row.pair)))
+        encodings: list[Encoding] = tokenizer.encode_batch(inputs)
+        return encodings
+
+    def _prepared(self, text: str) -> str:
+        if self._card.strip:
+            text = text.strip()
+        if self._card.lower:
+            text = text.lower()
+        return self._card.prefix + text
+
+    def _make_shortening(self, windows: bool, has_pair: bool) -> Tokenizer:
+        # A second tokenizer, because truncation is state of the tokenizer and others may be using it.
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        second_only = has_pair and (windows or self._card.task == "question-answering")
+        tokenizer.enable_truncation(
+            self.max_length,
+            stride=self._stride if windows else 0,
+            strategy="only_second" if second_only else "longest_first",
+            direction=self._card.truncation_side,
+        )
+        return tokenizer
+
+    def _limit(self, max_length: int | None) -> int:
+        limit = self._card.max_length
+        if max_length is None:
+            return limit
+        if max_length > limit:
+            raise UsageError(f"--max-length {max_length} is more than the model takes ({limit} tokens)")
+        least = self._tokenizer.num_special_tokens_to_add(is_pair=True) + 2
+        if max_length < least:
+            raise UsageError(f"--max-length {max_length} leaves no room for text; use at least {least}")
+        return max_length
+
+
+def stripped(text: str) -> str:
+    """Return a `tokenizer.json`'s text without its padding and truncation.
+
+    Sentence-Transformers saves both (all-MiniLM-L6-v2 pads everything to 128 tokens).
+    """
+    data = json.loads(text)
+    data["padding"] = data["truncation"] = None
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _piece(encoding: Encoding) -> Piece:
+    return Piece(
+        np.array(encoding.ids, dtype=np.int64), np.array(encoding.type_ids, dtype=np.int64), encoding
+    )

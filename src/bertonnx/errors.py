@@ -1,0 +1,114 @@
+"""Every error that bertonnx raises on purpose, in one tree.
+
+::
+
+    BertonnxError                 exit code 1
+    ├── UsageError                exit code 2: arguments that contradict each other
+    ├── MissingDependencyError    a package that this command needs is not installed
+    ├── SourceError               the checkpoint cannot be had (not found, gated, offline, unsafe)
+    ├── CheckpointError           the checkpoint is there, but broken or incomplete
+    ├── UnsupportedError          this family or task cannot be exported, with the reason
+    ├── FusionError               a fusion that the family should have did not match
+    ├── ParityError               PyTorch and ONNX Runtime disagree
+    ├── ModelFileError            model.onnx is missing, truncated, foreign or from a newer bertonnx
+    ├── DriftError                the golden examples do not come out as they did at export
+    ├── ProviderError             the provider that was asked for cannot be used
+    ├── TaskError                 the model's task cannot serve this method
+    ├── InputError                the input cannot be read
+    ├── OutputError               the output cannot be written
+    └── RowError                  one text failed; the others are not touched
+
+A message says what was asked, what is there, and what to type.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BertonnxError",
+    "CheckpointError",
+    "DriftError",
+    "FusionError",
+    "InputError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "OutputError",
+    "ParityError",
+    "ProviderError",
+    "RowError",
+    "SourceError",
+    "TaskError",
+    "UnsupportedError",
+    "UsageError",
+]
+
+
+class BertonnxError(Exception):
+    """Base of all errors of bertonnx; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(BertonnxError):
+    """Arguments that are wrong in themselves, whatever the files hold."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(BertonnxError):
+    """A package is not installed; the message holds the line that installs it."""
+
+
+class SourceError(BertonnxError):
+    """The checkpoint cannot be had: not found, gated, no network, or not safe to load."""
+
+
+class CheckpointError(BertonnxError):
+    """The checkpoint was found, but a part is missing, broken or contradicts another."""
+
+
+class UnsupportedError(BertonnxError):
+    """A family or task that cannot be exported; the message says why."""
+
+
+class FusionError(BertonnxError):
+    """Fewer attention operators were fused than the family has layers."""
+
+
+class ParityError(BertonnxError):
+    """The exported graph and the PyTorch model give different numbers."""
+
+
+class ModelFileError(BertonnxError):
+    """The model file is missing, broken, foreign, or of a format this version cannot read."""
+
+
+class DriftError(BertonnxError):
+    """The file no longer gives the answers that it gave when it was exported."""
+
+
+class ProviderError(BertonnxError):
+    """The provider that was asked for is not available, or was not really used."""
+
+
+class TaskError(BertonnxError):
+    """A method was called that the model's task cannot serve."""
+
+
+class InputError(BertonnxError):
+    """The input as a whole cannot be read: no such file, no such column, not Parquet."""
+
+
+class OutputError(BertonnxError):
+    """The output cannot be written: no such folder, no permission, disk full."""
+
+
+class RowError(BertonnxError):
+    """One row failed. `kind` is the `type` of the row's `error` field.
+
+    Kinds: `invalid-text` (not text, or not valid Unicode), `missing-text` (null or a missing
+    field), `missing-pair`, `too-long` (with `long_text="error"`), `no-mask`, `runtime`.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
