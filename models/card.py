@@ -38,13 +38,13 @@ class Card:
         normalize: whether sentence embeddings have length 1.
         width: of feature extraction: length of a sentence embedding.
         prefix: text put before every input (a Sentence-Transformers default prompt).
-        strip: whether white space is removed at both ends of a text, as Sentence-Transformers does.
-        lower: whether a text is lower-cased before tokenization (Sentence-Transformers' option).
         mask_token: of fill-mask: the mask token's text.
         mask_token_id: of fill-mask: its id.
         pad_token_id: id that fills `input_ids` up in a padded batch.
         padding_side: "right" or "left", for programs that pad; bertonnx itself never pads.
         truncation_side: the end of a long text that is cut, "right" or "left".
+        clean_up_spaces: whether decoded text loses the spaces before punctuation, as transformers'
+            `clean_up_tokenization_spaces`.
         activation: what makes `scores` of `logits`: softmax, sigmoid or none.
         precision: fp32, fp16 or int8.
         optimize: none, basic or full.
@@ -69,13 +69,12 @@ class Card:
     normalize: bool = False
     width: int | None = None
     prefix: str = ""
-    strip: bool = False
-    lower: bool = False
     mask_token: str | None = None
     mask_token_id: int | None = None
     pad_token_id: int = 0
     padding_side: str = "right"
     truncation_side: str = "right"
+    clean_up_spaces: bool = False
     activation: str = "none"
     precision: str = "fp32"
     optimize: str = "full"

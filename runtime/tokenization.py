@@ -20,6 +20,21 @@ LongText = Literal["truncate", "stride", "error"]
 LONG_TEXT: tuple[LongText, ...] = ("truncate", "stride", "error")
 
 
+_CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+"""transformers' `PreTrainedTokenizerBase.clean_up_tokenization`, in its order."""
+
+
 class TextTokenizer:
     """Tokenizes rows as the checkpoint's own tokenizer does. Stateless, so safe in several threads.
 
@@ -76,6 +91,14 @@ class TextTokenizer:
             self._shorten([rows[i] for i in long], long, results)
         return results
 
+    def decode_ids(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """Return the text of token ids, as transformers' `PreTrainedTokenizerFast.decode`."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        if self._card.clean_up_spaces:
+            for spaced, clean in _CLEAN_UP:
+                text = text.replace(spaced, clean)
+        return text
+
     def _shorten(self, rows: list[Row], places: list[int], results: list[Encoded | RowError]) -> None:
         windows = self.long_text == "stride"
         by_pair: dict[bool, list[int]] = {}
@@ -97,17 +120,10 @@ class TextTokenizer:
     def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding]:
         inputs: list[str | tuple[str, str]] = []
         for row in rows:
-            text = self._prepared(row.text)
-            inputs.append(text if row.pair is None else (text, self._prepared(row.pair)))
+            text = self._card.prefix + row.text
+            inputs.append(text if row.pair is None else (text, row.pair))
         encodings: list[Encoding] = tokenizer.encode_batch(inputs)
         return encodings
-
-    def _prepared(self, text: str) -> str:
-        if self._card.strip:
-            text = text.strip()
-        if self._card.lower:
-            text = text.lower()
-        return self._card.prefix + text
 
     def _make_shortening(self, windows: bool, has_pair: bool) -> Tokenizer:
         # A second tokenizer, because truncation is state of the tokenizer and others may be using it.

@@ -1,5 +1,47 @@
-"""Export fine-tuned BERT models to one verified ONNX file, and run it."""
+"""Export fine-tuned BERT models to one verified ONNX file, and run it.
+
+>>> import bertonnx
+>>> bertonnx.export("bert-base-uncased", "model.onnx")  # doctest: +SKIP
+>>> model = bertonnx.load("model.onnx")  # doctest: +SKIP
+>>> model.predict(["Paris is the [MASK] of France."])  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bertonnx.errors import BertonnxError
+
+if TYPE_CHECKING:
+    from bertonnx.exporters.convert import ExportReport, export
+    from bertonnx.models.card import Card
+    from bertonnx.runtime.golden import CheckReport, check
+    from bertonnx.runtime.model import Model, load
+
+__all__ = ["BertonnxError", "Card", "CheckReport", "ExportReport", "Model", "check", "export", "load"]
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Card": "bertonnx.models.card",
+    "CheckReport": "bertonnx.runtime.golden",
+    "ExportReport": "bertonnx.exporters.convert",
+    "Model": "bertonnx.runtime.model",
+    "check": "bertonnx.runtime.golden",
+    "export": "bertonnx.exporters.convert",
+    "load": "bertonnx.runtime.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: running must not pay for exporting, nor importing for ONNX Runtime."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bertonnx' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

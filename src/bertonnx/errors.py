@@ -105,8 +105,9 @@ class OutputError(BertonnxError):
 class RowError(BertonnxError):
     """One row failed. `kind` is the `type` of the row's `error` field.
 
-    Kinds: `invalid-text` (not text, or not valid Unicode), `missing-text` (null or a missing
-    field), `missing-pair`, `too-long` (with `long_text="error"`), `no-mask`, `runtime`.
+    Kinds: `invalid-text` (not text, or not valid Unicode), `invalid-json`, `ragged-row` (too many
+    or too few fields), `malformed-row` (wrong quotes), `missing-text` (null or a missing field),
+    `missing-pair`, `too-long` (with `long_text="error"`), `no-mask`, `runtime`.
     """
 
     def __init__(self, kind: str, message: str) -> None:

@@ -1,0 +1,283 @@
+"""Loads the PyTorch model of a checkpoint for one task, and refuses it where weights are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertonnx.errors import CheckpointError, UnsupportedError
+from bertonnx.exporters.encoders import exportable_tasks
+from bertonnx.exporters.quiet import quiet
+from bertonnx.exporters.sources import read_json
+from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import task as task_named
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+__all__ = ["Loaded", "load_config", "load_model"]
+
+_SHOWN = 8
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode with float32 weights, and the names of weights that it has no place for."""
+
+    model: PreTrainedModel
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    model: PreTrainedModel
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[tuple[str, Any, Any], ...]
+
+
+class _NoSuchHeadError(Exception):
+    """transformers has no class for this family and task."""
+
+
+def load_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
+    """Return the configuration, set for exporting: plain attention, no extra outputs.
+
+    Raises:
+        CheckpointError: transformers cannot make sense of config.json.
+        UnsupportedError: transformers does not know the family.
+    """
+    with quiet():
+        from transformers import AutoConfig
+
+        try:
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+        except Exception as error:  # any value of config.json may be of a wrong kind
+            raise CheckpointError(
+                f"{folder / 'config.json'} cannot be used ({type(error).__name__}: {_short(error)}); "
+                "put the checkpoint's original file in its place"
+            ) from error
+    config.output_attentions = False
+    config.output_hidden_states = False
+    config.return_dict = True
+    return config
+
+
+def load_model(
+    folder: Path,
+    config: PretrainedConfig,
+    task: str,
+    *,
+    asked: bool,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Return the model for a task with every weight that the task uses taken from the checkpoint.
+
+    Args:
+        folder: holds config.json and the weights.
+        config: from `load_config`; it may have been changed since.
+        task: the task's name.
+        asked: the user named the task; otherwise the checkpoint's own architecture did.
+        allow_pickle: read `pytorch_model.bin` where there is no safetensors.
+        trust_remote_code: run the checkpoint's own Python code.
+
+    Raises:
+        UnsupportedError: the checkpoint has no head for the task; lists the tasks that it can serve.
+        CheckpointError: weights are missing, of a wrong shape, not finite, or cannot be read.
+    """
+    _require_readable(folder)
+    pickled = allow_pickle and not any(folder.glob("model*.safetensors*"))
+
+    def attempt(name: str) -> _Attempt:
+        return _attempt(folder, config, name, pickled=pickled, trust_remote_code=trust_remote_code)
+
+    def served() -> list[str]:
+        return _servable(attempt, config)
+
+    try:
+        loaded = attempt(task)
+    except _NoSuchHeadError:
+        raise UnsupportedError(
+            f"transformers has no {config.model_type} model for {task}; this checkpoint can serve: "
+            f"--task {' or '.join(served())}"
+        ) from None
+    _require_shapes(loaded, config)
+    missing = _needed(task, loaded)
+    if missing and (asked or _beam_search(task, config)) and _lacks_head(loaded, missing):
+        raise UnsupportedError(
+            f"this checkpoint cannot serve {task}: it has no weights for that head ({_listed(missing)})"
+            f"{_beam_search(task, config)}; it can serve: --task {' or '.join(served())}"
+        )
+    if missing:
+        raise CheckpointError(_missing_message(task, missing, loaded))
+    _require_finite(loaded.model)
+    return Loaded(loaded.model, loaded.unexpected)
+
+
+def _attempt(
+    folder: Path, config: PretrainedConfig, task: str, *, pickled: bool, trust_remote_code: bool
+) -> _Attempt:
+    import torch
+
+    with quiet():
+        import transformers
+
+        maker: Any = getattr(transformers, task_named(task).auto_class)
+        own_code = trust_remote_code and maker.__name__ in (getattr(config, "auto_map", None) or {})
+        if type(config) not in maker._model_mapping and not own_code:
+            raise _NoSuchHeadError
+        try:
+            model, report = maker.from_pretrained(
+                folder,
+                config=config,
+                torch_dtype=torch.float32,
+                attn_implementation="eager",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                local_files_only=True,
+                use_safetensors=not pickled,
+                trust_remote_code=trust_remote_code,
+            )
+        except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
+            raise CheckpointError(
+                f"the weights in {folder} cannot be read ({type(error).__name__}: {_short(error)}); "
+                "download the checkpoint again"
+            ) from error
+    return _Attempt(
+        model.float().eval(),
+        tuple(sorted(report["missing_keys"])),
+        tuple(sorted(report["unexpected_keys"])),
+        tuple(report["mismatched_keys"]),
+    )
+
+
+def _require_readable(folder: Path) -> None:
+    """Name the damaged or absent file, which the libraries' own errors do not."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        table = read_json(index).get("weight_map")
+        shards = sorted(set(table.values())) if isinstance(table, Mapping) else []
+        absent = [name for name in shards if not (folder / name).is_file()]
+        if absent or not shards:
+            raise CheckpointError(
+                f"{index} lists weights in {_listed(shards) or 'no file'}, and {_listed(absent) or 'none'} "
+                "is not there; download the checkpoint again"
+            )
+    for path in sorted(folder.glob("model*.safetensors")):
+        _require_safetensors(path)
+
+
+def _require_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    with path.open("rb") as stream:
+        if stream.read(len(_LFS)) == _LFS:
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer, not the weights; in the repository, type: git lfs pull"
+            )
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({_short(error)}); download the checkpoint again"
+        ) from error
+
+
+def _require_shapes(loaded: _Attempt, config: PretrainedConfig) -> None:
+    if not loaded.mismatched:
+        return
+    shown = "; ".join(
+        f"{key} has shape {tuple(found)}, and config.json asks for {tuple(wanted)}"
+        for key, found, wanted in loaded.mismatched[:_SHOWN]
+    )
+    heads = [item for item in loaded.mismatched if not _in_base(item[0], loaded.model)]
+    if heads and len(heads) == len(loaded.mismatched):
+        shown += (
+            f" (id2label names {config.num_labels} labels: {_listed(list((config.id2label or {}).values()))})"
+        )
+    raise CheckpointError(f"config.json and the weights do not belong together: {shown}; correct config.json")
+
+
+def _needed(task: str, loaded: _Attempt) -> list[str]:
+    """Return the missing weights that the task's outputs depend on."""
+    if task != "feature-extraction":
+        return list(loaded.missing)
+    # The pooler makes pooler_output, and ours is last_hidden_state.
+    return [key for key in loaded.missing if key.split(".")[0] != "pooler"]
+
+
+def _in_base(key: str, model: PreTrainedModel) -> bool:
+    return model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
+
+
+def _lacks_head(loaded: _Attempt, missing: Sequence[str]) -> bool:
+    """Tell whether only the head's weights are missing, and all of them, tied ones aside."""
+    if any(_in_base(key, loaded.model) and ".pooler." not in key for key in missing):
+        return False
+    encoder = {id(parameter) for parameter in loaded.model.base_model.parameters()}
+    names: dict[int, set[str]] = {}
+    for key, parameter in loaded.model.named_parameters(remove_duplicate=False):
+        if not _in_base(key, loaded.model) and id(parameter) not in encoder:
+            names.setdefault(id(parameter), set()).add(key)
+    return bool(names) and all(keys & set(missing) for keys in names.values())
+
+
+def _servable(attempt: Any, config: PretrainedConfig) -> list[str]:
+    """Return the tasks whose every weight the checkpoint has; loads it once for each."""
+    names = []
+    for task, reason in exportable_tasks(config.model_type).items():
+        if reason:
+            continue
+        try:
+            loaded = attempt(task)
+        except _NoSuchHeadError:
+            continue
+        if not loaded.mismatched and not _needed(task, loaded):
+            names.append(task)
+    return names or [TASKS[0].name]
+
+
+def _beam_search(task: str, config: PretrainedConfig) -> str:
+    """Return why an XLM or FlauBERT checkpoint may lack the head that other families have, or ""."""
+    architectures = config.architectures or []
+    beam = any(name.endswith("ForQuestionAnswering") for name in architectures)
+    if task != "question-answering" or not beam or config.model_type not in ("xlm", "flaubert"):
+        return ""
+    return f", because {architectures[0]} is the beam-search head, which gives no start and end logits"
+
+
+def _missing_message(task: str, missing: Sequence[str], loaded: _Attempt) -> str:
+    message = f"the checkpoint lacks {len(missing)} weights that {task} needs: {_listed(missing)}"
+    if loaded.unexpected:
+        message += (
+            f"; it holds others that {type(loaded.model).__name__} has not: {_listed(loaded.unexpected)}"
+        )
+    return f"{message}; use a complete checkpoint, or --task feature-extraction for the encoder alone"
+
+
+def _require_finite(model: PreTrainedModel) -> None:
+    import torch
+
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"the weights {name} hold NaN or infinity, so the model can give no answers; "
+                "the checkpoint was damaged, or its training diverged"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

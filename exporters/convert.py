@@ -1,0 +1,303 @@
+"""The main flow: checkpoint, graph, parity, file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from bertonnx.errors import FusionError, UsageError
+from bertonnx.exporters.attention import fuse_attention
+from bertonnx.exporters.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint import load as load_checkpoint
+from bertonnx.exporters.half import to_half
+from bertonnx.exporters.heads import add_heads
+from bertonnx.exporters.ort_steps import clean, fuse_elementwise
+from bertonnx.exporters.parity import TOLERANCE, Batch, Parity, batches, compare
+from bertonnx.exporters.samples import sample_rows
+from bertonnx.exporters.seal import Staged, require_free, stage
+from bertonnx.exporters.sources import resolve
+from bertonnx.exporters.trace import trace
+from bertonnx.exporters.unmasked import unmask_attention
+from bertonnx.models.card import Card
+from bertonnx.models.families import family as family_named
+from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.golden import CheckReport, check, examples_of, sha256_text
+from bertonnx.runtime.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.rows import Row
+from bertonnx.runtime.session import Session, open_session
+from bertonnx.runtime.tokenization import TextTokenizer
+
+__all__ = ["OPTIMIZE", "PRECISIONS", "ExportReport", "export"]
+
+OPTIMIZE = ("none", "basic", "full")
+PRECISIONS = ("fp32", "fp16")
+
+Fusions = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        path: the file.
+        sidecar: the file of weights beside it, where they exceed 2 GB.
+        bytes: size of both.
+        card: what the file says of itself.
+        notes: what was chosen for the user, a sentence each.
+        golden: the replay of the golden examples from the finished file.
+    """
+
+    path: Path
+    sidecar: Path | None
+    bytes: int
+    card: Card
+    notes: tuple[str, ...]
+    golden: CheckReport
+
+
+def export(
+    source: str | Path,
+    output: str | Path = "model.onnx",
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    precision: str = "fp32",
+    optimize: str = "full",
+    max_length: int | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ExportReport:
+    """Export a checkpoint to one verified file.
+
+    Args:
+        source: a Hub id, a checkpoint folder, or a Sentence-Transformers folder.
+        output: the file to write; it appears only when everything passed.
+        task: default from the checkpoint's architecture.
+        revision: branch, tag or commit of a Hub id.
+        precision: "fp32", whatever the checkpoint's own, or "fp16", which is meant for CUDA.
+        optimize: "none" (Optimum's graph), "basic" (folding), or "full" (attention and GELU fused).
+        max_length: a shorter limit than the checkpoint's own, in tokens.
+        pooling: of feature extraction: "mean", "cls", "max" or "last".
+        normalize: of feature extraction: whether embeddings get length 1.
+        force: replace an existing output.
+        trust_remote_code: run the checkpoint's own Python code.
+        allow_pickle: read `.bin` weights where there is no safetensors.
+        progress: is told what begins, in a few words.
+
+    Raises:
+        UsageError: arguments that are wrong in themselves.
+        SourceError: the checkpoint cannot be had.
+        CheckpointError: the checkpoint is incomplete or broken.
+        UnsupportedError: the family or task cannot be exported.
+        FusionError: attention was not found in every layer that should have it.
+        ParityError: PyTorch and ONNX Runtime disagree.
+        OutputError: the output exists or cannot be written.
+    """
+    _check_choices(precision=precision, optimize=optimize)
+    target = require_free(output, force=force)
+
+    progress("reading the checkpoint")
+    origin = resolve(
+        source, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
+    checkpoint = load_checkpoint(
+        origin,
+        task=task,
+        max_length=max_length,
+        pooling=pooling,
+        normalize=normalize,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    card = _card(checkpoint, precision=precision, optimize=optimize)
+    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
+    rows = _samples(checkpoint)
+    inputs = batches(rows, tokenizer, checkpoint)
+
+    progress("tracing the graph")
+    model = _with_heads(trace(checkpoint), checkpoint)
+    progress("optimising the graph")
+    model, fusions = _optimized(model, checkpoint, inputs[0], optimize)
+    if precision == "fp16":
+        model = to_half(model)
+
+    with stage(_stamped(model), target) as staged:
+        progress("comparing with PyTorch")
+        session = open_session(staged.path, provider="cpu", optimized=optimize == "full")
+        parity = compare(checkpoint, session, inputs, precision=precision)
+        card = replace(card, fusions=fusions, parity=_parity(parity, precision))
+        progress("writing the file")
+        return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+
+
+def _finished(
+    staged: Staged,
+    card: Card,
+    checkpoint: Checkpoint,
+    *,
+    rows: list[Row],
+    tokenizer: TextTokenizer,
+    session: Session,
+) -> ExportReport:
+    card = replace(
+        card,
+        weights_sha256=weights_sha256(staged.path),
+        tokenizer_sha256=sha256_text(checkpoint.tokenizer_text),
+    )
+    golden = examples_of(rows, tokenizer, session, card)
+    staged.write_metadata(card, checkpoint.tokenizer_text, golden)
+    replay = check(staged.path, "cpu")
+    staged.publish()
+    file = read_model_file(staged.target)
+    sidecar = file.sidecars[0] if file.sidecars else None
+    return ExportReport(staged.target, sidecar, file.bytes, card, checkpoint.notes, replay)
+
+
+def _check_choices(*, precision: str, optimize: str) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is unknown; it can be {', '.join(PRECISIONS)}")
+    if optimize not in OPTIMIZE:
+        raise UsageError(f"--optimize {optimize} is unknown; it can be {', '.join(OPTIMIZE)}")
+
+
+def _card(checkpoint: Checkpoint, *, precision: str, optimize: str) -> Card:
+    shared = {
+        name: getattr(checkpoint, name)
+        for name in Card.__dataclass_fields__
+        if hasattr(checkpoint, name) and name != "source"
+    }
+    return Card(
+        **shared,
+        inputs=checkpoint.input_names,
+        outputs=task_named(checkpoint.task).outputs,
+        precision=precision,
+        optimize=optimize,
+        source={
+            "id": checkpoint.source.id,
+            "kind": checkpoint.source.kind,
+            "revision": checkpoint.source.revision,
+        },
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in ("bertonnx", "onnx", "onnxruntime", "onnxruntime-gpu", "optimum", "optimum-onnx"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for package in ("tokenizers", "torch", "transformers"):
+        versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _samples(checkpoint: Checkpoint) -> list[Row]:
+    return sample_rows(
+        pairs=bool(checkpoint.pairs) or checkpoint.task == "question-answering",
+        mask_token=checkpoint.mask_token,
+        max_length=checkpoint.max_length,
+    )
+
+
+def _with_heads(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelProto:
+    add_heads(
+        model,
+        task=checkpoint.task,
+        pooling=checkpoint.pooling,
+        dense=checkpoint.dense,
+        normalize=checkpoint.normalize,
+        activation=checkpoint.activation,
+        width=checkpoint.width,
+        num_labels=len(checkpoint.labels) or None,
+    )
+    return model
+
+
+def _optimized(
+    model: onnx.ModelProto, checkpoint: Checkpoint, sample: Batch, optimize: str
+) -> tuple[onnx.ModelProto, Fusions]:
+    if optimize == "none":
+        return model, {}
+    model = clean(model)
+    if optimize == "basic":
+        return model, {}
+    model = fuse_elementwise(model)
+    attention = fuse_attention(model, _small(sample))
+    fusions = _fusions(model, attention, checkpoint)
+    model = clean(model)
+    unmask_attention(model, max_length=checkpoint.max_length, inputs=checkpoint.input_names)
+    return clean(model), fusions
+
+
+def _small(batch: Batch) -> dict[str, npt.NDArray[np.int64]]:
+    """Return two short rows as if nothing were padded, enough to read shapes from."""
+    small = {name: array[:2, :10] for name, array in batch.feeds.items()}
+    return small | {"attention_mask": np.ones_like(small["attention_mask"])}
+
+
+def _fusions(model: onnx.ModelProto, attention: int, checkpoint: Checkpoint) -> Fusions:
+    """Return what was fused of what could be, after making sure of attention.
+
+    Raises:
+        FusionError: attention was not found in every layer of a family that should have it.
+    """
+    counts = Counter(node.op_type for node in model.graph.node)
+    gelu = counts["Gelu"] + counts["FastGelu"]
+    norms = counts["LayerNormalization"]
+    fusions = {
+        "gelu": {"found": gelu, "expected": gelu + counts["Erf"]},
+        # Spelled out, a layer normalisation takes two means.
+        "layer_norm": {"found": norms, "expected": norms + counts["ReduceMean"] // 2},
+    }
+    known = family_named(checkpoint.family)
+    if known is None:
+        return {"attention": {"found": attention}, **fusions}
+    config = checkpoint.config
+    expected = known.attention * config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+    if attention != expected:
+        raise FusionError(
+            f"attention was fused in {attention} of {expected} layers of this {checkpoint.family} model, so "
+            "it would be slow; no file was written. Export with --optimize basic, and please report the model"
+        )
+    return {"attention": {"found": attention, "expected": expected}, **fusions}
+
+
+def _parity(found: Mapping[str, Parity], precision: str) -> dict[str, object]:
+    return {
+        "tolerance": TOLERANCE[precision],
+        "max_abs_difference": max(parity.max_abs_difference for parity in found.values()),
+        "max_abs_reference": max(parity.max_abs_reference for parity in found.values()),
+        "outputs": {
+            name: {
+                "max_abs_difference": parity.max_abs_difference,
+                "max_abs_reference": parity.max_abs_reference,
+            }
+            for name, parity in found.items()
+        },
+    }
+
+
+def _stamped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Name the maker, and leave out what earlier makers noted of their own folders and modules."""
+    model.producer_name = "bertonnx"
+    model.producer_version = importlib.metadata.version("bertonnx")
+    model.graph.name = "bertonnx"
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model

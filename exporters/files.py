@@ -1,0 +1,89 @@
+"""Writing and reading ONNX files of any size: one file, or one file and one sidecar over 2 GB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx.external_data_helper import load_external_data_for_model
+
+__all__ = ["SINGLE_FILE_LIMIT", "load_proto", "save_proto", "weight_bytes"]
+
+SINGLE_FILE_LIMIT = 2_000_000_000
+"""Bytes of weights above which a sidecar is written: protobuf's own limit is 2**31 - 1 in all."""
+
+_INLINE_BELOW = 1024
+"""Smaller weights (shapes, scalars) stay in the file even where there is a sidecar."""
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Return the bytes that the model's weights take."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def save_proto(model: onnx.ModelProto, path: Path, *, sidecar: str | None = None) -> Path | None:
+    """Write a model; where its weights exceed `SINGLE_FILE_LIMIT`, they go to a sidecar beside it.
+
+    Args:
+        model: is the same after the call as before.
+        path: file to write; its folder exists.
+        sidecar: name that the file will know the sidecar by, default the file's name and `.data`.
+
+    Returns:
+        The sidecar's path, or None where all is in one file.
+    """
+    if weight_bytes(model) <= SINGLE_FILE_LIMIT:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return None
+    location = sidecar if sidecar is not None else f"{path.name}.data"
+    shell = onnx.ModelProto()
+    shell.CopyFrom(_without_weights(model))
+    data = path.parent / location
+    with data.open("wb") as stream:
+        for tensor in model.graph.initializer:
+            entry = shell.graph.initializer.add()
+            if len(tensor.raw_data) < _INLINE_BELOW:
+                entry.CopyFrom(tensor)
+                continue
+            _refer(entry, tensor, location, stream.tell())
+            stream.write(tensor.raw_data)
+            stream.write(b"\0" * (-stream.tell() % 64))
+    path.write_bytes(shell.SerializeToString(deterministic=True))
+    return data
+
+
+def load_proto(path: Path) -> onnx.ModelProto:
+    """Read a model with all its weights in memory."""
+    model = onnx.load(str(path), load_external_data=False)
+    load_external_data_for_model(model, str(path.parent))
+    return model
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    shell = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            for inner, content in value.ListFields():
+                if inner.name != "initializer":
+                    _copy(shell.graph, inner.name, content)
+        else:
+            _copy(shell, field.name, value)
+    return shell
+
+
+def _copy(target: object, name: str, value: object) -> None:
+    current = getattr(target, name)
+    if hasattr(current, "extend"):
+        current.extend(value)
+    elif hasattr(current, "CopyFrom"):
+        current.CopyFrom(value)
+    else:
+        setattr(target, name, value)
+
+
+def _refer(entry: onnx.TensorProto, tensor: onnx.TensorProto, location: str, offset: int) -> None:
+    entry.name, entry.data_type = tensor.name, tensor.data_type
+    entry.dims.extend(tensor.dims)
+    entry.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", len(tensor.raw_data))):
+        entry.external_data.add(key=key, value=str(value))

@@ -1,0 +1,214 @@
+"""Reading and editing one ONNX graph: who makes a value, who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+__all__ = ["MS_DOMAIN", "Graph"]
+
+MS_DOMAIN = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
+
+Attribute = int | float | str | Sequence[int] | onnx.GraphProto
+
+
+class Graph:
+    """An index over `model.graph` that stays true while the graph is edited.
+
+    Edits go through the methods here; `finish` removes what nothing reads any more and puts the
+    nodes in an order that ONNX accepts.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.proto = model.graph
+        self._initializers = {tensor.name: tensor for tensor in self.proto.initializer}
+        self._producers: dict[str, onnx.NodeProto] = {}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self._names = set(self._initializers) | {value.name for value in self.proto.input}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        for node in self.proto.node:
+            self._index(node)
+
+    @property
+    def nodes(self) -> Sequence[onnx.NodeProto]:
+        """All nodes of the main graph."""
+        return self.proto.node
+
+    def producer(self, value: str, *op_types: str) -> onnx.NodeProto | None:
+        """Return the node that makes `value`, if it is one of `op_types` (any, where none is given)."""
+        node = self._producers.get(value)
+        return node if node is not None and (not op_types or node.op_type in op_types) else None
+
+    def readers(self, value: str) -> list[onnx.NodeProto]:
+        """Return the nodes that read `value`, those that read it in a branch included."""
+        return self._readers.get(value, [])
+
+    def only_reader(self, value: str, *op_types: str) -> onnx.NodeProto | None:
+        """Return the one node that reads `value`, if it is the only one and of one of `op_types`."""
+        readers = self.readers(value)
+        if len(readers) != 1 or self.is_output(value) or readers[0].op_type not in op_types:
+            return None
+        return readers[0]
+
+    def is_output(self, value: str) -> bool:
+        """Say whether `value` is an output of the graph."""
+        return any(output.name == value for output in self.proto.output)
+
+    def constant(self, value: str) -> npt.NDArray[np.generic] | None:
+        """Return the array behind `value` where it is a weight or a constant, else None."""
+        tensor = self._initializers.get(value)
+        if tensor is not None:
+            return numpy_helper.to_array(tensor)
+        node = self.producer(value, "Constant")
+        if node is None or node.attribute[0].name != "value":
+            return None
+        return numpy_helper.to_array(node.attribute[0].t)
+
+    def scalar(self, value: str) -> float | None:
+        """Return the number behind `value` where it is a constant of one element, else None."""
+        array = self.constant(value)
+        return float(array.ravel()[0]) if array is not None and array.size == 1 else None
+
+    def fresh(self, hint: str) -> str:
+        """Return a value name that the graph does not use yet."""
+        name, number = hint, 0
+        while name in self._names:
+            number += 1
+            name = f"{hint}_{number}"
+        self._names.add(name)
+        return name
+
+    def add_constant(self, array: npt.ArrayLike, dtype: type[np.generic], hint: str) -> str:
+        """Add a weight and return its name; equal small constants are added once."""
+        values = np.ascontiguousarray(np.asarray(array, dtype=dtype))
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if values.size <= 16 and key in self._constants:
+            return self._constants[key]
+        name = self.fresh(hint)
+        tensor = numpy_helper.from_array(values, name)
+        self.proto.initializer.append(tensor)
+        self._initializers[name] = self.proto.initializer[-1]
+        self._constants[key] = name
+        return name
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        hint: str,
+        *,
+        attributes: dict[str, Attribute] | None = None,
+        domain: str = "",
+        output: str | None = None,
+    ) -> str:
+        """Add a node with one output and return that value's name."""
+        name = output if output is not None else self.fresh(hint)
+        node = helper.make_node(op_type, list(inputs), [name], name=f"{name}/{op_type}", domain=domain)
+        for key, value in (attributes or {}).items():
+            node.attribute.append(helper.make_attribute(key, value))
+        self.proto.node.append(node)
+        self._index(self.proto.node[-1])
+        if domain and all(entry.domain != domain for entry in self.model.opset_import):
+            self.model.opset_import.append(helper.make_opsetid(domain, 1))
+        return name
+
+    def remove(self, node: onnx.NodeProto) -> None:
+        """Take a node out; what it made has no producer until another is added."""
+        for value in _reads(node):
+            self._readers[value] = [reader for reader in self.readers(value) if reader is not node]
+        for value in node.output:
+            self._producers.pop(value, None)
+        self.proto.node.remove(node)
+        self._reindex()
+
+    def replace(self, old: str, new: str) -> None:
+        """Let every reader of `old` in the main graph read `new`, and outputs too.
+
+        An output of the graph keeps its name: an Identity carries the new value to it.
+        """
+        for node in list(self.readers(old)):
+            for i, value in enumerate(node.input):
+                if value == old:
+                    node.input[i] = new
+            self._readers.setdefault(new, []).append(node)
+        self._readers[old] = []
+        if self.is_output(old):
+            self._producers.pop(old).output[:] = [self.fresh(f"{old}/replaced")]
+            self.add("Identity", [new], old, output=old)
+
+    def finish(self) -> None:
+        """Drop nodes and weights that no output needs, and order the nodes."""
+        needed = self._needed()
+        kept = [node for node in self.proto.node if any(value in needed for value in node.output)]
+        ordered = list(self._ordered(kept))
+        del self.proto.node[:]
+        self.proto.node.extend(ordered)
+        weights = [tensor for tensor in self.proto.initializer if tensor.name in needed]
+        del self.proto.initializer[:]
+        self.proto.initializer.extend(weights)
+        # Shapes noted by an earlier step may describe values that are gone.
+        del self.proto.value_info[:]
+        self._reindex()
+
+    def _needed(self) -> set[str]:
+        needed: set[str] = set()
+        waiting = [output.name for output in self.proto.output]
+        while waiting:
+            value = waiting.pop()
+            if value in needed:
+                continue
+            needed.add(value)
+            node = self._producers.get(value)
+            if node is not None:
+                waiting.extend(_reads(node))
+        return needed
+
+    def _ordered(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+        by_output = {value: node for node in nodes for value in node.output}
+        done: set[str] = set()
+        for output in self.proto.output:
+            stack = [(output.name, False)]
+            while stack:
+                value, ready = stack.pop()
+                node = by_output.get(value)
+                if node is None or node.output[0] in done:
+                    continue
+                if ready:
+                    done.update(node.output)
+                    copy = onnx.NodeProto()
+                    copy.CopyFrom(node)
+                    yield copy
+                else:
+                    stack.append((value, True))
+                    stack.extend((read, False) for read in reversed(_reads(node)))
+
+    def _index(self, node: onnx.NodeProto) -> None:
+        for value in node.output:
+            self._producers[value] = node
+            self._names.add(value)
+        for value in _reads(node):
+            self._readers.setdefault(value, []).append(node)
+
+    def _reindex(self) -> None:
+        self._producers.clear()
+        self._readers.clear()
+        self._initializers = {tensor.name: tensor for tensor in self.proto.initializer}
+        for node in self.proto.node:
+            self._index(node)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Return the values that a node reads, those that its branches take from outside included."""
+    reads = [value for value in node.input if value]
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            inner = {value for child in attribute.g.node for value in child.output}
+            inner |= {tensor.name for tensor in attribute.g.initializer}
+            reads += [value for child in attribute.g.node for value in _reads(child) if value not in inner]
+    return list(dict.fromkeys(reads))

@@ -1,0 +1,100 @@
+"""The two graph steps that ONNX Runtime itself brings: basic clean-up, and GELU and LayerNorm fusion.
+
+Requires: a model that loads. Ensures: the same outputs, constants folded into weights, and every
+GELU and layer normalisation that ONNX Runtime knows as one node each. Layer normalisation stays
+apart from the addition before it: the fused `SkipLayerNormalization` pays on CUDA, where ONNX
+Runtime makes it at load, and is several times slower on CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from bertonnx.exporters.files import load_proto, save_proto
+from bertonnx.runtime.session import import_onnxruntime
+
+__all__ = ["clean", "fuse_elementwise", "run_graph"]
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model after ONNX Runtime's basic optimisations: folding, and removing what is unused."""
+    ort = import_onnxruntime()
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
+        save_proto(model, source)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(target)
+        options.log_severity_level = 3
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{target.name}.data"
+        )
+        ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        return load_proto(target)
+
+
+def fuse_elementwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with GELU and layer normalisation fused by ONNX Runtime's transformer optimizer.
+
+    Its attention fusion is not used: it misses layers of most families without a word (one of two
+    in ALBERT, every one in DistilBERT or MPNet), see `exporters.attention`.
+    """
+    import_onnxruntime()
+    with _quiet():
+        from onnxruntime.transformers.fusion_options import FusionOptions
+        from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
+
+        options = FusionOptions("bert")
+        options.enable_attention = False
+        options.enable_embed_layer_norm = False
+        options.enable_skip_layer_norm = False
+        options.enable_bias_skip_layer_norm = False
+        options.enable_bias_gelu = False
+        options.enable_qordered_matmul = False
+        optimizer = BertOnnxModel(model)
+        optimizer.optimize(options)
+        fused: onnx.ModelProto = optimizer.model
+        return fused
+
+
+def run_graph(
+    model: onnx.ModelProto, feeds: dict[str, npt.NDArray[np.int64]], values: list[str]
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Run a model on the CPU, as it is, and return the named values, whether outputs or inside."""
+    ort = import_onnxruntime()
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=value) for value in dict.fromkeys(values))
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        path = Path(folder) / "probe.onnx"
+        save_proto(probe, path)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        inputs = {item.name for item in session.get_inputs()}
+        names = [item.name for item in session.get_outputs()]
+        results = session.run(names, {key: value for key, value in feeds.items() if key in inputs})
+    return dict(zip(names, results, strict=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the optimizer's log and prints, which speak of every pattern that it did not find."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

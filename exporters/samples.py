@@ -1,0 +1,50 @@
+"""Texts of unequal lengths that every export is tried on: parity, golden examples, fusion."""
+
+from __future__ import annotations
+
+from bertonnx.runtime.rows import Row
+
+__all__ = ["sample_rows"]
+
+_TEXTS = (
+    "Ada Lovelace wrote the first program in London in 1843.",
+    "No.",
+    "",
+    "The film is slow, but the last twenty minutes are worth every one of the eighty before them.",
+    "Où est la gare ? Das weiß ich nicht; ¿y usted?",
+    "北京是中国的首都。東京は日本の首都です。",
+    "UPPER lower MiXeD 3.14159 +49-30-1234567 user@example.org 👩‍🔬🚀 naïve café",
+    "tabs\tand  double  spaces, and a line\u2028separator",
+    "She said: \"It isn't here!\" — and left (for good).",
+)
+_PAIRS = (
+    ("Who wrote the first program?", "Ada Lovelace wrote the first program in London in 1843."),
+    ("Where?", "The conference takes place in Kraków; the dinner, on Friday, in a salt mine near it."),
+    ("Which city is the capital of Japan?", "東京は日本の首都です。 Kyoto was before."),
+    ("Was it good?", "The film is slow, but the last twenty minutes are worth every one before them."),
+)
+_LONG = "A long text goes on, and on, with clause after clause, until the model can take no more of it. "
+
+
+def sample_rows(*, pairs: bool, mask_token: str | None, max_length: int) -> list[Row]:
+    """Return rows of unequal lengths, the last longer than the model.
+
+    Args:
+        pairs: whether rows have a pair (question answering, pair classification).
+        mask_token: of fill-mask: put into every text.
+        max_length: the model's longest input in tokens.
+    """
+    # One repetition is over 15 tokens for any usual tokenizer; 512 tokens test a cut as well as 8192.
+    long = _LONG * (min(max_length, 512) // 15 + 1)
+    if pairs:
+        return [*(Row(text, pair) for text, pair in _PAIRS), Row("What goes on?", long)]
+    texts = [*_TEXTS, long]
+    if mask_token is not None:
+        texts = [_masked(text, mask_token) for text in texts]
+    return [Row(text) for text in texts]
+
+
+def _masked(text: str, mask_token: str) -> str:
+    words = text.split(" ")
+    words[min(2, len(words) - 1)] = mask_token
+    return " ".join(words)

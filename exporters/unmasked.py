@@ -1,0 +1,129 @@
+"""Let attention run without a mask where there is no padding.
+
+Requires: `MultiHeadAttention` nodes from `exporters.attention`, each with an `attention_bias`.
+Ensures: the same outputs. Where every entry of `attention_mask` is 1, attention gets no bias and
+so runs ONNX Runtime's flash kernel; a padded batch of another program still gets its bias. Both
+ways share the weights. A bias that is more than padding (relative positions, a sliding window) is
+left alone: whether it is, is measured at the model's longest input, not guessed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bertonnx.exporters.graph import MS_DOMAIN, Graph
+from bertonnx.exporters.ort_steps import run_graph
+
+__all__ = ["unmask_attention"]
+
+_BIAS = 5
+"""Place of `attention_bias` among the operator's inputs."""
+
+
+def unmask_attention(model: onnx.ModelProto, *, max_length: int, inputs: tuple[str, ...]) -> int:
+    """Give every attention whose bias is only padding a second way without it; return how many.
+
+    Args:
+        model: the graph to change in place.
+        max_length: the longest input in tokens, at which a bias must be all zero.
+        inputs: names of the graph's inputs, each int64 of shape (batch, tokens).
+    """
+    if "attention_mask" not in inputs:
+        return 0
+    graph = Graph(model)
+    graph.finish()  # puts the nodes in order, which the moves below rely on
+    nodes = [node for node in graph.nodes if node.op_type == "MultiHeadAttention" and len(node.input) > _BIAS]
+    biases = {node.input[_BIAS] for node in nodes}
+    padding_only = _padding_only(graph, biases, max_length=max_length, inputs=inputs)
+    chosen = [node for node in nodes if node.input[_BIAS] in padding_only]
+    if not chosen:
+        return 0
+    condition = _no_padding(graph)
+    late = {bias: _compute_when_padded(graph, bias, condition) for bias in sorted(padding_only)}
+    for node in chosen:
+        _branch(graph, node, condition, late[node.input[_BIAS]])
+    graph.finish()
+    return len(chosen)
+
+
+def _padding_only(graph: Graph, biases: set[str], *, max_length: int, inputs: tuple[str, ...]) -> set[str]:
+    """Return the biases that are zero everywhere when nothing is padded."""
+    if not biases:
+        return set()
+    part = onnx.ModelProto()
+    part.CopyFrom(graph.model)
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=bias) for bias in sorted(biases))
+    Graph(part).finish()
+    remaining = set(biases)
+    for length in {2, max_length}:
+        ones = np.ones((1, length), dtype=np.int64)
+        values = run_graph(part, {name: ones for name in inputs}, sorted(biases))
+        remaining -= {name for name, value in values.items() if np.any(value != 0)}
+    return remaining
+
+
+def _no_padding(graph: Graph) -> str:
+    least = graph.add("ReduceMin", ["attention_mask"], "mask_minimum", attributes={"keepdims": 0})
+    one = graph.add_constant(1, np.int64, "mask_one")
+    return graph.add("Equal", [least, one], "no_padding")
+
+
+def _compute_when_padded(graph: Graph, bias: str, condition: str) -> str:
+    """Move what only the bias needs behind the condition, so that it costs nothing without padding."""
+    if any(reader.op_type != "MultiHeadAttention" for reader in graph.readers(bias)):
+        return bias  # another mask is built from it (ModernBERT's sliding window)
+    chain = _exclusive(graph, bias)
+    padded = helper.make_graph(
+        chain, "padded", [], [helper.make_tensor_value_info(bias, TensorProto.FLOAT, None)]
+    )
+    nothing = f"{bias}/none"
+    zero = helper.make_node(
+        "Constant", [], [nothing], value=numpy_helper.from_array(np.zeros((1, 1, 1, 1), dtype=np.float32))
+    )
+    unpadded = helper.make_graph(
+        [zero], "unpadded", [], [helper.make_tensor_value_info(nothing, TensorProto.FLOAT, None)]
+    )
+    return graph.add(
+        "If",
+        [condition],
+        f"{bias}/if_padded",
+        attributes={"then_branch": unpadded, "else_branch": padded},
+    )
+
+
+def _exclusive(graph: Graph, value: str) -> list[onnx.NodeProto]:
+    """Return copies of the nodes that nothing but `value` needs, in the order of the graph."""
+    members: dict[str, onnx.NodeProto] = {}
+    for node in reversed(graph.nodes):
+        outputs = [output for output in node.output if output]
+        readers = [reader for output in outputs for reader in graph.readers(output)]
+        if value in outputs or (readers and all(reader.output[0] in members for reader in readers)):
+            if any(graph.is_output(output) for output in outputs):
+                continue
+            members[node.output[0]] = node
+    chain = []
+    for node in reversed(members.values()):
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        chain.append(copy)
+    return chain
+
+
+def _branch(graph: Graph, node: onnx.NodeProto, condition: str, bias: str) -> None:
+    output = node.output[0]
+    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    branches: dict[str, onnx.GraphProto] = {}
+    for branch, inputs in (
+        ("then_branch", list(node.input[:3])),
+        ("else_branch", [*node.input[:_BIAS], bias]),
+    ):
+        inner = f"{output}/{branch}"
+        attention = helper.make_node("MultiHeadAttention", inputs, [inner], domain=MS_DOMAIN, **attributes)
+        branches[branch] = helper.make_graph(
+            [attention], branch, [], [helper.make_tensor_value_info(inner, TensorProto.FLOAT, None)]
+        )
+    graph.remove(node)
+    graph.add("If", [condition], output, attributes=dict(branches), output=output)

@@ -1,0 +1,229 @@
+"""Entities out of token scores, as transformers' TokenClassificationPipeline finds them.
+
+Source of the rules: transformers 4.57.6, `pipelines/token_classification.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from bertonnx.errors import UsageError
+from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
+
+__all__ = ["AGGREGATIONS", "Aggregation", "EntityDecoder", "SubwordRule", "subword_rule"]
+
+Aggregation = Literal["none", "simple", "first", "average", "max"]
+AGGREGATIONS: tuple[Aggregation, ...] = ("none", "simple", "first", "average", "max")
+
+_OUTSIDE = "O"
+_UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+
+
+@dataclass(frozen=True)
+class SubwordRule:
+    """How a token is known to continue the word before it.
+
+    Attributes:
+        has_prefix: the tokenizer marks such tokens ("##ing"), so that they are longer than their text.
+            Without a mark, a token continues a word where no space is before it or at its start.
+        unknown_id: id of the unknown token, which always begins a word; None where there is none.
+    """
+
+    has_prefix: bool
+    unknown_id: int | None = None
+
+
+def subword_rule(tokenizer_json: str) -> SubwordRule:
+    """Read the rule from the text of a `tokenizer.json`."""
+    data = json.loads(tokenizer_json)
+    model = data["model"]
+    return SubwordRule(bool(model.get("continuing_subword_prefix")), _unknown_id(data, model))
+
+
+def _unknown_id(data: dict[str, Any], model: dict[str, Any]) -> int | None:
+    if isinstance(model.get("unk_id"), int):  # Unigram
+        return int(model["unk_id"])
+    added = {token["content"]: int(token["id"]) for token in data.get("added_tokens") or ()}
+    # RoBERTa's tokenizer.json leaves the model's unknown token empty and lists it as an added one.
+    for token in (model.get("unk_token"), *_UNKNOWN_TOKENS):
+        if token in added:
+            return added[token]
+        if token in model["vocab"]:
+            return int(model["vocab"][token])
+    return None
+
+
+class _Unit(NamedTuple):
+    """A token or a word with its label."""
+
+    label: int
+    score: np.float32
+    start: int
+    end: int
+
+
+class _Label(NamedTuple):
+    begins: bool
+    tag: str
+    group: str
+
+
+def _parsed(name: str) -> _Label:
+    tag = name[2:] if name.startswith(("B-", "I-")) else name
+    return _Label(name.startswith("B-"), tag, name.split("-", 1)[-1])
+
+
+@dataclass(frozen=True)
+class EntityDecoder:
+    """Items `{"entities": [{"entity", "text", "score", "start", "end"}]}`.
+
+    `start` and `end` are code points, half open, into the row's text, and `text` is that part of it.
+    Where windows overlap, the longer of two overlapping entities stays, or the better of two equally
+    long ones, as the pipeline does with `stride`.
+
+    Attributes:
+        labels: names in the order of the scores (`Card.labels`).
+        subwords: how the tokenizer marks the inside of words; `first`, `average` and `max` need it.
+        aggregation: "none" gives every token with its full tag ("B-PER"), "simple" joins neighbours of
+            one tag ("PER"), and the others first give all tokens of a word one tag: the first token's,
+            that of the averaged scores, or that of the token with the best score.
+
+    Raises:
+        UsageError: no such aggregation.
+    """
+
+    labels: tuple[str, ...]
+    subwords: SubwordRule
+    aggregation: Aggregation = field(default="simple", kw_only=True)
+
+    fetch = ("scores",)
+
+    def __post_init__(self) -> None:
+        if self.aggregation not in AGGREGATIONS:
+            raise UsageError(
+                f"there is no aggregation {self.aggregation!r}; choose one of {', '.join(AGGREGATIONS)}"
+            )
+
+    def keep(self, piece: Piece, outputs: Outputs) -> Array:  # noqa: ARG002
+        """Return a copy of the piece's scores, float32 of shape (sequence_length, number_of_labels)."""
+        return np.array(outputs["scores"], dtype=np.float32)
+
+    def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
+        """Return the row's entities in order of the text."""
+        text = encoded.row.text
+        entities = [
+            entity
+            for piece, scores in zip(encoded.pieces, kept, strict=True)
+            for entity in self._entities(self._units(text, piece, scores), text)
+        ]
+        return {"entities": _without_overlaps(entities) if len(kept) > 1 else entities}
+
+    @cached_property
+    def _parsed(self) -> tuple[_Label, ...]:
+        return tuple(map(_parsed, self.labels))
+
+    def _units(self, text: str, piece: Piece, scores: Array) -> list[_Unit]:
+        places = np.flatnonzero(np.array(piece.encoding.special_tokens_mask) == 0).tolist()
+        if not places:
+            return []
+        offsets: list[tuple[int, int]] = piece.encoding.offsets
+        if self.aggregation in ("none", "simple"):
+            best = scores.argmax(axis=-1).tolist()
+            return [_Unit(best[i], scores[i, best[i]], *offsets[i]) for i in places]
+        combine = _COMBINE[self.aggregation]
+        return [
+            _Unit(*combine(scores[word]), offsets[word[0]][0], offsets[word[-1]][1])
+            for word in _words(self.subwords, text, piece, places)
+        ]
+
+    def _entities(self, units: list[_Unit], text: str) -> Iterator[Item]:
+        if self.aggregation == "none":
+            groups = [[unit] for unit in units]
+            names: Sequence[str] = self.labels
+        else:
+            groups = self._groups(units)
+            names = [label.group for label in self._parsed]
+        for group in groups:
+            name = names[group[0].label]
+            if name != _OUTSIDE:
+                start, end = group[0].start, group[-1].end
+                score = float(np.mean([unit.score for unit in group]))
+                yield {"entity": name, "text": text[start:end], "score": score, "start": start, "end": end}
+
+    def _groups(self, units: list[_Unit]) -> list[list[_Unit]]:
+        groups: list[list[_Unit]] = []
+        last_tag: str | None = None
+        for unit in units:
+            label = self._parsed[unit.label]
+            if label.tag == last_tag and not label.begins:
+                groups[-1].append(unit)
+            else:
+                groups.append([unit])
+            last_tag = label.tag
+        return groups
+
+
+def _words(rule: SubwordRule, text: str, piece: Piece, places: list[int]) -> list[list[int]]:
+    """Return the places of the tokens of each word."""
+    tokens: list[str] = piece.encoding.tokens
+    offsets: list[tuple[int, int]] = piece.encoding.offsets
+    ids = piece.ids.tolist()
+    words: list[list[int]] = []
+    for place in places:
+        start, end = offsets[place]
+        if ids[place] == rule.unknown_id:
+            continues = False
+        elif rule.has_prefix:
+            continues = len(tokens[place]) != end - start
+        else:
+            continues = start > 0 and " " not in text[start - 1 : start + 1]
+        if continues and words:
+            words[-1].append(place)
+        else:
+            words.append([place])
+    return words
+
+
+def _first(scores: Array) -> tuple[int, np.float32]:
+    return _best(scores[0])
+
+
+def _average(scores: Array) -> tuple[int, np.float32]:
+    return _best(scores.mean(axis=0))
+
+
+def _max(scores: Array) -> tuple[int, np.float32]:
+    return _best(scores[int(scores.max(axis=-1).argmax())])
+
+
+def _best(scores: Array) -> tuple[int, np.float32]:
+    label = int(scores.argmax())
+    return label, scores[label]
+
+
+_COMBINE: dict[str, Callable[[Array], tuple[int, np.float32]]] = {
+    "first": _first,
+    "average": _average,
+    "max": _max,
+}
+"""Scores of a word's tokens, of shape (tokens, number_of_labels), to its label and score."""
+
+
+def _without_overlaps(entities: list[Item]) -> list[Item]:
+    kept: list[Item] = []
+    for entity in sorted(entities, key=lambda entity: int(entity["start"])):
+        if kept and entity["start"] < kept[-1]["end"]:
+            kept[-1] = max(kept[-1], entity, key=_strength)
+        else:
+            kept.append(entity)
+    return kept
+
+
+def _strength(entity: Item) -> tuple[int, float]:
+    return entity["end"] - entity["start"], entity["score"]

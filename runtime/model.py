@@ -1,0 +1,297 @@
+"""`bertonnx.Model`: a model file, opened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.answers import AnswerDecoder
+from bertonnx.runtime.classification import ClassificationDecoder
+from bertonnx.runtime.cores import allowed_cores
+from bertonnx.runtime.embeddings import EmbeddingDecoder
+from bertonnx.runtime.engine import Engine
+from bertonnx.runtime.entities import AGGREGATIONS, EntityDecoder, subword_rule
+from bertonnx.runtime.masks import MaskDecoder
+from bertonnx.runtime.modelfile import read_model_file
+from bertonnx.runtime.optimum import open_optimum
+from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, as_rows
+from bertonnx.runtime.session import PROVIDERS, Provider, Session, open_session
+from bertonnx.runtime.tokenization import LONG_TEXT, LongText, TextTokenizer
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["Model", "load"]
+
+
+def load(
+    path: str | Path,
+    provider: Provider = "auto",
+    threads: int | None = None,
+    *,
+    max_length: int | None = None,
+    long_text: LongText | None = None,
+) -> Model:
+    """Open a model.
+
+    Args:
+        path: a file that bertonnx made, or a folder or file that optimum-cli made.
+        provider: "cpu", "cuda", or "auto" (CUDA where it works, else CPU). Never falls back in silence.
+        threads: batches at a time; default as many as cores that this process may use.
+        max_length: a shorter limit than the model's own, in tokens.
+        long_text: what happens to a longer text: "truncate", "stride" (overlapping windows) or
+            "error"; default "stride" for question answering, as Hugging Face does, else "truncate".
+
+    Raises:
+        ModelFileError: the file is missing, broken, foreign, or of a newer format.
+        ProviderError: the provider cannot be used.
+        UsageError: an argument is out of range.
+        MissingDependencyError: no ONNX Runtime is installed.
+    """
+    return Model(path, provider, threads, max_length=max_length, long_text=long_text)
+
+
+class Model:
+    """A model, opened; safe to call from several threads, a context manager, and picklable.
+
+    Attributes:
+        path: where it was opened from; a pickled model opens the same path again.
+        card: what the file says of itself.
+        provider: what really runs it, "cpu" or "cuda".
+        notes: promises of a bertonnx file that do not hold for this one; empty for our own files.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        *,
+        max_length: int | None = None,
+        long_text: LongText | None = None,
+    ) -> None:
+        _check_choice("provider", provider, PROVIDERS)
+        if long_text is not None:
+            _check_choice("long_text", long_text, LONG_TEXT)
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}; give a number of at least 1")
+        self.path = Path(path)
+        self._arguments = (str(path), provider, threads, max_length, long_text)
+        self.card, tokenizer_text, session, self.notes = _open(self.path, provider)
+        self.provider = session.provider
+        self.tokenizer = TextTokenizer(
+            tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
+        )
+        self._subwords = subword_rule(tokenizer_text)
+        self._engine = Engine(session, self.tokenizer, threads=threads or allowed_cores())
+        self._closed = False
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, self._arguments)
+
+    def __repr__(self) -> str:
+        return f"bertonnx.Model({str(self.path)!r}, task={self.card.task!r}, provider={self.provider!r})"
+
+    def close(self) -> None:
+        """Let the threads go. The model cannot be used afterwards."""
+        self._closed = True
+        self._engine.close()
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens, special tokens included."""
+        return self.tokenizer.max_length
+
+    @property
+    def identity(self) -> str:
+        """SHA-256, in hex, of what decides a prediction: weights, tokenizer, limits."""
+        parts = (
+            self.card.weights_sha256,
+            self.card.tokenizer_sha256,
+            str(self.path.resolve()) if self.notes else "",
+            str(self.max_length),
+            self.tokenizer.long_text,
+        )
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Return sentence embeddings, float32 of shape (n, width), a row a text.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+        """
+        self._require("embed")
+        result = np.empty((len(_listed(texts)), self.card.width or 0), dtype=np.float32)
+        for i, item in enumerate(self._all(texts, None, EmbeddingDecoder(self.card.normalize))):
+            result[i] = item["embedding"]
+        return result
+
+    def classify(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, top_k: int = 1
+    ) -> list[Item]:
+        """Return one dict a text: `label`, `score`, `scores`, and with `top_k` over 1 `top`.
+
+        Multi-label models give `labels` (those above 0.5) and `scores`; regression gives `score`.
+        """
+        self._require("classify")
+        return list(self._all(texts, pairs, self._decoder(top_k=top_k)))
+
+    def entities(self, texts: Sequence[str], *, aggregation: str = "simple") -> list[Item]:
+        """Return one dict a text: `entities`, a list of `entity, text, score, start, end`.
+
+        Args:
+            texts: the texts.
+            aggregation: how tokens become entities, as in Hugging Face's pipeline: "none",
+                "simple", "first", "average" or "max".
+        """
+        self._require("entities")
+        _check_choice("aggregation", aggregation, AGGREGATIONS)
+        return list(self._all(texts, None, self._decoder(aggregation=aggregation)))
+
+    def answer(self, questions: Sequence[str], contexts: Sequence[str], *, top_k: int = 1) -> list[Item]:
+        """Return one dict a question: `answer, score, start, end` into its context.
+
+        With `top_k` over 1 also `answers`, the best first. Long contexts are read in windows.
+        """
+        self._require("answer")
+        return list(self._all(questions, contexts, self._decoder(top_k=top_k)))
+
+    def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[Item]:
+        """Return one dict a text: `masks`, for each mask token its candidates, the best first."""
+        self._require("fill_mask")
+        return list(self._all(texts, None, self._decoder(top_k=top_k)))
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Item]:
+        """Return one dict a text with the fields of the command line's JSON, whatever the task."""
+        items = list(self._all(texts, pairs, self._decoder()))
+        for item in items:
+            if "embedding" in item:
+                item["embedding"] = item["embedding"].tolist()
+        return items
+
+    def predict_batch(self, batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+        """Return predictions for an Arrow record batch, a row for a row, errors as columns.
+
+        The text is taken from the column `text` (or the only column of strings), the pair from
+        `pair`; for question answering `question` and `context` do as well.
+        """
+        from bertonnx.runtime.arrow import predict_batch
+
+        return predict_batch(self, batch)
+
+    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
+        """Return how each text reaches the model: ids, segments and offsets, cut or in windows.
+
+        Raises:
+            RowError: a text failed; its place is in the message.
+        """
+        encoded: list[Encoded] = []
+        for place, row in enumerate(as_rows(_listed(texts), pairs)):
+            result = row if isinstance(row, RowError) else self.tokenizer.encode([row])[0]
+            if isinstance(result, RowError):
+                raise RowError(result.kind, f"row {place}: {result}") from result
+            encoded.append(result)
+        return encoded
+
+    def stream(
+        self, rows: Iterable[Row | RowError], *, top_k: int | None = None, aggregation: str = "simple"
+    ) -> Iterator[Item | RowError]:
+        """Yield one result a row, in order, reading ahead only a bounded number of rows.
+
+        An error stands in place of a row's result; embeddings are float32 arrays of shape (width,).
+        Closing the generator cancels what has not started.
+        """
+        if self._closed:
+            raise BertonnxError("this model was closed; open it again with bertonnx.load()")
+        return self._engine.map(rows, self._decoder(top_k=top_k, aggregation=aggregation))
+
+    def _all(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, decoder: Decoder
+    ) -> Iterator[Item]:
+        if self._closed:
+            raise BertonnxError("this model was closed; open it again with bertonnx.load()")
+        texts = _listed(texts)
+        if pairs is not None and len(_listed(pairs)) != len(texts):
+            raise UsageError(f"there are {len(texts)} texts and {len(pairs)} pairs; each text needs its own")
+        if pairs is None and self.card.pairs:
+            raise UsageError(
+                f"this model was trained for {self.card.task} of text pairs, and no pairs were given"
+            )
+        for place, item in enumerate(self._engine.map(as_rows(texts, pairs), decoder)):
+            if isinstance(item, RowError):
+                raise RowError(item.kind, f"row {place}: {item}") from item
+            yield item
+
+    def _decoder(self, *, top_k: int | None = None, aggregation: str = "simple") -> Decoder:
+        card = self.card
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"top_k is {top_k}; give a number of at least 1")
+        if card.task == "feature-extraction":
+            return EmbeddingDecoder(card.normalize)
+        if card.task == "text-classification":
+            return ClassificationDecoder(card.labels, card.problem_type, top_k or 1)
+        if card.task == "token-classification":
+            return EntityDecoder(card.labels, aggregation, self._subwords)
+        if card.task == "question-answering":
+            return AnswerDecoder(top_k or 1)
+        return MaskDecoder(
+            card.mask_token or "", card.mask_token_id or 0, card.pad_token_id, self.tokenizer.decode_ids, top_k or 5
+        )
+
+    def _require(self, method: str) -> None:
+        serving = task_named(self.card.task).method
+        if method != serving:
+            wanted = next(task.name for task in TASKS if task.method == method)
+            raise TaskError(
+                f"{method}() needs a model exported for {wanted}, and this one was exported for "
+                f"{self.card.task}; call {serving}() or predict(), or export with --task {wanted}"
+            )
+
+
+def _open(path: Path, provider: Provider) -> tuple[Card, str, Session, tuple[str, ...]]:
+    if not path.is_dir():
+        file = read_model_file(path)
+        if file.is_bertonnx:
+            card = file.card
+            optimized = card.optimize == "full"
+            return card, file.tokenizer, open_session(path, provider=provider, optimized=optimized), ()
+    return open_optimum(path, provider)
+
+
+def _usual(card: Card) -> LongText:
+    return "stride" if card.task == "question-answering" else "truncate"
+
+
+def _listed(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, (str, bytes)):
+        raise UsageError("a list of texts is expected, and this is one text; give [text]")
+    return texts if isinstance(texts, (list, tuple)) else list(texts)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; it can be {', '.join(choices)}")
+
+
+def _reopen(
+    path: str, provider: Provider, threads: int | None, max_length: int | None, long_text: LongText | None
+) -> Model:
+    return Model(path, provider, threads, max_length=max_length, long_text=long_text)

@@ -1,0 +1,191 @@
+"""A stand-in for the Hugging Face Hub on localhost: enough of its HTTP API for huggingface_hub.
+
+Used through HF_ENDPOINT, which huggingface_hub reads when it is imported; so the product runs in a
+process of its own, with its own cache folder: see `run_against`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+__all__ = ["COMMIT", "FakeHub", "Repo", "files_of", "run_against", "serving"]
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Repo:
+    """One model. `revisions` maps branch, tag or commit to a commit; `commits` a commit to its files."""
+
+    commits: dict[str, dict[str, bytes]]
+    revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
+    gated: bool = False
+    private: bool = False
+
+
+@dataclass
+class FakeHub:
+    """The models that are served, and every request that came in: (method, path, user agent)."""
+
+    repos: dict[str, Repo]
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    endpoint: str = ""
+    down: bool = False
+
+    def downloads(self) -> list[str]:
+        """Names of the files whose bytes were fetched."""
+        return [path.split("/resolve/")[1].split("/", 1)[1] for method, path, _ in self.requests
+                if method == "GET" and "/resolve/" in path]  # fmt: skip
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return a folder's files as a commit's files."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@contextmanager
+def serving(repos: Mapping[str, Repo]) -> Iterator[FakeHub]:
+    """Serve models on a free port of localhost while the block runs."""
+    hub = FakeHub(dict(repos))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def run_against(
+    endpoint: str, home: Path, code: str, *, environment: Mapping[str, str] | None = None
+) -> tuple[Any, str]:
+    """Run Python code in a new process with this Hub and this cache.
+
+    Returns:
+        What it printed as its last line, read as JSON, and its standard error.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    settings = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+        **(environment or {}),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**clean, **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing; the requests are recorded."""
+
+        def _answer(self, *, with_body: bool) -> None:
+            path = unquote(urlsplit(self.path).path).lstrip("/")
+            hub.requests.append((self.command, path, self.headers.get("User-Agent", "")))
+            status, headers, body = _respond(hub, path, self.headers.get("Authorization"))
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if with_body:
+                self.wfile.write(body)
+
+    return Handler
+
+
+_Response = tuple[int, dict[str, str], bytes]
+
+
+def _respond(hub: FakeHub, path: str, authorization: str | None) -> _Response:
+    if hub.down:
+        return 503, {}, b"down for maintenance"
+    if path.startswith("api/models/"):
+        return _model_info(hub, path.removeprefix("api/models/"), authorization)
+    if "/resolve/" in path:
+        return _file(hub, path, authorization)
+    return _failure(404, "EntryNotFound", "no such page")
+
+
+def _model_info(hub: FakeHub, path: str, authorization: str | None) -> _Response:
+    name, _, revision = path.partition("/revision/")
+    repo = hub.repos.get(name)
+    if repo is None or (repo.private and authorization is None):
+        # The Hub does not tell a missing model from a private one.
+        return _failure(401, "RepoNotFound", "Repository not found")
+    commit = _commit(repo, revision or "main")
+    if commit is None:
+        return _failure(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    info = {
+        "_id": "1",
+        "id": name,
+        "modelId": name,
+        "sha": commit,
+        "private": repo.private,
+        "gated": "auto" if repo.gated else False,
+        "tags": [],
+        "siblings": [{"rfilename": file} for file in sorted(repo.commits[commit])],
+    }
+    return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
+
+
+def _file(hub: FakeHub, path: str, authorization: str | None) -> _Response:
+    name, _, rest = path.partition("/resolve/")
+    revision, _, file = rest.partition("/")
+    repo = hub.repos.get(name)
+    if repo is None:
+        return _failure(401, "RepoNotFound", "Repository not found")
+    if repo.gated and authorization is None:
+        return _failure(401, "GatedRepo", f"Access to model {name} is restricted.")
+    commit = _commit(repo, revision)
+    if commit is None:
+        return _failure(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    body = repo.commits[commit].get(file)
+    if body is None:
+        return _failure(404, "EntryNotFound", "Entry not found")
+    etag = hashlib.sha1(body).hexdigest()
+    return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "none"}, body
+
+
+def _commit(repo: Repo, revision: str) -> str | None:
+    return revision if revision in repo.commits else repo.revisions.get(revision)
+
+
+def _failure(status: int, code: str, message: str) -> _Response:
+    return status, {"X-Error-Code": code, "X-Error-Message": message}, b""
