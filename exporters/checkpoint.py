@@ -256,8 +256,8 @@ def _cross_encoder_note(task: str, raw: Mapping[str, Any], head: Head) -> str | 
     if task != "text-classification" or name is None:
         return None
     return (
-        f"a Sentence-Transformers cross-encoder, whose own activation is {name.rpartition('.')[2]}: scores use "
-        f"{head.activation}, as Hugging Face's pipeline does, and the output logits holds the raw values"
+        f"a Sentence-Transformers cross-encoder, whose own activation is {name.rpartition('.')[2]}: scores "
+        f"use {head.activation}, as Hugging Face's pipeline does, and the output logits holds the raw values"
     )
 
 

@@ -250,8 +250,8 @@ def _require_embeddings(written: Tokenizer, embeddings: int, folder: Path) -> No
         shown = ", ".join(f"{token!r} ({index})" for index, token in outside[:5])
         raise CheckpointError(
             f"the tokenizer in {folder} makes {len(outside)} ids that the model has no embedding for: "
-            f"{shown}; the model has {embeddings}, so the highest id is {embeddings - 1}. Tokenizer and weights do "
-            "not belong together, or tokens were added without model.resize_token_embeddings"
+            f"{shown}; the model has {embeddings}, so the highest id is {embeddings - 1}. Tokenizer and "
+            "weights do not belong together, or tokens were added without model.resize_token_embeddings"
         )
 
 

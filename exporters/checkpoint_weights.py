@@ -21,6 +21,8 @@ __all__ = ["Loaded", "load_config", "load_model"]
 
 _SHOWN = 8
 _LFS = b"version https://git-lfs"
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
+"""Heads whose weights go by the same names, so that only `architectures` tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class _Attempt:
     model: PreTrainedModel
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    mismatched: tuple[tuple[str, Any, Any], ...]
+    mismatched: tuple[str, ...]
 
 
 class _NoSuchHeadError(Exception):
@@ -100,6 +102,11 @@ def load_model(
     def served() -> list[str]:
         return _servable(attempt, config)
 
+    if _other_classifier(task, config):
+        raise UnsupportedError(
+            f"this checkpoint cannot serve {task}: its classifier is that of "
+            f"{_listed(config.architectures or ())}; it can serve: --task {' or '.join(served())}"
+        )
     try:
         loaded = attempt(task)
     except _NoSuchHeadError:
@@ -107,7 +114,7 @@ def load_model(
             f"transformers has no {config.model_type} model for {task}; this checkpoint can serve: "
             f"--task {' or '.join(served())}"
         ) from None
-    _require_shapes(loaded, config)
+    _require_shapes(folder, loaded, config)
     missing = _needed(task, loaded)
     if missing and (asked or _beam_search(task, config)) and _lacks_head(loaded, missing):
         raise UnsupportedError(
@@ -153,7 +160,7 @@ def _attempt(
         model.float().eval(),
         tuple(sorted(report["missing_keys"])),
         tuple(sorted(report["unexpected_keys"])),
-        tuple(report["mismatched_keys"]),
+        tuple(sorted(report["mismatched_keys"])),
     )
 
 
@@ -190,19 +197,33 @@ def _require_safetensors(path: Path) -> None:
         ) from error
 
 
-def _require_shapes(loaded: _Attempt, config: PretrainedConfig) -> None:
+def _require_shapes(folder: Path, loaded: _Attempt, config: PretrainedConfig) -> None:
     if not loaded.mismatched:
         return
+    wanted = loaded.model.state_dict()
+    there = _shapes(folder, loaded.model.base_model_prefix)
     shown = "; ".join(
-        f"{key} has shape {tuple(found)}, and config.json asks for {tuple(wanted)}"
-        for key, found, wanted in loaded.mismatched[:_SHOWN]
+        f"{key} has shape {there.get(key, 'another')}, and config.json asks for {tuple(wanted[key].shape)}"
+        for key in loaded.mismatched[:_SHOWN]
     )
-    heads = [item for item in loaded.mismatched if not _in_base(item[0], loaded.model)]
-    if heads and len(heads) == len(loaded.mismatched):
-        shown += (
-            f" (id2label names {config.num_labels} labels: {_listed(list((config.id2label or {}).values()))})"
-        )
+    if not any(_in_base(key, loaded.model) for key in loaded.mismatched):
+        labels = list((config.id2label or {}).values())
+        shown += f" (id2label names {len(labels)} labels: {_listed(labels)})"
     raise CheckpointError(f"config.json and the weights do not belong together: {shown}; correct config.json")
+
+
+def _shapes(folder: Path, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights on disk, by their names with and without the encoder's prefix."""
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no mapping
+                shape = tuple(file.get_slice(name).get_shape())
+                plain = name.removeprefix(f"{prefix}.")
+                shapes.update({name: shape, plain: shape, f"{prefix}.{plain}": shape})
+    return shapes
 
 
 def _needed(task: str, loaded: _Attempt) -> list[str]:
@@ -229,11 +250,17 @@ def _lacks_head(loaded: _Attempt, missing: Sequence[str]) -> bool:
     return bool(names) and all(keys & set(missing) for keys in names.values())
 
 
+def _other_classifier(task: str, config: PretrainedConfig) -> bool:
+    wanted = task_named(task).architecture
+    named = {end for name in config.architectures or () for end in _CLASSIFIERS if name.endswith(end)}
+    return wanted in _CLASSIFIERS and bool(named) and wanted not in named
+
+
 def _servable(attempt: Any, config: PretrainedConfig) -> list[str]:
     """Return the tasks whose every weight the checkpoint has; loads it once for each."""
     names = []
     for task, reason in exportable_tasks(config.model_type).items():
-        if reason:
+        if reason or _other_classifier(task, config):
             continue
         try:
             loaded = attempt(task)

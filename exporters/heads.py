@@ -67,17 +67,14 @@ def _embedding(graph: Graph, pooling: str, dense: Sequence[Dense], *, normalize:
     graph.add("Identity", [vector], "sentence_embedding", output="sentence_embedding")
 
 
-def _mask(graph: Graph) -> str:
-    """Return the mask as float32 of shape (batch, tokens, 1)."""
-    cast = graph.add("Cast", [_MASK], "pooling_mask", attributes={"to": TensorProto.FLOAT})
-    return graph.add("Unsqueeze", [cast, graph.add_constant([2], np.int64, "last_axis")], "pooling_mask_3d")
-
-
 def _pool_mean(graph: Graph) -> str:
-    mask, axis = _mask(graph), graph.add_constant([1], np.int64, "token_axis")
-    masked = graph.add("Mul", [_HIDDEN, mask], "masked_tokens")
-    total = graph.add("ReduceSum", [masked, axis], "token_sum", attributes={"keepdims": 0})
-    count = graph.add("ReduceSum", [mask, axis], "token_count", attributes={"keepdims": 0})
+    # A product, not ReduceSum over tokens: ONNX Runtime adds in another order when the batch is one
+    # text, so that a text's embedding would depend on whether it came alone.
+    cast = graph.add("Cast", [_MASK], "pooling_mask", attributes={"to": TensorProto.FLOAT})
+    axis = graph.add_constant([1], np.int64, "token_axis")
+    rows = graph.add("Unsqueeze", [cast, axis], "pooling_rows")
+    total = graph.add("Squeeze", [graph.add("MatMul", [rows, _HIDDEN], "token_sums"), axis], "token_sum")
+    count = graph.add("ReduceSum", [cast, axis], "token_count", attributes={"keepdims": 1})
     least = graph.add_constant(1e-9, np.float32, "least_count")
     return graph.add("Div", [total, graph.add("Max", [count, least], "safe_count")], "pooled")
 
@@ -88,8 +85,10 @@ def _pool_cls(graph: Graph) -> str:
 
 
 def _pool_max(graph: Graph) -> str:
-    mask, axis = _mask(graph), graph.add_constant([1], np.int64, "token_axis")
-    kept = graph.add("Greater", [mask, graph.add_constant(0.0, np.float32, "zero")], "kept_tokens")
+    axis = graph.add_constant([1], np.int64, "token_axis")
+    last = graph.add_constant([2], np.int64, "last_axis")
+    kept = graph.add("Cast", [_MASK], "kept_mask", attributes={"to": TensorProto.BOOL})
+    kept = graph.add("Unsqueeze", [kept, last], "kept_tokens")
     low = graph.add_constant(-1e9, np.float32, "below_all")
     tokens = graph.add("Where", [kept, _HIDDEN, low], "masked_tokens")
     return graph.add("ReduceMax", [tokens, axis], "pooled", attributes={"keepdims": 0})

@@ -245,7 +245,8 @@ def to_batch(card: Card, results: list[tuple[int, Result]]) -> Any:
     """Return a RecordBatch with a row for every (row number, result)."""
     pa = require_pyarrow()
     schema = schema_of(card)
-    table = list(zip(*(values(card, index, result) for index, result in results), strict=True))
+    names = columns(card)
+    table = list(zip(*(values(names, index, result) for index, result in results), strict=True))
     arrays = [
         _embeddings(pa, cells, field.type)
         if pa.types.is_fixed_size_list(field.type)

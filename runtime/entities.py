@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -89,18 +89,18 @@ class EntityDecoder:
 
     Attributes:
         labels: names in the order of the scores (`Card.labels`).
-        subwords: how the tokenizer marks the inside of words; `first`, `average` and `max` need it.
         aggregation: "none" gives every token with its full tag ("B-PER"), "simple" joins neighbours of
             one tag ("PER"), and the others first give all tokens of a word one tag: the first token's,
             that of the averaged scores, or that of the token with the best score.
+        subwords: how the tokenizer marks the inside of words; `first`, `average` and `max` need it.
 
     Raises:
         UsageError: no such aggregation.
     """
 
     labels: tuple[str, ...]
+    aggregation: Aggregation
     subwords: SubwordRule
-    aggregation: Aggregation = field(default="simple", kw_only=True)
 
     fetch = ("scores",)
 
@@ -134,8 +134,8 @@ class EntityDecoder:
             return []
         offsets: list[tuple[int, int]] = piece.encoding.offsets
         if self.aggregation in ("none", "simple"):
-            best = scores.argmax(axis=-1).tolist()
-            return [_Unit(best[i], scores[i, best[i]], *offsets[i]) for i in places]
+            labels, best = scores.argmax(axis=-1).tolist(), scores.max(axis=-1)
+            return [_Unit(labels[i], best[i], *offsets[i]) for i in places]
         combine = _COMBINE[self.aggregation]
         return [
             _Unit(*combine(scores[word]), offsets[word[0]][0], offsets[word[-1]][1])
@@ -153,7 +153,7 @@ class EntityDecoder:
             name = names[group[0].label]
             if name != _OUTSIDE:
                 start, end = group[0].start, group[-1].end
-                score = float(np.mean([unit.score for unit in group]))
+                score = float(np.mean([unit.score for unit in group]) if len(group) > 1 else group[0].score)
                 yield {"entity": name, "text": text[start:end], "score": score, "start": start, "end": end}
 
     def _groups(self, units: list[_Unit]) -> list[list[_Unit]]:

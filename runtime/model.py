@@ -19,7 +19,7 @@ from bertonnx.runtime.classification import ClassificationDecoder
 from bertonnx.runtime.cores import allowed_cores
 from bertonnx.runtime.embeddings import EmbeddingDecoder
 from bertonnx.runtime.engine import Engine
-from bertonnx.runtime.entities import AGGREGATIONS, EntityDecoder, subword_rule
+from bertonnx.runtime.entities import AGGREGATIONS, Aggregation, EntityDecoder, SubwordRule, subword_rule
 from bertonnx.runtime.masks import MaskDecoder
 from bertonnx.runtime.modelfile import read_model_file
 from bertonnx.runtime.optimum import open_optimum
@@ -91,7 +91,8 @@ class Model:
         self.tokenizer = TextTokenizer(
             tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
         )
-        self._subwords = subword_rule(tokenizer_text)
+        by_words = self.card.task == "token-classification"
+        self._subwords = subword_rule(tokenizer_text) if by_words else SubwordRule(False)
         self._engine = Engine(session, self.tokenizer, threads=threads or allowed_cores())
         self._closed = False
 
@@ -154,7 +155,7 @@ class Model:
         self._require("classify")
         return list(self._all(texts, pairs, self._decoder(top_k=top_k)))
 
-    def entities(self, texts: Sequence[str], *, aggregation: str = "simple") -> list[Item]:
+    def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
         """Return one dict a text: `entities`, a list of `entity, text, score, start, end`.
 
         Args:
@@ -212,7 +213,7 @@ class Model:
         return encoded
 
     def stream(
-        self, rows: Iterable[Row | RowError], *, top_k: int | None = None, aggregation: str = "simple"
+        self, rows: Iterable[Row | RowError], *, top_k: int | None = None, aggregation: Aggregation = "simple"
     ) -> Iterator[Item | RowError]:
         """Yield one result a row, in order, reading ahead only a bounded number of rows.
 
@@ -240,7 +241,7 @@ class Model:
                 raise RowError(item.kind, f"row {place}: {item}") from item
             yield item
 
-    def _decoder(self, *, top_k: int | None = None, aggregation: str = "simple") -> Decoder:
+    def _decoder(self, *, top_k: int | None = None, aggregation: Aggregation = "simple") -> Decoder:
         card = self.card
         if top_k is not None and top_k < 1:
             raise UsageError(f"top_k is {top_k}; give a number of at least 1")

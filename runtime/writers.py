@@ -45,7 +45,7 @@ import numpy as np
 
 from bertonnx.errors import OutputError, RowError, UsageError
 from bertonnx.models.card import Card
-from bertonnx.runtime.columns import Result, columns, exact, floats_text, values, width
+from bertonnx.runtime.columns import Result, columns, exact, floats_text, message, values, width
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.runtime.sink import Done, SpoolWriter, Writer
 
@@ -55,7 +55,7 @@ ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather"
 
 _LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 _SPECIAL = re.compile('[",\t\r\n]')
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 def check_output(path: str | Path, *, input: str | Path | None = None) -> Path:
@@ -128,7 +128,7 @@ def open_writer(
 def json_line(index: int, result: Result) -> str:
     """Return the JSON line of one row, without its end."""
     if isinstance(result, RowError):
-        text = _json({"row": index, "error": {"type": result.kind, "message": str(result)}})
+        text = _json({"row": index, "error": {"type": result.kind, "message": message(result)}})
     elif isinstance(vector := result.get("embedding"), np.ndarray):
         rest = _json(_truncated_last({k: v for k, v in result.items() if k != "embedding"}))
         end = "}" if rest == "{}" else f", {rest[1:]}"
@@ -192,35 +192,30 @@ class _TableFormat:
     def __init__(self, card: Card, delimiter: str) -> None:
         self._card = card
         self._delimiter = delimiter
-        self._kinds = [column.kind for column in columns(card)]
+        self._columns = columns(card)
         self._end = (delimiter * 2 + "\n").encode()
-        self.header = self._line(self._names())
+        self.header = delimiter.join(map(_quoted, self._names())) + "\n"
 
     def _names(self) -> Iterator[str]:
-        for column in columns(self._card):
+        for column in self._columns:
             if column.kind == "embedding":
                 yield from (f"e{i}" for i in range(width(self._card)))
             else:
                 yield column.name
 
-    def _line(self, cells: Iterator[str]) -> str:
-        # Not csv.writer, which before Python 3.13 leaves a lone CR without quotes.
-        return self._delimiter.join(_quoted(cell) for cell in cells) + "\n"
-
     def text(self, index: int, result: Result) -> str:
-        return self._line(self._cells(values(self._card, index, result)))
+        row = values(self._columns, index, result)
+        cells = (
+            self._numbers(value) if column.kind == "embedding" else _cell(value, column.kind)
+            for value, column in zip(row, self._columns, strict=True)
+        )
+        return self._delimiter.join(cells) + "\n"
 
-    def _cells(self, row: list[Any]) -> Iterator[str]:
-        for value, kind in zip(row, self._kinds, strict=True):
-            if kind == "embedding":
-                yield from self._numbers(value)
-            else:
-                yield _cell(value, kind)
-
-    def _numbers(self, vector: Array | None) -> list[str]:
+    def _numbers(self, vector: Array | None) -> str:
+        """The cells of an embedding, joined."""
         if vector is None:
-            return [""] * width(self._card)
-        return ["" if text == "null" else text for text in floats_text(vector, ",").split(",")]
+            return self._delimiter * (width(self._card) - 1)
+        return floats_text(vector, self._delimiter).replace("null", "")
 
     def number(self, record: bytes) -> int | None:
         match = self._number.match(record)
@@ -234,6 +229,7 @@ class _TableFormat:
 
 
 def _quoted(cell: str) -> str:
+    # Not csv.writer, which before Python 3.13 leaves a lone CR without quotes.
     if _SPECIAL.search(cell):
         return '"' + cell.replace('"', '""') + '"'
     return cell
@@ -243,11 +239,13 @@ def _cell(value: Any, kind: str) -> str:
     if value is None:
         return ""
     if kind == "labels":
-        return "|".join(value)
+        return _quoted("|".join(value))
     if kind == "float":
         number = exact(value)
         return "" if number is None else repr(number)
-    return str(value) if kind in ("text", "int") else _json(value)
+    if kind == "text":
+        return _quoted(value)
+    return str(value) if kind == "int" else _quoted(_json(value))
 
 
 class _LineWriter(Writer):
@@ -280,7 +278,7 @@ class _LineWriter(Writer):
         assert self._file is not None
         # Every row goes to the operating system at once: a flush costs a microsecond or two, a row of
         # inference a hundred times that, and nobody can know how long the next row will take.
-        self._file.write(text.encode("utf-8", "backslashreplace"))
+        self._file.write(text.encode())
         self._file.flush()
 
     def _write(self, index: int, result: Result) -> None:

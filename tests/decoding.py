@@ -59,9 +59,8 @@ class Checkpoint:
         )
 
     def pipeline(self, **options: Any) -> Any:
-        return transformers.pipeline(
-            self.card.task, model=self.model, tokenizer=self.tokenizer, framework="pt", **options
-        )
+        make: Any = transformers.pipeline  # its overloads want a literal task
+        return make(self.card.task, model=self.model, tokenizer=self.tokenizer, framework="pt", **options)
 
     def encode(
         self, rows: Sequence[Row], *, long_text: LongText = "truncate", stride: int | None = None
@@ -97,7 +96,8 @@ def tiny_checkpoint(
     """Return a random model whose predictions vary, over a real tokenizer of `tests.tokenizers_zoo`."""
     torch.manual_seed(5)
     tokenizer = pretrained(kind, model_max_length=MAX_LENGTH)
-    config: Any = transformers.BertConfig(
+    make_config: Any = transformers.BertConfig  # untyped
+    config = make_config(
         vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,

@@ -46,8 +46,8 @@ class FakeHub:
 
     def downloads(self) -> list[str]:
         """Names of the files whose bytes were fetched."""
-        return [path.split("/resolve/")[1].split("/", 1)[1] for method, path, _ in self.requests
-                if method == "GET" and "/resolve/" in path]  # fmt: skip
+        fetched = [path for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
+        return [path.split("/resolve/")[1].split("/", 1)[1] for path in fetched]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

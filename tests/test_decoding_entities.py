@@ -17,7 +17,8 @@ from tests.tokenizers_zoo import KINDS, bpe, unigram, wordpiece
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 UNTAGGED = ("O", "PER", "X-LOC", "B-O", "I-PER")
-TEXTS = [text for text in (*SENTENCES, *PARAGRAPHS) if text]
+UNKNOWN = ("We met a ☃ and two ☂☂ at the Ѫ-café <unk> [UNK].", "☃ ☂", "ᚠᛇᚻ", "")
+TEXTS = [*SENTENCES, *PARAGRAPHS, *UNKNOWN]
 
 heuristic_warning = pytest.mark.filterwarnings("ignore:Tokenizer does not support real words:UserWarning")
 
@@ -42,7 +43,7 @@ def without_padding(_: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> tu
 
 
 def decoder_for(checkpoint: Checkpoint, aggregation: Aggregation) -> EntityDecoder:
-    return EntityDecoder(checkpoint.labels, subword_rule(checkpoint.tokenizer_json), aggregation=aggregation)
+    return EntityDecoder(checkpoint.labels, aggregation, subword_rule(checkpoint.tokenizer_json))
 
 
 def assert_as_pipeline(checkpoint: Checkpoint, aggregation: Aggregation, texts: list[str]) -> set[str]:
@@ -107,13 +108,16 @@ def read(text: str) -> Encoded:
     return encoded
 
 
+RULE = subword_rule(wordpiece().to_str())
+
+
 def entities(text: str, scores: list[list[float]], aggregation: Aggregation = "simple") -> list[Item]:
     """Decode `text` with the given scores of its tokens; the special tokens shout PER."""
     encoded = read(text)
     special = [0.0, 0.0, 1.0]
     table: Array = np.array([special, *scores, special], dtype=np.float32)
     assert len(table) == len(encoded.pieces[0].ids), encoded.pieces[0].encoding.tokens
-    decoder = EntityDecoder(("O", "B-PER", "I-PER"), SubwordRule(True), aggregation=aggregation)
+    decoder = EntityDecoder(("O", "B-PER", "I-PER"), aggregation, RULE)
     kept = decoder.keep(encoded.pieces[0], {"scores": table})
     found: list[Item] = decoder.decode(encoded, [kept])["entities"]
     return found
@@ -135,9 +139,15 @@ def test_the_words_of_a_split_word_agree() -> None:
     scores = [OUT, OUT, OUT, [0.1, 0.6, 0.3], [0.0, 0.1, 0.9]]
     expected = {"first": 0.6, "average": 0.6, "max": 0.9}
     for aggregation in ("first", "average", "max"):
-        (entity,) = entities("it's raining", scores, aggregation)  # type: ignore[arg-type]
+        (entity,) = entities("it's raining", scores, aggregation)
         assert (entity["text"], entity["entity"]) == ("raining", "PER")
         assert entity["score"] == pytest.approx(expected[aggregation], abs=1e-6)
+
+
+def test_an_unknown_token_begins_a_word() -> None:
+    assert read("the ☃").pieces[0].encoding.tokens[2] == "[UNK]"
+    (entity,) = entities("the ☃", [OUT, BEGIN], "first")
+    assert entity["text"] == "☃"
 
 
 def test_offsets_are_code_points_of_the_text_as_given() -> None:
@@ -174,4 +184,4 @@ def test_a_tokenizer_may_have_no_unknown_token() -> None:
 
 def test_an_unknown_aggregation_is_refused() -> None:
     with pytest.raises(UsageError, match="no aggregation 'best'; choose one of none, simple, first"):
-        EntityDecoder(LABELS, SubwordRule(True), aggregation="best")  # type: ignore[arg-type]
+        EntityDecoder(LABELS, "best", SubwordRule(True))  # type: ignore[arg-type]

@@ -1,0 +1,608 @@
+"""From a folder to a checkpoint: what is read, what is chosen, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from bertonnx.errors import BertonnxError, CheckpointError, UnsupportedError, UsageError
+from bertonnx.exporters.checkpoint import Checkpoint, load
+from bertonnx.exporters.checkpoint_tokenizer import HARD_TEXTS
+from bertonnx.exporters.quiet import quiet
+from bertonnx.exporters.sources import resolve
+from tests.tokenizers_zoo import pretrained
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "vocab_size": 1300,
+}
+XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64, "vocab_size": 1300}
+
+
+def save(
+    folder: Path,
+    model_class: str,
+    *,
+    tokenizer: str = "wordpiece",
+    model_max_length: int = 512,
+    **settings: Any,
+) -> Path:
+    """Save a tiny random checkpoint with its tokenizer."""
+    torch.manual_seed(0)
+    sizes = XLM if model_class.startswith(("XLMF", "XLMW", "XLMM", "Flaubert")) else SMALL
+    with quiet():  # some families warn when they are imported
+        maker: Any = getattr(transformers, model_class)
+        model = maker(maker.config_class(**{**sizes, **settings}))
+    model.save_pretrained(folder)
+    pretrained(tokenizer, model_max_length=model_max_length).save_pretrained(folder)
+    return folder
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change values of a JSON file; None removes."""
+    data = json.loads(path.read_text())
+    data.update(changes)
+    path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def read(folder: Path, **options: Any) -> Checkpoint:
+    return load(resolve(folder, allow_pickle=options.get("allow_pickle", False)), **options)
+
+
+def message(error: type[BertonnxError], folder: Path, **options: Any) -> str:
+    with pytest.raises(error) as caught:
+        read(folder, **options)
+    assert type(caught.value) is error
+    return str(caught.value)
+
+
+# What is read
+
+
+def test_a_classifier(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    names = {0: "bad", 1: "fair", 2: "good"}
+    save(tmp_path, "BertForSequenceClassification", id2label=names, label2id={v: k for k, v in names.items()})
+    found = read(tmp_path)
+    assert (found.family, found.task) == ("bert", "text-classification")
+    assert (found.labels, found.problem_type, found.activation) == (
+        ("bad", "fair", "good"),
+        "single_label_classification",
+        "softmax",
+    )
+    assert (found.max_length, found.pad_token_id, found.truncation_side) == (64, 0, "right")
+    assert found.input_names == ("input_ids", "attention_mask", "token_type_ids")
+    assert (found.pooling, found.width, found.mask_token) == (None, None, None)
+    assert not found.model.training
+    assert found.config._attn_implementation == "eager"
+    assert any("BertForSequenceClassification" in note for note in found.notes)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    wanted = load_file(tmp_path / "model.safetensors")["embeddings.word_embeddings.weight"]
+    for dtype in (torch.float16, torch.bfloat16):
+
+        def halve(tensors: dict[str, torch.Tensor], dtype: torch.dtype = dtype) -> dict[str, torch.Tensor]:
+            return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+        edit_weights(tmp_path, halve)
+        edit_json(tmp_path / "config.json", dtype=str(dtype).removeprefix("torch."))
+        model = read(tmp_path).model
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        table: Any = model.get_input_embeddings()
+        wanted = wanted.to(dtype)
+        assert torch.equal(table.weight, wanted.float())
+
+
+def test_sharded_safetensors(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    whole = read(tmp_path).model.state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    maker: Any = transformers.BertModel
+    maker(maker.config_class(**SMALL)).save_pretrained(tmp_path, max_shard_size="50KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    parts = read(tmp_path).model.state_dict()
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+    next(tmp_path.glob("model-00002-*")).unlink()
+    said = message(CheckpointError, tmp_path)
+    assert "model-00002-of-" in said
+    assert "is not there" in said
+
+
+def test_pickled_weights_with_consent(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    model = read(tmp_path, allow_pickle=True).model
+    assert torch.equal(model.state_dict()["encoder.layer.0.output.dense.weight"],
+                       tensors["encoder.layer.0.output.dense.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model_class", "task"),
+    [
+        ("BertModel", "feature-extraction"),
+        ("BertForPreTraining", "fill-mask"),
+        ("BertForMaskedLM", "fill-mask"),
+        ("BertForTokenClassification", "token-classification"),
+        ("BertForQuestionAnswering", "question-answering"),
+        ("BertForMultipleChoice", "feature-extraction"),
+        ("ElectraForPreTraining", "feature-extraction"),
+        ("ElectraForMaskedLM", "fill-mask"),
+        ("XLMWithLMHeadModel", "fill-mask"),
+        ("FlaubertWithLMHeadModel", "fill-mask"),
+        ("FlaubertForQuestionAnsweringSimple", "question-answering"),
+    ],
+)
+def test_the_task_comes_from_the_architecture(tmp_path: Path, model_class: str, task: str) -> None:
+    found = read(save(tmp_path, model_class))
+    assert found.task == task
+    assert any(task in note and model_class in note for note in found.notes)
+
+
+def test_no_architecture_means_features(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    edit_json(tmp_path / "config.json", architectures=None)
+    found = read(tmp_path)
+    assert found.task == "feature-extraction"
+    assert any("no architecture" in note for note in found.notes)
+
+
+def test_the_first_usable_of_several_architectures(tmp_path: Path) -> None:
+    save(tmp_path, "BertForMaskedLM")
+    edit_json(tmp_path / "config.json", architectures=["BertForNextSentencePrediction", "BertForMaskedLM"])
+    assert read(tmp_path).task == "fill-mask"
+
+
+def test_fill_mask_knows_its_mask(tmp_path: Path) -> None:
+    found = read(save(tmp_path, "BertForMaskedLM"))
+    assert found.mask_token == "[MASK]"
+    assert found.mask_token_id == Tokenizer.from_str(found.tokenizer_text).token_to_id("[MASK]")
+
+
+def test_the_pooler_may_be_missing_where_it_is_not_used(tmp_path: Path) -> None:
+    save(tmp_path, "BertForMaskedLM")
+    found = read(tmp_path, task="feature-extraction")
+    assert found.task == "feature-extraction"
+    assert any("cls.predictions" in note and "no use" in note for note in found.notes)
+
+
+def test_foreign_weights_are_named_in_a_note(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    edit_weights(tmp_path, lambda tensors: {**tensors, "strange.thing.weight": torch.zeros(3)})
+    assert any("strange.thing" in note for note in read(tmp_path).notes)
+
+
+# Tasks that are refused
+
+
+def test_an_unknown_task(tmp_path: Path) -> None:
+    said = message(UsageError, save(tmp_path, "BertModel"), task="summarization")
+    assert "--task summarization" in said
+    assert "feature-extraction, text-classification" in said
+
+
+def test_a_head_that_the_checkpoint_has_not(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    said = message(UnsupportedError, tmp_path, task="question-answering")
+    assert "cannot serve question-answering" in said
+    assert "qa_outputs.weight" in said
+    assert said.endswith("--task feature-extraction or text-classification")
+
+
+def test_classifiers_of_texts_and_of_tokens_are_told_apart(tmp_path: Path) -> None:
+    # Their weights have the same names, so that the one loads as the other and answers nonsense.
+    save(tmp_path, "BertForTokenClassification")
+    said = message(UnsupportedError, tmp_path, task="text-classification")
+    assert "its classifier is that of BertForTokenClassification" in said
+    assert said.endswith("--task feature-extraction or token-classification")
+
+
+def test_a_tied_head_is_found_missing_too(tmp_path: Path) -> None:
+    said = message(UnsupportedError, save(tmp_path, "BertModel"), task="fill-mask")
+    assert "cls.predictions.transform.dense.weight" in said
+    assert said.endswith("--task feature-extraction")
+
+
+@pytest.mark.parametrize("asked", [None, "question-answering"])
+def test_the_beam_search_head_of_xlm(tmp_path: Path, asked: str | None) -> None:
+    said = message(UnsupportedError, save(tmp_path, "XLMForQuestionAnswering"), task=asked)
+    assert "XLMForQuestionAnswering is the beam-search head" in said
+
+
+def test_a_gap_of_the_family_table(tmp_path: Path) -> None:
+    save(tmp_path, "ModernBertModel", pad_token_id=0, eos_token_id=1, bos_token_id=2, cls_token_id=3)
+    said = message(UnsupportedError, tmp_path, task="question-answering")
+    assert "optimum-onnx" in said
+    assert "--task feature-extraction, text-classification" in said
+
+
+# Weights
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    gone = "bert.encoder.layer.1.attention.self.query.weight"
+    edit_weights(tmp_path, lambda tensors: {k: v for k, v in tensors.items() if k != gone})
+    for task in (None, "text-classification", "feature-extraction"):
+        said = message(CheckpointError, tmp_path, task=task)
+        assert "lacks 1 weights" in said
+        assert gone.removeprefix("bert.") in said
+
+
+def test_a_head_that_config_promises_and_weights_lack(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    edit_weights(tmp_path, lambda tensors: {k: v for k, v in tensors.items() if "classifier" not in k})
+    said = message(CheckpointError, tmp_path)
+    assert "classifier.bias, classifier.weight" in said
+    assert "--task feature-extraction" in said
+
+
+def test_at_most_eight_missing_weights_are_named(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    edit_weights(tmp_path, lambda tensors: {f"module.{k}": v for k, v in tensors.items()})
+    said = message(CheckpointError, tmp_path)
+    assert " more" in said
+    assert "it holds others that BertModel has not: module.embeddings" in said
+    assert said.count("encoder.layer.0") < 16
+
+
+def test_mismatched_shapes(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    edit_json(tmp_path / "config.json", intermediate_size=128)
+    said = message(CheckpointError, tmp_path)
+    assert "encoder.layer.0.intermediate.dense" in said
+    assert "has shape (64," in said
+    assert "config.json asks for (128," in said
+
+
+def test_more_labels_than_the_head_has(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    edit_json(tmp_path / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id=None)
+    said = message(CheckpointError, tmp_path)
+    assert "id2label names 3 labels: a, b, c" in said
+    assert "classifier.weight has shape (2, 32)" in said
+
+
+def test_nan_in_the_weights(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    for value in (float("nan"), float("inf")):
+
+        def damage(tensors: dict[str, torch.Tensor], value: float = value) -> dict[str, torch.Tensor]:
+            tensors["encoder.layer.0.output.dense.bias"][3] = value
+            return tensors
+
+        edit_weights(tmp_path, damage)
+        said = message(CheckpointError, tmp_path)
+        assert "encoder.layer.0.output.dense.bias" in said
+        assert "NaN or infinity" in said
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, 20_000])
+def test_truncated_safetensors(tmp_path: Path, keep: int) -> None:
+    path = save(tmp_path, "BertModel") / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    said = message(CheckpointError, tmp_path)
+    assert str(path) in said
+    assert "damaged or cut short" in said
+    assert "download" in said
+
+
+def test_a_git_lfs_pointer(tmp_path: Path) -> None:
+    path = save(tmp_path, "BertModel") / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "git lfs pull" in message(CheckpointError, tmp_path)
+
+
+def test_a_damaged_pickle(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not a pickle")
+    said = message(CheckpointError, tmp_path, allow_pickle=True)
+    assert "cannot be read" in said
+
+
+def test_a_config_with_values_of_the_wrong_kind(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    edit_json(tmp_path / "config.json", hidden_size="many")
+    assert "cannot be" in message(CheckpointError, tmp_path)
+
+
+# Labels and activations
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem_type", "activation"),
+    [
+        ({"num_labels": 3}, "single_label_classification", "softmax"),
+        ({"num_labels": 1}, "regression", "sigmoid"),
+        ({"num_labels": 1, "problem_type": "regression"}, "regression", "none"),
+        ({"num_labels": 2, "problem_type": "regression"}, "regression", "none"),
+        (
+            {"num_labels": 4, "problem_type": "multi_label_classification"},
+            "multi_label_classification",
+            "sigmoid",
+        ),
+    ],
+)
+def test_activations_of_hugging_face(
+    tmp_path: Path, settings: dict[str, Any], problem_type: str, activation: str
+) -> None:
+    found = read(save(tmp_path, "BertForSequenceClassification", **settings))
+    assert (found.problem_type, found.activation) == (problem_type, activation)
+    assert found.labels == tuple(f"LABEL_{i}" for i in range(settings["num_labels"]))
+
+
+def test_token_classification_uses_softmax(tmp_path: Path) -> None:
+    found = read(save(tmp_path, "BertForTokenClassification", num_labels=5))
+    assert (found.activation, found.problem_type, len(found.labels)) == ("softmax", None, 5)
+
+
+def test_doubled_labels(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    edit_json(tmp_path / "config.json", id2label={"0": "same", "1": "same"}, label2id=None)
+    said = message(CheckpointError, tmp_path)
+    assert "same label (same)" in said
+
+
+def test_labels_with_a_gap(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    edit_json(tmp_path / "config.json", id2label={"0": "a", "2": "b"}, label2id=None)
+    assert "count from 0" in message(CheckpointError, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pairs"),
+    [
+        ({}, None),
+        ({"finetuning_task": "mrpc"}, True),
+        ({"finetuning_task": "sst2"}, False),
+        ({"id2label": {"0": "entailment", "1": "contradiction"}, "label2id": None}, True),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, True),
+    ],
+)
+def test_text_pairs(tmp_path: Path, changes: dict[str, Any], pairs: bool | None) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    edit_json(tmp_path / "config.json", **changes)
+    found = read(tmp_path)
+    assert found.pairs is pairs
+    cross = "sentence_transformers" in changes
+    assert any("cross-encoder, whose own activation is Identity" in note for note in found.notes) is cross
+
+
+# Tokenizers
+
+
+@pytest.mark.parametrize(
+    ("model_class", "kind"),
+    [("BertModel", "wordpiece"), ("RobertaModel", "bpe"), ("XLMRobertaModel", "unigram")],
+)
+def test_the_written_tokenizer_gives_the_checkpoints_ids(tmp_path: Path, model_class: str, kind: str) -> None:
+    found = read(save(tmp_path, model_class, tokenizer=kind))
+    auto: Any = transformers.AutoTokenizer
+    own = auto.from_pretrained(tmp_path)
+    written = Tokenizer.from_str(found.tokenizer_text)
+    for text in HARD_TEXTS:
+        assert written.encode(text).ids == own(text)["input_ids"]
+    assert json.loads(found.tokenizer_text)["padding"] is None
+    assert ("token_type_ids" in found.input_names) is (kind == "wordpiece")
+
+
+def test_padding_and_truncation_are_left_behind(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(16)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    written = Tokenizer.from_str(read(tmp_path).tokenizer_text)
+    assert len(written.encode("a").ids) == 3
+    assert len(written.encode("a " * 40).ids) == 42
+
+
+def test_a_vocabulary_without_a_tokenizer_json_is_converted(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    vocabulary = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab()
+    for path in tmp_path.glob("*token*"):
+        path.unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n")
+    own: Any = transformers.BertTokenizer.from_pretrained(tmp_path)
+    written = Tokenizer.from_str(read(tmp_path).tokenizer_text)
+    assert written.encode("Hello, world!").ids == own("Hello, world!")["input_ids"]
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    for path in tmp_path.glob("*token*"):
+        path.unlink()
+    said = message(CheckpointError, tmp_path)
+    assert "has no tokenizer" in said
+    assert "save_pretrained" in said
+
+
+def test_a_tokenizer_without_a_fast_version(tmp_path: Path) -> None:
+    save(tmp_path, "EsmModel", pad_token_id=1, mask_token_id=4)
+    for path in tmp_path.glob("*token*"):
+        path.unlink()
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTID", "<mask>"])
+    )
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "EsmTokenizer"}')
+    said = message(CheckpointError, tmp_path)
+    assert "a EsmTokenizer, has no fast version" in said
+    assert "put a tokenizer.json" in said
+    assert "PreTrainedTokenizerFast" in said
+
+
+def test_a_tokenizer_class_that_cannot_be_loaded_is_replaced_by_tokenizer_json(tmp_path: Path) -> None:
+    save(tmp_path, "XLMWithLMHeadModel")
+    edit_json(tmp_path / "tokenizer_config.json", tokenizer_class="XLMTokenizer")
+    assert read(tmp_path).task == "fill-mask"
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text("{}")
+    said = message(CheckpointError, tmp_path)
+    assert "cannot be loaded" in said
+    assert "put a tokenizer.json" in said
+
+
+def test_a_tokenizer_with_python_code_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import pre_tokenizers
+
+    class Jieba:
+        def pre_tokenize(self, text: Any) -> None:
+            text.split(lambda _, part: [part])
+
+    save(tmp_path, "BertModel")
+    loaded: Any = pretrained("wordpiece")
+    loaded.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Jieba())
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: loaded)
+    said = message(CheckpointError, tmp_path)
+    assert "splits texts with Python code" in said
+    assert "put a tokenizer.json" in said
+
+
+def test_a_tokenizer_that_changes_when_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, "BertModel")
+    other = pretrained("wordpiece", lowercase=False)
+    own: Any = pretrained("wordpiece")
+    monkeypatch.setattr(type(own), "backend_tokenizer", property(lambda _: other._tokenizer))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: own)
+    said = message(CheckpointError, tmp_path)
+    assert "gives other ids than" in said
+    assert "for example for '   leading and trailing   '" in said
+
+
+def test_a_broken_tokenizer_file(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    (tmp_path / "tokenizer.json").write_text('{"version": ')
+    assert "tokenizer.json cannot be read as JSON" in message(CheckpointError, tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    assert "cannot be loaded" in message(CheckpointError, tmp_path)
+
+
+def test_more_tokens_than_embeddings(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel", vocab_size=100)
+    said = message(CheckpointError, tmp_path)
+    assert "no embedding for" in said
+    assert "(100)" in said
+    assert "the model has 100, so the highest id is 99" in said
+    assert "resize_token_embeddings" in said
+
+
+def test_fill_mask_without_a_mask_token(tmp_path: Path) -> None:
+    save(tmp_path, "BertForMaskedLM")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        edit_json(tmp_path / name, mask_token=None)
+    said = message(CheckpointError, tmp_path)
+    assert "no mask token" in said
+    assert "special_tokens_map.json" in said
+
+
+# Length
+
+
+@pytest.mark.parametrize(
+    ("model_class", "tokenizer", "settings", "limit"),
+    [
+        ("BertModel", "wordpiece", {}, 64),
+        ("BertModel", "wordpiece", {"model_max_length": 40}, 40),
+        ("BertModel", "wordpiece", {"model_max_length": 10**30}, 64),
+        ("RobertaModel", "bpe", {}, 62),
+        ("RobertaModel", "bpe", {"pad_token_id": 0}, 63),
+        ("MPNetModel", "bpe", {}, 62),
+        ("DistilBertModel", "wordpiece", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}, 64),
+        ("DebertaV2Model", "wordpiece", {"position_biased_input": False, "relative_attention": True}, 512),
+        ("BertForQuestionAnswering", "wordpiece", {"max_position_embeddings": 512}, 384),
+        ("NystromformerModel", "wordpiece", {}, 64),
+        ("XLMWithLMHeadModel", "wordpiece", {}, 64),
+    ],
+)
+def test_the_longest_input(
+    tmp_path: Path, model_class: str, tokenizer: str, settings: dict[str, Any], limit: int
+) -> None:
+    found = read(save(tmp_path, model_class, tokenizer=tokenizer, **settings))
+    assert found.max_length == limit
+    ids = torch.full((1, limit), 7)
+    with torch.inference_mode():
+        found.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def test_no_limit_anywhere_is_said(tmp_path: Path) -> None:
+    save(tmp_path, "DebertaV2Model", position_biased_input=False, model_max_length=10**30)
+    found = read(tmp_path)
+    assert found.max_length == 64
+    assert any("limits the input: 64 tokens" in note for note in found.notes)
+
+
+def test_max_length_may_only_shorten(tmp_path: Path) -> None:
+    save(tmp_path, "BertModel")
+    assert read(tmp_path, max_length=32).max_length == 32
+    said = message(UsageError, tmp_path, max_length=65)
+    assert "--max-length 65" in said
+    assert "at most 64" in said
+    assert "at least 5" in message(UsageError, tmp_path, max_length=4)
+
+
+def test_big_bird_stays_below_block_sparse_attention(tmp_path: Path) -> None:
+    settings = {"block_size": 4, "num_random_blocks": 1, "max_position_embeddings": 128}
+    found = read(save(tmp_path, "BigBirdModel", tokenizer="unigram", **settings))
+    assert found.max_length == (5 + 2 * 1) * 4
+    assert found.config.attention_type == "original_full"
+    assert any("block-sparse" in note and "28 tokens" in note for note in found.notes)
+    full = read(save(tmp_path / "f", "BigBirdModel", tokenizer="unigram", attention_type="original_full"))
+    assert full.max_length == 64
+
+
+def test_nystromformer_with_landmarks(tmp_path: Path) -> None:
+    save(tmp_path, "NystromformerModel", num_landmarks=8, segment_means_seq_len=16)
+    said = message(UnsupportedError, tmp_path)
+    assert "num_landmarks 8" in said
+    assert "padded to exactly 16" in said
+
+
+# Pooling
+
+
+def test_plain_checkpoints_are_pooled_by_the_mean(tmp_path: Path) -> None:
+    found = read(save(tmp_path, "BertModel"))
+    assert (found.pooling, found.normalize, found.width, found.dense) == ("mean", False, 32, ())
+    assert any("--pooling and --normalize" in note for note in found.notes)
+    chosen = read(tmp_path, pooling="cls", normalize=True)
+    assert (chosen.pooling, chosen.normalize) == ("cls", True)
+
+
+def test_pooling_of_another_task(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    assert "--pooling is for feature-extraction" in message(UsageError, tmp_path, pooling="mean")
+    assert "--normalize is for feature-extraction" in message(UsageError, tmp_path, normalize=False)
+    assert "mean, cls, max, last" in message(UsageError, tmp_path, pooling="sum")
+
+
+def test_the_model_gives_what_transformers_gives(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    ids = torch.tensor([[2, 10, 11, 3]])
+    other: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with torch.inference_mode():
+        got = read(tmp_path).model(input_ids=ids).logits.numpy()
+        wanted = other.eval()(input_ids=ids).logits.numpy()
+    np.testing.assert_allclose(got, wanted, atol=1e-6)

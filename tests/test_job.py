@@ -1,0 +1,491 @@
+"""Jobs: interrupted, killed and gone on with, on every kind of output."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bertonnx.errors import BertonnxError, InputError, OutputError, RowError, UsageError
+from bertonnx.runtime import job
+from bertonnx.runtime.job import JobProgress, JobReport, progress_path, run_job
+from bertonnx.runtime.writers import open_writer
+from tests.fake_predictor import FakePredictor
+
+ROOT = Path(__file__).parent.parent
+ENDINGS = [".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".npy"]
+
+
+def texts(count: int) -> list[str]:
+    special = {3: "FAIL, please", 7: "", 11: "LONG", 12: 'a "quoted" é🙂', 20: "FAIL again"}
+    return [special.get(i % 40, f"text {i}") for i in range(count)]
+
+
+def write_input(folder: Path, count: int = 50, name: str = "in.txt") -> Path:
+    path = folder / name
+    path.write_text("".join(f"{text}\n" for text in texts(count)), encoding="utf-8")
+    return path
+
+
+def run(input: Path, output: Path | None, predictor: FakePredictor | None = None, **options: Any) -> JobReport:
+    return run_job(predictor or FakePredictor(), input=input, output=output, **options)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+class Stop(Exception):
+    pass
+
+
+def run_until(rows: int, input: Path, output: Path, **options: Any) -> None:
+    """Run a job whose progress bar fails after so many rows: an unexpected error in mid-run."""
+
+    def stop(now: JobProgress) -> None:
+        if now.rows == rows:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(input, output, progress=stop, **options)
+
+
+# A job that is not disturbed --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_job(tmp_path: Path, ending: str) -> None:
+    input = write_input(tmp_path)
+    output = tmp_path / f"out{ending}"
+    steps: list[JobProgress] = []
+    report = run(input, output, progress=steps.append)
+    assert (report.rows, report.errors, report.truncated, report.resumed_rows) == (50, 3, 1, 0)
+    assert report.seconds > 0
+    assert [step.rows for step in steps] == list(range(1, 51))
+    assert (steps[-1].errors, steps[-1].truncated) == (3, 1)
+    assert steps[-1].bytes_done == steps[-1].bytes_total == input.stat().st_size
+    assert names(tmp_path) == ["in.txt", output.name]
+
+
+def test_the_lines_are_in_the_order_of_the_input(tmp_path: Path) -> None:
+    run(write_input(tmp_path), tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(50))
+    assert [line["row"] for line in lines if "error" in line] == [3, 20, 43]
+    assert [line["row"] for line in lines if line.get("truncated")] == [11]
+
+
+def test_standard_output(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    input = write_input(tmp_path)
+    run(input, tmp_path / "out.jsonl")
+    program = (
+        "from bertonnx.runtime.job import run_job\nfrom tests.fake_predictor import FakePredictor\n"
+        "run_job(FakePredictor(), input='-', output=None)"
+    )
+    with input.open("rb") as file:
+        done = subprocess.run([sys.executable, "-c", program], stdin=file, capture_output=True, check=True, cwd=ROOT)
+    assert done.stdout == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_empty_input_gives_an_empty_output(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "in.txt").touch()
+    report = run(tmp_path / "in.txt", tmp_path / f"out{ending}")
+    assert (report.rows, report.errors) == (0, 0)
+    assert names(tmp_path) == ["in.txt", f"out{ending}"]
+
+
+def test_question_answering_and_pair_models_need_pairs(tmp_path: Path) -> None:
+    input = write_input(tmp_path)
+    for predictor in (FakePredictor("question-answering"), FakePredictor(pairs=True)):
+        with pytest.raises(InputError, match="pairs of texts are needed"):
+            run(input, tmp_path / "out.jsonl", predictor)
+    table = tmp_path / "in.csv"
+    table.write_text("context,question\nThe context,What?\n")
+    run(table, tmp_path / "out.jsonl", FakePredictor("question-answering"))
+    assert json.loads((tmp_path / "out.jsonl").read_text())["answer"] == "The conte"
+
+
+def test_the_look_ahead_is_the_predictors(tmp_path: Path) -> None:
+    """What a job itself holds is one row."""
+    input = write_input(tmp_path, 1000)
+    predictor = FakePredictor(window=10)
+    output = tmp_path / "out.jsonl"
+
+    def look(now: JobProgress) -> None:
+        assert len(predictor.texts) <= now.rows + 1
+        assert output.read_bytes().count(b"\n") == now.rows
+
+    run(input, output, predictor, progress=look)
+
+
+# What can be wrong ------------------------------------------------------------------------------
+
+
+def test_nothing_is_touched_when_the_input_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("a,b\n1,2\n")
+    for name in ("in.csv", "no.csv", "in.docx", "."):
+        for ending in ENDINGS:
+            output = tmp_path / f"out{ending}"
+            output.write_text("older")
+            with pytest.raises(InputError):
+                run(tmp_path / name, output)
+            assert output.read_text() == "older"
+            output.unlink()
+            assert names(tmp_path) == ["in.csv"]
+
+
+def test_nothing_is_touched_when_the_model_fails_at_once(tmp_path: Path) -> None:
+    input = write_input(tmp_path)
+    for ending in ENDINGS:
+        output = tmp_path / f"out{ending}"
+        output.write_text("older")
+        with pytest.raises(RowError, match="row 0: "):
+            run_job(
+                FakePredictor(), input=write_input(tmp_path, 1, "bad.jsonl"), output=output, on_error="fail"
+            )
+        assert output.read_text() == "older"
+        assert not progress_path(output).exists()
+    assert input.exists()
+
+
+def test_the_output_is_checked_first(tmp_path: Path) -> None:
+    input = write_input(tmp_path)
+    predictor = FakePredictor()
+    checks: list[tuple[Path, type[BertonnxError]]] = [
+        (tmp_path / "out.docx", UsageError),
+        (tmp_path / "no" / "out.csv", OutputError),
+        (tmp_path, OutputError),
+        (Path("/proc/out.csv"), OutputError),
+    ]
+    for output, kind in checks:
+        with pytest.raises(kind):
+            run(input, output, predictor)
+    table = tmp_path / "in.csv"
+    table.write_text("text\na\n")
+    with pytest.raises(UsageError, match="is the input"):
+        run(table, table)
+    assert table.read_text() == "text\na\n"
+    assert predictor.texts == []
+
+
+def test_the_first_error_ends_a_job_that_shall_fail(tmp_path: Path) -> None:
+    input = write_input(tmp_path)
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(RowError, match=r"^row 3: cannot do") as caught:
+        run(input, output, on_error="fail")
+    assert caught.value.kind == "runtime"
+    assert output.read_bytes().count(b"\n") == 3
+    assert run(input, output, resume=True) == pytest.approx_report((50, 3, 1, 3)) if False else True
+    report = run(input, output, resume=True)
+    assert (report.rows, report.errors, report.truncated, report.resumed_rows) == (50, 3, 1, 3)
+
+
+def test_a_full_device_says_what_is_kept(tmp_path: Path) -> None:
+    input = write_input(tmp_path)
+    (tmp_path / "out.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="No space left on device"):
+        run(input, tmp_path / "out.jsonl")
+    assert names(tmp_path) == ["in.txt", "out.jsonl"]
+
+
+def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertonnx.runtime.writers import _LineWriter
+
+    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
+    put = _LineWriter._put
+
+    def full(self: _LineWriter, text: str) -> None:
+        if '"row": 25' in text:
+            put(self, text[:20])
+            raise OSError(28, "No space left on device")
+        put(self, text)
+
+    monkeypatch.setattr(_LineWriter, "_put", full)
+    with pytest.raises(OutputError, match=r"No space left on device; .* kept: mend that and go on with --resume"):
+        run(input, output)
+    monkeypatch.undo()
+    assert run(input, output, resume=True).resumed_rows == 25
+    assert output.read_bytes() == whole_output(tmp_path, input, ".jsonl")
+
+
+def whole_output(folder: Path, input: Path, ending: str, **options: Any) -> bytes:
+    path = folder / f"whole{ending}"
+    run(input, path, **options)
+    return path.read_bytes()
+
+
+# Going on ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.jsonl", "in.parquet"])
+def test_going_on_after_an_error(tmp_path: Path, ending: str, name: str) -> None:
+    import pyarrow as pa
+
+    input = tmp_path / name
+    if name == "in.parquet":
+        pq.write_table(pa.table({"text": texts(50)}), input, row_group_size=8)
+    elif name == "in.jsonl":
+        input.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(50)))
+    else:
+        lines = ['"' + text.replace('"', '""') + '"' if name == "in.csv" else text for text in texts(50)]
+        input.write_text("".join(f"{line}\n" for line in (["text"] if name == "in.csv" else []) + lines))
+    whole = whole_output(tmp_path, input, ending)
+    output = tmp_path / f"out{ending}"
+    run_until(21, input, output)
+    assert progress_path(output).exists()
+    predictor = FakePredictor()
+    report = run(input, output, predictor, resume=True)
+    assert (report.rows, report.errors, report.truncated, report.resumed_rows) == (50, 3, 1, 21)
+    assert predictor.texts == texts(50)[21:]
+    assert output.read_bytes() == whole
+    assert names(tmp_path) == sorted([name, output.name, f"whole{ending}"])
+
+
+def test_nothing_to_go_on_with_starts_from_the_beginning(tmp_path: Path) -> None:
+    input = write_input(tmp_path)
+    for ending in ENDINGS:
+        output = tmp_path / f"out{ending}"
+        assert run(input, output, resume=True).resumed_rows == 0
+    (tmp_path / "empty.jsonl").touch()
+    assert run(input, tmp_path / "empty.jsonl", resume=True).resumed_rows == 0
+    # A spool alone does not say what it was begun with.
+    (tmp_path / "out.npy").rename(tmp_path / "new.npy.partial")
+    assert run(input, tmp_path / "new.npy", resume=True).resumed_rows == 0
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_complete_is_left_alone(tmp_path: Path, ending: str) -> None:
+    input = write_input(tmp_path)
+    output = tmp_path / f"out{ending}"
+    run(input, output)
+    before = output.stat()
+    predictor = FakePredictor()
+    report = run(input, output, predictor, resume=True)
+    assert (report.rows, report.errors, report.resumed_rows) == (50, 3, 50)
+    assert report.truncated == (0 if ending == ".npy" else 1)
+    assert predictor.texts == []
+    assert output.stat() == before or output.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_finished_output_of_another_input(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    run(write_input(tmp_path), output)
+    longer = write_input(tmp_path, 60, "longer.txt")
+    with pytest.raises(UsageError, match=r"holds 50 rows, the input has 60, and no .*out\.jsonl\.progress"):
+        run(longer, output, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"max_length": 64}}, r"begun with --max-length 128, and now it is 64;"),
+        ({"options": {}}, r"begun with --max-length 128, and now it is not given"),
+        ({"options": {"max_length": 128, "top_k": 2}}, r"begun with --top-k not given, and now it is 2"),
+        ({"column": "id"}, r"begun with --column text, and now it is id"),
+        ({"predictor": FakePredictor("regression")}, None),
+        ({"predictor": FakePredictor(max_length=99)}, r"begun with another model"),
+    ],
+)
+def test_another_model_or_option_is_not_gone_on_with(
+    tmp_path: Path, changes: dict[str, Any], message: str | None
+) -> None:
+    if message is None:
+        predictor = FakePredictor()
+        predictor.identity = "cd" * 32
+        changes, message = {"predictor": predictor}, "begun with another model"
+    input = tmp_path / "in.csv"
+    input.write_text("id,text\n" + "".join(f"{i},text {i}\n" for i in range(30)))
+    output = tmp_path / "out.csv"
+    same: dict[str, Any] = {"column": "text", "options": {"max_length": 128}}
+    run_until(10, input, output, **same)
+    left = output.read_bytes()
+    with pytest.raises(UsageError, match=message + r".*--resume needs the same again, or run without --resume"):
+        run(input, output, resume=True, **{**same, **changes})
+    assert output.read_bytes() == left
+    assert run(input, output, resume=True, **same).resumed_rows == 10
+
+
+def test_another_input_is_not_gone_on_with(tmp_path: Path) -> None:
+    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
+    run_until(10, input, output)
+    with pytest.raises(UsageError, match=r"another input, or the input in\.txt has changed since"):
+        run(write_input(tmp_path, 60, "other.txt"), output, resume=True)
+    os.utime(input, ns=(0, 0))
+    with pytest.raises(UsageError, match=r"the input in\.txt has changed since"):
+        run(input, output, resume=True)
+    assert run(input, output).resumed_rows == 0, "without resume it starts over"
+
+
+def test_a_note_that_cannot_be_read(tmp_path: Path) -> None:
+    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
+    run_until(10, input, output)
+    for text in ("", "{", "[]", '{"format": 99}'):
+        progress_path(output).write_text(text)
+        with pytest.raises(UsageError, match=r"out\.jsonl\.progress is not of this version .* without --resume"):
+            run(input, output, resume=True)
+
+
+def test_standard_output_cannot_be_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--resume goes on with a file; name it with -o FILE"):
+        run(write_input(tmp_path), None, resume=True)
+
+
+def test_standard_input_that_has_become_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertonnx.runtime import readers
+
+    output = tmp_path / "out.jsonl"
+
+    class Stdin:
+        def __init__(self, rows: int) -> None:
+            self.buffer = write_input(tmp_path, rows, "stdin").open("rb")
+
+    def feed(rows: int) -> Stdin:
+        stdin = Stdin(rows)
+        monkeypatch.setattr(readers.sys, "stdin", stdin)
+        return stdin
+
+    first = feed(50)
+    run_until(20, Path("-"), output)
+    second = feed(10)
+    with pytest.raises(UsageError, match="holds 20 rows already, and the input has 10: it is another input"):
+        run(Path("-"), output, resume=True)
+    third = feed(50)
+    assert run(Path("-"), output, resume=True).resumed_rows == 20
+    for stdin in (first, second, third):
+        stdin.buffer.close()
+
+
+def test_a_kill_between_emptying_the_output_and_the_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older, longer output must not be taken for the rows of the run that replaces it."""
+    output = tmp_path / "out.jsonl"
+    input = write_input(tmp_path, 30)
+    run(input, output)
+
+    def die(self: object, path: Path) -> None:  # noqa: ARG001
+        raise Stop
+
+    monkeypatch.setattr(job._Note, "_write", die)
+    other = write_input(tmp_path, 60, "other.txt")
+    with pytest.raises(Stop):
+        run(other, output)
+    monkeypatch.undo()
+    assert run(other, output, resume=True).resumed_rows == 0
+    assert output.read_bytes().count(b"\n") == 60
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".npy"])
+def test_a_kill_while_the_output_is_completed(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
+    whole = whole_output(tmp_path, input, ending)
+    output.write_bytes(b"older")
+    writer = type(open_writer(output, card=FakePredictor().card))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_assemble", lambda self, target: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            run(input, output)
+    assert output.read_bytes() == b"older"
+    assert not (tmp_path / f"out{ending}.finishing").exists()
+    with monkeypatch.context() as patch:  # complete, but its note and its spool still there
+        patch.setattr(job._Note, "remove", lambda self: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            run(input, output, resume=True)
+    assert output.read_bytes() == whole
+    predictor = FakePredictor()
+    assert run(input, output, predictor, resume=True).resumed_rows == 50
+    assert predictor.texts == []
+    assert output.read_bytes() == whole
+    assert names(tmp_path) == sorted(["in.txt", output.name, f"whole{ending}"])
+
+
+# Real signals -----------------------------------------------------------------------------------
+
+
+def start(task: str, input: Path, output: Path, seconds: float, *flags: str) -> subprocess.Popen[bytes]:
+    program = ROOT / "tests" / "fake_predictor.py"
+    return subprocess.Popen(
+        [sys.executable, program, task, input, output, str(seconds), *flags], stderr=subprocess.PIPE
+    )
+
+
+def wait_for(note: Path, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 60
+    while not note.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet", ".npy"])
+def test_killed_again_and_again_no_row_is_lost_or_doubled(tmp_path: Path, ending: str) -> None:
+    input = write_input(tmp_path, 1500)
+    output = tmp_path / f"out{ending}"
+    whole = whole_output(tmp_path, input, ending, predictor=FakePredictor("feature-extraction"))
+    dice = random.Random(ending)
+    kills = 0
+    for attempt in range(40):
+        process = start("feature-extraction", input, output, 0.0015, *(["--resume"] if attempt else []))
+        wait_for(progress_path(output), process)
+        try:
+            process.communicate(timeout=dice.uniform(0.0, 0.9) if kills < 4 else 60)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    assert kills >= 2
+    assert process.returncode == 0
+    assert output.read_bytes() == whole
+    assert names(tmp_path) == sorted(["in.txt", output.name, f"whole{ending}"])
+    if ending == ".npy":
+        assert np.load(output).shape == (1500, 8)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_interrupted_what_was_finished_is_there(tmp_path: Path, ending: str) -> None:
+    input = write_input(tmp_path, 1500)
+    output = tmp_path / f"out{ending}"
+    whole = whole_output(tmp_path, input, ending, predictor=FakePredictor("feature-extraction"))
+    process = start("feature-extraction", input, output, 0.003)
+    wait_for(progress_path(output), process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert errors.strip().endswith(b"KeyboardInterrupt")
+    assert progress_path(output).exists()
+    report = run(input, output, FakePredictor("feature-extraction"), resume=True)
+    assert 20 < report.resumed_rows < 1500
+    assert output.read_bytes() == whole
+
+
+def test_memory_does_not_grow_with_the_job(tmp_path: Path) -> None:
+    program = (
+        "import sys, tracemalloc\n"
+        "from bertonnx.runtime.job import run_job\n"
+        "from tests.fake_predictor import FakePredictor\n"
+        "run_job(FakePredictor('regression'), input=sys.argv[1], output=sys.argv[2])\n"
+        "tracemalloc.start()\n"
+        "class Quick(FakePredictor):\n"
+        "    def _result(self, row): return {'score': 0.5}\n"
+        "run_job(Quick('regression'), input=sys.argv[1], output=sys.argv[2])\n"
+        "print(tracemalloc.get_traced_memory()[1])\n"
+    )
+    peaks = []
+    for rows in (2_000, 40_000):
+        input = write_input(tmp_path, rows)
+        command = [sys.executable, "-c", program.replace("FakePredictor('regression')", "Quick('regression')", 0)]
+        done = subprocess.run(
+            [*command, input, tmp_path / "out.jsonl"], capture_output=True, check=True, cwd=ROOT
+        )
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.05 * peaks[0] + 50_000, peaks
