@@ -117,8 +117,7 @@ def load(
 
     Raises:
         UsageError: arguments that are wrong in themselves.
-        UnsupportedError: the family, task or modules cannot be exported, or this checkpoint has no
-            such head.
+        UnsupportedError: the family, task or modules cannot be exported, or there is no such head.
         CheckpointError: a part is missing, broken, or contradicts another.
         SourceError: a part lies in a pickle file, and `allow_pickle` is off.
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
+from bertonnx.exporters.checkpoint_task import task_of
 from bertonnx.exporters.encoders import exportable_tasks
 from bertonnx.exporters.quiet import quiet
 from bertonnx.exporters.sources import read_json
@@ -116,7 +117,7 @@ def load_model(
         ) from None
     _require_shapes(folder, loaded, config)
     missing = _needed(task, loaded)
-    if missing and (asked or _beam_search(task, config)) and _lacks_head(loaded, missing):
+    if missing and (asked or _beam_search(task, config)) and _lacks_head(task, loaded, missing, config):
         raise UnsupportedError(
             f"this checkpoint cannot serve {task}: it has no weights for that head ({_listed(missing)})"
             f"{_beam_search(task, config)}; it can serve: --task {' or '.join(served())}"
@@ -238,10 +239,13 @@ def _in_base(key: str, model: PreTrainedModel) -> bool:
     return model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
 
 
-def _lacks_head(loaded: _Attempt, missing: Sequence[str]) -> bool:
-    """Tell whether only the head's weights are missing, and all of them, tied ones aside."""
+def _lacks_head(task: str, loaded: _Attempt, missing: Sequence[str], config: PretrainedConfig) -> bool:
+    """Tell a checkpoint without the task's head from one whose head or encoder is incomplete."""
     if any(_in_base(key, loaded.model) and ".pooler." not in key for key in missing):
         return False
+    if task_of(config.architectures or ())[0] != task:
+        # ModernBERT's heads share layers, so that only a part of another task's head is missing.
+        return True
     encoder = {id(parameter) for parameter in loaded.model.base_model.parameters()}
     names: dict[int, set[str]] = {}
     for key, parameter in loaded.model.named_parameters(remove_duplicate=False):

@@ -121,13 +121,14 @@ def export(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    card = _card(checkpoint, precision=precision, optimize=optimize)
-    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
-    rows = _samples(checkpoint)
-    inputs = batches(rows, tokenizer, checkpoint)
 
     progress("tracing the graph")
     model = _with_heads(trace(checkpoint), checkpoint)
+    card = _card(checkpoint, model, precision=precision, optimize=optimize)
+    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
+    rows = _samples(checkpoint)
+    inputs = batches(rows, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
+
     progress("optimising the graph")
     model, fusions = _optimized(model, checkpoint, inputs[0], optimize)
     if precision == "fp16":
@@ -172,7 +173,7 @@ def _check_choices(*, precision: str, optimize: str) -> None:
         raise UsageError(f"--optimize {optimize} is unknown; it can be {', '.join(OPTIMIZE)}")
 
 
-def _card(checkpoint: Checkpoint, *, precision: str, optimize: str) -> Card:
+def _card(checkpoint: Checkpoint, model: onnx.ModelProto, *, precision: str, optimize: str) -> Card:
     shared = {
         name: getattr(checkpoint, name)
         for name in Card.__dataclass_fields__
@@ -180,7 +181,7 @@ def _card(checkpoint: Checkpoint, *, precision: str, optimize: str) -> Card:
     }
     return Card(
         **shared,
-        inputs=checkpoint.input_names,
+        inputs=tuple(value.name for value in model.graph.input),
         outputs=task_named(checkpoint.task).outputs,
         precision=precision,
         optimize=optimize,
@@ -239,7 +240,7 @@ def _optimized(
     attention = fuse_attention(model, _small(sample))
     fusions = _fusions(model, attention, checkpoint)
     model = clean(model)
-    unmask_attention(model, max_length=checkpoint.max_length, inputs=checkpoint.input_names)
+    unmask_attention(model, max_length=checkpoint.max_length)
     return clean(model), fusions
 
 

@@ -47,14 +47,16 @@ class Parity:
 
 
 def batches(
-    rows: Sequence[Row], tokenizer: TextTokenizer, checkpoint: Checkpoint
+    rows: Sequence[Row], tokenizer: TextTokenizer, *, inputs: Sequence[str], pad_token_id: int
 ) -> list[Batch]:
     """Return the rows as one padded batch, and then each alone without padding.
 
     Both matter: a graph may compute the two in different ways (`exporters.unmasked`).
     """
     pieces = [item.pieces[0] for item in tokenizer.encode(rows) if isinstance(item, Encoded)]
-    return [_padded(pieces, checkpoint), *(_padded([piece], checkpoint) for piece in pieces)]
+    return [
+        _padded(group, inputs, pad_token_id) for group in (pieces, *([piece] for piece in pieces))
+    ]
 
 
 def compare(
@@ -92,11 +94,11 @@ def _per_token(name: str, checkpoint: Checkpoint) -> bool:
     return name in _PER_TOKEN or checkpoint.task in ("token-classification", "fill-mask")
 
 
-def _padded(pieces: Sequence[Piece], checkpoint: Checkpoint) -> Batch:
+def _padded(pieces: Sequence[Piece], inputs: Sequence[str], pad_token_id: int) -> Batch:
     length = max(len(piece.ids) for piece in pieces)
     shape = (len(pieces), length)
     feeds = {
-        "input_ids": np.full(shape, checkpoint.pad_token_id, dtype=np.int64),
+        "input_ids": np.full(shape, pad_token_id, dtype=np.int64),
         "attention_mask": np.zeros(shape, dtype=np.int64),
         "token_type_ids": np.zeros(shape, dtype=np.int64),
     }
@@ -104,8 +106,7 @@ def _padded(pieces: Sequence[Piece], checkpoint: Checkpoint) -> Batch:
         feeds["input_ids"][i, : len(piece.ids)] = piece.ids
         feeds["attention_mask"][i, : len(piece.ids)] = 1
         feeds["token_type_ids"][i, : len(piece.ids)] = piece.type_ids
-    kept = {*checkpoint.input_names, "attention_mask"}
-    return Batch({name: array for name, array in feeds.items() if name in kept})
+    return Batch({name: feeds[name] for name in inputs})
 
 
 def _difference(reference: Array, actual: Array, mask: npt.NDArray[np.bool_] | None) -> Parity:

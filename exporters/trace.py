@@ -60,7 +60,8 @@ def _export_config(checkpoint: Checkpoint) -> Any:
         library_name="transformers",
     )
     base = constructor(checkpoint.model.config)
-    wanted = {name: axes for name, axes in base.inputs.items() if name in checkpoint.input_names}
+    names = {*checkpoint.input_names, "attention_mask"}
+    wanted = {name: axes for name, axes in base.inputs.items() if name in names}
 
     class Narrowed(type(base)):  # type: ignore[misc]  # the class is known at run time only
         inputs = property(lambda _: wanted)

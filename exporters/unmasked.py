@@ -22,21 +22,18 @@ _BIAS = 5
 """Place of `attention_bias` among the operator's inputs."""
 
 
-def unmask_attention(model: onnx.ModelProto, *, max_length: int, inputs: tuple[str, ...]) -> int:
+def unmask_attention(model: onnx.ModelProto, *, max_length: int) -> int:
     """Give every attention whose bias is only padding a second way without it; return how many.
 
     Args:
         model: the graph to change in place.
         max_length: the longest input in tokens, at which a bias must be all zero.
-        inputs: names of the graph's inputs, each int64 of shape (batch, tokens).
     """
-    if "attention_mask" not in inputs:
-        return 0
     graph = Graph(model)
     graph.finish()  # puts the nodes in order, which the moves below rely on
     nodes = [node for node in graph.nodes if node.op_type == "MultiHeadAttention" and len(node.input) > _BIAS]
     biases = {node.input[_BIAS] for node in nodes}
-    padding_only = _padding_only(graph, biases, max_length=max_length, inputs=inputs)
+    padding_only = _padding_only(graph, biases, max_length)
     chosen = [node for node in nodes if node.input[_BIAS] in padding_only]
     if not chosen:
         return 0
@@ -48,7 +45,7 @@ def unmask_attention(model: onnx.ModelProto, *, max_length: int, inputs: tuple[s
     return len(chosen)
 
 
-def _padding_only(graph: Graph, biases: set[str], *, max_length: int, inputs: tuple[str, ...]) -> set[str]:
+def _padding_only(graph: Graph, biases: set[str], max_length: int) -> set[str]:
     """Return the biases that are zero everywhere when nothing is padded."""
     if not biases:
         return set()
@@ -60,7 +57,7 @@ def _padding_only(graph: Graph, biases: set[str], *, max_length: int, inputs: tu
     remaining = set(biases)
     for length in {2, max_length}:
         ones = np.ones((1, length), dtype=np.int64)
-        values = run_graph(part, {name: ones for name in inputs}, sorted(biases))
+        values = run_graph(part, {value.name: ones for value in graph.proto.input}, sorted(biases))
         remaining -= {name for name, value in values.items() if np.any(value != 0)}
     return remaining
 

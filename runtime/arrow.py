@@ -285,7 +285,7 @@ class ArrowWriter(SpoolWriter):
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if waiting and self._file is not None:
+        if waiting and self._file is not None and not self._file.closed:
             self._file.write(to_batch(self._card, waiting).serialize())
             self._file.flush()
         self._since = time.monotonic()

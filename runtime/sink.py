@@ -150,7 +150,7 @@ class SpoolWriter(Writer):
             self._file.flush()
 
     def _flush(self) -> None:
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
             self._file.flush()
 
     def _finish(self) -> None:

@@ -285,7 +285,7 @@ class _LineWriter(Writer):
         self._put(self._form.text(index, result))
 
     def _flush(self) -> None:
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
             self._file.flush()
 
     def _finish(self) -> None:

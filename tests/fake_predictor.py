@@ -19,7 +19,7 @@ from bertonnx.models.card import Card
 from bertonnx.runtime.job import run_job
 from bertonnx.runtime.rows import Item, Row
 
-LABELS = ("NEGATIVE", "NEUTRAL, \"so so\"", "POSITIVE")
+LABELS = ("NEGATIVE", 'NEUTRAL, "so so"', "POSITIVE")
 
 
 def card(task: str, **changes: object) -> Card:
@@ -78,7 +78,10 @@ def result_of(card: Card, row: Row) -> Item:
         return {"masks": [[{"token": "é", "token_id": 7, "score": score, "sequence": row.text}]]}
     if card.problem_type == "regression":
         return {"score": score}
-    scores = {name: float(x) for name, x in zip(card.labels, random.random(len(card.labels)).astype("f4"), strict=True)}
+    scores = {
+        name: float(x)
+        for name, x in zip(card.labels, random.random(len(card.labels)).astype("f4"), strict=True)
+    }
     if card.problem_type == "multi_label_classification":
         return {"labels": [name for name, x in scores.items() if x > 0.5], "scores": scores}
     best = max(scores, key=scores.__getitem__)
@@ -86,8 +89,9 @@ def result_of(card: Card, row: Row) -> Item:
 
 
 def main(task: str, input: str, output: str, seconds: str, *flags: str) -> None:
-    # A look-ahead that spans several rows, so that a kill always finds rows in flight.
-    run_job(FakePredictor(task, seconds=float(seconds)), input=input, output=output, resume="--resume" in flags)
+    run_job(
+        FakePredictor(task, seconds=float(seconds)), input=input, output=output, resume="--resume" in flags
+    )
 
 
 if __name__ == "__main__":

@@ -122,6 +122,25 @@ def test_no_answer_is_an_answer_only_where_it_may_be() -> None:
     assert item["score"] == pytest.approx(1 / (1 + np.exp(-6)) ** 2, abs=1e-5)
 
 
+def test_one_window_with_an_answer_is_enough() -> None:
+    card = Card("question-answering", "bert", 16, inputs=(), outputs=())
+    tokenizer = TextTokenizer(wordpiece().to_str(), card, long_text="stride", stride=0)
+    (encoded,) = tokenizer.encode([Row(QUESTION, CONTEXT)])
+    assert isinstance(encoded, Encoded)
+    assert len(encoded.pieces) > 1
+    decoder = AnswerDecoder(top_k=2, handle_impossible_answer=True)
+    kept = []
+    for piece, place in zip(encoded.pieces, (0, *[-2] * len(encoded.pieces)), strict=False):
+        logits = np.full(len(piece.ids), -20, np.float32)
+        logits[place] = 9.0  # the first window points to [CLS], the others to their last word
+        kept.append(decoder.keep(piece, {"start_logits": logits, "end_logits": logits}))
+    answers = decoder.decode(encoded, kept)["answers"]
+    assert answers[0]["answer"]
+    assert answers[0]["score"] > 0.9
+    assert "" not in [answer["answer"] for answer in answers]
+    assert decoder.decode(Encoded(encoded.row, encoded.pieces[:1]), kept[:1])["answer"] == ""
+
+
 def test_scores_are_float32() -> None:
     item = decode({(4, 7): 5.0, (25, 28): 4.0}, AnswerDecoder(top_k=4))
     assert all(answer["score"] == float(np.float32(answer["score"])) for answer in item["answers"])

@@ -119,6 +119,15 @@ def test_several_masks_show_each_other() -> None:
     assert sequences == ["[CLS] in of [MASK] [SEP]", "[CLS] [MASK] of in [SEP]"]
 
 
+def test_padding_is_left_out_of_the_sequence() -> None:
+    encoded = read("[MASK] of [MASK]")
+    decoder = make(1)
+    item = decoder.decode(encoded, [decoder.keep(encoded.pieces[0], logits_for("[PAD]", 5))])
+    (first,), (second,) = item["masks"]
+    assert (first["token"], first["sequence"]) == ("[PAD]", "[CLS] of [MASK] [SEP]")
+    assert second["sequence"] == "[CLS] [MASK] of [SEP]"
+
+
 def test_top_k_ends_with_the_vocabulary() -> None:
     encoded = read("[MASK]")
     decoder = make(10_000)

@@ -37,16 +37,22 @@ def write_input(folder: Path, count: int = 50, name: str = "in.txt") -> Path:
     return path
 
 
-def run(input: Path, output: Path | None, predictor: FakePredictor | None = None, **options: Any) -> JobReport:
+def run(
+    input: Path, output: Path | None, predictor: FakePredictor | None = None, **options: Any
+) -> JobReport:
     return run_job(predictor or FakePredictor(), input=input, output=output, **options)
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in folder.iterdir())
 
 
 class Stop(Exception):
     pass
+
+
+def _stopped(*_: object) -> None:
+    raise Stop
 
 
 def run_until(rows: int, input: Path, output: Path, **options: Any) -> None:
@@ -85,7 +91,7 @@ def test_the_lines_are_in_the_order_of_the_input(tmp_path: Path) -> None:
     assert [line["row"] for line in lines if line.get("truncated")] == [11]
 
 
-def test_standard_output(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_standard_output(tmp_path: Path) -> None:
     input = write_input(tmp_path)
     run(input, tmp_path / "out.jsonl")
     program = (
@@ -93,7 +99,9 @@ def test_standard_output(tmp_path: Path, capfdbinary: pytest.CaptureFixture[byte
         "run_job(FakePredictor(), input='-', output=None)"
     )
     with input.open("rb") as file:
-        done = subprocess.run([sys.executable, "-c", program], stdin=file, capture_output=True, check=True, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdin=file, capture_output=True, check=True, cwd=ROOT
+        )
     assert done.stdout == (tmp_path / "out.jsonl").read_bytes()
 
 
@@ -145,18 +153,15 @@ def test_nothing_is_touched_when_the_input_is_bad(tmp_path: Path) -> None:
             assert names(tmp_path) == ["in.csv"]
 
 
-def test_nothing_is_touched_when_the_model_fails_at_once(tmp_path: Path) -> None:
-    input = write_input(tmp_path)
+def test_nothing_is_touched_when_the_first_row_ends_the_job(tmp_path: Path) -> None:
+    bad = write_input(tmp_path, 1, "bad.jsonl")
     for ending in ENDINGS:
         output = tmp_path / f"out{ending}"
         output.write_text("older")
         with pytest.raises(RowError, match="row 0: "):
-            run_job(
-                FakePredictor(), input=write_input(tmp_path, 1, "bad.jsonl"), output=output, on_error="fail"
-            )
+            run(bad, output, on_error="fail")
         assert output.read_text() == "older"
         assert not progress_path(output).exists()
-    assert input.exists()
 
 
 def test_the_output_is_checked_first(tmp_path: Path) -> None:
@@ -186,7 +191,6 @@ def test_the_first_error_ends_a_job_that_shall_fail(tmp_path: Path) -> None:
         run(input, output, on_error="fail")
     assert caught.value.kind == "runtime"
     assert output.read_bytes().count(b"\n") == 3
-    assert run(input, output, resume=True) == pytest.approx_report((50, 3, 1, 3)) if False else True
     report = run(input, output, resume=True)
     assert (report.rows, report.errors, report.truncated, report.resumed_rows) == (50, 3, 1, 3)
 
@@ -212,7 +216,9 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path, monkeypatch: pytest.
         put(self, text)
 
     monkeypatch.setattr(_LineWriter, "_put", full)
-    with pytest.raises(OutputError, match=r"No space left on device; .* kept: mend that and go on with --resume"):
+    with pytest.raises(
+        OutputError, match=r"No space left on device; .* kept: mend that and go on with --resume"
+    ):
         run(input, output)
     monkeypatch.undo()
     assert run(input, output, resume=True).resumed_rows == 25
@@ -276,7 +282,8 @@ def test_what_is_complete_is_left_alone(tmp_path: Path, ending: str) -> None:
     assert (report.rows, report.errors, report.resumed_rows) == (50, 3, 50)
     assert report.truncated == (0 if ending == ".npy" else 1)
     assert predictor.texts == []
-    assert output.stat() == before or output.stat().st_mtime_ns == before.st_mtime_ns
+    after = output.stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
 def test_a_finished_output_of_another_input(tmp_path: Path) -> None:
@@ -294,7 +301,7 @@ def test_a_finished_output_of_another_input(tmp_path: Path) -> None:
         ({"options": {}}, r"begun with --max-length 128, and now it is not given"),
         ({"options": {"max_length": 128, "top_k": 2}}, r"begun with --top-k not given, and now it is 2"),
         ({"column": "id"}, r"begun with --column text, and now it is id"),
-        ({"predictor": FakePredictor("regression")}, None),
+        ({}, None),
         ({"predictor": FakePredictor(max_length=99)}, r"begun with another model"),
     ],
 )
@@ -311,7 +318,9 @@ def test_another_model_or_option_is_not_gone_on_with(
     same: dict[str, Any] = {"column": "text", "options": {"max_length": 128}}
     run_until(10, input, output, **same)
     left = output.read_bytes()
-    with pytest.raises(UsageError, match=message + r".*--resume needs the same again, or run without --resume"):
+    with pytest.raises(
+        UsageError, match=message + r".*--resume needs the same again, or run without --resume"
+    ):
         run(input, output, resume=True, **{**same, **changes})
     assert output.read_bytes() == left
     assert run(input, output, resume=True, **same).resumed_rows == 10
@@ -333,7 +342,9 @@ def test_a_note_that_cannot_be_read(tmp_path: Path) -> None:
     run_until(10, input, output)
     for text in ("", "{", "[]", '{"format": 99}'):
         progress_path(output).write_text(text)
-        with pytest.raises(UsageError, match=r"out\.jsonl\.progress is not of this version .* without --resume"):
+        with pytest.raises(
+            UsageError, match=r"out\.jsonl\.progress is not of this version .* without --resume"
+        ):
             run(input, output, resume=True)
 
 
@@ -343,8 +354,6 @@ def test_standard_output_cannot_be_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_standard_input_that_has_become_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertonnx.runtime import readers
-
     output = tmp_path / "out.jsonl"
 
     class Stdin:
@@ -353,7 +362,7 @@ def test_standard_input_that_has_become_shorter(tmp_path: Path, monkeypatch: pyt
 
     def feed(rows: int) -> Stdin:
         stdin = Stdin(rows)
-        monkeypatch.setattr(readers.sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdin", stdin)
         return stdin
 
     first = feed(50)
@@ -367,7 +376,26 @@ def test_standard_input_that_has_become_shorter(tmp_path: Path, monkeypatch: pyt
         stdin.buffer.close()
 
 
-def test_a_kill_between_emptying_the_output_and_the_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ending", [".parquet", ".npy"])
+def test_a_disk_that_fills_up_while_the_output_is_completed(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
+
+    def full(self: object, target: object) -> None:  # noqa: ARG001
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(open_writer(output, card=FakePredictor().card)), "_assemble", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            run(input, output)
+    assert names(tmp_path) == ["in.txt", f"out{ending}.partial", f"out{ending}.progress"]
+    assert run(input, output, resume=True).resumed_rows == 50
+
+
+def test_a_kill_between_emptying_the_output_and_the_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An older, longer output must not be taken for the rows of the run that replaces it."""
     output = tmp_path / "out.jsonl"
     input = write_input(tmp_path, 30)
@@ -386,19 +414,21 @@ def test_a_kill_between_emptying_the_output_and_the_note(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".arrow", ".npy"])
-def test_a_kill_while_the_output_is_completed(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_the_output_is_completed(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     input, output = write_input(tmp_path), tmp_path / f"out{ending}"
     whole = whole_output(tmp_path, input, ending)
     output.write_bytes(b"older")
     writer = type(open_writer(output, card=FakePredictor().card))
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "_assemble", lambda self, target: (_ for _ in ()).throw(Stop))
+        patch.setattr(writer, "_assemble", _stopped)
         with pytest.raises(Stop):
             run(input, output)
     assert output.read_bytes() == b"older"
     assert not (tmp_path / f"out{ending}.finishing").exists()
     with monkeypatch.context() as patch:  # complete, but its note and its spool still there
-        patch.setattr(job._Note, "remove", lambda self: (_ for _ in ()).throw(Stop))
+        patch.setattr(job._Note, "remove", _stopped)
         with pytest.raises(Stop):
             run(input, output, resume=True)
     assert output.read_bytes() == whole
@@ -473,19 +503,16 @@ def test_memory_does_not_grow_with_the_job(tmp_path: Path) -> None:
         "import sys, tracemalloc\n"
         "from bertonnx.runtime.job import run_job\n"
         "from tests.fake_predictor import FakePredictor\n"
-        "run_job(FakePredictor('regression'), input=sys.argv[1], output=sys.argv[2])\n"
-        "tracemalloc.start()\n"
         "class Quick(FakePredictor):\n"
         "    def _result(self, row): return {'score': 0.5}\n"
-        "run_job(Quick('regression'), input=sys.argv[1], output=sys.argv[2])\n"
-        "print(tracemalloc.get_traced_memory()[1])\n"
+        "quick = Quick(problem_type='regression', labels=())\n"
+        "for input in sys.argv[1:]:\n"  # the first run pays for what is imported and cached
+        "    tracemalloc.start()\n"
+        "    run_job(quick, input=input, output=sys.argv[1] + '.jsonl')\n"
+        "    print(tracemalloc.get_traced_memory()[1])\n"
+        "    tracemalloc.stop()\n"
     )
-    peaks = []
-    for rows in (2_000, 40_000):
-        input = write_input(tmp_path, rows)
-        command = [sys.executable, "-c", program.replace("FakePredictor('regression')", "Quick('regression')", 0)]
-        done = subprocess.run(
-            [*command, input, tmp_path / "out.jsonl"], capture_output=True, check=True, cwd=ROOT
-        )
-        peaks.append(int(done.stdout))
-    assert peaks[1] < 1.05 * peaks[0] + 50_000, peaks
+    inputs = [write_input(tmp_path, rows, f"in{rows}.txt") for rows in (100, 2_000, 40_000)]
+    done = subprocess.run([sys.executable, "-c", program, *inputs], capture_output=True, check=True, cwd=ROOT)
+    _, small, large = map(int, done.stdout.split())
+    assert large < 1.05 * small + 50_000

