@@ -83,13 +83,17 @@ print(json.dumps({"embedding": session.run(["sentence_embedding"], feeds)[0][0].
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7, help="how often each process runs (default 7)")
     rounds = parser.parse_args().rounds
     commands = _commands()
     results = alternate({name: lambda c=c: measure(c) for name, c in commands.items()}, rounds=rounds)
     _require_agreement(results)
-    publish("startup", title="From process start to the first prediction", body=_body(results), packages=PACKAGES)
+    publish(
+        "startup", title="From process start to the first prediction", body=_body(results), packages=PACKAGES
+    )
 
 
 def _commands() -> dict[str, list[str]]:
@@ -132,7 +136,9 @@ def _body(results: dict[str, list[Measured]]) -> str:
         )
     header = ("process", "first line, median s", "minimum s", "whole, median s", "peak MiB", "times faster")
     ratio = slow / median([run.first for run in results["bertonnx run"]])
-    said = verdict(ratio >= BAR, f"`bertonnx run` at least {BAR} times faster than the pipeline", f"{ratio:.1f}")
+    said = verdict(
+        ratio >= BAR, f"`bertonnx run` at least {BAR} times faster than the pipeline", f"{ratio:.1f}"
+    )
     return f"{len(results['pipeline'])} alternating runs each.\n\n{table(header, rows)}\n\n{said}"
 
 

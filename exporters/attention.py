@@ -81,9 +81,7 @@ def _match(graph: Graph, node: onnx.NodeProto) -> Attention | None:
     product, scale, biases = scores
     query, query_scale = _unscaled(graph, product.input[0])
     key, key_scale = _unscaled(graph, product.input[1])
-    return Attention(
-        query, key, reader.input[1], scale * query_scale * key_scale, biases, reader.output[0]
-    )
+    return Attention(query, key, reader.input[1], scale * query_scale * key_scale, biases, reader.output[0])
 
 
 def _scores(
@@ -137,7 +135,7 @@ def _unexpanded(graph: Graph, condition: str) -> str:
     expand = graph.producer(condition, "Expand")
     if expand is None or graph.producer(expand.input[1], "Shape") is None:
         return condition
-    return expand.input[0]
+    return str(expand.input[0])
 
 
 def _scaled(graph: Graph, node: onnx.NodeProto) -> tuple[str, float] | None:
@@ -235,7 +233,7 @@ def _tokens_first(graph: Graph, value: str, order: tuple[int, ...]) -> str:
         node = graph.producer(base, "Transpose")
     reshape = graph.producer(base, "Reshape")
     if order == (0, 1, 2, 3) and reshape is not None and _splits_last(graph, reshape):
-        return reshape.input[0]
+        return str(reshape.input[0])
     if order != (0, 1, 2, 3):
         base = graph.add("Transpose", [base], f"{value}/tokens_first", attributes={"perm": list(order)})
     shape = graph.add_constant([0, 0, -1], np.int64, "merge_heads")
@@ -269,7 +267,9 @@ def _deliver(graph: Graph, old: str, fused: str, heads: int, width: int) -> None
                 return
     shape = graph.add_constant([0, 0, heads, -1], np.int64, "split_heads")
     split = graph.add("Reshape", [fused, shape], f"{old}/split")
-    graph.replace(old, graph.add("Transpose", [split], f"{old}/heads_first", attributes={"perm": [0, 2, 1, 3]}))
+    graph.replace(
+        old, graph.add("Transpose", [split], f"{old}/heads_first", attributes={"perm": [0, 2, 1, 3]})
+    )
 
 
 def _merging(graph: Graph, value: str) -> onnx.NodeProto | None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["MS_DOMAIN", "Graph"]
+__all__ = ["MS_DOMAIN", "Graph", "reads"]
 
 MS_DOMAIN = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
@@ -38,7 +38,8 @@ class Graph:
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
         """All nodes of the main graph."""
-        return self.proto.node
+        nodes: Sequence[onnx.NodeProto] = self.proto.node
+        return nodes
 
     def producer(self, value: str, *op_types: str) -> onnx.NodeProto | None:
         """Return the node that makes `value`, if it is one of `op_types` (any, where none is given)."""
@@ -120,7 +121,7 @@ class Graph:
 
     def remove(self, node: onnx.NodeProto) -> None:
         """Take a node out; what it made has no producer until another is added."""
-        for value in _reads(node):
+        for value in reads(node):
             self._readers[value] = [reader for reader in self.readers(value) if reader is not node]
         for value in node.output:
             self._producers.pop(value, None)
@@ -166,7 +167,7 @@ class Graph:
             needed.add(value)
             node = self._producers.get(value)
             if node is not None:
-                waiting.extend(_reads(node))
+                waiting.extend(reads(node))
         return needed
 
     def _ordered(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -186,13 +187,13 @@ class Graph:
                     yield copy
                 else:
                     stack.append((value, True))
-                    stack.extend((read, False) for read in reversed(_reads(node)))
+                    stack.extend((read, False) for read in reversed(reads(node)))
 
     def _index(self, node: onnx.NodeProto) -> None:
         for value in node.output:
             self._producers[value] = node
             self._names.add(value)
-        for value in _reads(node):
+        for value in reads(node):
             self._readers.setdefault(value, []).append(node)
 
     def _reindex(self) -> None:
@@ -203,12 +204,12 @@ class Graph:
             self._index(node)
 
 
-def _reads(node: onnx.NodeProto) -> list[str]:
+def reads(node: onnx.NodeProto) -> list[str]:
     """Return the values that a node reads, those that its branches take from outside included."""
-    reads = [value for value in node.input if value]
+    values = [value for value in node.input if value]
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             inner = {value for child in attribute.g.node for value in child.output}
             inner |= {tensor.name for tensor in attribute.g.initializer}
-            reads += [value for child in attribute.g.node for value in _reads(child) if value not in inner]
-    return list(dict.fromkeys(reads))
+            values += [value for child in attribute.g.node for value in reads(child) if value not in inner]
+    return list(dict.fromkeys(values))

@@ -54,9 +54,7 @@ def batches(
     Both matter: a graph may compute the two in different ways (`exporters.unmasked`).
     """
     pieces = [item.pieces[0] for item in tokenizer.encode(rows) if isinstance(item, Encoded)]
-    return [
-        _padded(group, inputs, pad_token_id) for group in (pieces, *([piece] for piece in pieces))
-    ]
+    return [_padded(group, inputs, pad_token_id) for group in (pieces, *([piece] for piece in pieces))]
 
 
 def compare(

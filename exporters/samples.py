@@ -15,7 +15,7 @@ _TEXTS = (
     "北京是中国的首都。東京は日本の首都です。",
     "UPPER lower MiXeD 3.14159 +49-30-1234567 user@example.org 👩‍🔬🚀 naïve café",
     "tabs\tand  double  spaces, and a line\u2028separator",
-    "She said: \"It isn't here!\" — and left (for good).",
+    'She said: "It isn\'t here!" — and left (for good).',
 )
 _PAIRS = (
     ("Who wrote the first program?", "Ada Lovelace wrote the first program in London in 1843."),

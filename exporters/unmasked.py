@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bertonnx.exporters.graph import MS_DOMAIN, Graph
+from bertonnx.exporters.graph import MS_DOMAIN, Graph, reads
 from bertonnx.exporters.ort_steps import run_graph
 
 __all__ = ["unmask_attention"]
@@ -46,7 +46,8 @@ def unmask_attention(model: onnx.ModelProto, *, max_length: int) -> int:
 
 
 def _padding_only(graph: Graph, biases: set[str], max_length: int) -> set[str]:
-    """Return the biases that are zero everywhere when nothing is padded."""
+    """Return the biases that are zero everywhere when nothing is padded, whatever the text."""
+    biases = {bias for bias in biases if not _reads_text(graph, bias)}
     if not biases:
         return set()
     part = onnx.ModelProto()
@@ -60,6 +61,23 @@ def _padding_only(graph: Graph, biases: set[str], max_length: int) -> set[str]:
         values = run_graph(part, {value.name: ones for value in graph.proto.input}, sorted(biases))
         remaining -= {name for name, value in values.items() if np.any(value != 0)}
     return remaining
+
+
+def _reads_text(graph: Graph, value: str) -> bool:
+    """Say whether a value depends on more of the inputs than the mask and their shape."""
+    waiting = [value]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in ("input_ids", "token_type_ids"):
+            return True
+        node = graph.producer(name)
+        if node is not None and node.op_type != "Shape":
+            waiting.extend(reads(node))
+    return False
 
 
 def _no_padding(graph: Graph) -> str:

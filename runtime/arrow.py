@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -18,7 +18,15 @@ from bertonnx.runtime.rows import Row, as_rows
 from bertonnx.runtime.sink import Done, SpoolWriter
 from bertonnx.runtime.source import Choice, RowSource, choose_columns
 
-__all__ = ["ArrowWriter", "open_arrow_rows", "require_pyarrow", "schema_of", "to_batch"]
+__all__ = [
+    "ArrowWriter",
+    "Streams",
+    "open_arrow_rows",
+    "predict_batch",
+    "require_pyarrow",
+    "schema_of",
+    "to_batch",
+]
 
 ROWS_READ = 1024
 ROWS_WRITTEN = 8192
@@ -174,8 +182,8 @@ class _ArrowRows(RowSource):
     def __iter__(self) -> Iterator[Row | RowError]:
         rest = chain.from_iterable(self._reading(load()) for _, load in self._parts)
         for batch in chain(self._begun, rest):
-            texts = self._texts(batch, self._column)
-            pairs = None if self._pair is None else self._texts(batch, self._pair)
+            texts = _texts(batch.column(self._column))
+            pairs = None if self._pair is None else _texts(batch.column(self._pair))
             for row in as_rows(texts, pairs):
                 self._rows_done += 1
                 yield row
@@ -186,18 +194,19 @@ class _ArrowRows(RowSource):
         except (self._pa.ArrowException, OSError) as error:
             raise InputError(f"{self._choice.path} cannot be read on as {self._what}: {error}") from error
 
-    def _texts(self, batch: Any, name: str) -> list[Any]:
-        column = batch.column(name)
-        try:
-            texts: list[Any] = column.to_pylist()
-        except UnicodeDecodeError:
-            if self._pa.types.is_dictionary(column.type):
-                column = column.dictionary_decode()
-            texts = [_decoded(value) for value in column.cast(self._pa.large_binary()).to_pylist()]
-        return texts
-
     def close(self) -> None:
         self._file.close()
+
+
+def _texts(column: Any) -> list[Any]:
+    pa = require_pyarrow()
+    try:
+        texts: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        texts = [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    return texts
 
 
 def _decoded(value: bytes | None) -> object:
@@ -207,21 +216,25 @@ def _decoded(value: bytes | None) -> object:
         return value
 
 
+def _holds_text(kind: Any) -> bool:
+    inner = kind.value_type if str(kind).startswith("dictionary") else kind
+    return str(inner) in _TEXT_TYPES
+
+
 def _check_type(path: str, name: str, kind: Any) -> None:
-    inner = getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
-    if str(inner) not in _TEXT_TYPES:
+    if not _holds_text(kind):
         raise InputError(
             f"the column {name!r} of {path} holds {kind}, and text is needed; choose with --column"
         )
 
 
-def schema_of(card: Card) -> Any:
+def schema_of(card: Card, *, top_k: int = 1) -> Any:
     """Return the Arrow schema of a model's results: the columns of `columns.columns`.
 
     Floats are float32, `row`, `start` and `end` int64, an embedding is a FixedSizeList.
     """
     pa = require_pyarrow()
-    return pa.schema([(column.name, _type(pa, column, card)) for column in columns(card)])
+    return pa.schema([(column.name, _type(pa, column, card)) for column in columns(card, top_k=top_k)])
 
 
 def _type(pa: Any, column: Column, card: Card) -> Any:
@@ -229,6 +242,8 @@ def _type(pa: Any, column: Column, card: Card) -> Any:
         return pa.list_(pa.float32(), width(card))
     text, number, real = pa.string(), pa.int64(), pa.float32()
     entity = {"entity": text, "text": text, "score": real, "start": number, "end": number}
+    best = {"label": text, "score": real}
+    answer = {"answer": text, "score": real, "start": number, "end": number}
     candidate = {"token": text, "token_id": number, "score": real, "sequence": text}
     return {
         "int": number,
@@ -237,15 +252,17 @@ def _type(pa: Any, column: Column, card: Card) -> Any:
         "float": real,
         "labels": pa.list_(text),
         "entities": pa.list_(pa.struct(list(entity.items()))),
+        "top": pa.list_(pa.struct(list(best.items()))),
+        "answers": pa.list_(pa.struct(list(answer.items()))),
         "masks": pa.list_(pa.list_(pa.struct(list(candidate.items())))),
     }[column.kind]
 
 
-def to_batch(card: Card, results: list[tuple[int, Result]]) -> Any:
+def to_batch(card: Card, results: list[tuple[int, Result]], *, top_k: int = 1) -> Any:
     """Return a RecordBatch with a row for every (row number, result)."""
     pa = require_pyarrow()
-    schema = schema_of(card)
-    names = columns(card)
+    schema = schema_of(card, top_k=top_k)
+    names = columns(card, top_k=top_k)
     table = list(zip(*(values(names, index, result) for index, result in results), strict=True))
     arrays = [
         _embeddings(pa, cells, field.type)
@@ -254,6 +271,41 @@ def to_batch(card: Card, results: list[tuple[int, Result]]) -> Any:
         for cells, field in zip(table or [()] * len(schema), schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+class Streams(Protocol):
+    """What `predict_batch` needs of a model."""
+
+    @property
+    def card(self) -> Card:
+        """The model's card."""
+        ...
+
+    def stream(self, rows: Iterable[Row | RowError]) -> Iterator[Result]:
+        """Yield one result a row, in their order."""
+        ...
+
+
+def predict_batch(model: Streams, batch: Any) -> Any:
+    """Return the RecordBatch of predictions for a RecordBatch of texts, a row for a row.
+
+    The columns are chosen among those that hold text, as for a file without `--column`; where the
+    model may read pairs, `text` and `pair` are taken together.
+
+    Raises:
+        InputError: nothing says which column holds the text, or the pair.
+    """
+    card = model.card
+    names = [field.name for field in batch.schema if _holds_text(field.type)]
+    if card.pairs is not False and {"text", "pair"} <= set(names):
+        column, pair = "text", "pair"
+    else:
+        needs_pair = card.task == "question-answering" or card.pairs is True
+        choice = Choice("the record batch", None, None, needs_pair)
+        column, pair = choose_columns(names, choice)  # type: ignore[assignment]
+    texts = _texts(batch.column(column))
+    rows = as_rows(texts, None if pair is None else _texts(batch.column(pair)))
+    return to_batch(card, list(enumerate(model.stream(rows))))
 
 
 def _embeddings(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
@@ -269,9 +321,10 @@ def _embeddings(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
 class ArrowWriter(SpoolWriter):
     """Parquet or Arrow IPC. The spool is an Arrow IPC stream without its end."""
 
-    def __init__(self, path: Path, card: Card, *, parquet: bool, resume: bool) -> None:
+    def __init__(self, path: Path, card: Card, *, top_k: int, parquet: bool, resume: bool) -> None:
         self._pa = require_pyarrow()
-        self._schema = schema_of(card)
+        self._schema = schema_of(card, top_k=top_k)
+        self._top_k = top_k
         self._card = card
         self._parquet = parquet
         self._waiting: list[tuple[int, Result]] = []
@@ -286,7 +339,7 @@ class ArrowWriter(SpoolWriter):
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting and self._file is not None and not self._file.closed:
-            self._file.write(to_batch(self._card, waiting).serialize())
+            self._file.write(to_batch(self._card, waiting, top_k=self._top_k).serialize())
             self._file.flush()
         self._since = time.monotonic()
 

@@ -23,7 +23,7 @@ class Column(NamedTuple):
     """One column of a table of results.
 
     `kind` is int, bool, text, float, labels (list of text), embedding (float32 of the card's
-    width), entities (list of struct) or masks (list of list of struct).
+    width), entities, top, answers (lists of structs) or masks (list of lists of structs).
     """
 
     name: str
@@ -45,15 +45,27 @@ _BY_TASK: dict[str, tuple[Column, ...]] = {
 }
 
 
-def columns(card: Card) -> tuple[Column, ...]:
-    """Return the columns of a model's results: `row`, those of its task, then what went wrong."""
-    return (_ROW, *(_BY_TASK.get(card.task) or _of_classification(card)), *_STATUS)
+def columns(card: Card, *, top_k: int = 1) -> tuple[Column, ...]:
+    """Return the columns of a model's results: `row`, those of its task, then what went wrong.
+
+    With `top_k` over 1 there is one more for the tasks that then list their best.
+    """
+    of_task = _BY_TASK.get(card.task) or _of_classification(card)
+    return (_ROW, *of_task, *_best(card, top_k), *_STATUS)
+
+
+def _best(card: Card, top_k: int) -> tuple[Column, ...]:
+    if top_k > 1 and card.task == "question-answering":
+        return (Column("answers", "answers"),)
+    if top_k > 1 and card.task == "text-classification" and card.problem_type != "regression":
+        return (Column("top", "top"),)
+    return ()
 
 
 def _of_classification(card: Card) -> tuple[Column, ...]:
-    if card.problem_type == "regression":
-        return (Column("score", "float"),)
     scores = tuple(Column(f"score_{label}", "float") for label in card.labels)
+    if card.problem_type == "regression":
+        return scores if len(scores) > 1 else (Column("score", "float"),)
     if card.problem_type == "multi_label_classification":
         return (Column("labels", "labels"), *scores)
     return (Column("label", "text"), Column("score", "float"), *scores)

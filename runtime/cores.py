@@ -20,10 +20,7 @@ def allowed_cores(root: Path = _CGROUP) -> int:
     Sources: sched_getaffinity(2); cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us`
     (https://docs.kernel.org/admin-guide/cgroup-v2.html). ONNX Runtime sees neither quota.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(root)
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 

@@ -8,7 +8,7 @@ batches are made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Engine:
             for window in windows:
                 yield from self._collect(window, decoder)
 
-    def _windows(self, rows: Iterable[Row | RowError], decoder: Decoder) -> Iterator[_Window]:
+    def _windows(self, rows: Iterable[Row | RowError], decoder: Decoder) -> Generator[_Window, None, None]:
         """Yield windows under way, the next one already submitted."""
         ahead: list[_Window] = []
         try:

@@ -100,6 +100,7 @@ def run_job(
     pair_column: str | None = None,
     on_error: OnError = "record",
     resume: bool = False,
+    top_k: int | None = None,
     options: Mapping[str, str | int | float | bool | None] | None = None,
     progress: Callable[[JobProgress], None] | None = None,
 ) -> JobReport:
@@ -114,6 +115,7 @@ def run_job(
         on_error: "record" writes an error in a failed row's place; "fail" stops there.
         resume: go on with an output that an earlier run did not finish. Without one there, start
             from the beginning; with a complete one, do nothing.
+        top_k: how many candidates the predictor's items list; None is the task's default.
         options: what else the results depend on (such as the maximum length), to be compared
             when a run is resumed.
         progress: called after every row.
@@ -127,13 +129,12 @@ def run_job(
     began = time.monotonic()
     if resume and output is None:
         raise UsageError("--resume goes on with a file; name it with -o FILE")
-    note = _Note(
-        output, _origin(predictor, input, {"column": column, "pair_column": pair_column, **(options or {})})
-    )
+    asked = {"column": column, "pair_column": pair_column, "top_k": top_k, **(options or {})}
+    note = _Note(output, _origin(predictor, input, asked))
     resuming = resume and note.exists()
     if resuming:
         note.compare()
-    writer = open_writer(output, card=predictor.card, input=input, resume=resuming)
+    writer = open_writer(output, card=predictor.card, input=input, top_k=top_k or 1, resume=resuming)
     needs_pair = predictor.card.task == "question-answering" or predictor.card.pairs is True
 
     def opened(skip: int) -> RowSource:

@@ -224,9 +224,7 @@ class Model:
             raise BertonnxError("this model was closed; open it again with bertonnx.load()")
         return self._engine.map(rows, self._decoder(top_k=top_k, aggregation=aggregation))
 
-    def _all(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, decoder: Decoder
-    ) -> Iterator[Item]:
+    def _all(self, texts: Sequence[str], pairs: Sequence[str] | None, decoder: Decoder) -> Iterator[Item]:
         if self._closed:
             raise BertonnxError("this model was closed; open it again with bertonnx.load()")
         texts = _listed(texts)
@@ -254,7 +252,11 @@ class Model:
         if card.task == "question-answering":
             return AnswerDecoder(top_k or 1)
         return MaskDecoder(
-            card.mask_token or "", card.mask_token_id or 0, card.pad_token_id, self.tokenizer.decode_ids, top_k or 5
+            card.mask_token or "",
+            card.mask_token_id or 0,
+            card.pad_token_id,
+            self.tokenizer.decode_ids,
+            top_k or 5,
         )
 
     def _require(self, method: str) -> None:

@@ -84,7 +84,9 @@ def _card(file: ModelFile, folder: Path) -> Card:
     special = _json(folder / "special_tokens_map.json")
     task = _task(file)
     labels = config.get("id2label") or {}
-    names = tuple(labels[key] for key in sorted(labels, key=int)) if "scores" in task_named(task).outputs else ()
+    names = (
+        tuple(labels[key] for key in sorted(labels, key=int)) if "scores" in task_named(task).outputs else ()
+    )
     problem, activation = _problem(config, task, names)
     mask = _content(tokenizer.get("mask_token", special.get("mask_token")))
     return Card(

@@ -115,7 +115,8 @@ class TextTokenizer:
                 continue
             for k, row, encoding in zip(members, group, encodings, strict=True):
                 parts = [encoding, *encoding.overflowing] if windows else [encoding]
-                results[places[k]] = Encoded(row, tuple(map(_piece, parts)), truncated=not windows)
+                pieces = tuple(_piece(part, one_segment=not any(encoding.type_ids)) for part in parts)
+                results[places[k]] = Encoded(row, pieces, truncated=not windows)
 
     def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding]:
         inputs: list[str | tuple[str, str]] = []
@@ -159,7 +160,8 @@ def stripped(text: str) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
-def _piece(encoding: Encoding) -> Piece:
-    return Piece(
-        np.array(encoding.ids, dtype=np.int64), np.array(encoding.type_ids, dtype=np.int64), encoding
-    )
+def _piece(encoding: Encoding, *, one_segment: bool = False) -> Piece:
+    # tokenizers 0.22 gives the second text segment 1 in every window but the first, even where the
+    # tokenizer knows one segment only (RoBERTa's), and such a model has no row for it.
+    types = [0] * len(encoding) if one_segment else encoding.type_ids
+    return Piece(np.array(encoding.ids, dtype=np.int64), np.array(types, dtype=np.int64), encoding)

@@ -19,9 +19,10 @@ Columns: `row`, then by task
 
 - feature-extraction: `embedding`;
 - text-classification: `label`, `score`, and a `score_LABEL` for each label; multi-label: `labels`
-  (in `.csv` and `.tsv` joined with `|`) and a `score_LABEL` each; regression: `score`;
+  (in `.csv` and `.tsv` joined with `|`) and a `score_LABEL` each; regression: `score`, or a
+  `score_LABEL` for each of several outputs; with `--top-k` over 1 also `top` (not for regression);
 - token-classification: `entities`;
-- question-answering: `answer`, `score`, `start`, `end`;
+- question-answering: `answer`, `score`, `start`, `end`; with `--top-k` over 1 also `answers`;
 - fill-mask: `masks`;
 
 then `truncated`, `error_type`, `error_message`.
@@ -94,13 +95,19 @@ def _check_writable(given: Path, target: Path) -> None:
 
 
 def open_writer(
-    path: str | Path | None, *, card: Card, resume: bool = False, input: str | Path | None = None
+    path: str | Path | None,
+    *,
+    card: Card,
+    top_k: int = 1,
+    resume: bool = False,
+    input: str | Path | None = None,
 ) -> Writer:
     """Open an output; the format follows from the ending, None is JSON Lines on standard output.
 
     Args:
         path: the file. An existing one is replaced when the first row is written.
         card: of the model whose results are written.
+        top_k: how many candidates an item lists, where the task does so only for more than one.
         resume: go on behind the last whole row that is there.
         input: the file that is read, which the output must not be.
 
@@ -117,12 +124,13 @@ def open_writer(
     if ending in (".jsonl", ".ndjson"):
         return _LineWriter(target, _JsonFormat(), resume=resume)
     if ending in (".csv", ".tsv"):
-        return _LineWriter(target, _TableFormat(card, "," if ending == ".csv" else "\t"), resume=resume)
+        form = _TableFormat(card, "," if ending == ".csv" else "\t", top_k=top_k)
+        return _LineWriter(target, form, resume=resume)
     if ending == ".npy":
         return _NpyWriter(target, card, resume=resume)
     from bertonnx.runtime.arrow import ArrowWriter
 
-    return ArrowWriter(target, card, parquet=ending == ".parquet", resume=resume)
+    return ArrowWriter(target, card, top_k=top_k, parquet=ending == ".parquet", resume=resume)
 
 
 def json_line(index: int, result: Result) -> str:
@@ -189,10 +197,10 @@ class _TableFormat:
     quoted = True
     _number = re.compile(rb"(\d+)[,\t]")
 
-    def __init__(self, card: Card, delimiter: str) -> None:
+    def __init__(self, card: Card, delimiter: str, *, top_k: int) -> None:
         self._card = card
         self._delimiter = delimiter
-        self._columns = columns(card)
+        self._columns = columns(card, top_k=top_k)
         self._end = (delimiter * 2 + "\n").encode()
         self.header = delimiter.join(map(_quoted, self._names())) + "\n"
 
@@ -398,6 +406,6 @@ def _numbers_of(card: Card) -> Callable[[Item], Any]:
             f".npy holds numbers, and the results of {card.task} are more than that; "
             "write .jsonl, .csv, .tsv, .parquet or .arrow"
         )
-    if card.problem_type == "regression":
+    if not _scores(card):
         return lambda item: item["score"]
     return lambda item: [item["scores"].get(label, np.nan) for label in card.labels]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import bertonnx
-from bertonnx.errors import UnsupportedError
+from bertonnx.errors import RowError, UnsupportedError
 from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family
 from bertonnx.models.tasks import TASKS
-from bertonnx.runtime.rows import RowError, as_rows
+from bertonnx.runtime.rows import as_rows
 from tests.corpus import SENTENCES
 from tests.tiny import FAMILY_CONFIGS, save_tiny
 
@@ -55,18 +55,18 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     assert report.card.parity["max_abs_difference"] <= 1e-4 * max(1, report.card.parity["max_abs_reference"])
     assert report.golden.examples >= 5
 
-    texts = SENTENCES[:24]
+    texts = list(SENTENCES[:24])
     mask = report.card.mask_token
     if mask is not None:
         texts = [f"{text} {mask}" for text in texts]
     pairs = list(reversed(SENTENCES[:24])) if task == "question-answering" else None
     with bertonnx.load(report.path, threads=1) as one, bertonnx.load(report.path, threads=2) as two:
         together = _predict(one, texts, pairs)
-        assert len({str(item) for item in together}) > 1, "a model that says the same of all texts tests nothing"
+        assert len({str(item) for item in together}) > 1, (
+            "a model that says the same of all texts tests nothing"
+        )
         backwards = _predict(two, texts[::-1], pairs[::-1] if pairs else None)[::-1]
-        alone = [
-            _predict(one, [text], [pairs[i]] if pairs else None)[0] for i, text in enumerate(texts[:8])
-        ]
+        alone = [_predict(one, [text], [pairs[i]] if pairs else None)[0] for i, text in enumerate(texts[:8])]
     assert all(map(_same, together, backwards))
     assert all(map(_same, together, alone))
 

@@ -110,7 +110,7 @@ def save_tiny(
 
     tiny = FAMILY_CONFIGS[family]
     tokenizer = pretrained(tiny.tokenizer, model_max_length=MAX_LENGTH)
-    names = {i: label for i, label in enumerate(labels)} if "classification" in task else None
+    names = dict(enumerate(labels)) if "classification" in task else None
     settings = {
         **_COMMON,
         "vocab_size": len(tokenizer),

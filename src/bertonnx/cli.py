@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 
 from bertonnx import __version__
-from bertonnx.errors import UsageError
+from bertonnx.errors import RowError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bertonnx.models.card import Card
     from bertonnx.runtime.job import JobProgress, JobReport
     from bertonnx.runtime.model import Model
-    from bertonnx.runtime.rows import Item, Row, RowError
+    from bertonnx.runtime.rows import Item, Row
 
 __all__ = ["app"]
 
@@ -54,7 +54,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[  # noqa: ARG001  (typer calls _version)
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -78,7 +78,9 @@ def export(
     optimize: Annotated[
         str, typer.Option(metavar="none|basic|full", help="full fuses attention and GELU.")
     ] = "full",
-    max_length: Annotated[int | None, typer.Option(help="A shorter limit than the model's, in tokens.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="A shorter limit than the model's, in tokens.")
+    ] = None,
     pooling: Annotated[
         str | None, typer.Option(metavar="mean|cls|max|last", help="How token vectors become one.")
     ] = None,
@@ -138,7 +140,9 @@ def run(
     provider: ProviderOption = "auto",
     threads: Annotated[int | None, typer.Option(help="Default: the cores that this process may use.")] = None,
     top_k: Annotated[int | None, typer.Option(help="How many labels, answers or tokens to give.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="A shorter limit than the model's, in tokens.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="A shorter limit than the model's, in tokens.")
+    ] = None,
     long_text: Annotated[
         str | None,
         typer.Option(
@@ -156,8 +160,13 @@ def run(
     _require_choice("--on-error", on_error, ("record", "fail"))
     from bertonnx.runtime.job import run_job
     from bertonnx.runtime.model import Model
+    from bertonnx.runtime.writers import check_output
 
-    with Model(model, cast("Any", provider), threads, max_length=max_length, long_text=cast("Any", long_text)) as opened:
+    if output is not None:
+        check_output(output, input=input)
+    with Model(
+        model, cast("Any", provider), threads, max_length=max_length, long_text=cast("Any", long_text)
+    ) as opened:
         for note in opened.notes:
             _say(f"note: {note}")
         with _bar() as progress:
@@ -170,7 +179,7 @@ def run(
                     pair_column=pair_column,
                     on_error=cast("Any", on_error),
                     resume=resume,
-                    options={"top_k": top_k},
+                    top_k=top_k,
                     progress=progress,
                 )
             except KeyboardInterrupt:
@@ -244,7 +253,9 @@ def _require_exporters() -> None:
     import importlib.util
 
     missing = [
-        name for name in ("torch", "transformers", "optimum", "onnx") if importlib.util.find_spec(name) is None
+        name
+        for name in ("torch", "transformers", "optimum", "onnx")
+        if importlib.util.find_spec(name) is None
     ]
     if missing:
         from bertonnx.errors import MissingDependencyError
@@ -318,7 +329,9 @@ def _tell(report: JobReport, model: Model) -> None:
 
 def _summary(report: ExportReport) -> Iterator[str]:
     card = report.card
-    yield f"wrote {report.path}" + (f" and {report.sidecar}, which must stay beside it" if report.sidecar else "")
+    yield f"wrote {report.path}" + (
+        f" and {report.sidecar}, which must stay beside it" if report.sidecar else ""
+    )
     yield from _card_lines(card, report.bytes)
     for note in report.notes:
         yield f"note: {note}"
@@ -332,10 +345,13 @@ def _card_lines(card: Card, size: int) -> Iterator[str]:
     yield f"  source      {card.source.get('id')}" + (f" at {revision}" if revision else "")
     yield f"  size        {size / 1e6:.1f} MB, {card.precision}, inputs up to {card.max_length} tokens"
     if card.labels:
-        shown = ", ".join(card.labels[:8]) + (f", and {len(card.labels) - 8} more" if len(card.labels) > 8 else "")
+        shown = ", ".join(card.labels[:8]) + (
+            f", and {len(card.labels) - 8} more" if len(card.labels) > 8 else ""
+        )
         yield f"  labels      {shown}"
     if card.pooling:
-        yield f"  embedding   {card.width} wide, {card.pooling} pooling{', normalised' if card.normalize else ''}"
+        unit = ", normalised" if card.normalize else ""
+        yield f"  embedding   {card.width} wide, {card.pooling} pooling{unit}"
     if card.fusions:
         parts = [
             f"{name.replace('_', ' ')} {count['found']} of {count.get('expected', 'unknown')}"

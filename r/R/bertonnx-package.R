@@ -1,0 +1,51 @@
+#' BERT models in R, from text to prediction
+#'
+#' Load a model file with [bert_load()], then ask it for what it was trained for: [bert_embed()],
+#' [bert_classify()], [bert_entities()], [bert_answer()] or [bert_fill_mask()]. Matrices, factors
+#' and tibbles come out. [bert_install()] makes the Python environment that does the work, once;
+#' [bert_sitrep()] says what is missing.
+#'
+#' @section Conditions:
+#' Every error of this package has the class `bertonnx_error` and one that says what happened:
+#'
+#' | class | when |
+#' |---|---|
+#' | `bertonnx_error_input` | an argument is of the wrong kind |
+#' | `bertonnx_error_encoding` | a text is not valid in its encoding |
+#' | `bertonnx_error_usage` | an argument is out of range |
+#' | `bertonnx_error_task` | the model was exported for another task |
+#' | `bertonnx_error_row` | one text failed |
+#' | `bertonnx_error_model_file` | the file is missing, broken, foreign, or was replaced |
+#' | `bertonnx_error_provider` | the device cannot be used |
+#' | `bertonnx_error_no_python` | no suitable Python, or one without the Python package |
+#' | `bertonnx_error_protocol` | the Python package does not fit this R package |
+#' | `bertonnx_error_fork` | the model was loaded before the process was forked |
+#' | `bertonnx_error_export`, `bertonnx_error_install` | the exporter, or the installer, failed |
+#' | `bertonnx_error_python` | anything else that Python raised |
+#'
+#' Where Python raised the error, it is the condition's `parent`, with its class, its message and
+#' its `traceback`.
+#'
+#' @keywords internal
+"_PACKAGE"
+
+# What this session knows: the bridge to Python, and the process that started it.
+the <- new.env(parent = emptyenv())
+the$bridge <- NULL
+the$pid <- NULL
+
+.onLoad <- function(libname, pkgname) {
+  if (can_require_python()) {
+    getExportedValue("reticulate", "py_require")(python_package(), python_version = ">=3.10")
+  }
+}
+
+can_require_python <- function() {
+  "py_require" %in% getNamespaceExports("reticulate")
+}
+
+# What pip installs; the environment variable is for those who test a version of their own.
+python_package <- function(extras = "cpu") {
+  named <- Sys.getenv("BERTONNX_PYTHON_PACKAGE")
+  if (nzchar(named)) named else sprintf("bertonnx[%s]", paste(extras, collapse = ","))
+}

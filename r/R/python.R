@@ -1,0 +1,248 @@
+# Which Python, and the bridge into it. Python starts with the first model, never before.
+
+# The number of the interface that this package was written for (runtime/r_bridge.py, PROTOCOL).
+PROTOCOL <- 1L
+
+ENVIRONMENT <- "r-bertonnx"
+
+bridge <- function(call = rlang::caller_env()) {
+  check_not_forked(call)
+  if (is.null(the$bridge)) {
+    start_python(call)
+    module <- import_bridge(call)
+    check_protocol(module$PROTOCOL, call)
+    the$bridge <- module
+    the$pid <- Sys.getpid()
+  }
+  the$bridge
+}
+
+# A forked process has Python's memory without its threads: the first prediction would never end.
+check_not_forked <- function(call) {
+  if (is.null(the$pid) || the$pid == Sys.getpid()) {
+    return(invisible())
+  }
+  bert_abort(
+    c(
+      "Python was started before this process was forked, and does not survive that.",
+      "i" = "Use processes of their own: {.code parallel::makePSOCKcluster()}, {.code callr::r()} or
+             {.code future::plan(\"multisession\")}. A model can be sent there; it opens its file again.",
+      "i" = "One process already uses all cores, so that there is little to win."
+    ),
+    "fork",
+    call = call
+  )
+}
+
+start_python <- function(call) {
+  # ONNX Runtime reports home unless this is set before it is loaded, by whomever.
+  Sys.setenv(ORT_DISABLE_TELEMETRY = "1")
+  chosen <- choose_python()
+  if (chosen$source == "running") {
+    return(invisible())
+  }
+  check_chosen(chosen, call)
+  if (chosen$source %in% c("bert_install", "search") && !can_require_python()) {
+    reticulate::use_python(chosen$python, required = TRUE)
+  } else if (chosen$source == "bert_install") {
+    reticulate::use_python(chosen$python, required = TRUE)
+  }
+  started <- tryCatch(reticulate::py_available(initialize = TRUE), error = identity)
+  if (!isTRUE(started)) {
+    parent <- if (inherits(started, "error")) started
+    bert_abort(
+      c("Python at {.file {chosen$python}} does not start.", "i" = "Type {.run bertonnx::bert_sitrep()}."),
+      "no_python",
+      parent = parent,
+      call = call
+    )
+  }
+}
+
+import_bridge <- function(call) {
+  tryCatch(
+    reticulate::import("bertonnx.runtime.r_bridge", convert = TRUE),
+    error = function(error) {
+      python <- reticulate::py_config()$python
+      bert_abort(
+        c(
+          "Python at {.file {python}} is running, and it has no package bertonnx that fits.",
+          "i" = "Restart R, then type {.run bertonnx::bert_install()}; or name another Python in the
+                 environment variable {.envvar RETICULATE_PYTHON}."
+        ),
+        "no_python",
+        parent = error,
+        call = call
+      )
+    }
+  )
+}
+
+check_protocol <- function(found, call) {
+  if (identical(as.integer(found), PROTOCOL)) {
+    return(invisible())
+  }
+  older <- if (as.integer(found) < PROTOCOL) "Python" else "R"
+  advice <- if (older == "Python") {
+    c("i" = "Restart R and type {.run bertonnx::bert_install(force = TRUE)} to update the Python package.")
+  } else {
+    c("i" = "Update the R package bertonnx.")
+  }
+  bert_abort(
+    c(
+      "The Python package bertonnx speaks protocol {found}, and the R package speaks {PROTOCOL}:
+       the {older} package is older.",
+      advice
+    ),
+    "protocol",
+    call = call
+  )
+}
+
+# Returns `python` (NA where reticulate makes one), and `source`: why it is this one.
+choose_python <- function() {
+  if (reticulate::py_available(initialize = FALSE)) {
+    return(choice(reticulate::py_config()$python, "running"))
+  }
+  named <- Sys.getenv("RETICULATE_PYTHON")
+  if (identical(named, "managed")) {
+    return(choice(NA_character_, "managed"))
+  }
+  if (nzchar(named)) {
+    return(choice(path.expand(named), "RETICULATE_PYTHON"))
+  }
+  found <- discovered()
+  if (!is.null(found$forced) && !in_working_folder(found$python)) {
+    return(choice(found$python, found$forced))
+  }
+  if (is_asked_for(found$forced)) {
+    return(choice(found$python, found$forced))
+  }
+  own <- own_python()
+  if (!is.null(own)) {
+    return(choice(own, "bert_install"))
+  }
+  if (is.null(found)) {
+    return(choice(NA_character_, "none"))
+  }
+  choice(found$python, if (in_working_folder(found$python)) "working folder" else "search")
+}
+
+choice <- function(python, source) {
+  list(python = python, source = source)
+}
+
+# Without asking, and without making, anything: reticulate may offer Miniconda on the way.
+discovered <- function() {
+  quiet <- c(RETICULATE_MINICONDA_ENABLED = "FALSE", RETICULATE_AUTOCREATE_PACKAGE_VENV = "no")
+  before <- Sys.getenv(names(quiet), unset = NA, names = TRUE)
+  do.call(Sys.setenv, as.list(quiet))
+  on.exit({
+    Sys.unsetenv(names(before)[is.na(before)])
+    if (!all(is.na(before))) do.call(Sys.setenv, as.list(before[!is.na(before)]))
+  })
+  tryCatch(reticulate::py_discover_config("bertonnx"), error = function(error) NULL)
+}
+
+# By use_python() and its like, or an environment variable; not by what lies around.
+is_asked_for <- function(forced) {
+  is.character(forced) && any(grepl("^use_python|^RETICULATE_|^the current process", forced))
+}
+
+in_working_folder <- function(python) {
+  if (is.null(python)) {
+    return(FALSE)
+  }
+  # Not normalizePath(): the link in a virtual environment leads out of it.
+  folder <- file.path(normalizePath(dirname(dirname(python)), mustWork = FALSE), "")
+  here <- file.path(normalizePath(getwd()), "")
+  startsWith(folder, here) && folder != here
+}
+
+own_python <- function() {
+  python <- file.path(environment_folder(), python_in_environment())
+  if (file.exists(python)) python
+}
+
+environment_folder <- function(envname = ENVIRONMENT) {
+  root <- Sys.getenv("WORKON_HOME", unset = file.path("~", ".virtualenvs"))
+  path.expand(file.path(root, envname))
+}
+
+python_in_environment <- function() {
+  if (.Platform$OS.type == "windows") file.path("Scripts", "python.exe") else file.path("bin", "python")
+}
+
+# Asked before it is in the process, from where it cannot be removed again.
+check_chosen <- function(chosen, call) {
+  if (chosen$source == "managed") {
+    return(invisible())
+  }
+  if (chosen$source == "working folder") {
+    abort_working_folder(chosen$python, call)
+  }
+  seen <- examine_python(chosen$python)
+  if (!is.na(chosen$python) && isTRUE(seen$bertonnx != "")) {
+    return(invisible())
+  }
+  bert_abort(c(no_python_because(chosen, seen), no_python_advice(chosen)), "no_python", call = call)
+}
+
+no_python_because <- function(chosen, seen) {
+  if (is.na(chosen$python)) {
+    return("No Python was found.")
+  }
+  if (is.null(seen)) {
+    return(cli::format_inline("{.file {chosen$python}} ({chosen$source}) is not a Python that runs."))
+  }
+  cli::format_inline(
+    "Python {seen$python} at {.file {chosen$python}} ({chosen$source}) has no package bertonnx."
+  )
+}
+
+no_python_advice <- function(chosen) {
+  if (chosen$source %in% c("search", "none", "bert_install")) {
+    return(c("i" = "Type {.run bertonnx::bert_install()}, once."))
+  }
+  c(
+    "i" = "Either install it there, {.code pip install \"{python_package()}\"};",
+    "i" = "or take that choice back ({.code Sys.unsetenv(\"RETICULATE_PYTHON\")}, or no
+           {.code use_python()}), restart R and type {.run bertonnx::bert_install()}."
+  )
+}
+
+abort_working_folder <- function(python, call) {
+  folder <- dirname(dirname(python))
+  bert_abort(
+    c(
+      "A Python environment lies in the working folder, {.file {folder}}, and nobody asked for it.",
+      "i" = "To use it, type {.code reticulate::use_virtualenv(\"{folder}\")} first.",
+      "i" = "Not to use it, type {.run bertonnx::bert_install()}, once."
+    ),
+    "no_python",
+    call = call
+  )
+}
+
+# Runs a Python on its own and returns what it has, or NULL where it does not run.
+examine_python <- function(python) {
+  if (is.na(python) || !file.exists(python)) {
+    return(NULL)
+  }
+  script <- system.file("python", "examine.py", package = "bertonnx", mustWork = TRUE)
+  lines <- tryCatch(
+    suppressWarnings(run_python(python, c("-I", shQuote(script)))),
+    error = function(error) character()
+  )
+  fields <- regmatches(lines, regexpr("=", lines), invert = TRUE)
+  fields <- fields[lengths(fields) == 2L]
+  if (length(fields) == 0) {
+    return(NULL)
+  }
+  as.list(stats::setNames(vapply(fields, `[[`, "", 2L), vapply(fields, `[[`, "", 1L)))
+}
+
+# R's LD_LIBRARY_PATH is not for another program: it may hold another libpython.
+run_python <- function(python, args, ...) {
+  system2(python, args, stdout = TRUE, stderr = FALSE, env = "LD_LIBRARY_PATH=", ...)
+}

@@ -1,0 +1,164 @@
+"""What this machine offers for running models, and the line that mends what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from bertonnx.errors import MissingDependencyError
+from bertonnx.runtime.cores import allowed_cores
+from bertonnx.runtime.session import import_onnxruntime
+
+__all__ = ["Finding", "cpu_flags", "examine"]
+
+_INSTRUCTION_SETS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "amx_int8": "AMX INT8",
+    "asimddp": "Arm dot product",
+    "i8mm": "Arm I8MM",
+}
+"""Names in /proc/cpuinfo of what makes inference fast, and what people call them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        name: what was looked at.
+        value: what was found.
+        ok: whether it needs nothing done.
+        remedy: the line that mends it; empty where nothing is to be done.
+    """
+
+    name: str
+    value: str
+    ok: bool = True
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at Python, ONNX Runtime, its providers, the CPU and the cores, and return what was found."""
+    findings = [
+        Finding("bertonnx", f"{importlib.metadata.version('bertonnx')}, Python {platform.python_version()}"),
+        _cpu(),
+        _cores(),
+        *_packages(),
+    ]
+    try:
+        ort = import_onnxruntime()
+    except MissingDependencyError as error:
+        return [
+            *findings,
+            Finding("ONNX Runtime", str(error), ok=False, remedy='pip install "bertonnx[cpu]"'),
+        ]
+    return [*findings, Finding("ONNX Runtime", f"{ort.__version__}, telemetry off"), *_providers(ort)]
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return the CPU's feature flags as Linux names them; empty where there is no such file."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    # x86 says "flags", Arm says "Features".
+    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return frozenset(next(found, "").split())
+
+
+def _cpu() -> Finding:
+    flags = cpu_flags()
+    sets = [name for flag, name in _INSTRUCTION_SETS.items() if flag in flags]
+    if platform.machine() == "x86_64" and flags and "avx2" not in flags:
+        return Finding("CPU", "no AVX2: ONNX Runtime runs several times slower", ok=False)
+    return Finding("CPU", f"{platform.machine()}, {', '.join(sets) or 'no instruction sets known'}")
+
+
+def _cores() -> Finding:
+    board, allowed = os.cpu_count() or 1, allowed_cores()
+    limit = " (limited by affinity or the container's quota)" if allowed < board else ""
+    return Finding("cores", f"{allowed} of {board} may be used{limit}")
+
+
+def _packages() -> Iterator[Finding]:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _has(name)]
+    if len(installed) == 2:
+        yield Finding(
+            "packages",
+            "both onnxruntime and onnxruntime-gpu are installed, and they overwrite each other's files",
+            ok=False,
+            remedy='pip uninstall -y onnxruntime onnxruntime-gpu && pip install "bertonnx[gpu]"',
+        )
+    extras = {"export": ("torch", "transformers", "optimum", "onnx"), "arrow": ("pyarrow",)}
+    for extra, names in extras.items():
+        missing = [name for name in names if not _has(name)]
+        value = f"not installed ({', '.join(missing)} missing)" if missing else "installed"
+        # Not having them is a choice, not a fault: a machine that only runs models needs neither.
+        yield Finding(f"extra {extra}", value, remedy=f'pip install "bertonnx[{extra}]"' if missing else "")
+
+
+def _has(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _providers(ort: ModuleType) -> Iterator[Finding]:
+    available = ort.get_available_providers()
+    yield Finding("provider cpu", "available")
+    if "CUDAExecutionProvider" not in available:
+        gpu = Path("/proc/driver/nvidia/version").exists()
+        yield Finding(
+            "provider cuda",
+            "this ONNX Runtime is a CPU build" + (", and there is an NVIDIA driver" if gpu else ""),
+            ok=not gpu,
+            remedy='pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"' if gpu else "",
+        )
+        return
+    problem = _cuda_problem(ort)
+    yield Finding(
+        "provider cuda",
+        problem or "loads",
+        ok=not problem,
+        remedy='install a driver for CUDA 13, then: pip install --upgrade "bertonnx[gpu]"' if problem else "",
+    )
+
+
+def _cuda_problem(ort: ModuleType) -> str:
+    """Return why CUDA does not load, or nothing; found by making a session, not by asking."""
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    try:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        session = ort.InferenceSession(_identity_model(), options, providers=["CUDAExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+        return f"does not load: {error}"
+    if "CUDAExecutionProvider" not in session.get_providers():
+        return "does not load: the driver, CUDA or cuDNN is missing or of another version"
+    return ""
+
+
+def _identity_model() -> bytes:
+    """Return a model with one Identity node, written by hand so that no ONNX package is needed."""
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def number(field_number: int, value: int) -> bytes:
+        return bytes([field_number << 3, value])
+
+    floats = field(2, field(1, number(1, 1)))  # TypeProto.tensor_type.elem_type = FLOAT
+    node = field(1, field(1, b"x") + field(2, b"y") + field(4, b"Identity"))
+    graph = node + field(2, b"g") + field(11, field(1, b"x") + floats) + field(12, field(1, b"y") + floats)
+    return number(1, 8) + field(7, graph) + field(8, number(2, 13))
