@@ -53,8 +53,8 @@ class Staged:
         old = _sidecars_of(self.target)
         with _disk_errors(self.target):
             for sidecar in sidecars:
-                os.replace(sidecar, self.target.parent / sidecar.name)
-            os.replace(self.path, self.target)
+                sidecar.replace(self.target.parent / sidecar.name)
+            self.path.replace(self.target)
             for path in old - {self.target.parent / sidecar.name for sidecar in sidecars}:
                 path.unlink(missing_ok=True)
 

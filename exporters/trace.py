@@ -75,6 +75,7 @@ def _check_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     names = [output.name for output in model.graph.output]
     if tuple(names[: len(expected)]) != expected:
         raise CheckpointError(
-            f"the exported graph puts out {', '.join(names)}, and {checkpoint.task} needs {', '.join(expected)}"
+            f"the exported graph puts out {', '.join(names)}, and {checkpoint.task} needs "
+            f"{', '.join(expected)}"
         )
     del model.graph.output[len(expected) :]

@@ -13,6 +13,7 @@ from bertonnx.models.tasks import TASKS
 
 __all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family"]
 
+_NO_HEAD = "transformers has no such head for it"
 _NO_QUESTION_ANSWERING = "optimum-onnx 0.1.0 has no export of its question-answering head"
 
 
@@ -70,11 +71,16 @@ FAMILIES: tuple[Family, ...] = (
     Family("rembert"),
     Family("megatron-bert"),
     Family("big_bird"),
+    Family(
+        "splinter", gaps=dict.fromkeys(("text-classification", "token-classification", "fill-mask"), _NO_HEAD)
+    ),
+    Family("esm", gaps={"question-answering": _NO_HEAD}),
 )
 
 EXCLUDED_FAMILIES: Mapping[str, str] = {
     "longformer": "its graph works only for lengths that are a multiple of the attention window, and "
     "it needs a global attention mask that no tokenizer makes",
+    "perceiver": "it reads bytes, with a tokenizer that has no fast version",
     "layoutlm": "it needs the place of every word on a page (bbox), not only its text",
     "layoutlmv3": "it needs the place of every word on a page (bbox) and an image",
     "lilt": "it needs the place of every word on a page (bbox), not only its text",

@@ -83,6 +83,8 @@ FAMILY_CONFIGS: Mapping[str, TinyFamily] = {
     "rembert": TinyFamily("unigram", {"input_embedding_size": 16, "output_embedding_size": 16}),
     "megatron-bert": TinyFamily(),
     "big_bird": TinyFamily("unigram"),
+    "splinter": TinyFamily(),
+    "esm": TinyFamily(config={"position_embedding_type": "rotary"}),
 }
 
 

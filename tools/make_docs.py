@@ -1,0 +1,123 @@
+"""Writes the pages of docs/ that are made from the code: families.md and commands.md.
+
+python tools/make_docs.py           # write them
+python tools/make_docs.py --check   # exit 1 where they are not up to date
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer.main
+
+from bertonnx.cli import app
+from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family
+from bertonnx.models.tasks import TASKS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+_MADE = "<!-- Made by tools/make_docs.py; edit the code that it reads, not this page. -->"
+
+
+def families_page() -> str:
+    """Return docs/families.md."""
+    return "\n".join(_families()) + "\n"
+
+
+def commands_page() -> str:
+    """Return docs/commands.md."""
+    return "\n".join(_commands()) + "\n"
+
+
+def _families() -> Iterator[str]:
+    yield _MADE
+    yield "# Families and tasks"
+    yield ""
+    yield (
+        "Every cell with a tick is exported, compared with PyTorch, replayed and run in "
+        "`tests/test_matrix.py`, from a tiny random checkpoint with a real tokenizer."
+    )
+    yield ""
+    yield f"| family | {' | '.join(task.name for task in TASKS)} | attention fused in every layer |"
+    yield f"|---|{'---|' * (len(TASKS) + 1)}"
+    notes: list[str] = []
+    for family in FAMILIES:
+        cells = " | ".join(_cell(family, task.name, notes) for task in TASKS)
+        fused = "yes" if family.attention else f"no{_note(notes, family.why_unfused)}"
+        yield f"| `{family.name}` | {cells} | {fused} |"
+    yield ""
+    yield from (f"{i}. {note[0].upper()}{note[1:]}." for i, note in enumerate(notes, 1))
+    yield ""
+    yield (
+        "Other encoders that Optimum can export from text alone are exported too, without the check that "
+        "attention was found in every layer. Checkpoints whose tokenizer has no fast version (as those of "
+        "XLM and FlauBERT on the Hub) need a `tokenizer.json`; the error says so."
+    )
+    yield ""
+    yield "Refused, with the reason:"
+    yield ""
+    yield from (f"- `{name}`: {reason}" for name, reason in EXCLUDED_FAMILIES.items())
+
+
+def _cell(family: Family, task: str, notes: list[str]) -> str:
+    return f"no{_note(notes, family.gaps[task])}" if task in family.gaps else "✓"
+
+
+def _note(notes: list[str], text: str) -> str:
+    if text not in notes:
+        notes.append(text)
+    return f" ({notes.index(text) + 1})"
+
+
+def _commands() -> Iterator[str]:
+    group = typer.main.get_command(app)
+    yield _MADE
+    yield "# Commands"
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        arguments = [item for item in command.params if item.param_type_name == "argument"]
+        yield ""
+        yield f"## `bertonnx {' '.join([name, *(str(item.metavar) for item in arguments)])}`"
+        yield ""
+        yield str(command.help)
+        yield ""
+        yield "| option | meaning |"
+        yield "|---|---|"
+        for item in command.params:
+            if item.name == "help":
+                continue
+            names = ", ".join(f"`{option}`" for option in (*item.opts, *item.secondary_opts))
+            if item.param_type_name == "argument":
+                names = f"`{item.metavar}`"
+            choices = f" `{item.metavar}`." if item.metavar and "|" in item.metavar else ""
+            yield f"| {names} |{choices.replace('|', chr(92) + '|')} {item.help} |"
+    yield ""
+    yield "## Exit codes"
+    yield ""
+    yield "| code | meaning |"
+    yield "|---|---|"
+    yield "| 0 | all well |"
+    yield "| 1 | an error; one line says what, why and what to type |"
+    yield "| 2 | wrong usage |"
+    yield "| 3 | finished, but some rows carry errors |"
+    yield "| 130 | interrupted; `--resume` goes on |"
+
+
+def main() -> int:
+    """Write or check the pages."""
+    stale = []
+    for name, text in (("families.md", families_page()), ("commands.md", commands_page())):
+        path = DOCS / name
+        if "--check" in sys.argv[1:]:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                stale.append(name)
+        else:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"out of date: {', '.join(stale)}; type: python tools/make_docs.py")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

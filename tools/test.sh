@@ -1,0 +1,20 @@
+#!/bin/sh
+# All checks and all tests, in a virtual environment of their own. Arguments go to pytest.
+set -eu
+cd "$(dirname "$0")/.."
+venv=${VENV:-.venv}
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+python="$venv/bin/python"
+"$python" -m pip install --quiet --upgrade "pip>=25.1"
+# torch by its exact version: a range would bring several gigabytes of CUDA packages along.
+"$python" -m pip install --quiet torch==2.13.0
+"$python" -m pip install --quiet --editable ".[cpu,export,arrow]" --group dev
+"$python" -m ruff check
+"$python" -m ruff format --check
+"$python" -m mypy
+"$python" -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered "$@"
+if command -v R >/dev/null; then
+  BERTONNX_TEST_PYTHON="$PWD/$python" sh r/check.sh
+else
+  echo "R is not installed, so the R package was not tested; on Debian: see .ci/run" >&2
+fi
