@@ -16,6 +16,7 @@ from bertonnx.errors import FusionError, UsageError
 from bertonnx.exporters.attention import fuse_attention
 from bertonnx.exporters.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint import load as load_checkpoint
+from bertonnx.exporters.first_token import keep_first_token
 from bertonnx.exporters.half import to_half
 from bertonnx.exporters.heads import add_heads
 from bertonnx.exporters.ort_steps import clean, fuse_elementwise
@@ -61,6 +62,13 @@ class ExportReport:
     card: Card
     notes: tuple[str, ...]
     golden: CheckReport
+
+
+@dataclass
+class _Draft:
+    """The only reference to the graph: gigabytes go as soon as the next step has made its own."""
+
+    model: onnx.ModelProto
 
 
 def export(
@@ -123,18 +131,18 @@ def export(
     )
 
     progress("tracing the graph")
-    model = _with_heads(trace(checkpoint), checkpoint)
-    card = _card(checkpoint, model, precision=precision, optimize=optimize)
+    draft = _Draft(_with_heads(trace(checkpoint), checkpoint))
+    card = _card(checkpoint, draft.model, precision=precision, optimize=optimize)
     tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
     rows = _samples(checkpoint)
     inputs = batches(rows, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
 
     progress("optimising the graph")
-    model, fusions = _optimized(model, checkpoint, inputs[0], optimize)
+    fusions = _optimize(draft, checkpoint, inputs[0], optimize)
     if precision == "fp16":
-        model = to_half(model)
+        draft.model = to_half(draft.model)
 
-    with stage(_stamped(model), target) as staged:
+    with stage(_stamped(draft.model), target) as staged:
         progress("comparing with PyTorch")
         session = open_session(staged.path, provider="cpu", optimized=optimize == "full")
         parity = compare(checkpoint, session, inputs, precision=precision)
@@ -228,20 +236,20 @@ def _with_heads(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelPro
     return model
 
 
-def _optimized(
-    model: onnx.ModelProto, checkpoint: Checkpoint, sample: Batch, optimize: str
-) -> tuple[onnx.ModelProto, Fusions]:
+def _optimize(draft: _Draft, checkpoint: Checkpoint, sample: Batch, optimize: str) -> Fusions:
     if optimize == "none":
-        return model, {}
-    model = clean(model)
+        return {}
+    draft.model = clean(draft.model)
     if optimize == "basic":
-        return model, {}
-    model = fuse_elementwise(model)
-    attention = fuse_attention(model, _small(sample))
-    fusions = _fusions(model, attention, checkpoint)
-    model = clean(model)
-    unmask_attention(model, max_length=checkpoint.max_length)
-    return clean(model), fusions
+        return {}
+    draft.model = fuse_elementwise(draft.model)
+    attention = fuse_attention(draft.model, _small(sample))
+    fusions = _fusions(draft.model, attention, checkpoint)
+    draft.model = clean(draft.model)
+    unmask_attention(draft.model, max_length=checkpoint.max_length)
+    keep_first_token(draft.model, _small(sample))
+    draft.model = clean(draft.model)
+    return fusions
 
 
 def _small(batch: Batch) -> dict[str, npt.NDArray[np.int64]]:

@@ -14,12 +14,13 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from bertonnx.exporters.files import load_proto, save_proto
+from bertonnx.exporters.files import load_proto, restore_weights, save_proto, without_large_weights
 from bertonnx.runtime.session import import_onnxruntime
 
 __all__ = ["clean", "fuse_elementwise", "run_graph"]
@@ -60,24 +61,23 @@ def fuse_elementwise(model: onnx.ModelProto) -> onnx.ModelProto:
         options.enable_bias_skip_layer_norm = False
         options.enable_bias_gelu = False
         options.enable_qordered_matmul = False
-        optimizer = BertOnnxModel(model)
+        # The optimizer copies the model several times over, and never looks into the weights.
+        optimizer = BertOnnxModel(without_large_weights(model))
         optimizer.optimize(options)
         fused: onnx.ModelProto = optimizer.model
+        restore_weights(fused, model)
         return fused
 
 
 def run_graph(
     model: onnx.ModelProto, feeds: dict[str, npt.NDArray[np.int64]], values: list[str]
-) -> dict[str, npt.NDArray[np.generic]]:
+) -> dict[str, npt.NDArray[Any]]:
     """Run a model on the CPU, as it is, and return the named values, whether outputs or inside."""
     ort = import_onnxruntime()
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=value) for value in dict.fromkeys(values))
     with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
         path = Path(folder) / "probe.onnx"
-        save_proto(probe, path)
+        with _outputs(model, values):
+            save_proto(model, path)
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
@@ -86,6 +86,19 @@ def run_graph(
         names = [item.name for item in session.get_outputs()]
         results = session.run(names, {key: value for key, value in feeds.items() if key in inputs})
     return dict(zip(names, results, strict=True))
+
+
+@contextlib.contextmanager
+def _outputs(model: onnx.ModelProto, values: list[str]) -> Iterator[None]:
+    """Lend the model other outputs; a copy of the model would take gigabytes."""
+    before = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in model.graph.output]
+    try:
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in dict.fromkeys(values))
+        yield
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(before)
 
 
 @contextlib.contextmanager
