@@ -110,7 +110,7 @@ def alternate(cases: Mapping[str, Callable[[], T]], *, rounds: int, warm_up: int
     """
     results: dict[str, list[T]] = {name: [] for name in cases}
     for number in range(-warm_up, rounds):
-        for name in cases if number % 2 else reversed(cases):
+        for name in cases if number % 2 else reversed(list(cases)):
             result = cases[name]()
             if number >= 0:
                 results[name].append(result)
@@ -236,10 +236,8 @@ def exported_by_optimum(checkpoint: Path, name: str) -> Path:
     if not (target / "model.onnx").is_file():
         aside = target.with_suffix(".new")
         shutil.rmtree(aside, ignore_errors=True)
-        cli = Path(sys.executable).with_name("optimum-cli")
-        measure(
-            [cli, "export", "onnx", "--model", checkpoint, "--task", "feature-extraction"]
-            + ["--library", "transformers", aside]
-        )
+        cli = str(Path(sys.executable).with_name("optimum-cli"))
+        task = ["--task", "feature-extraction", "--library", "transformers"]
+        measure([cli, "export", "onnx", "--model", str(checkpoint), *task, str(aside)])
         aside.rename(target)
     return target

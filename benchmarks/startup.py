@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from common import (
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how often each process runs (default 7)")
     rounds = parser.parse_args().rounds
     commands = _commands()
-    results = alternate({name: lambda c=c: measure(c) for name, c in commands.items()}, rounds=rounds)
+    results = alternate({name: partial(measure, c) for name, c in commands.items()}, rounds=rounds)
     _require_agreement(results)
     publish(
         "startup", title="From process start to the first prediction", body=_body(results), packages=PACKAGES

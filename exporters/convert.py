@@ -14,6 +14,7 @@ import onnx
 
 from bertonnx.errors import FusionError, UsageError
 from bertonnx.exporters.attention import fuse_attention
+from bertonnx.exporters.calibration import calibration_pieces, calibration_rows
 from bertonnx.exporters.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint import load as load_checkpoint
 from bertonnx.exporters.first_token import keep_first_token
@@ -21,9 +22,16 @@ from bertonnx.exporters.half import to_half
 from bertonnx.exporters.heads import add_heads
 from bertonnx.exporters.ort_steps import clean, fuse_elementwise
 from bertonnx.exporters.parity import TOLERANCE, Batch, Parity, batches, compare
+from bertonnx.exporters.quantize import (
+    Int8Options,
+    judge,
+    quantize_model,
+    require_quantizable,
+    require_unquantized,
+)
 from bertonnx.exporters.samples import sample_rows
 from bertonnx.exporters.seal import Staged, require_free, stage
-from bertonnx.exporters.sources import resolve
+from bertonnx.exporters.sources import model_folder, read_json, resolve
 from bertonnx.exporters.trace import trace
 from bertonnx.exporters.unmasked import unmask_attention
 from bertonnx.models.card import Card
@@ -85,6 +93,10 @@ def export(
     force: bool = False,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    quantize: bool = False,
+    calibration: str | Path | None = None,
+    min_agreement: float = 0.99,
+    target: str = "auto",
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint to one verified file.
@@ -102,6 +114,10 @@ def export(
         force: replace an existing output.
         trust_remote_code: run the checkpoint's own Python code.
         allow_pickle: read `.bin` weights where there is no safetensors.
+        quantize: make it INT8 (`exporters.rowwise`), after the fp32 graph passed.
+        calibration: of INT8: a file of texts like those that the model will read; default our own.
+        min_agreement: of INT8: least agreement with fp32, from 0 to 1 (`exporters.gate`).
+        target: of INT8: the machine that it is for, "auto" (right on all), "avx2", "vnni" or "arm64".
         progress: is told what begins, in a few words.
 
     Raises:
@@ -111,15 +127,22 @@ def export(
         UnsupportedError: the family or task cannot be exported.
         FusionError: attention was not found in every layer that should have it.
         ParityError: PyTorch and ONNX Runtime disagree.
+        QuantizationError: INT8 agrees less with fp32 than was asked.
+        InputError: the calibration file cannot be read, or holds too few texts.
         OutputError: the output exists or cannot be written.
     """
     _check_choices(precision=precision, optimize=optimize)
-    target = require_free(output, force=force)
+    int8 = _int8_options(quantize, calibration, min_agreement, target)
+    if int8 is not None:
+        require_quantizable(int8, precision=precision, optimize=optimize)
+    path = require_free(output, force=force)
 
     progress("reading the checkpoint")
     origin = resolve(
         source, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
     )
+    if int8 is not None:
+        require_unquantized(read_json(model_folder(origin.folder) / "config.json"), origin.id)
     checkpoint = load_checkpoint(
         origin,
         task=task,
@@ -136,19 +159,57 @@ def export(
     tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
     rows = _samples(checkpoint)
     inputs = batches(rows, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
+    texts = [] if int8 is None else _calibration(checkpoint, int8)
 
     progress("optimising the graph")
-    fusions = _optimize(draft, checkpoint, inputs[0], optimize)
+    fusions = _optimize(draft, checkpoint, inputs[0], optimize, precision)
     if precision == "fp16":
         draft.model = to_half(draft.model)
 
-    with stage(_stamped(draft.model), target) as staged:
+    with stage(_stamped(draft.model), path) as staged:
         progress("comparing with PyTorch")
         session = open_session(staged.path, provider="cpu", optimized=optimize == "full")
         parity = compare(checkpoint, session, inputs, precision=precision)
         card = replace(card, fusions=fusions, parity=_parity(parity, precision))
-        progress("writing the file")
-        return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+        if int8 is None:
+            progress("writing the file")
+            return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+
+        progress("quantising to INT8")
+        made = quantize_model(draft.model, calibration_pieces(texts, tokenizer), target=int8.target)
+        with stage(_stamped(made.model), path) as staged_int8:
+            progress("comparing INT8 with fp32")
+            reference, session = session, open_session(staged_int8.path, provider="cpu")
+            judged = judge(
+                reference,
+                session,
+                texts,
+                int8,
+                card=card,
+                tokenizer=tokenizer,
+                tokenizer_text=checkpoint.tokenizer_text,
+            )
+            card = replace(card, precision="int8", quantization={**made.facts, **judged})
+            progress("writing the file")
+            return _finished(staged_int8, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+
+
+def _int8_options(
+    quantize: bool, calibration: str | Path | None, min_agreement: float, target: str
+) -> Int8Options | None:
+    if quantize:
+        return Int8Options(None if calibration is None else Path(calibration), min_agreement, target)
+    if calibration is not None:
+        raise UsageError("--calibration is for INT8, and --quantize was not given; add --quantize")
+    return None
+
+
+def _calibration(checkpoint: Checkpoint, options: Int8Options) -> list[Row]:
+    return calibration_rows(
+        options.calibration,
+        pairs=bool(checkpoint.pairs) or checkpoint.task == "question-answering",
+        mask_token=checkpoint.mask_token,
+    )
 
 
 def _finished(
@@ -236,7 +297,7 @@ def _with_heads(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelPro
     return model
 
 
-def _optimize(draft: _Draft, checkpoint: Checkpoint, sample: Batch, optimize: str) -> Fusions:
+def _optimize(draft: _Draft, checkpoint: Checkpoint, sample: Batch, optimize: str, precision: str) -> Fusions:
     if optimize == "none":
         return {}
     draft.model = clean(draft.model)
@@ -246,7 +307,8 @@ def _optimize(draft: _Draft, checkpoint: Checkpoint, sample: Batch, optimize: st
     attention = fuse_attention(draft.model, _small(sample))
     fusions = _fusions(draft.model, attention, checkpoint)
     draft.model = clean(draft.model)
-    unmask_attention(draft.model, max_length=checkpoint.max_length)
+    if precision != "fp16":  # its converter does not look into branches
+        unmask_attention(draft.model, max_length=checkpoint.max_length)
     keep_first_token(draft.model, _small(sample))
     draft.model = clean(draft.model)
     return fusions

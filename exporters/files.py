@@ -7,10 +7,20 @@ from pathlib import Path
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
-__all__ = ["SINGLE_FILE_LIMIT", "load_proto", "save_proto", "weight_bytes"]
+__all__ = [
+    "SINGLE_FILE_LIMIT",
+    "load_proto",
+    "restore_weights",
+    "save_proto",
+    "weight_bytes",
+    "without_large_weights",
+]
 
 SINGLE_FILE_LIMIT = 2_000_000_000
 """Bytes of weights above which a sidecar is written: protobuf's own limit is 2**31 - 1 in all."""
+
+_LARGE = 65_536
+"""Bytes above which a matrix is a trained weight, and no constant that a pattern looks into."""
 
 _INLINE_BELOW = 1024
 """Smaller weights (shapes, scalars) stay in the file even where there is a sidecar."""
@@ -57,6 +67,31 @@ def load_proto(path: Path) -> onnx.ModelProto:
     model = onnx.load(str(path), load_external_data=False)
     load_external_data_for_model(model, str(path.parent))
     return model
+
+
+def without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which large matrices have a type and a shape, and no content."""
+    shell = _without_weights(model)
+    for tensor in model.graph.initializer:
+        entry = shell.graph.initializer.add()
+        if _is_large(tensor):
+            entry.name, entry.data_type = tensor.name, tensor.data_type
+            entry.dims.extend(tensor.dims)
+        else:
+            entry.CopyFrom(tensor)
+    return shell
+
+
+def restore_weights(shell: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Give `shell` the content of the large weights of `model` that it still has."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer if _is_large(tensor)}
+    for tensor in shell.graph.initializer:
+        if tensor.name in weights:
+            tensor.raw_data = weights[tensor.name].raw_data
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return len(tensor.dims) > 1 and len(tensor.raw_data) > _LARGE
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -87,7 +87,8 @@ class Graph:
 
     def add_constant(self, array: npt.ArrayLike, dtype: type[np.generic], hint: str) -> str:
         """Add a weight and return its name; equal small constants are added once."""
-        values = np.ascontiguousarray(np.asarray(array, dtype=dtype))
+        # Not ascontiguousarray, which makes a scalar one-dimensional, and Gather then keeps the axis.
+        values = np.asarray(array, dtype=dtype, order="C")
         key = (values.dtype.str, values.shape, values.tobytes())
         if values.size <= 16 and key in self._constants:
             return self._constants[key]
@@ -143,23 +144,35 @@ class Graph:
             self._producers.pop(old).output[:] = [self.fresh(f"{old}/replaced")]
             self.add("Identity", [new], old, output=old)
 
+    def extract(self, values: Sequence[str]) -> onnx.ModelProto:
+        """Return the smallest model that computes `values`; this one stays as it is."""
+        needed = self._needed(values)
+        nodes = [node for node in self.nodes if any(value in needed for value in node.output)]
+        weights = [tensor for tensor in self.proto.initializer if tensor.name in needed]
+        outputs = [onnx.ValueInfoProto(name=value) for value in values]
+        part = onnx.ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
+        part.graph.CopyFrom(helper.make_graph(nodes, "part", self.proto.input, outputs, weights))
+        Graph(part).finish()
+        return part
+
     def finish(self) -> None:
         """Drop nodes and weights that no output needs, and order the nodes."""
-        needed = self._needed()
+        needed = self._needed([output.name for output in self.proto.output])
         kept = [node for node in self.proto.node if any(value in needed for value in node.output)]
         ordered = list(self._ordered(kept))
         del self.proto.node[:]
         self.proto.node.extend(ordered)
-        weights = [tensor for tensor in self.proto.initializer if tensor.name in needed]
-        del self.proto.initializer[:]
-        self.proto.initializer.extend(weights)
+        # In place: protobuf would copy gigabytes, and keep the old ones until the model goes.
+        for place in reversed(range(len(self.proto.initializer))):
+            if self.proto.initializer[place].name not in needed:
+                del self.proto.initializer[place]
         # Shapes noted by an earlier step may describe values that are gone.
         del self.proto.value_info[:]
         self._reindex()
 
-    def _needed(self) -> set[str]:
+    def _needed(self, values: Iterable[str]) -> set[str]:
         needed: set[str] = set()
-        waiting = [output.name for output in self.proto.output]
+        waiting = list(values)
         while waiting:
             value = waiting.pop()
             if value in needed:

@@ -74,7 +74,7 @@ def attention_value(graph: Graph, context: str) -> str | None:
     if node is None:
         return None
     if node.op_type == "MultiHeadAttention":
-        return node.input[2]
+        return str(node.input[2])
     names = {_branch_value(helper.get_attribute_value(attribute)) for attribute in node.attribute}
     return names.pop() if len(names) == 1 else None
 
@@ -102,5 +102,5 @@ def _bias(graph: Graph, add: onnx.NodeProto, weight: npt.NDArray[np.generic]) ->
     for name in add.input:
         array = graph.constant(name)
         if array is not None and array.ndim == 1 and array.size == weight.shape[1]:
-            return name
+            return str(name)
     return ""

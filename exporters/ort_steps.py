@@ -23,7 +23,7 @@ import onnx
 from bertonnx.exporters.files import load_proto, restore_weights, save_proto, without_large_weights
 from bertonnx.runtime.session import import_onnxruntime
 
-__all__ = ["clean", "fuse_elementwise", "run_graph"]
+__all__ = ["clean", "float_values", "fuse_elementwise", "run_graph"]
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -86,6 +86,23 @@ def run_graph(
         names = [item.name for item in session.get_outputs()]
         results = session.run(names, {key: value for key, value in feeds.items() if key in inputs})
     return dict(zip(names, results, strict=True))
+
+
+def float_values(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the float32 values inside the graph, its outputs aside."""
+    ort = import_onnxruntime()
+    ends = {output.name for output in model.graph.output}
+    values = [value for node in model.graph.node for value in node.output if value]
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        path = Path(folder) / "probe.onnx"
+        with _outputs(model, values):
+            save_proto(model, path)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    floats = [item.name for item in session.get_outputs() if item.type == "tensor(float)"]
+    return [name for name in floats if name not in ends]
 
 
 @contextlib.contextmanager

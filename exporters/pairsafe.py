@@ -72,7 +72,8 @@ def _whole_scale(weight: Array, *, pair_safe: bool) -> npt.NDArray[np.float64]:
             total = np.maximum(sign * first, 0) + np.maximum(sign * second, 0)
             largest = np.maximum(largest, total.max(axis=0, initial=0.0) / PAIR_LIMIT)
     # A column of zeros needs some scale, and a subnormal one would not survive the division.
-    return np.maximum(largest, float(np.finfo(np.float32).tiny))
+    scales: npt.NDArray[np.float64] = np.maximum(largest, float(np.finfo(np.float32).tiny))
+    return scales
 
 
 def _round(scaled: npt.NDArray[np.floating], *, pair_safe: bool) -> npt.NDArray[np.float64]:

@@ -50,11 +50,7 @@ def _padding_only(graph: Graph, biases: set[str], max_length: int) -> set[str]:
     biases = {bias for bias in biases if not _reads_text(graph, bias)}
     if not biases:
         return set()
-    part = onnx.ModelProto()
-    part.CopyFrom(graph.model)
-    del part.graph.output[:]
-    part.graph.output.extend(onnx.ValueInfoProto(name=bias) for bias in sorted(biases))
-    Graph(part).finish()
+    part = graph.extract(sorted(biases))
     remaining = set(biases)
     for length in {2, max_length}:
         ones = np.ones((1, length), dtype=np.int64)

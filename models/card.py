@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from bertonnx.errors import ModelFileError
 from bertonnx.models.tasks import TASKS
@@ -123,9 +124,27 @@ class Card:
             raise ModelFileError(
                 f"the model's card is incomplete ({error}); export the model again"
             ) from error
+        wrong = [name for name, hint in get_type_hints(cls).items() if not _is_a(getattr(card, name), hint)]
+        if wrong:
+            raise ModelFileError(
+                f"the model's card is damaged ({', '.join(wrong)}: not of the right kind); "
+                "export the model again"
+            )
         if card.task not in {task.name for task in TASKS}:
             raise ModelFileError(f"the model's card names an unknown task, {card.task!r}; update bertonnx")
         return card
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    """Say whether a value is of a field's type; of mappings, only that they are mappings."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, arguments[0]) for item in value)
+    if origin is UnionType:
+        return any(_is_a(value, argument) for argument in arguments)
+    if hint is int:
+        return type(value) is int  # a bool is an int to isinstance
+    return isinstance(value, origin or hint)
 
 
 def _frozen(value: Any) -> Any:

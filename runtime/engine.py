@@ -38,10 +38,19 @@ Batch = list[int]
 
 @dataclass
 class _Window:
-    """Rows on their way through the model: what was tokenized, and what will come of each piece."""
+    """Rows on their way through the model.
+
+    Attributes:
+        encoded: the rows, tokenized.
+        pieces: their pieces; equal ones are computed once.
+        places: of each piece of each row, in order, which of `pieces` it is.
+        kept: what the decoder kept of each of `pieces`.
+        futures: batches under way.
+    """
 
     encoded: list[Encoded | RowError]
     pieces: list[Piece]
+    places: list[int]
     kept: list[Any]
     futures: list[Future[None]]
 
@@ -58,6 +67,7 @@ class Engine:
     def __init__(self, session: Session, tokenizer: TextTokenizer, *, threads: int) -> None:
         self._session = session
         self._tokenizer = tokenizer
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bertonnx")
 
     def close(self) -> None:
@@ -91,16 +101,25 @@ class Engine:
     def _submit(self, rows: Sequence[Row | RowError], decoder: Decoder) -> _Window:
         good = iter(self._tokenizer.encode([row for row in rows if isinstance(row, Row)]))
         encoded = [next(good) if isinstance(row, Row) else row for row in rows]
-        pieces = [piece for item in encoded if isinstance(item, Encoded) for piece in item.pieces]
-        window = _Window(encoded, pieces, [None] * len(pieces), [])
+        pieces, places = _distinct(encoded)
+        window = _Window(encoded, pieces, places, [None] * len(pieces), [])
         budget = _BATCH_TOKENS_VOCABULARY if decoder.fetch == ("logits",) else _BATCH_TOKENS
-        for batch in _equal_lengths(pieces, budget):
+        batches = list(_equal_lengths(pieces, budget))
+        if len(batches) < self._threads:
+            window.futures.append(self._pool.submit(self._run_alone, window, batches, decoder))
+            return window
+        for batch in batches:
             window.futures.append(self._pool.submit(self._run, window, batch, decoder))
         return window
 
-    def _run(self, window: _Window, batch: Batch, decoder: Decoder) -> None:
+    def _run_alone(self, window: _Window, batches: Sequence[Batch], decoder: Decoder) -> None:
+        """Run fewer batches than there are cores one after the other, each with all cores."""
+        for batch in batches:
+            self._run(window, batch, decoder, alone=True)
+
+    def _run(self, window: _Window, batch: Batch, decoder: Decoder, *, alone: bool = False) -> None:
         try:
-            self._run_batch(window, batch, decoder)
+            self._run_batch(window, batch, decoder, alone=alone)
         except Exception as error:
             if len(batch) == 1:
                 message = " ".join(str(error).split())
@@ -110,7 +129,7 @@ class Engine:
             for place in batch:
                 self._run(window, [place], decoder)
 
-    def _run_batch(self, window: _Window, batch: Batch, decoder: Decoder) -> None:
+    def _run_batch(self, window: _Window, batch: Batch, decoder: Decoder, *, alone: bool) -> None:
         pieces = [window.pieces[place] for place in batch]
         ids = np.stack([piece.ids for piece in pieces])
         feeds = {"input_ids": ids}
@@ -118,7 +137,7 @@ class Engine:
             feeds["attention_mask"] = np.ones_like(ids)
         if "token_type_ids" in self._session.inputs:
             feeds["token_type_ids"] = np.stack([piece.type_ids for piece in pieces])
-        outputs = self._session.run(decoder.fetch, feeds)
+        outputs = self._session.run(decoder.fetch, feeds, alone=alone)
         for i, (place, piece) in enumerate(zip(batch, pieces, strict=True)):
             named = {name: array[i] for name, array in zip(decoder.fetch, outputs, strict=True)}
             window.kept[place] = decoder.keep(piece, named)
@@ -131,8 +150,7 @@ class Engine:
             if isinstance(item, RowError):
                 yield item
                 continue
-            kept = window.kept[place : place + len(item.pieces)]
-            window.kept[place : place + len(item.pieces)] = [None] * len(kept)
+            kept = [window.kept[i] for i in window.places[place : place + len(item.pieces)]]
             place += len(item.pieces)
             yield _decoded(item, kept, decoder)
 
@@ -163,6 +181,20 @@ def _chunks(rows: Iterable[Row | RowError]) -> Iterator[list[Row | RowError]]:
             limit = min(2 * limit, _LAST_WINDOW)
     if chunk:
         yield chunk
+
+
+def _distinct(encoded: Sequence[Encoded | RowError]) -> tuple[list[Piece], list[int]]:
+    """Return the distinct pieces of all rows, and for each piece of each row which of them it is."""
+    pieces: list[Piece] = []
+    places: list[int] = []
+    known: dict[tuple[bytes, bytes], int] = {}
+    for item in encoded:
+        for piece in item.pieces if isinstance(item, Encoded) else ():
+            place = known.setdefault((piece.ids.tobytes(), piece.type_ids.tobytes()), len(pieces))
+            if place == len(pieces):
+                pieces.append(piece)
+            places.append(place)
+    return pieces, places
 
 
 def _equal_lengths(pieces: Sequence[Piece], budget: int) -> Iterator[Batch]:

@@ -85,15 +85,17 @@ class Model:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}; give a number of at least 1")
         self.path = Path(path)
-        self._arguments = (str(path), provider, threads, max_length, long_text)
-        self.card, tokenizer_text, session, self.notes = _open(self.path, provider)
+        # Absolute, for who unpickles it may work in another folder.
+        self._arguments = (str(self.path.absolute()), provider, threads, max_length, long_text)
+        threads = threads or allowed_cores()
+        self.card, tokenizer_text, session, self.notes = _open(self.path, provider, threads)
         self.provider = session.provider
         self.tokenizer = TextTokenizer(
             tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
         )
         by_words = self.card.task == "token-classification"
         self._subwords = subword_rule(tokenizer_text) if by_words else SubwordRule(False)
-        self._engine = Engine(session, self.tokenizer, threads=threads or allowed_cores())
+        self._engine = Engine(session, self.tokenizer, threads=threads)
         self._closed = False
 
     def __enter__(self) -> Model:
@@ -140,7 +142,8 @@ class Model:
             RowError: a text failed; its place is in the message.
         """
         self._require("embed")
-        result = np.empty((len(_listed(texts)), self.card.width or 0), dtype=np.float32)
+        texts = _listed(texts)
+        result = np.empty((len(texts), self.card.width or 0), dtype=np.float32)
         for i, item in enumerate(self._all(texts, None, EmbeddingDecoder(self.card.normalize))):
             result[i] = item["embedding"]
         return result
@@ -269,14 +272,15 @@ class Model:
             )
 
 
-def _open(path: Path, provider: Provider) -> tuple[Card, str, Session, tuple[str, ...]]:
+def _open(path: Path, provider: Provider, threads: int) -> tuple[Card, str, Session, tuple[str, ...]]:
     if not path.is_dir():
         file = read_model_file(path)
         if file.is_bertonnx:
             card = file.card
             optimized = card.optimize == "full"
-            return card, file.tokenizer, open_session(path, provider=provider, optimized=optimized), ()
-    return open_optimum(path, provider)
+            session = open_session(path, provider=provider, optimized=optimized, threads=threads)
+            return card, file.tokenizer, session, ()
+    return open_optimum(path, provider, threads)
 
 
 def _usual(card: Card) -> LongText:

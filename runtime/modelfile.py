@@ -1,8 +1,7 @@
 """Reading what a model file says of itself, without ONNX, ONNX Runtime, or loading the weights.
 
-A small reader of protobuf's wire format (https://protobuf.dev/programming-guides/encoding/) over a
-memory map, for the few messages of onnx.proto3 that matter here. It also is the check that stands
-before ONNX Runtime opens a file: truncated, foreign, or pointing out of its folder.
+It also is the check that stands before ONNX Runtime opens a file: truncated, foreign, or pointing out
+of its folder.
 """
 
 from __future__ import annotations
@@ -10,22 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import ModelFileError
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
+from bertonnx.runtime import wire
+from bertonnx.runtime.wire import Span, fields
 
-__all__ = ["ModelFile", "read_model_file", "weights_sha256"]
+__all__ = ["ModelFile", "open_map", "read_model_file", "weights_sha256"]
 
-_GRAPH, _METADATA = 7, 14  # ModelProto
-_NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12  # GraphProto
-_DIMS, _TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14  # TensorProto
-
-Span = tuple[int, int]
-"""Where a field's content starts and ends in the file, in bytes."""
+_PARTS: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""Where tensors lie in onnx.proto3: message -> field number -> message."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class ModelFile:
         """The card.
 
         Raises:
-            ModelFileError: there is none, or it cannot be read.
+            ModelFileError: there is none, it cannot be read, or it speaks of another graph.
         """
         if not self.is_bertonnx:
             raise ModelFileError(
@@ -67,7 +73,10 @@ class ModelFile:
                 "bertonnx export SOURCE, or give a folder of optimum-cli with config.json and tokenizer.json"
             )
         if not self._card:
-            self._card.append(Card.from_json(self.metadata[CARD_KEY]))
+            card = Card.from_json(self.metadata[CARD_KEY])
+            _same_names(self.path, "inputs", self.inputs, card.inputs)
+            _same_names(self.path, "outputs", self.outputs, card.outputs)
+            self._card.append(card)
         return self._card[0]
 
     @property
@@ -84,8 +93,17 @@ class ModelFile:
 
     @property
     def golden(self) -> list[dict[str, Any]]:
-        """The golden examples; empty where the file carries none."""
-        examples: list[dict[str, Any]] = json.loads(self.metadata.get(GOLDEN_KEY, "[]"))
+        """The golden examples; empty where the file carries none.
+
+        Raises:
+            ModelFileError: they cannot be read.
+        """
+        try:
+            examples: list[dict[str, Any]] = json.loads(self.metadata.get(GOLDEN_KEY, "[]"))
+        except (ValueError, RecursionError):
+            examples = [{}]
+        if not isinstance(examples, list) or not all(map(_is_example, examples)):
+            raise ModelFileError(f"{self.path} carries damaged golden examples; export the checkpoint again")
         return examples
 
 
@@ -95,18 +113,18 @@ def read_model_file(path: Path) -> ModelFile:
     Raises:
         ModelFileError: missing, a folder, empty, truncated, not ONNX, or with weights outside its folder.
     """
-    with _open(path) as data:
+    with open_map(path) as data, _damage(path):
         graph, metadata = _model(path, data)
-        names: dict[int, list[str]] = {_INPUT: [], _OUTPUT: []}
-        locations: dict[str, int] = {}
-        for number, span in _checked(path, data, graph):
+        names: dict[int, list[str]] = {wire.INPUT: [], wire.OUTPUT: []}
+        for number, span in fields(data, graph):
             if number in names:
                 names[number].append(_name(data, span))
-            elif number == _INITIALIZER:
-                _note_external(path, data, span, locations)
+        locations: dict[str, int] = {}
+        for span in _tensors(data, "model", (0, len(data))):
+            _note_external(path, data, span, locations)
         sidecars = tuple(_sidecar(path, name, least) for name, least in sorted(locations.items()))
     size = path.stat().st_size + sum(file.stat().st_size for file in sidecars)
-    return ModelFile(path, metadata, tuple(names[_INPUT]), tuple(names[_OUTPUT]), sidecars, size)
+    return ModelFile(path, metadata, tuple(names[wire.INPUT]), tuple(names[wire.OUTPUT]), sidecars, size)
 
 
 def weights_sha256(path: Path) -> str:
@@ -116,16 +134,21 @@ def weights_sha256(path: Path) -> str:
         ModelFileError: as `read_model_file`.
     """
     digest = hashlib.sha256()
-    with _open(path) as data:
+    with open_map(path) as data, _damage(path):
         graph, _ = _model(path, data)
-        spans = [span for number, span in _checked(path, data, graph) if number == _INITIALIZER]
+        spans = [span for number, span in fields(data, graph) if number == wire.INITIALIZER]
         for name, span in sorted((_tensor_name(data, span), span) for span in spans):
             digest.update(name.encode() + b"\0")
             _digest_tensor(path, data, span, digest)
     return digest.hexdigest()
 
 
-def _open(path: Path) -> mmap.mmap:
+def open_map(path: Path) -> mmap.mmap:
+    """Map a file into memory, read only.
+
+    Raises:
+        ModelFileError: missing, a folder, empty, or not readable.
+    """
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder; a model file is expected, such as {path / 'model.onnx'}")
     try:
@@ -141,86 +164,82 @@ def _open(path: Path) -> mmap.mmap:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _model(path: Path, data: mmap.mmap) -> tuple[Span, dict[str, str]]:
-    """Return where the graph lies, and the metadata."""
-    graph: Span | None = None
-    metadata: dict[str, str] = {}
-    for number, span in _checked(path, data, (0, len(data))):
-        if number == _GRAPH:
-            graph = span
-        elif number == _METADATA:
-            entry = {key: bytes(data[slice(*part)]) for key, part in _checked(path, data, span)}
-            metadata[_text(path, entry.get(1, b""))] = _text(path, entry.get(2, b""))
-    if graph is None:
-        raise ModelFileError(f"{path} is not an ONNX model (it holds no graph), or is truncated")
-    return graph, metadata
-
-
-def _text(path: Path, data: bytes) -> str:
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Whatever does not read as ONNX inside the block is damage to the file."""
     try:
-        return data.decode()
+        yield
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"{path} is not an ONNX model (its metadata is not text)") from error
-
-
-def _checked(path: Path, data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
-    try:
-        yield from _fields(data, span)
-    except (ValueError, IndexError) as error:
+        raise ModelFileError(f"{path} is not an ONNX model, or is damaged (a name is not text)") from error
+    except (ValueError, IndexError, OverflowError, RecursionError) as error:
         raise ModelFileError(
             f"{path} is not an ONNX model, or is truncated ({error}); export or copy the model again"
         ) from error
 
 
-def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
-    """Yield number and content of every field of a message; of a varint, the bytes it takes."""
-    place, end = span
-    while place < end:
-        key, place = _varint(data, place, end)
-        number, kind = key >> 3, key & 7
-        start = place
-        if kind == 0:
-            _, place = _varint(data, place, end)
-        elif kind in (1, 5):
-            place += 8 if kind == 1 else 4
-        elif kind == 2:
-            length, start = _varint(data, place, end)
-            place = start + length
-        else:
-            raise ValueError(f"byte {place} starts no field")
-        if place > end or number == 0:
-            raise ValueError(f"a field at byte {start} ends after its message")
-        yield number, (start, place)
+def _model(path: Path, data: mmap.mmap) -> tuple[Span, dict[str, str]]:
+    """Return where the graph lies, and the metadata."""
+    graphs: list[Span] = []
+    metadata: dict[str, str] = {}
+    for number, span in fields(data, (0, len(data))):
+        if number == wire.GRAPH:
+            graphs.append(span)
+        elif number == wire.METADATA:
+            entry = {key: data[slice(*part)].decode() for key, part in fields(data, span)}
+            metadata[entry.get(1, "")] = entry.get(2, "")
+    if not graphs:
+        raise ModelFileError(f"{path} is not an ONNX model (it holds no graph), or is truncated")
+    if len(graphs) > 1:
+        # Protobuf would merge them, and what was checked would not be what runs.
+        raise ModelFileError(f"{path} is damaged (it holds {len(graphs)} graphs); export the model again")
+    return graphs[0], metadata
 
 
-def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < end:
-        byte = data[place]
-        value |= (byte & 0x7F) << shift
-        place += 1
-        if byte < 0x80:
-            return value, place
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"byte {place} is part of no number")
-    raise ValueError("a number is cut off at the end")
+def _same_names(path: Path, what: str, found: tuple[str, ...], noted: tuple[str, ...]) -> None:
+    if set(found) != set(noted):
+        raise ModelFileError(
+            f"the graph in {path} has the {what} {', '.join(found)}, and its card names {', '.join(noted)}; "
+            "the file was changed after export: export the checkpoint again"
+        )
+
+
+def _is_example(value: object) -> bool:
+    match value:
+        case {"text": str(), "pair": str() | None, "ids": list(), "outputs": dict(outputs)}:
+            return all(isinstance(x, (int, float)) for numbers in outputs.values() for x in numbers)
+    return False
+
+
+def _tensors(data: mmap.mmap, kind: str, span: Span) -> Iterator[Span]:
+    """Yield all tensors in a message, those in constants, branches and functions included."""
+    if kind == "tensor":
+        yield span
+        return
+    # The many nodes that cannot hold a location are passed over; weights are never searched.
+    if kind in ("node", "function") and data.find(b"location", *span) < 0:
+        return
+    parts = _PARTS[kind]
+    for number, part in fields(data, span):
+        if number in parts:
+            yield from _tensors(data, parts[number], part)
 
 
 def _name(data: mmap.mmap, span: Span) -> str:
-    return next((data[slice(*part)].decode() for number, part in _fields(data, span) if number == 1), "")
+    return next((data[slice(*part)].decode() for number, part in fields(data, span) if number == 1), "")
 
 
 def _tensor_name(data: mmap.mmap, span: Span) -> str:
-    return next((data[slice(*part)].decode() for number, part in _fields(data, span) if number == _NAME), "")
+    return next(
+        (data[slice(*part)].decode() for number, part in fields(data, span) if number == wire.NAME), ""
+    )
 
 
 def _external(data: mmap.mmap, span: Span) -> dict[str, str]:
     """Return a tensor's `external_data`: location, offset and length; empty where it has none."""
     entries: dict[str, str] = {}
-    for number, part in _fields(data, span):
-        if number == _EXTERNAL:
-            entry = {key: data[slice(*piece)].decode() for key, piece in _fields(data, part)}
+    for number, part in fields(data, span):
+        if number == wire.EXTERNAL:
+            entry = {key: data[slice(*piece)].decode() for key, piece in fields(data, part)}
             entries[entry.get(1, "")] = entry.get(2, "")
     return entries
 
@@ -230,10 +249,10 @@ def _note_external(path: Path, data: mmap.mmap, span: Span, locations: dict[str,
     if not entries:
         return
     location = entries.get("location", "")
-    try:
-        needed = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
-    except ValueError as error:
-        raise ModelFileError(f"{path} has damaged external data: {entries}") from error
+    figures = [entries.get(key) or "0" for key in ("offset", "length")]
+    if not all(figure.isascii() and figure.isdigit() and len(figure) < 20 for figure in figures):
+        raise ModelFileError(f"{path} has damaged external data: {entries}")
+    needed = sum(map(int, figures))
     locations[location] = max(locations.get(location, 0), needed)
 
 
@@ -245,7 +264,8 @@ def _sidecar(path: Path, location: str, least: int) -> Path:
     """
     folder = path.resolve().parent
     target = folder / location
-    if not location or Path(location).name != location or target.is_symlink():
+    inside = Path(location).name == location and location != ".." and "\0" not in location
+    if not location or not inside or target.is_symlink():
         raise ModelFileError(
             f"{path} points to weights outside its folder ({location!r}), which bertonnx never follows; "
             "get the model from a source you trust"
@@ -262,19 +282,21 @@ def _sidecar(path: Path, location: str, least: int) -> Path:
 
 
 def _digest_tensor(path: Path, data: mmap.mmap, span: Span, digest: Any) -> None:
-    for number, part in _fields(data, span):
-        # Where the bytes lie (inline or beside the file) is not part of what the weight is.
-        if number not in (_NAME, _EXTERNAL, _LOCATION, _RAW):
+    for number, part in fields(data, span):
+        # Where the bytes lie (inline or beside the file) is not part of what the weight is, nor is a
+        # remark, which some writers leave empty and others leave out.
+        if number not in (wire.NAME, wire.DOC, wire.EXTERNAL, wire.LOCATION, wire.RAW):
             digest.update(bytes([number]) + data[slice(*part)])
-    for number, part in _fields(data, span):
-        if number == _RAW:
+    for number, part in fields(data, span):
+        if number == wire.RAW:
             digest.update(memoryview(data)[slice(*part)])
     entries = _external(data, span)
     if entries:
         target = _sidecar(path, entries.get("location", ""), 0)
         with target.open("rb") as stream:
-            stream.seek(int(entries.get("offset") or 0))
-            remaining = int(entries.get("length") or 0)
+            offset = stream.seek(int(entries.get("offset") or 0))
+            # Without a length the weight takes the rest of the file.
+            remaining = int(entries.get("length") or target.stat().st_size - offset)
             while remaining > 0 and (block := stream.read(min(remaining, 1 << 22))):
                 digest.update(block)
                 remaining -= len(block)

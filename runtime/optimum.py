@@ -37,7 +37,9 @@ NOTES = (
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
 
-def open_optimum(path: Path, provider: Provider) -> tuple[Card, str, Session, tuple[str, ...]]:
+def open_optimum(
+    path: Path, provider: Provider, threads: int = 1
+) -> tuple[Card, str, Session, tuple[str, ...]]:
     """Open a folder or file that optimum-cli made.
 
     Returns:
@@ -60,9 +62,22 @@ def open_optimum(path: Path, provider: Provider) -> tuple[Card, str, Session, tu
             f"{file.path} has inputs that bertonnx cannot make of a text: {', '.join(unknown)}; "
             f"it knows {', '.join(sorted(_KNOWN_INPUTS))}"
         )
-    card = _card(file, folder)
-    session = _Completed(open_session(file.path, provider=provider, optimized=False), card)
-    return card, stripped(_read(folder / "tokenizer.json")), session, NOTES
+    try:
+        card = _card(file, folder)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"the configuration in {folder} cannot be understood ({type(error).__name__}: {error}); "
+            "export the checkpoint again"
+        ) from error
+    session = _Completed(open_session(file.path, provider=provider, optimized=False, threads=threads), card)
+    return card, stripped(_read(folder / "tokenizer.json")), session, (*NOTES, *_assumed(file, folder, card))
+
+
+def _assumed(file: ModelFile, folder: Path, card: Card) -> tuple[str, ...]:
+    """Return what had to be guessed."""
+    if card.pooling is None or "sentence_embedding" in file.outputs or (folder / "1_Pooling").is_dir():
+        return ()
+    return ("nothing in it says how token vectors become one; their mean is taken, not normalised",)
 
 
 def _model_in(folder: Path) -> Path:
@@ -88,7 +103,8 @@ def _card(file: ModelFile, folder: Path) -> Card:
         tuple(labels[key] for key in sorted(labels, key=int)) if "scores" in task_named(task).outputs else ()
     )
     problem, activation = _problem(config, task, names)
-    mask = _content(tokenizer.get("mask_token", special.get("mask_token")))
+    mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task == "fill-mask" else None
+    embeds = task == "feature-extraction"
     return Card(
         task=task,
         family=str(config.get("model_type", "unknown")),
@@ -98,9 +114,10 @@ def _card(file: ModelFile, folder: Path) -> Card:
         labels=names,
         problem_type=problem,
         activation=activation,
-        pooling=_pooling(folder) if task == "feature-extraction" else None,
-        normalize=_normalizes(folder),
-        width=config.get("hidden_size", config.get("dim", config.get("emb_dim"))),
+        pooling=_pooling(folder) if embeds else None,
+        normalize=embeds and _normalizes(folder),
+        width=config.get("hidden_size", config.get("dim", config.get("emb_dim"))) if embeds else None,
+        prefix=_prefix(folder) if embeds else "",
         mask_token=mask,
         mask_token_id=_token_id(folder, mask),
         pad_token_id=int(config.get("pad_token_id") or 0),
@@ -170,6 +187,12 @@ def _normalizes(folder: Path) -> bool:
     return any(str(module.get("type", "")).endswith("Normalize") for module in modules)
 
 
+def _prefix(folder: Path) -> str:
+    config = _json(folder / "config_sentence_transformers.json")
+    name = config.get("default_prompt_name")
+    return str(config["prompts"][name]) if name is not None else ""
+
+
 def _token_id(folder: Path, token: str | None) -> int | None:
     added = _json(folder / "tokenizer.json").get("added_tokens", [])
     return next((int(entry["id"]) for entry in added if entry["content"] == token), None)
@@ -184,9 +207,11 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value: dict[str, Any] = json.loads(_read(path))
+        value = json.loads(_read(path))
     except ValueError as error:
         raise ModelFileError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} is not a JSON object; export the checkpoint again")
     return value
 
 
@@ -207,20 +232,26 @@ class _Completed:
         self.inputs = session.inputs
         self.outputs = card.outputs
 
-    def run(self, outputs: Sequence[str], feeds: Feeds) -> list[Array]:
+    def run(self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False) -> list[Array]:
         """Return the named outputs of one batch, those that the graph lacks computed here."""
-        return [self._output(name, feeds) for name in outputs]
+        needed = sorted({self._origin(name) for name in outputs})
+        raw = dict(zip(needed, self._session.run(needed, feeds, alone=alone), strict=True))
+        return [self._output(name, raw[self._origin(name)]) for name in outputs]
 
-    def _output(self, name: str, feeds: Feeds) -> Array:
+    def _origin(self, name: str) -> str:
+        """Return the graph's output that an output is made of."""
         if name in self._session.outputs:
-            return self._session.run([name], feeds)[0]
+            return name
         if name == "scores":
-            return _ACTIVATIONS[self._card.activation](self._session.run(["logits"], feeds)[0])
-        hidden = next(n for n in ("last_hidden_state", "token_embeddings") if n in self._session.outputs)
-        tokens = self._session.run([hidden], feeds)[0]
-        if name == "last_hidden_state":
-            return tokens
-        vectors = _POOLINGS[self._card.pooling or "mean"](tokens)
+            return "logits"
+        return next(n for n in ("last_hidden_state", "token_embeddings") if n in self._session.outputs)
+
+    def _output(self, name: str, raw: Array) -> Array:
+        if name in self._session.outputs or name == "last_hidden_state":
+            return raw
+        if name == "scores":
+            return _ACTIVATIONS[self._card.activation](raw)
+        vectors = _POOLINGS[self._card.pooling or "mean"](raw)
         if self._card.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors.astype(np.float32)

@@ -173,13 +173,15 @@ class Run:
 
     @_answering
     def chunk(self) -> Answer:
-        """Return the next rows: `texts`, their number, 0 at the end; and `columns`, by name.
+        """Return what comes next: `texts`, their number, 0 at the end; and `columns`, by name.
 
-        Raises (in the answer):
-            RowError: a text failed; the message names its row.
+        `seconds` is what was spent on predicting, without making columns. A text that failed gives
+        a RowError that names its row.
         """
+        started = time.perf_counter()
         taken = list(self._take())
-        return {"texts": float(len(taken)), "columns": self._table.packed(taken)}
+        seconds = time.perf_counter() - started
+        return {"texts": float(len(taken)), "seconds": seconds, "columns": self._table.packed(taken)}
 
     @_answering
     def close(self) -> Answer:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import MissingDependencyError, ModelFileError, ProviderError
+from bertonnx.runtime.mapped import without_weights
 
 __all__ = ["PROVIDERS", "OrtSession", "Provider", "Session", "import_onnxruntime", "open_session"]
 
@@ -34,8 +36,17 @@ class Session(Protocol):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
-    def run(self, outputs: Sequence[str], feeds: Feeds) -> list[npt.NDArray[np.float32]]:
-        """Return the named outputs of one batch. Safe to call from several threads at once."""
+    def run(
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the named outputs of one batch. Safe to call from several threads at once.
+
+        Args:
+            outputs: their names.
+            feeds: int64 arrays of shape (batch, tokens), by the names of the inputs.
+            alone: whether no other batch runs beside this one, so that it may take all cores. The
+                result is the same to the last bit.
+        """
         ...
 
 
@@ -59,21 +70,47 @@ def import_onnxruntime() -> ModuleType:
 
 
 class OrtSession:
-    """An ONNX Runtime session of one thread a run; several runs at a time use several cores."""
+    """An ONNX Runtime session of one thread a run; several runs at a time use several cores.
 
-    def __init__(self, session: Any, provider: str) -> None:
+    One with all cores for a single run is opened beside it when batches come alone repeatedly: a
+    command that predicts one text and ends would pay more for opening it than it gains.
+
+    Args:
+        session: ONNX Runtime's session.
+        provider: what really runs it.
+        widen: opens the session with all cores; None where there is but one, or a GPU.
+    """
+
+    def __init__(self, session: Any, provider: str, widen: Callable[[], Any] | None = None) -> None:
         self._session = session
+        self._widen = widen
+        self._wide: Any = None
+        self._came_alone = 0
+        self._lock = threading.Lock()
         self.provider = provider
         self.inputs = tuple(item.name for item in session.get_inputs())
         self.outputs = tuple(item.name for item in session.get_outputs())
 
-    def run(self, outputs: Sequence[str], feeds: Feeds) -> list[npt.NDArray[np.float32]]:
+    def run(
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
         """Return the named outputs of one batch, as `Session.run`."""
-        results: list[npt.NDArray[np.float32]] = self._session.run(list(outputs), dict(feeds))
+        session = self._wider() if alone and self._widen is not None else self._session
+        results: list[npt.NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
         return results
 
+    def _wider(self) -> Any:
+        with self._lock:
+            self._came_alone += 1
+            if self._wide is None and self._came_alone > 1:
+                assert self._widen is not None
+                self._wide = self._widen()
+        return self._wide or self._session
 
-def open_session(path: Path, *, provider: Provider = "auto", optimized: bool = True) -> OrtSession:
+
+def open_session(
+    path: Path, *, provider: Provider = "auto", optimized: bool = True, threads: int = 1
+) -> OrtSession:
     """Open a model file.
 
     Args:
@@ -81,6 +118,7 @@ def open_session(path: Path, *, provider: Provider = "auto", optimized: bool = T
         provider: "cpu", "cuda", or "auto": CUDA where it works, else CPU.
         optimized: whether the file was optimised at export, so that on CPU this need not be done
             again at every start.
+        threads: cores that a batch may take which runs alone.
 
     Raises:
         ProviderError: CUDA was asked for and cannot be used; never falls back in silence.
@@ -99,13 +137,23 @@ def open_session(path: Path, *, provider: Provider = "auto", optimized: bool = T
         except ProviderError:
             if provider == "cuda":
                 raise
-    return OrtSession(_create(ort, path, _cpu_options(ort, optimized), [_CPU]), "cpu")
+
+    def create(cores: int) -> Any:
+        return _create(ort, path, _cpu_options(ort, optimized, cores), [_CPU], mapped=optimized)
+
+    return OrtSession(create(1), "cpu", widen=(lambda: create(threads)) if threads > 1 else None)
 
 
 def _open_cuda(ort: ModuleType, path: Path) -> OrtSession:
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
-    session = _create(ort, path, _options(ort), [_CUDA, _CPU])
+    try:
+        session = _create(ort, path, _options(ort), [_CUDA, _CPU])
+    except ModelFileError as error:
+        raise ProviderError(
+            f"provider cuda was asked for, and ONNX Runtime failed with it: {error.__cause__}; "
+            "type: bertonnx doctor"
+        ) from error
     if _CUDA not in session.get_providers():
         raise ProviderError(
             "provider cuda was asked for, and ONNX Runtime could not load it: the driver, CUDA or cuDNN "
@@ -114,24 +162,34 @@ def _open_cuda(ort: ModuleType, path: Path) -> OrtSession:
     return OrtSession(session, "cuda")
 
 
-def _create(ort: ModuleType, path: Path, options: Any, providers: list[str]) -> Any:
+def _create(ort: ModuleType, path: Path, options: Any, providers: list[str], *, mapped: bool = False) -> Any:
+    real = path.resolve()
+    if mapped:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(real.parent)
+        )
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        model = without_weights(real) if mapped else str(path)
+        return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         raise ModelFileError(f"ONNX Runtime cannot load {path}: {error}") from error
 
 
-def _options(ort: ModuleType) -> Any:
+def _options(ort: ModuleType, cores: int = 1) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # A memory pattern is kept for every shape ever seen, and texts come in hundreds of shapes.
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
+    # Threads wait actively within a run and sleep after it, so that an idle model costs no core.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
-def _cpu_options(ort: ModuleType, optimized: bool) -> Any:
-    options = _options(ort)
+def _cpu_options(ort: ModuleType, optimized: bool, cores: int) -> Any:
+    options = _options(ort, cores)
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_DISABLE_ALL if optimized else ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -33,6 +34,13 @@ _CLEAN_UP = (
     (" 're", "'re"),
 )
 """transformers' `PreTrainedTokenizerBase.clean_up_tokenization`, in its order."""
+
+
+_CHARACTERS_PER_TOKEN = 200
+"""Of a text with more characters than this for each token that the model takes, the rest is not read."""
+
+_MARGIN = 64
+"""Tokens behind the cut that must be there as well, so that the cut cannot have changed what counts."""
 
 
 class TextTokenizer:
@@ -70,12 +78,18 @@ class TextTokenizer:
         self._card = card
         self.long_text = long_text
         self.max_length = self._limit(max_length)
+        self._longest = _CHARACTERS_PER_TOKEN * self.max_length
+        if self._card.truncation_side == "left":
+            self._longest = sys.maxsize  # the end is what counts
         self._stride = min(self.max_length // 2, 128) if stride is None else stride
         self._shortening = lru_cache(maxsize=2)(self._make_shortening)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | RowError]:
         """Tokenize rows; the results are in their order, with an error in place of a failed row."""
-        whole = self._encode(self._tokenizer, rows)
+        whole = self._encode(self._tokenizer, [self._foreshortened(row) for row in rows])
+        for i, encoding in enumerate(whole):
+            if len(rows[i].text) > self._longest and len(encoding) < self.max_length + _MARGIN:
+                whole[i] = self._encode(self._tokenizer, rows[i : i + 1])[0]
         long = [i for i, encoding in enumerate(whole) if len(encoding) > self.max_length]
         results: list[Encoded | RowError] = [
             Encoded(row, (_piece(encoding),)) for row, encoding in zip(rows, whole, strict=True)
@@ -99,24 +113,42 @@ class TextTokenizer:
                 text = text.replace(spaced, clean)
         return text
 
+    def _foreshortened(self, row: Row) -> Row:
+        """Return the beginning of a text of megabytes that will be cut to a few hundred tokens anyway.
+
+        Cut where white space ends a word, and far behind the last token that counts, so that the
+        tokens are the same; `encode` makes sure that there are enough of them.
+        """
+        if len(row.text) <= self._longest or self.long_text != "truncate" or row.pair is not None:
+            return row
+        space = row.text.find(" ", self._longest // 2, self._longest)
+        return row if space < 0 else Row(row.text[:space])
+
     def _shorten(self, rows: list[Row], places: list[int], results: list[Encoded | RowError]) -> None:
-        windows = self.long_text == "stride"
-        by_pair: dict[bool, list[int]] = {}
-        for k, row in enumerate(rows):
-            by_pair.setdefault(row.pair is not None, []).append(k)
-        for has_pair, members in by_pair.items():
-            shortening = self._shortening(windows, has_pair)
-            group = [rows[k] for k in members]
-            try:
-                encodings = self._encode(shortening, group)
-            except Exception as error:  # a question that alone fills the model
-                for k in members:
-                    results[places[k]] = RowError("too-long", f"the text cannot be shortened: {error}")
+        for has_pair in (False, True):
+            members = [k for k, row in enumerate(rows) if (row.pair is not None) == has_pair]
+            if not members:
                 continue
-            for k, row, encoding in zip(members, group, encodings, strict=True):
-                parts = [encoding, *encoding.overflowing] if windows else [encoding]
-                pieces = tuple(_piece(part, one_segment=not any(encoding.type_ids)) for part in parts)
-                results[places[k]] = Encoded(row, pieces, truncated=not windows)
+            shortening = self._shortening(self.long_text == "stride", has_pair)
+            for k, result in zip(
+                members, self._shortened([rows[k] for k in members], shortening), strict=True
+            ):
+                results[places[k]] = result
+
+    def _shortened(self, rows: list[Row], shortening: Tokenizer) -> list[Encoded | RowError]:
+        try:
+            encodings = self._encode(shortening, [self._foreshortened(row) for row in rows])
+        except Exception as error:  # a question that alone fills the model; tokenizers raises bare Exception
+            if len(rows) > 1:
+                return [result for row in rows for result in self._shortened([row], shortening)]
+            return [RowError("too-long", f"the text cannot be shortened: {error}")]
+        return [self._parts(row, encoding) for row, encoding in zip(rows, encodings, strict=True)]
+
+    def _parts(self, row: Row, encoding: Encoding) -> Encoded:
+        windows = self.long_text == "stride"
+        parts = [encoding, *encoding.overflowing] if windows else [encoding]
+        pieces = tuple(_piece(part, one_segment=not any(encoding.type_ids)) for part in parts)
+        return Encoded(row, pieces, truncated=not windows)
 
     def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding]:
         inputs: list[str | tuple[str, str]] = []

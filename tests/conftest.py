@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
+from tests.commands import Command, Outcome
 from tests.tiny import save_tiny
 
 
@@ -44,3 +47,29 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         source = save_tiny(folder / "checkpoint", task=task, labels=labels)
         files[task] = bertonnx.export(source, folder / "model.onnx").path
     return files
+
+
+@pytest.fixture
+def command(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Return what runs `main()` with arguments, as the installed command does."""
+
+    def run(*arguments: object) -> Outcome:
+        capfdbinary.readouterr()
+        monkeypatch.setattr(sys, "argv", ["bertonnx", *map(str, arguments)])
+        code: Any = 0
+        from bertonnx.__main__ import main
+
+        try:
+            main()
+        except SystemExit as ending:
+            code = ending.code or 0
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return Outcome(int(code), out.decode(), err.decode())
+
+    return run
+
+
+@pytest.fixture
+def classifier(exported: dict[str, Path]) -> Path:
+    return exported["text-classification"]

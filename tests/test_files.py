@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -22,7 +23,7 @@ TEXTS = list(SENTENCES[:6])
 
 
 def _model() -> onnx.ModelProto:
-    weights = {
+    weights: dict[str, npt.NDArray[np.generic]] = {
         "large": np.arange(2000, dtype=np.float32).reshape(20, 100),
         "shape": np.array([1, -1], dtype=np.int64),
         "other": np.linspace(0, 1, 777, dtype=np.float32),
@@ -62,7 +63,10 @@ def test_a_large_model_has_a_sidecar_and_comes_back_the_same(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
 
     shell = onnx.load(str(tmp_path / "m.onnx"), load_external_data=False)
-    where = {tensor.name: {item.key: item.value for item in tensor.external_data} for tensor in shell.graph.initializer}
+    where = {
+        tensor.name: {item.key: item.value for item in tensor.external_data}
+        for tensor in shell.graph.initializer
+    }
     assert where["shape"] == {}
     assert where["large"] == {"location": "m.onnx.data", "offset": "0", "length": "8000"}
     # Aligned, so that ONNX Runtime can map it.
@@ -143,7 +147,9 @@ def test_a_truncated_sidecar_is_named(action: object, beside: Path, tmp_path: Pa
     path = Path(shutil.copy(beside, tmp_path))
     whole = beside.with_name("model.onnx.data").read_bytes()
     (tmp_path / "model.onnx.data").write_bytes(whole[:-200])
-    with pytest.raises(ModelFileError, match=r"model\.onnx\.data is truncated: \d+ bytes, and \d+ are needed"):
+    with pytest.raises(
+        ModelFileError, match=r"model\.onnx\.data is truncated: \d+ bytes, and \d+ are needed"
+    ):
         action(path)
 
 

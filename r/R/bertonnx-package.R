@@ -24,15 +24,17 @@
 #' | `bertonnx_error_python` | anything else that Python raised |
 #'
 #' Where Python raised the error, it is the condition's `parent`, with its class, its message and
-#' its `traceback`.
+#' its `python_traceback`.
 #'
 #' @keywords internal
 "_PACKAGE"
 
-# What this session knows: the bridge to Python, and the process that started it.
+# What this session knows: the bridge to Python, the process that started it, and how many seconds
+# of all predictions so far were Python's.
 the <- new.env(parent = emptyenv())
 the$bridge <- NULL
 the$pid <- NULL
+the$predicting <- 0
 
 .onLoad <- function(libname, pkgname) {
   if (can_require_python()) {

@@ -12,7 +12,16 @@ bert_abort <- function(message, kind, ..., parent = NULL, call, .envir = parent.
 }
 
 # Returns what Python answered, or raises its error as an R condition.
+#
+# Python is called in here (`answer` is a promise), where an interrupt cannot take R out of the
+# middle of Python's code, which crashes. Python itself is interrupted, and answers with nothing;
+# R's own interrupt is raised afterwards.
 unwrap <- function(answer, call) {
+  answer <- suspendInterrupts(answer)
+  if (is.null(answer)) {
+    allowInterrupts(Sys.sleep(0))
+    rlang::interrupt()
+  }
   if (isTRUE(answer$ok)) {
     return(answer)
   }
@@ -24,7 +33,7 @@ abort_python <- function(error, call) {
   if (!nzchar(error$expected)) {
     text <- c(
       "Python failed, and this was not foreseen.",
-      "i" = "Please report it with {.code rlang::last_error()$parent$traceback}."
+      "i" = "Please report it with {.code rlang::last_error()$parent$python_traceback}."
     )
     bert_abort(text, "python", parent = parent, call = call)
   }
@@ -42,7 +51,7 @@ abort_python <- function(error, call) {
 python_condition <- function(type, message, traceback) {
   structure(
     class = c(paste0("bertonnx_python_", type), "bertonnx_python_error", "error", "condition"),
-    list(message = paste0(type, ": ", message), call = NULL, type = type, traceback = traceback)
+    list(message = paste0(type, ": ", message), call = NULL, type = type, python_traceback = traceback)
   )
 }
 
@@ -66,5 +75,6 @@ in_r_words <- function(message) {
   for (python in names(words)) {
     message <- gsub(python, words[[python]], message, fixed = TRUE)
   }
+  message <- gsub("bertonnx export SOURCE -o (\\S+)", "bert_export(source, \"\\1\")", message)
   gsub("--([a-z]+)-([a-z]+)", "\\1_\\2", message)
 }

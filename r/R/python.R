@@ -231,7 +231,7 @@ examine_python <- function(python) {
   }
   script <- system.file("python", "examine.py", package = "bertonnx", mustWork = TRUE)
   lines <- tryCatch(
-    suppressWarnings(run_python(python, c("-I", shQuote(script)))),
+    suppressWarnings(run_python(python, shQuote(script))),
     error = function(error) character()
   )
   fields <- regmatches(lines, regexpr("=", lines), invert = TRUE)
@@ -244,5 +244,6 @@ examine_python <- function(python) {
 
 # R's LD_LIBRARY_PATH is not for another program: it may hold another libpython.
 run_python <- function(python, args, ...) {
-  system2(python, args, stdout = TRUE, stderr = FALSE, env = "LD_LIBRARY_PATH=", ...)
+  clean <- if (.Platform$OS.type == "unix") "LD_LIBRARY_PATH=" else character()
+  system2(python, args, stdout = TRUE, stderr = FALSE, env = clean, ...)
 }

@@ -2,7 +2,7 @@
 
 as_text <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env()) {
   x <- as_strings(x, arg, call)
-  list(values = unname(x), present = which(!is.na(x)), names = names(x), n = length(x))
+  list(values = unname(x), present = which(!is.na(unname(x))), names = names(x), n = length(x))
 }
 
 # Two arguments that go together, one of which may be of length 1; NA in either is NA in both.
@@ -25,7 +25,7 @@ as_pairs <- function(text, pair, arg = "pair", call = rlang::caller_env()) {
   values <- rep_len(text$values, n)
   seconds <- rep_len(pair$values, n)
   present <- which(!is.na(values) & !is.na(seconds))
-  list(values = values, pair = seconds, present = present, names = text$names, n = n)
+  list(values = values, pair = seconds, present = present, names = if (text$n == n) text$names, n = n)
 }
 
 as_strings <- function(x, arg, call) {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from pathlib import Path
 
 from bertonnx.errors import BertonnxError
 
@@ -12,19 +14,69 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line with `sys.argv`; ends the process with the exit codes of the README."""
-    from bertonnx.cli import app
-
+    _prepare_streams()
     try:
-        app()
+        _run(sys.argv[1:])
     except BertonnxError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        # Ours name the file and the remedy; what is left is the machine's: a full disk behind a pipe.
+        _fail(f"cannot read or write {error.filename or 'standard output'}: {error.strerror or error}", 1)
+
+
+def _run(arguments: list[str]) -> None:
+    plain = _plain_run(arguments)
+    if plain is None:
+        from bertonnx.cli import app
+
+        app()
+        return
+    from bertonnx.prediction import predict_file
+
+    try:
+        sys.exit(predict_file(*plain))
     except BrokenPipeError:
-        # The reader has gone (bertonnx run ... | head). Python would complain again when it flushes.
+        # The reader has gone (run ... | head); Python would complain again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _plain_run(arguments: list[str]) -> tuple[Path, str, Path | None] | None:
+    """Return model, input and output of a plain `run MODEL INPUT [-o OUTPUT]`; None for all else.
+
+    It needs no parser, and the parser would take a third of the time to its first prediction
+    (benchmarks/startup.py).
+    """
+    match arguments:
+        case ["run", model, input] if not _option(model, input):
+            return Path(model), input, None
+        case ["run", model, input, "-o" | "--output", output] if not _option(model, input, output):
+            return Path(model), input, Path(output)
+    return None
+
+
+def _option(*arguments: str) -> bool:
+    return any(argument.startswith("-") and argument != "-" for argument in arguments)
+
+
+def _prepare_streams() -> None:
+    """Let printing fail neither for the terminal's encoding nor for a closed standard error."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (lives as long as the process)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _fail(message: str, code: int) -> None:
+    try:
+        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        # Nobody can be told; Python must not try again at its end, which would change the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

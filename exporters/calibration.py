@@ -1,0 +1,186 @@
+"""What goes into linear layers on real text: the rows to look at, and the figures to keep of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from bertonnx.errors import InputError
+from bertonnx.exporters.calibration_texts import QUESTIONS, TEXTS
+from bertonnx.exporters.files import save_proto
+from bertonnx.exporters.graph import Graph
+from bertonnx.runtime.readers import open_rows
+from bertonnx.runtime.rows import Array, Encoded, Piece, Row
+from bertonnx.runtime.session import import_onnxruntime
+from bertonnx.runtime.tokenization import TextTokenizer
+
+__all__ = ["LEAST_ROWS", "MOST_ROWS", "Statistics", "calibration_pieces", "calibration_rows", "observe"]
+
+LEAST_ROWS, MOST_ROWS = 32, 1000
+"""Texts that a calibration file must hold, and at most how many of it are read."""
+
+_OBSERVED_ROWS = 256
+_SAMPLE_TOKENS = 768
+"""Tokens whose whole vectors are kept; figures are over all."""
+
+_LONGEST = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of one input of linear layers, over all tokens seen; float32.
+
+    Attributes:
+        largest: largest absolute number of each channel, (width,).
+        mean: (width,).
+        square: mean square, (width,).
+        sample: some whole vectors, (tokens, width).
+        per_token: whether there is one vector for every token of the input.
+    """
+
+    largest: Array
+    mean: Array
+    square: Array
+    sample: Array
+    per_token: bool = True
+
+    def divided(self, factors: Array) -> Statistics:
+        """Return the statistics of the same input with each channel divided by its factor."""
+        return Statistics(
+            self.largest / factors,
+            self.mean / factors,
+            self.square / factors**2,
+            self.sample / factors,
+            self.per_token,
+        )
+
+
+def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | None) -> list[Row]:
+    """Return the texts to calibrate on and to judge by.
+
+    Args:
+        path: the user's file, in any format of `runtime.readers`; None for our own texts.
+        pairs: whether the model reads pairs (question and context, or two texts).
+        mask_token: of fill-mask: it takes the place of a word where a text has none.
+
+    Raises:
+        InputError: the file cannot be read, or holds fewer than `LEAST_ROWS` texts that are not empty.
+    """
+    rows = _own_rows(pairs=pairs) if path is None else _read(Path(path), pairs=pairs)
+    if mask_token is not None:
+        rows = [Row(_masked(row.text, mask_token)) for row in rows]
+    return rows
+
+
+def calibration_pieces(rows: Sequence[Row], tokenizer: TextTokenizer) -> list[Piece]:
+    """Return what the model sees of at most 256 rows, evenly taken, each at most 512 tokens long."""
+    step = max(1, len(rows) // _OBSERVED_ROWS)
+    limited = tokenizer.encode(rows[::step][:_OBSERVED_ROWS])
+    pieces = [item.pieces[0] for item in limited if isinstance(item, Encoded)]
+    return [Piece(piece.ids[:_LONGEST], piece.type_ids[:_LONGEST], piece.encoding) for piece in pieces]
+
+
+def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piece]) -> dict[str, Statistics]:
+    """Run the pieces one by one and return the statistics of each value.
+
+    Args:
+        model: the fp32 graph.
+        values: names inside the graph, each float32 of shape (..., width).
+        pieces: inputs, at least one.
+    """
+    keep = max(1, -(-sum(len(piece.ids) for piece in pieces) // _SAMPLE_TOKENS))
+    totals = {value: _Total(keep) for value in values}
+    session = _open(Graph(model).extract(values))
+    inputs = {item.name for item in session.get_inputs()}
+    for piece in pieces:
+        feeds = {name: array for name, array in _feeds(piece).items() if name in inputs}
+        for value, array in zip(values, session.run(list(values), feeds), strict=True):
+            totals[value].add(
+                array.reshape(-1, array.shape[-1]), per_token=array.shape[:-1] == (1, len(piece.ids))
+            )
+    return {value: total.statistics() for value, total in totals.items()}
+
+
+class _Total:
+    """Adds up over batches; keeps every `keep`th vector."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep, self._count, self._per_token = keep, 0, True
+        self._largest: Array = np.zeros(1, dtype=np.float32)
+        self._sum = self._square = np.zeros(1)
+        self._sample: list[Array] = []
+
+    def add(self, vectors: Array, *, per_token: bool) -> None:
+        self._per_token = self._per_token and per_token
+        self._sample.append(vectors[-self._count % self._keep :: self._keep].copy())
+        self._largest = np.maximum(self._largest, np.abs(vectors).max(axis=0))
+        self._sum = self._sum + vectors.sum(axis=0, dtype=np.float64)
+        self._square = self._square + np.square(vectors, dtype=np.float64).sum(axis=0)
+        self._count += len(vectors)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            self._largest,
+            (self._sum / self._count).astype(np.float32),
+            (self._square / self._count).astype(np.float32),
+            np.concatenate(self._sample),
+            self._per_token,
+        )
+
+
+def _open(model: onnx.ModelProto) -> Any:
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        path = Path(folder) / "observed.onnx"
+        save_proto(model, path)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _feeds(piece: Piece) -> Mapping[str, npt.NDArray[np.int64]]:
+    return {
+        "input_ids": piece.ids[None],
+        "attention_mask": np.ones_like(piece.ids)[None],
+        "token_type_ids": piece.type_ids[None],
+    }
+
+
+def _own_rows(*, pairs: bool) -> list[Row]:
+    if not pairs:
+        return [Row(text) for text in TEXTS]
+    # Every text has both roles once: a context of three texts, and half of the time a first text.
+    contexts = [" ".join((TEXTS[i:] + TEXTS[:i])[:3]) for i in range(len(TEXTS))]
+    firsts = [QUESTIONS[i // 2 % len(QUESTIONS)] if i % 2 else TEXTS[i] for i in range(len(TEXTS))]
+    return [Row(first, context) for first, context in zip(firsts, contexts, strict=True)]
+
+
+def _read(path: Path, *, pairs: bool) -> list[Row]:
+    with open_rows(path, needs_pair=pairs) as source:
+        rows = [row for row in islice(source, 10 * MOST_ROWS) if isinstance(row, Row)]
+    rows = [row for row in rows if row.text.strip() and (not pairs or (row.pair or "").strip())][:MOST_ROWS]
+    if len(rows) < LEAST_ROWS:
+        what = "pairs of texts" if pairs else "texts"
+        raise InputError(
+            f"the calibration file {path} holds {len(rows)} {what} that are not empty, and at least "
+            f"{LEAST_ROWS} are needed; give more (128 or so, of the kind that the model will read), or "
+            "leave --calibration out to use the texts that come with bertonnx"
+        )
+    return rows
+
+
+def _masked(text: str, mask_token: str) -> str:
+    if mask_token in text:
+        return text
+    words = text.split(" ")
+    words[len(words) // 2] = mask_token
+    return " ".join(words)

@@ -1,0 +1,24 @@
+#' Answers to questions
+#'
+#' @param model A model for question answering, from [bert_load()].
+#' @param question A character vector.
+#' @param context Where to look for the answer: as many texts as there are questions, or one for
+#'   all. Contexts that are longer than the model takes are read in windows.
+#' @param top_n How many answers to give to each question, at most, the best first.
+#' @return A tibble with the columns `.row` (which question), `answer`, `score`, `start` and `end`,
+#'   so that `substr(context, start, end)` is the answer. `NA` in either gives a row of `NA`.
+#' @examplesIf file.exists("answers.onnx") && bert_available()
+#' model <- bert_load("answers.onnx")
+#' bert_answer(model, "Where did she live?", "Ada Lovelace lived in London.")
+#' @export
+bert_answer <- function(model, question, context, top_n = 1L) {
+  call <- rlang::current_env()
+  check_task(model, "question-answering", call)
+  top <- check_count(top_n)
+  if (is.null(context)) {
+    abort_not_text(context, "context", call)
+  }
+  texts <- as_pairs(as_text(question), context, "context")
+  kinds <- c(answer = "text", score = "float", start = "int", end = "int")
+  with_na_rows(run_table(model, "answers", texts, kinds, top = top, call = call)$columns, texts)
+}

@@ -1,0 +1,68 @@
+#' Export a checkpoint to one model file
+#'
+#' Runs `bertonnx export` in a process of its own and shows what it says; PyTorch never enters R.
+#' The result is compared with PyTorch before the file appears.
+#'
+#' @param source A name on the Hugging Face Hub (`"bert-base-uncased"`), a folder with a checkpoint,
+#'   or a Sentence-Transformers folder.
+#' @param path The file to write.
+#' @param ... Options of the exporter, by name: `task`, `revision`, `precision`, `optimize`,
+#'   `max_length`, `pooling`, `normalize`, `force`, `trust_remote_code`, `allow_pickle`. See
+#'   `bertonnx export --help`.
+#' @param python The Python to run, which needs `bert_install(export = TRUE)`; by default the one
+#'   that predictions use.
+#' @return `path`, invisibly; ready for [bert_load()].
+#' @examples
+#' \dontrun{
+#' bert_install(export = TRUE)
+#' bert_export("sentence-transformers/all-MiniLM-L6-v2", "embeddings.onnx")
+#' model <- bert_load("embeddings.onnx")
+#' }
+#' @export
+bert_export <- function(source, path, ..., python = NULL) {
+  call <- rlang::current_env()
+  check_string(source)
+  check_string(path)
+  options <- exporter_options(list(...), call)
+  if (is.null(python)) {
+    chosen <- choose_python()
+    if (chosen$source == "managed") {
+      chosen <- choice(reticulate::py_exe(), "reticulate")
+    }
+    check_chosen(if (chosen$source == "running") choice(chosen$python, "this session") else chosen, call)
+    python <- chosen$python
+  }
+  local <- if (dir.exists(source)) path.expand(source) else source
+  args <- c("-m", "bertonnx", "export", local, "--output", path.expand(path), options)
+  run_to_the_end(python, enc2utf8(args), "export", "The checkpoint was not exported.", call)
+  invisible(path)
+}
+
+EXPORT_TEXTS <- c("task", "revision", "precision", "optimize", "max_length", "pooling")
+EXPORT_FLAGS <- c("force", "trust_remote_code", "allow_pickle", "normalize")
+
+exporter_options <- function(given, call) {
+  known <- c(EXPORT_TEXTS, EXPORT_FLAGS)
+  unknown <- setdiff(rlang::names2(given), known)
+  if (length(unknown) > 0) {
+    bert_abort(
+      c("The exporter has no option {.val {unknown}}.", "i" = "It has {.val {known}}, by name."),
+      "input",
+      call = call
+    )
+  }
+  given <- given[!vapply(given, is.null, NA)]
+  unlist(lapply(names(given), function(name) exporter_option(name, given[[name]], call)))
+}
+
+exporter_option <- function(name, value, call) {
+  option <- gsub("_", "-", name)
+  if (name %in% EXPORT_TEXTS) {
+    if (!rlang::is_scalar_atomic(value) || is.na(value)) {
+      bert_abort("{.arg {name}} must be one value.", "input", call = call)
+    }
+    return(c(paste0("--", option), format(value, scientific = FALSE)))
+  }
+  check_flag(value, name, call)
+  if (value) paste0("--", option) else if (name == "normalize") "--no-normalize"
+}

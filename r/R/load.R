@@ -1,0 +1,186 @@
+#' Load a model
+#'
+#' Opens a model file that [bert_export()] (or `bertonnx export`) made. The file holds all that is
+#' needed: the network, the tokenizer, the labels. A folder that `optimum-cli` made works as well.
+#'
+#' The object can be saved with [saveRDS()], or sent to another process: there it opens the file
+#' again, from the same path, and makes sure that it is the same model. It cannot be used in a
+#' process that was forked after a model was loaded (`parallel::mclapply()`); that is an error.
+#'
+#' @param path The file, or folder.
+#' @param device `"cpu"`; `"cuda"`, which never becomes the CPU silently; or `"auto"`.
+#' @param threads How many cores to use; by default all that this process may use.
+#' @param max_length A shorter limit than the model's own, in tokens. Longer texts are cut.
+#' @return An object of class `bert_model`, and of a class for its task: `bert_feature_extraction`,
+#'   `bert_text_classification`, `bert_token_classification`, `bert_question_answering` or
+#'   `bert_fill_mask`. `summary()` gives a tibble of what the file says of itself.
+#' @seealso [bert_embed()], [bert_classify()], [bert_entities()], [bert_answer()],
+#'   [bert_fill_mask()], [predict.bert_model()]
+#' @examplesIf file.exists("embeddings.onnx") && bert_available()
+#' model <- bert_load("embeddings.onnx")
+#' model
+#' summary(model)
+#' @export
+bert_load <- function(path, device = "cpu", threads = NULL, max_length = NULL) {
+  call <- rlang::current_env()
+  check_string(path)
+  check_device(device, call)
+  arguments <- list(
+    # The folder may change before the model is opened again.
+    path = normalizePath(path.expand(path), mustWork = FALSE),
+    device = device,
+    threads = if (!is.null(threads)) check_count(threads),
+    max_length = if (!is.null(max_length)) check_count(max_length)
+  )
+  opened <- open_file(arguments, call)
+  task <- paste0("bert_", gsub("-", "_", opened$info$task))
+  structure(
+    c(arguments, list(info = as_info(opened$info), connection = new_connection(opened$handle))),
+    class = c(task, "bert_model")
+  )
+}
+
+check_device <- function(device, call) {
+  if (!rlang::is_string(device, c("cpu", "cuda", "auto"))) {
+    bert_abort("{.arg device} must be {.val cpu}, {.val cuda} or {.val auto}.", "input", call = call)
+  }
+}
+
+open_file <- function(arguments, call) {
+  python <- bridge(call)
+  unwrap(
+    python$open_model(
+      enc2utf8(arguments$path), arguments$device, arguments$threads, arguments$max_length
+    ),
+    call
+  )
+}
+
+# A vector of no elements comes over as a list.
+as_info <- function(info) {
+  for (name in c("labels", "notes", "packages", "versions")) {
+    info[[name]] <- as.character(unlist(info[[name]]))
+  }
+  info
+}
+
+# An environment, so that all copies of a model share one handle, also after it was opened again.
+new_connection <- function(handle) {
+  connection <- new.env(parent = emptyenv())
+  connection$handle <- handle
+  connection$pid <- Sys.getpid()
+  connection
+}
+
+# The handle of an open model; after readRDS(), and in another process, of the file opened again.
+live_handle <- function(model, call) {
+  check_model(model, call)
+  check_not_forked(call)
+  connection <- model$connection
+  if (!identical(connection$pid, Sys.getpid()) || reticulate::py_is_null_xptr(connection$handle)) {
+    opened <- open_file(model[c("path", "device", "threads", "max_length")], call)
+    check_same_model(model, opened$info, call)
+    connection$handle <- opened$handle
+    connection$pid <- Sys.getpid()
+  }
+  connection$handle
+}
+
+check_model <- function(model, call) {
+  if (!inherits(model, "bert_model")) {
+    what <- class(model)[[1]]
+    bert_abort(
+      c(
+        "{.arg model} must be a model, and it is of class {.cls {what}}.",
+        "i" = "Load one with {.code bert_load(\"model.onnx\")}."
+      ),
+      "input",
+      call = call
+    )
+  }
+}
+
+check_same_model <- function(model, info, call) {
+  decisive <- c("task", "weights_sha256", "tokenizer_sha256")
+  if (!identical(model$info[decisive], info[decisive])) {
+    bert_abort(
+      c(
+        "{.file {model$path}} is another model now than when this object was made.",
+        "i" = "Load it as what it is: {.code bert_load(\"{model$path}\")}."
+      ),
+      "model_file",
+      call = call
+    )
+  }
+}
+
+METHODS <- c(
+  "feature-extraction" = "bert_embed",
+  "text-classification" = "bert_classify",
+  "token-classification" = "bert_entities",
+  "question-answering" = "bert_answer",
+  "fill-mask" = "bert_fill_mask"
+)
+
+check_task <- function(model, task, call) {
+  check_model(model, call)
+  if (identical(model$info$task, task)) {
+    return(invisible())
+  }
+  asked <- METHODS[[task]]
+  serving <- METHODS[[model$info$task]]
+  bert_abort(
+    c(
+      "{.fn {asked}} needs a model for {task}, and this one is for {model$info$task}.",
+      "i" = "Call {.fn {serving}}, or export the checkpoint with {.code task = \"{task}\"}."
+    ),
+    "task",
+    call = call
+  )
+}
+
+#' @export
+format.bert_model <- function(x, ...) {
+  info <- x$info
+  what <- switch(
+    info$task,
+    "feature-extraction" = sprintf("%d columns", info$width),
+    "text-classification" = ,
+    "token-classification" = paste("labels", toString(info$labels, width = 60)),
+    "fill-mask" = paste("mask", info$mask_token)
+  )
+  facts <- c(info$family, info$precision, info$provider, sprintf("up to %d tokens", info$max_length), what)
+  c(paste0("<bert_model: ", info$task, ">"), x$path, toString(facts))
+}
+
+#' @export
+print.bert_model <- function(x, ...) {
+  cat(format(x, ...), sep = "\n")
+  invisible(x)
+}
+
+#' @export
+summary.bert_model <- function(object, ...) {
+  info <- object$info
+  facts <- list(
+    path = object$path,
+    task = info$task,
+    family = info$family,
+    source = info$source,
+    revision = info$revision,
+    labels = toString(info$labels),
+    problem_type = info$problem_type,
+    width = if (info$width > 0) format(info$width),
+    pooling = info$pooling,
+    max_length = format(info$max_length),
+    precision = info$precision,
+    device = info$provider,
+    size = paste(format(round(info$bytes / 2^20, 1), nsmall = 1), "MB"),
+    weights_sha256 = info$weights_sha256,
+    difference_from_pytorch = if (!is.nan(info$parity)) format(info$parity, digits = 3),
+    made_with = toString(paste(info$packages, info$versions)),
+    note = paste(info$notes, collapse = "; ")
+  )
+  facts <- facts[vapply(facts, function(fact) isTRUE(nzchar(fact)), NA)]
+  tibble::tibble(fact = names(facts), value = unlist(facts, use.names = FALSE))
+}

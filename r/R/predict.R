@@ -1,0 +1,92 @@
+#' Predict, the tidymodels way
+#'
+#' @param object A model, from [bert_load()].
+#' @param new_data A character vector. Of a data frame, give the column: `reviews$text`.
+#' @param type Of text classification, what to predict: `"class"`, the best label, or `"prob"`, the
+#'   score of every label; of regression, `"numeric"`, which is the only one.
+#' @param pair Second texts, for models that were trained on pairs.
+#' @param context Of question answering, where to look for the answers.
+#' @param ... Arguments of the function for the model's task, where it is another.
+#' @return A tibble with a row for each element of `new_data`: `.pred_class` (a factor; of a
+#'   multi-label model a list of factors), or a column `.pred_<label>` for each label, or `.pred`.
+#'   For models of other tasks, what [bert_embed()], [bert_entities()], [bert_answer()] or
+#'   [bert_fill_mask()] returns.
+#' @examplesIf file.exists("sentiment.onnx") && bert_available()
+#' model <- bert_load("sentiment.onnx")
+#' predict(model, c("What a lovely film!", "It was far too long."))
+#' predict(model, c("What a lovely film!", "It was far too long."), type = "prob")
+#' @name predict.bert_model
+NULL
+
+#' @rdname predict.bert_model
+#' @export
+predict.bert_text_classification <- function(object, new_data, type = NULL, ..., pair = NULL) {
+  rlang::check_dots_empty()
+  call <- rlang::current_env()
+  types <- prediction_types(object)
+  type <- type %||% types[[1]]
+  if (!rlang::is_string(type, types)) {
+    bert_abort("{.arg type} must be {.or {.val {types}}} for this model.", "input", call = call)
+  }
+  texts <- as_pairs(as_text(new_data), pair)
+  switch(
+    type,
+    class = predict_class(object, texts, call),
+    prob = predict_scores(object, texts, paste0(".pred_", object$info$labels), call),
+    numeric = predict_scores(object, texts, numeric_names(object), call)
+  )
+}
+
+#' @rdname predict.bert_model
+#' @export
+predict.bert_feature_extraction <- function(object, new_data, ...) {
+  bert_embed(object, new_data, ...)
+}
+
+#' @rdname predict.bert_model
+#' @export
+predict.bert_token_classification <- function(object, new_data, ...) {
+  bert_entities(object, new_data, ...)
+}
+
+#' @rdname predict.bert_model
+#' @export
+predict.bert_question_answering <- function(object, new_data, context, ...) {
+  bert_answer(object, new_data, context, ...)
+}
+
+#' @rdname predict.bert_model
+#' @export
+predict.bert_fill_mask <- function(object, new_data, ...) {
+  bert_fill_mask(object, new_data, ...)
+}
+
+prediction_types <- function(model) {
+  if (identical(model$info$problem_type, "regression")) "numeric" else c("class", "prob")
+}
+
+numeric_names <- function(model) {
+  labels <- model$info$labels
+  if (length(labels) == 1L) ".pred" else paste0(".pred_", labels)
+}
+
+predict_scores <- function(model, texts, names, call) {
+  scores <- run_matrix(model, "scores", texts, length(names), call = call)
+  columns <- lapply(seq_along(names), function(j) unname(scores[, j]))
+  tibble::new_tibble(stats::setNames(columns, names), nrow = texts$n)
+}
+
+predict_class <- function(model, texts, call) {
+  several <- identical(model$info$problem_type, "multi_label_classification")
+  kinds <- c(label = "int", score = "float")
+  found <- run_table(model, "labels", texts, kinds, top = if (several) 0L else 1L, call = call)
+  labels <- as_levels(found$columns$label, found$levels)
+  predicted <- if (several) {
+    lists <- unname(split(labels, factor(found$columns$row, seq_len(texts$n))))
+    lists[-texts$present] <- list(labels[NA_integer_])
+    if (length(texts$present) == 0) rep(list(labels[NA_integer_]), texts$n) else lists
+  } else {
+    labels[match(seq_len(texts$n), found$columns$row)]
+  }
+  tibble::new_tibble(list(.pred_class = predicted), nrow = texts$n)
+}

@@ -1,0 +1,84 @@
+#' See that nothing changed between Python and R
+#'
+#' Replays the golden examples that lie in a model's file (what it answered when it was exported,
+#' and was compared with PyTorch), makes sure that weights and tokenizer are those of the export,
+#' and predicts the same texts in Python and in R to compare them bit for bit.
+#'
+#' @param model A model, from [bert_load()].
+#' @return A tibble with the columns `check`, `ok`, `value`, `allowed` (of differences, in the units
+#'   of the model's outputs) and `detail`.
+#' @examplesIf file.exists("embeddings.onnx") && bert_available()
+#' bert_verify(bert_load("embeddings.onnx"))
+#' @export
+bert_verify <- function(model) {
+  call <- rlang::current_env()
+  check_model(model, call)
+  rbind(verified_export(model), verified_file(model, call), verified_bits(model, call))
+}
+
+verified <- function(check, ok, value, allowed, detail) {
+  tibble::tibble(check = check, ok = ok, value = value, allowed = allowed, detail = detail)
+}
+
+verified_export <- function(model) {
+  info <- model$info
+  verified(
+    "PyTorch and the file agreed at export",
+    !is.nan(info$parity) && info$parity <= info$tolerance,
+    info$parity,
+    info$tolerance,
+    "largest difference over all outputs, noted in the file"
+  )
+}
+
+verified_file <- function(model, call) {
+  answer <- suspendInterrupts(bridge(call)$verify(enc2utf8(model$path), model$device))
+  check <- "The file answers here as it did at export"
+  if (!isTRUE(answer$ok) && identical(answer$error$type, "DriftError")) {
+    return(verified(check, FALSE, NA_real_, NA_real_, in_r_words(answer$error$message)))
+  }
+  report <- unwrap(answer, call)
+  detail <- sprintf(
+    "%d golden examples on %s; weights and tokenizer unchanged", report$examples, report$provider
+  )
+  verified(check, TRUE, report$max_abs_difference, report$tolerance, detail)
+}
+
+verified_bits <- function(model, call) {
+  golden <- unwrap(bridge(call)$golden(enc2utf8(model$path)), call)
+  texts <- as.character(unlist(golden$texts))
+  pairs <- as.character(unlist(golden$pairs))
+  pairs <- if (all(nzchar(pairs))) pairs
+  python <- unwrap(
+    live_handle(model, call)$fingerprint(crossing(texts), if (!is.null(pairs)) crossing(pairs)), call
+  )
+  numbers <- scores_in_r(model, texts, pairs)
+  verified(
+    "R and Python give the same bits",
+    identical(md5_of_floats(numbers), python$md5),
+    as.double(length(numbers)),
+    NA_real_,
+    sprintf("numbers compared, of %d texts", length(texts))
+  )
+}
+
+# Every score, in the order in which Python's items have them.
+scores_in_r <- function(model, texts, pairs) {
+  switch(
+    model$info$task,
+    "feature-extraction" = as.vector(t(bert_embed(model, texts))),
+    "text-classification" = as.vector(t(as.matrix(
+      stats::predict(model, texts, type = utils::tail(prediction_types(model), 1), pair = pairs)
+    ))),
+    "token-classification" = bert_entities(model, texts)$score,
+    "question-answering" = bert_answer(model, texts, pairs)$score,
+    "fill-mask" = bert_fill_mask(model, texts)$score
+  )
+}
+
+md5_of_floats <- function(x) {
+  file <- tempfile()
+  on.exit(unlink(file))
+  writeBin(x, file, size = 4L, endian = "little")
+  unname(tools::md5sum(file))
+}

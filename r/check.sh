@@ -1,0 +1,61 @@
+#!/bin/sh
+# Builds the R package and checks it: sh r/check.sh [--without-python]
+#
+# Ends with a status other than 0 where R CMD check has an error, a warning or a note, or a test
+# fails. The Python is BERTONNX_TEST_PYTHON, else RETICULATE_PYTHON, else python3, and needs the
+# package with its extra "export"; --without-python shows that the check passes on a machine that
+# has none. Skipped tests are printed with their reasons.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT INT TERM
+export TZ="${TZ:-UTC}" LC_ALL="${LC_ALL:-C.UTF-8}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# What is suggested may be missing; what uses it says so. No check may wait for a network.
+export _R_CHECK_FORCE_SUGGESTS_=false _R_CHECK_CRAN_INCOMING_=false
+
+if [ "${1:-}" = "--without-python" ]; then
+  unset BERTONNX_TEST_MODELS BERTONNX_TEST_PYTHON || true
+  # A Python that is not there: whatever else this machine has is not found.
+  export RETICULATE_PYTHON="$work/no-python"
+else
+  python=${BERTONNX_TEST_PYTHON:-${RETICULATE_PYTHON:-python3}}
+  RETICULATE_PYTHON=$(command -v "$python")
+  export RETICULATE_PYTHON
+  "$RETICULATE_PYTHON" -c "import bertonnx, onnxruntime" || {
+    echo "error: $RETICULATE_PYTHON has no bertonnx; set BERTONNX_TEST_PYTHON, or use --without-python" >&2
+    exit 1
+  }
+  if [ -z "${BERTONNX_TEST_MODELS:-}" ]; then
+    "$RETICULATE_PYTHON" "$here/tests/testthat/python/make_models.py" "$work/models" >"$work/models.log" 2>&1 || {
+      cat "$work/models.log" >&2
+      exit 1
+    }
+    export BERTONNX_TEST_MODELS="$work/models"
+  fi
+fi
+
+# Vignettes are rendered beforehand, so that building them takes pandoc alone.
+build= check=
+if ! command -v pandoc >/dev/null; then
+  echo "note: no pandoc here, so the vignettes are left out; on Debian: apt-get install pandoc"
+  build=--no-build-vignettes check=--ignore-vignettes
+fi
+cd "$work"
+R CMD build $build "$here" >build.log 2>&1 || { cat build.log >&2; exit 1; }
+status=0
+R CMD check --no-manual $check bertonnx_*.tar.gz || status=$?
+
+results=bertonnx.Rcheck/tests
+echo "--- tests ---"
+cat $results/testthat.Rout 2>/dev/null | sed -n '/^> test_check/,$p' || true
+if [ -f $results/testthat.Rout.fail ]; then
+  cat $results/testthat.Rout.fail
+fi
+if [ $status -eq 0 ] && ! grep -q '^Status: OK' bertonnx.Rcheck/00check.log; then
+  echo "error: R CMD check has warnings or notes" >&2
+  status=1
+fi
+if [ $status -ne 0 ] && [ -f bertonnx.Rcheck/00install.out ]; then
+  cat bertonnx.Rcheck/00install.out >&2
+fi
+exit $status

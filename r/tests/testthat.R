@@ -1,0 +1,4 @@
+library(testthat)
+library(bertonnx)
+
+test_check("bertonnx")

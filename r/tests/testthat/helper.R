@@ -1,0 +1,67 @@
+# Tiny random models, made once by Python, or found in the folder BERTONNX_TEST_MODELS.
+
+tests <- new.env(parent = emptyenv())
+
+skip_without_python <- function() {
+  skip_if_not(bert_available(), "no Python with the package bertonnx; bert_install() makes one")
+}
+
+test_python <- function() {
+  skip_without_python()
+  chosen <- bertonnx:::choose_python()
+  chosen$python
+}
+
+models_folder <- function() {
+  skip_without_python()
+  if (is.null(tests$folder)) {
+    named <- Sys.getenv("BERTONNX_TEST_MODELS")
+    tests$folder <- if (nzchar(named)) normalizePath(named) else made_models()
+  }
+  tests$folder
+}
+
+made_models <- function() {
+  python <- test_python()
+  skip_if_not(
+    nzchar(bertonnx:::examine_python(python)$torch),
+    "making the models of the tests takes PyTorch; bert_install(export = TRUE) installs it"
+  )
+  folder <- file.path(tempdir(), "bertonnx-models")
+  bertonnx:::run_python(python, shQuote(c(test_path("python", "make_models.py"), folder)))
+  folder
+}
+
+model_file <- function(name) {
+  file.path(models_folder(), paste0(name, ".onnx"))
+}
+
+# Loaded once a session.
+tiny <- function(name) {
+  if (is.null(tests[[name]])) assign(name, bert_load(model_file(name)), tests)
+  tests[[name]]
+}
+
+hard_texts <- function() {
+  skip_if_not_installed("jsonlite")
+  lines <- readLines(test_path("python", "hard-texts.jsonl"), encoding = "UTF-8")
+  vapply(lines, function(line) jsonlite::fromJSON(line)$text, "", USE.NAMES = FALSE)
+}
+
+expect_bert_error <- function(object, kind, regexp = NULL) {
+  error <- expect_error(object, class = paste0("bertonnx_error_", kind))
+  expect_s3_class(error, "bertonnx_error")
+  if (!is.null(regexp)) expect_match(gsub("\\s+", " ", rlang::cnd_message(error)), regexp)
+  invisible(error)
+}
+
+# As a user with a fresh R: nothing of this session's Python is there.
+in_fresh_r <- function(code, args = list(), env = character(), ...) {
+  skip_if_not_installed("callr")
+  callr::r(code, args = args, env = c(callr::rcmd_safe_env(), env), spinner = FALSE, ...)
+}
+
+# Environment variables under which a fresh R knows of no Python of anybody's.
+nobodys_python <- function(home = withr::local_tempdir(.local_envir = parent.frame())) {
+  c(RETICULATE_PYTHON = NA, RETICULATE_PYTHON_ENV = NA, VIRTUAL_ENV = NA, HOME = home, WORKON_HOME = home)
+}

@@ -1,0 +1,36 @@
+test_that("Python's errors become classes of R", {
+  expect_identical(kind_of("ModelFileError"), "model_file")
+  expect_identical(kind_of("RowError"), "row")
+  expect_identical(kind_of("MissingDependencyError"), "missing_dependency")
+})
+
+python_error <- function(type, message, expected = "yes") {
+  list(type = type, message = message, kind = "", expected = expected, traceback = "Traceback: here")
+}
+
+test_that("a Python error keeps its type, message and traceback as the parent", {
+  answer <- list(ok = FALSE, error = python_error("ModelFileError", "cut at {50}%"))
+  error <- expect_bert_error(unwrap(answer, NULL), "model_file", "cut at \\{50\\}%")
+  expect_s3_class(error$parent, "bertonnx_python_error")
+  expect_s3_class(error$parent, "bertonnx_python_ModelFileError")
+  expect_identical(conditionMessage(error$parent), "ModelFileError: cut at {50}%")
+  expect_identical(error$parent$python_traceback, "Traceback: here")
+  expect_identical(error$python_type, "ModelFileError")
+})
+
+test_that("an error that nobody foresaw says so", {
+  answer <- list(ok = FALSE, error = python_error("ZeroDivisionError", "division by zero", ""))
+  error <- expect_bert_error(unwrap(answer, NULL), "python", "not foreseen")
+  expect_identical(conditionMessage(error$parent), "ZeroDivisionError: division by zero")
+})
+
+test_that("an answer without an error is returned", {
+  expect_identical(unwrap(list(ok = TRUE, x = 1), NULL)$x, 1)
+})
+
+test_that("messages say what an R user types", {
+  expect_identical(in_r_words("--max-length 9 is too long"), "max_length 9 is too long")
+  expect_identical(in_r_words("type: pip install \"bertonnx[cpu]\""), "type: bert_install()")
+  expect_identical(in_r_words("make it with: bertonnx export SOURCE -o a.onnx"),
+    "make it with: bert_export(source, \"a.onnx\")")
+})

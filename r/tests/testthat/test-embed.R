@@ -1,0 +1,27 @@
+test_that("a matrix comes out, with names, rows of NA, and columns even for no text", {
+  model <- tiny("embeddings")
+  x <- bert_embed(model, c(a = "one text", b = NA, c = "another text"))
+  expect_type(x, "double")
+  expect_identical(dim(x), c(3L, 32L))
+  expect_identical(rownames(x), c("a", "b", "c"))
+  expect_true(all(is.na(x["b", ])))
+  expect_false(anyNA(x[c("a", "c"), ]))
+  expect_identical(dim(bert_embed(model, character())), c(0L, 32L))
+  expect_identical(dim(bert_embed(model, c(NA, NA))), c(2L, 32L))
+  expect_null(dimnames(bert_embed(model, c("a", "b"))))
+})
+
+test_that("one text, and a factor, are as good as many texts", {
+  model <- tiny("embeddings")
+  both <- bert_embed(model, c("one text", "another text"))
+  expect_identical(bert_embed(model, "one text"), both[1, , drop = FALSE])
+  expect_identical(bert_embed(model, factor(c("one text", "another text"))), both)
+})
+
+test_that("the numbers are Python's", {
+  model <- tiny("embeddings")
+  python <- reticulate::import("bertonnx")$load(model$path, "cpu")
+  expected <- reticulate::py_eval("lambda m, t: [[float(x) for x in row] for row in m.embed(t)]")
+  texts <- c("one text", "caf\u00e9 \U1F600")
+  expect_identical(bert_embed(model, texts), do.call(rbind, expected(python, texts)))
+})

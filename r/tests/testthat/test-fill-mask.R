@@ -1,0 +1,10 @@
+test_that("words come ranked, for each mask", {
+  found <- bert_fill_mask(tiny("words"), c("one [MASK]", NA, "[MASK] two [MASK]"), top_n = 3)
+  expect_named(found, c(".row", "mask", "rank", "token", "score", "sequence"))
+  expect_identical(found$.row, rep(1:3, c(3, 1, 6)))
+  expect_identical(found$mask, c(1L, 1L, 1L, NA, 1L, 1L, 1L, 2L, 2L, 2L))
+  expect_identical(found$rank, c(1:3, NA, 1:3, 1:3))
+  expect_false(is.unsorted(-found$score[1:3]))
+  expect_identical(nrow(bert_fill_mask(tiny("words"), "[MASK]")), 5L)
+  expect_identical(nrow(bert_fill_mask(tiny("words"), character())), 0L)
+})

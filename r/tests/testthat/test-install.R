@@ -1,0 +1,77 @@
+# A wheel of no dependencies, so that nothing is downloaded.
+tiny_wheel <- function(python, .local_envir = parent.frame()) {
+  folder <- withr::local_tempdir(.local_envir = .local_envir)
+  script <- file.path(folder, "wheel.py")
+  writeLines(c(
+    "import sys, zipfile",
+    "with zipfile.ZipFile(sys.argv[1], 'w') as wheel:",
+    "    wheel.writestr('bertonnx/__init__.py', '')",
+    "    info = 'bertonnx-7.8.9.dist-info/'",
+    "    wheel.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: bertonnx\\nVersion: 7.8.9\\n')",
+    "    wheel.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')",
+    "    wheel.writestr(info + 'RECORD', '')"
+  ), script)
+  wheel <- file.path(folder, "bertonnx-7.8.9-py3-none-any.whl")
+  run_python(python, shQuote(c(script, wheel)))
+  wheel
+}
+
+test_that("an environment is made, found again, and made anew", {
+  skip_on_os("windows")
+  python <- tryCatch(python_to_build_with(NULL), error = function(error) skip("no Python that R could load"))
+  skip_if_not(
+    identical(run_python(python, c("-c", shQuote("import ensurepip; print(1)"))), "1"),
+    "this Python cannot make environments; on Debian: apt-get install python3-venv"
+  )
+  home <- withr::local_tempdir()
+  withr::local_envvar(WORKON_HOME = home, BERTONNX_PYTHON_PACKAGE = tiny_wheel(python))
+  options <- c("--no-index", "--no-deps")
+  made <- suppressMessages(bert_install(pip_options = options))
+  expect_identical(made, file.path(home, "r-bertonnx", "bin", "python"))
+  expect_identical(examine_python(made)$bertonnx, "7.8.9")
+  expect_identical(own_python(), made)
+
+  old <- file.path(home, "r-bertonnx", "old")
+  file.create(old)
+  suppressMessages(bert_install(pip_options = options))
+  expect_true(file.exists(old))
+  suppressMessages(bert_install(python = python, force = TRUE, pip_options = options))
+  expect_false(file.exists(old))
+
+  withr::local_envvar(BERTONNX_PYTHON_PACKAGE = "no-such-package-at-all")
+  error <- expect_bert_error(suppressMessages(bert_install(pip_options = options)), "install", "could not be installed")
+  expect_match(paste(error$output, collapse = "\n"), "no-such-package-at-all")
+  expect_bert_error(
+    suppressMessages(bert_install(python = "/nowhere/python", force = TRUE)), "install", "could not be made"
+  )
+})
+
+test_that("a libpython in R's library path that would stand in for another is found", {
+  folder <- withr::local_tempdir()
+  own <- file.path(folder, "own", "libpython3.11.so.1.0")
+  rival <- file.path(folder, "rival", "libpython3.11.so.1.0")
+  for (file in c(own, rival)) {
+    dir.create(dirname(file))
+    file.create(file)
+  }
+  seen <- list(shared = "yes", libpython = own)
+  expect_identical(shadowing_libpython(seen, paste0("/nowhere:", dirname(rival))), rival)
+  expect_null(shadowing_libpython(seen, dirname(own)))
+  expect_null(shadowing_libpython(seen, ""))
+  expect_null(shadowing_libpython(list(shared = "", libpython = own), dirname(rival)))
+})
+
+test_that("versions are compared as numbers", {
+  expect_true(recent_enough("3.10.0"))
+  expect_true(recent_enough("3.14.0rc2"))
+  expect_false(recent_enough("3.9.18"))
+})
+
+test_that("a program's status and words come back", {
+  skip_on_os("windows")
+  heard <- character()
+  status <- suppressMessages(run_showing("sh", c("-c", "echo 'a {b}'; echo c >&2; exit 3"), function(line) heard <<- c(heard, line)))
+  expect_identical(status, 3L)
+  expect_identical(sort(heard), c("a {b}", "c"))
+  expect_identical(suppressMessages(run_showing("sh", c("-c", "exit 0"), identity)), 0L)
+})

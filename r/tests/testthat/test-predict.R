@@ -1,0 +1,46 @@
+texts <- c(x = "fine", y = NA, z = "awful")
+
+test_that("classes and probabilities have tidymodels' names", {
+  model <- tiny("sentiment")
+  classes <- predict(model, texts)
+  expect_named(classes, ".pred_class")
+  expect_identical(classes$.pred_class, bert_classify(model, texts)$label)
+  prob <- predict(model, texts, type = "prob")
+  expect_named(prob, c(".pred_negative", ".pred_neutral", ".pred_positive"))
+  expect_equal(unname(rowSums(prob)), c(1, NA, 1), tolerance = 1e-6)
+  expect_identical(do.call(pmax, as.list(prob)), bert_classify(model, texts)$score)
+  expect_identical(nrow(predict(model, character(), type = "prob")), 0L)
+  expect_identical(nrow(predict(model, character())), 0L)
+})
+
+test_that("a type that the model does not have is refused", {
+  expect_bert_error(predict(tiny("sentiment"), "x", type = "numeric"), "input", "class.*prob")
+  expect_bert_error(predict(tiny("stars"), "x", type = "prob"), "input", "numeric")
+  expect_bert_error(predict(tiny("sentiment"), data.frame(words = "x")), "input", "new_data\\$words")
+  expect_error(predict(tiny("sentiment"), "x", typo = "prob"), class = "rlib_error_dots_nonempty")
+})
+
+test_that("a multi-label model predicts a list of factors", {
+  classes <- predict(tiny("topics"), texts)$.pred_class
+  expect_identical(lengths(classes)[[2]], 1L)
+  expect_true(is.na(classes[[2]]))
+  found <- bert_classify(tiny("topics"), texts)
+  expect_identical(classes[[1]], found$label[found$.row == 1])
+  expect_identical(classes[[3]], found$label[found$.row == 3])
+  expect_true(all(is.na(unlist(predict(tiny("topics"), c(NA, NA))$.pred_class))))
+})
+
+test_that("regression predicts .pred", {
+  found <- predict(tiny("stars"), texts)
+  expect_named(found, ".pred")
+  expect_identical(is.na(found$.pred), c(FALSE, TRUE, FALSE))
+})
+
+test_that("other tasks predict what their function gives", {
+  expect_identical(predict(tiny("embeddings"), texts), bert_embed(tiny("embeddings"), texts))
+  expect_identical(predict(tiny("entities"), texts), bert_entities(tiny("entities"), texts))
+  expect_identical(predict(tiny("words"), "[MASK]", top_n = 2), bert_fill_mask(tiny("words"), "[MASK]", top_n = 2))
+  expect_identical(
+    predict(tiny("answers"), "Who?", context = "Ada was."), bert_answer(tiny("answers"), "Who?", "Ada was.")
+  )
+})

@@ -1,0 +1,150 @@
+test_that("the interface is of the number that this package was written for", {
+  skip_without_python()
+  expect_identical(as.integer(bridge()$PROTOCOL), PROTOCOL)
+})
+
+test_that("another number is refused, whichever side is older", {
+  expect_null(check_protocol(PROTOCOL, NULL))
+  expect_bert_error(check_protocol(PROTOCOL - 1L, NULL), "protocol", "the Python package is older.*bert_install")
+  expect_bert_error(check_protocol(PROTOCOL + 1L, NULL), "protocol", "the R package is older")
+})
+
+fake_package <- function(bridge, .local_envir = parent.frame()) {
+  folder <- withr::local_tempdir(.local_envir = .local_envir)
+  dir.create(file.path(folder, "bertonnx", "runtime"), recursive = TRUE)
+  file.create(file.path(folder, "bertonnx", c("__init__.py", "runtime/__init__.py")))
+  if (!is.null(bridge)) writeLines(bridge, file.path(folder, "bertonnx", "runtime", "r_bridge.py"))
+  info <- file.path(folder, "bertonnx-0.0.1.dist-info")
+  dir.create(info)
+  writeLines(c("Metadata-Version: 2.1", "Name: bertonnx", "Version: 0.0.1"), file.path(info, "METADATA"))
+  folder
+}
+
+class_of_load <- function() {
+  tryCatch(bertonnx::bert_load("any.onnx"), error = function(error) {
+    list(class = class(error), message = gsub("\\s+", " ", rlang::cnd_message(error)))
+  })
+}
+
+test_that("a Python package of another protocol is refused when it is first used", {
+  env <- c(RETICULATE_PYTHON = test_python(), PYTHONPATH = fake_package("PROTOCOL = 999"))
+  error <- in_fresh_r(class_of_load, env = env)
+  expect_true("bertonnx_error_protocol" %in% error$class)
+  expect_match(error$message, "protocol 999")
+})
+
+test_that("a Python package without the bridge is refused", {
+  env <- c(RETICULATE_PYTHON = test_python(), PYTHONPATH = fake_package(NULL))
+  error <- in_fresh_r(class_of_load, env = env)
+  expect_true("bertonnx_error_no_python" %in% error$class)
+  expect_match(error$message, "no package bertonnx that fits")
+})
+
+test_that("a Python that is missing, or foreign, is refused before it is in the process", {
+  skip_on_os("windows")
+  error <- in_fresh_r(class_of_load, env = c(RETICULATE_PYTHON = "/nowhere/python"))
+  expect_true("bertonnx_error_no_python" %in% error$class)
+  expect_match(error$message, "not a Python that runs")
+
+  python <- unname(Sys.which("python3"))
+  skip_if_not(nzchar(python), "no python3 to make a foreign environment with")
+  home <- withr::local_tempdir()
+  system2(python, c("-m", "venv", "--without-pip", file.path(home, "foreign")), stdout = FALSE)
+  foreign <- file.path(home, "foreign", "bin", "python")
+  started <- in_fresh_r(function(load) {
+    c(load(), list(started = reticulate::py_available()))
+  }, list(class_of_load), env = c(RETICULATE_PYTHON = foreign))
+  expect_true("bertonnx_error_no_python" %in% started$class)
+  expect_match(started$message, "has no package bertonnx")
+  expect_match(started$message, "RETICULATE_PYTHON")
+  expect_false(started$started)
+})
+
+test_that("RETICULATE_PYTHON is respected, and use_python() too", {
+  python <- test_python()
+  expect_identical(
+    in_fresh_r(function() bertonnx:::choose_python(), env = c(RETICULATE_PYTHON = python)),
+    list(python = python, source = "RETICULATE_PYTHON")
+  )
+  chosen <- in_fresh_r(function(python) {
+    reticulate::use_python(python, required = TRUE)
+    bertonnx:::choose_python()
+  }, list(python), env = nobodys_python())
+  expect_identical(chosen$python, python)
+  expect_match(chosen$source, "use_python")
+})
+
+test_that("an environment in the working folder never wins silently", {
+  folder <- withr::local_tempdir()
+  dir.create(file.path(folder, "venv", "bin"), recursive = TRUE)
+  found <- file.path(folder, "venv", "bin", "python")
+  file.create(found)
+  # What reticulate finds there differs from version to version, so it is told here.
+  choose <- function(found, forced) {
+    namespace <- asNamespace("bertonnx")
+    unlockBinding("discovered", namespace)
+    assign("discovered", function() list(python = found, forced = forced), namespace)
+    setwd(dirname(dirname(dirname(found))))
+    chosen <- bertonnx:::choose_python()
+    error <- tryCatch(bertonnx:::check_chosen(chosen, NULL), error = function(error) {
+      list(class = class(error), message = gsub("\\s+", " ", rlang::cnd_message(error)))
+    })
+    list(source = chosen$source, error = error, available = bertonnx::bert_available())
+  }
+  home <- withr::local_tempdir()
+  for (forced in list(NULL, "'./venv' existing in the current working directory")) {
+    lying <- in_fresh_r(choose, list(found, forced), env = nobodys_python(home))
+    expect_identical(lying$source, "working folder")
+    expect_true("bertonnx_error_no_python" %in% lying$error$class)
+    expect_match(lying$error$message, "use_virtualenv.*bert_install")
+    expect_false(lying$available)
+  }
+  asked <- in_fresh_r(choose, list(found, "use_python function"), env = nobodys_python(home))
+  expect_identical(asked$source, "use_python function")
+
+  own <- file.path(home, "r-bertonnx", "bin")
+  dir.create(own, recursive = TRUE)
+  file.create(file.path(own, "python"))
+  expect_identical(in_fresh_r(choose, list(found, NULL), env = nobodys_python(home))$source, "bert_install")
+})
+
+test_that("a fork after Python was started is an error, and one before is not", {
+  skip_on_os("windows")
+  path <- model_file("embeddings")
+  found <- in_fresh_r(function(path) {
+    before <- parallel::mclapply(1:2, function(i) {
+      sum(bertonnx::bert_embed(bertonnx::bert_load(path), "text"))
+    }, mc.cores = 2)
+    model <- bertonnx::bert_load(path)
+    here <- sum(bertonnx::bert_embed(model, "text"))
+    after <- parallel::mclapply(1:2, function(i) {
+      tryCatch(bertonnx::bert_embed(model, "text"), error = function(error) class(error))
+    }, mc.cores = 2)
+    list(before = before, here = here, after = after, still = sum(bertonnx::bert_embed(model, "text")))
+  }, list(path), timeout = 120)
+  expect_identical(found$before, list(found$here, found$here))
+  expect_identical(found$still, found$here)
+  for (classes in found$after) expect_true("bertonnx_error_fork" %in% classes)
+})
+
+test_that("ONNX Runtime's telemetry stays off", {
+  home <- withr::local_tempdir()
+  found <- in_fresh_r(function(path) {
+    bertonnx::bert_embed(bertonnx::bert_load(path), "text")
+    list(
+      variable = reticulate::import("os")$environ$get("ORT_DISABLE_TELEMETRY"),
+      files = list.files(Sys.getenv("HOME"), "onnxruntime|deviceid", all.files = TRUE, recursive = TRUE)
+    )
+  }, list(model_file("embeddings")), env = c(HOME = home, RETICULATE_PYTHON = test_python()))
+  expect_identical(found$variable, "1")
+  expect_identical(found$files, character())
+})
+
+test_that("what a Python has is read without importing it", {
+  seen <- examine_python(test_python())
+  expect_match(seen$python, "^3\\.")
+  expect_true(nzchar(seen$bertonnx))
+  expect_null(examine_python("/nowhere/python"))
+  expect_null(examine_python(NA_character_))
+  expect_null(examine_python(file.path(R.home("bin"), "R")))
+})

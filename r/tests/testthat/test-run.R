@@ -1,0 +1,59 @@
+test_that("vectors of length 1 cross as lists", {
+  expect_identical(crossing("a"), list("a"))
+  expect_identical(crossing(character()), list())
+  expect_identical(crossing(c("a", "b")), c("a", "b"))
+})
+
+test_that("many chunks are put together in order", {
+  model <- tiny("embeddings")
+  texts <- sprintf("text number %d", 1:3000)
+  all <- bert_embed(model, texts)
+  some <- c(1, 2, 1023, 1024, 1025, 2048, 2049, 3000)
+  expect_identical(all[some, ], bert_embed(model, texts[some]))
+  gaps <- replace(texts, c(1, 1024, 3000), NA)
+  with_gaps <- bert_embed(model, gaps)
+  expect_identical(which(is.na(with_gaps[, 1])), c(1L, 1024L, 3000L))
+  expect_identical(with_gaps[-c(1, 1024, 3000), ], all[-c(1, 1024, 3000), ])
+})
+
+test_that("one text that fails is named by its element", {
+  error <- expect_bert_error(bert_fill_mask(tiny("words"), c("[MASK]", NA, "no mask here")), "row", "row 3")
+  expect_identical(error$row_kind, "no-mask")
+  expect_s3_class(error$parent, "bertonnx_python_RowError")
+})
+
+test_that("rows of NA stand where they stood", {
+  texts <- list(n = 4L, present = c(2L, 4L))
+  table <- with_na_rows(list(row = c(2L, 2L, 4L), label = as_levels(c(1, 2, 1), c("a", "b"))), texts)
+  expect_identical(table$.row, 1:4 |> rep(c(1, 2, 1, 1)))
+  expect_identical(table$label, factor(c(NA, "a", "b", NA, "a"), c("a", "b")))
+  none <- with_na_rows(list(row = integer(), x = double()), list(n = 2L, present = integer()))
+  expect_identical(none, tibble::tibble(.row = 1:2, x = c(NA_real_, NA_real_)))
+})
+
+test_that("progress is shown if asked for, and not if not", {
+  withr::local_options(cli.dynamic = FALSE)
+  model <- tiny("embeddings")
+  quiet <- bert_embed(model, c("a", "b"), progress = FALSE)
+  expect_identical(bert_embed(model, c("a", "b"), progress = TRUE), quiet)
+  expect_identical(bert_embed(model, c("a", "b")), quiet)
+  expect_identical(dim(bert_embed(model, character(), progress = TRUE)), c(0L, 32L))
+  expect_bert_error(bert_embed(model, "a", progress = NA), "input", "progress")
+})
+
+test_that("an interrupt in the middle leaves the session usable", {
+  skip_on_os("windows")
+  found <- in_fresh_r(function(path) {
+    model <- bertonnx::bert_load(path)
+    before <- bertonnx::bert_embed(model, c("a text", "another"))
+    many <- rep("so many words of text", 1e6)
+    system(sprintf("(sleep 2; kill -INT %d) &", Sys.getpid()))
+    started <- Sys.time()
+    what <- tryCatch(bertonnx::bert_embed(model, many), interrupt = function(interrupt) "interrupted")
+    seconds <- as.double(Sys.time() - started, units = "secs")
+    list(what = what, seconds = seconds, same = identical(bertonnx::bert_embed(model, c("a text", "another")), before))
+  }, list(model_file("embeddings")), timeout = 300)
+  expect_identical(found$what, "interrupted")
+  expect_lt(found$seconds, 30)
+  expect_true(found$same)
+})

@@ -1,0 +1,85 @@
+"""What the processor can do for INT8, told without ONNX Runtime."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CpuFeatures", "cpu_features", "read_cpu", "saturation_warning"]
+
+_X86 = ("x86_64", "amd64", "i386", "i686")
+_ARM = ("aarch64", "arm64")
+_X86_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+_ARM_FLAGS = {"asimddp": "dotprod", "i8mm": "i8mm", "sve": "sve"}
+"""Names in /proc/cpuinfo: https://www.kernel.org/doc/html/latest/arch/arm64/elf_hwcaps.html."""
+
+
+@dataclass(frozen=True)
+class CpuFeatures:
+    """One machine's processor.
+
+    Attributes:
+        architecture: "x86_64", "arm64", or what the platform calls itself.
+        model: its name, "" where it is not known.
+        features: of avx2, avx512f, avx512_vnni, avx_vnni, amx_int8, dotprod, i8mm and sve those it has.
+        known: whether the features could be read; on systems without /proc they cannot.
+    """
+
+    architecture: str
+    model: str
+    features: tuple[str, ...]
+    known: bool
+
+    @property
+    def saturates(self) -> bool:
+        """Whether products of unsigned activations and signed weights may saturate in 16 bits here.
+
+        On x86 without VNNI or AMX they do (VPMADDUBSW); on ARM they are summed in 32 bits. Where the
+        features are not known, x86 counts as without.
+        """
+        exact = {"avx512_vnni", "avx_vnni", "amx_int8"}
+        return self.architecture == "x86_64" and not exact & set(self.features)
+
+
+@lru_cache(maxsize=1)
+def cpu_features() -> CpuFeatures:
+    """Return this machine's processor."""
+    return read_cpu(platform.machine(), Path("/proc/cpuinfo"))
+
+
+def read_cpu(machine: str, cpuinfo: Path) -> CpuFeatures:
+    """Return the processor that `machine` (as `platform.machine()`) and `cpuinfo` describe."""
+    name = machine.lower()
+    architecture = "x86_64" if name in _X86 else "arm64" if name in _ARM else name
+    try:
+        text = cpuinfo.read_text(errors="replace")
+    except OSError:
+        return CpuFeatures(architecture, platform.processor(), (), known=False)
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    flags = set((fields.get("flags") or fields.get("features") or "").split())
+    found = [flag for flag in _X86_FLAGS if flag in flags]
+    found += [ours for theirs, ours in _ARM_FLAGS.items() if theirs in flags]
+    return CpuFeatures(architecture, fields.get("model name", ""), tuple(found), known=bool(flags))
+
+
+def saturation_warning(quantization: Mapping[str, Any], cpu: CpuFeatures | None = None) -> str:
+    """Return why an INT8 file may give wrong numbers on this machine, "" where it cannot.
+
+    Args:
+        quantization: the card's; empty for a file that is not INT8.
+        cpu: default this machine's.
+    """
+    cpu = cpu if cpu is not None else cpu_features()
+    if not quantization or quantization.get("pair_safe", False) or not cpu.saturates:
+        return ""
+    return (
+        f"this file was quantised for --target {quantization.get('target')}, and this CPU has no VNNI: its "
+        "sums of products can saturate, so that predictions are wrong; export it again with --target auto"
+    )

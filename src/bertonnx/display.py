@@ -1,0 +1,132 @@
+"""What the command line shows: lines, spinners, progress bars, summaries."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bertonnx.exporters.convert import ExportReport
+    from bertonnx.models.card import Card
+    from bertonnx.runtime.bench import BenchReport
+    from bertonnx.runtime.job import JobProgress
+
+__all__ = ["bench_bar", "card_lines", "print_bench", "row_bar", "say", "steps", "summary"]
+
+_BAR_SECONDS = 0.1
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, which is where people are spoken to; results go to standard output."""
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Yield what shows the step under way: a spinner on a terminal, a line a step elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda text: say(f"{text} ...")
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(text)
+
+
+@contextmanager
+def row_bar(output: Path | None) -> Iterator[Callable[[JobProgress], None] | None]:
+    """Yield what moves a progress bar on a terminal; None in a pipe, and where results fill the terminal."""
+    if not sys.stderr.isatty() or (output is None and sys.stdout.isatty()):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.fields[rows]} rows"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rows", total=None, rows=0)
+        drawn = 0.0
+
+        def move(state: JobProgress) -> None:
+            nonlocal drawn
+            # By time, since a row can take a microsecond or a second.
+            if time.monotonic() - drawn >= _BAR_SECONDS:
+                bar.update(task, completed=state.bytes_done, total=state.bytes_total, rows=state.rows)
+                drawn = time.monotonic()
+
+        yield move
+
+
+@contextmanager
+def bench_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """Yield what moves a progress bar on a terminal; None in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("measuring"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measuring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_bench(report: BenchReport) -> None:
+    """Print a benchmark's table, what was not measured, and its notes."""
+    from rich.console import Console
+
+    from bertonnx.runtime.bench_report import problems, terminal_table
+
+    print()
+    if any(row.problem is None for row in report.rows):
+        # A pipe has no width: nothing may be cut there.
+        Console(width=None if sys.stdout.isatty() else 200).print(terminal_table(report))
+    for problem in problems(report):
+        print(f"not measured: {problem}")
+    for note in report.notes:
+        say(f"note: {note}")
+
+
+def summary(report: ExportReport) -> Iterator[str]:
+    """Yield the lines that an export ends with."""
+    card = report.card
+    yield f"wrote {report.path}" + (
+        f" and {report.sidecar}, which must stay beside it" if report.sidecar else ""
+    )
+    yield from card_lines(card, report.bytes)
+    for note in report.notes:
+        yield f"note: {note}"
+    yield f"next: bertonnx run {report.path} input.txt"
+
+
+def card_lines(card: Card, size: int) -> Iterator[str]:
+    """Yield a card in lines for people; `size` is in bytes."""
+    yield f"  task        {card.task}" + (f" ({card.problem_type})" if card.problem_type else "")
+    yield f"  family      {card.family}"
+    revision = card.source.get("revision")
+    yield f"  source      {card.source.get('id')}" + (f" at {revision}" if revision else "")
+    yield f"  size        {size / 1e6:.1f} MB, {card.precision}, inputs up to {card.max_length} tokens"
+    if card.labels:
+        shown = ", ".join(card.labels[:8]) + (
+            f", and {len(card.labels) - 8} more" if len(card.labels) > 8 else ""
+        )
+        yield f"  labels      {shown}"
+    if card.pooling:
+        unit = ", normalised" if card.normalize else ""
+        yield f"  embedding   {card.width} wide, {card.pooling} pooling{unit}"
+    if card.fusions:
+        parts = [
+            f"{name.replace('_', ' ')} {count['found']} of {count.get('expected', 'unknown')}"
+            for name, count in card.fusions.items()
+        ]
+        yield f"  fused       {', '.join(parts)}"
+    if card.parity:
+        yield (
+            f"  PyTorch     largest difference {card.parity['max_abs_difference']:.2g} "
+            f"(allowed {card.parity['tolerance']:.0e} x {max(1.0, card.parity['max_abs_reference']):.3g})"
+        )

@@ -1,0 +1,344 @@
+"""Batches, with a session that is not ONNX Runtime's."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bertonnx.errors import RowError
+from bertonnx.models.card import Card
+from bertonnx.runtime import engine as engine_module
+from bertonnx.runtime.engine import Engine
+from bertonnx.runtime.rows import Encoded, Item, Outputs, Piece, Row
+from bertonnx.runtime.session import Feeds
+from bertonnx.runtime.tokenization import LongText, TextTokenizer
+from tests.tokenizers_zoo import wordpiece
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+CARD = Card(task="feature-extraction", family="bert", max_length=64, inputs=INPUTS, outputs=("sums",))
+
+
+class FakeSession:
+    """Answers the sum of the ids; notes every batch; does `hook` before each."""
+
+    provider = "cpu"
+
+    def __init__(
+        self, hook: Callable[[Feeds], None] = lambda _: None, *, inputs: tuple[str, ...] = INPUTS
+    ) -> None:
+        self.inputs = inputs
+        self.outputs: tuple[str, ...] = ("sums",)
+        self.hook = hook
+        self.batches: list[dict[str, npt.NDArray[np.int64]]] = []
+        self.alone: list[bool] = []
+
+    def run(
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
+        self.alone.append(alone)
+        assert tuple(outputs) == ("sums",)
+        self.batches.append(dict(feeds))
+        self.hook(feeds)
+        return [feeds["input_ids"].sum(axis=1).astype(np.float32)]
+
+
+class Sums:
+    """Decodes to the sum over all pieces and the number of pieces."""
+
+    fetch = ("sums",)
+
+    def keep(self, piece: Piece, outputs: Outputs) -> float:
+        assert int(outputs["sums"]) == int(piece.ids.sum())
+        return float(outputs["sums"])
+
+    def decode(self, encoded: Encoded, kept: Sequence[Any]) -> Item:
+        if "undecodable" in encoded.row.text:
+            raise RowError("no-mask", "cannot be decoded")
+        return {"text": encoded.row.text, "sum": sum(kept), "pieces": len(kept)}
+
+
+def _engine(session: FakeSession, *, threads: int = 2, long_text: LongText = "truncate") -> Engine:
+    return Engine(session, TextTokenizer(wordpiece().to_str(), CARD, long_text=long_text), threads=threads)
+
+
+def _texts(count: int, seed: int = 0) -> list[str]:
+    chance = random.Random(seed)
+    return [f"{i} " + "the film " * chance.randrange(12) for i in range(count)]
+
+
+def _rows(texts: Sequence[str]) -> list[Row]:
+    return [Row(text) for text in texts]
+
+
+def _text_of(results: Sequence[Item | RowError]) -> list[Any]:
+    return [item.kind if isinstance(item, RowError) else item["text"] for item in results]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 500])
+def test_every_row_comes_out_once_in_order(count: int, threads: int) -> None:
+    texts = _texts(count)
+    engine = _engine(FakeSession(), threads=threads)
+    assert _text_of(list(engine.map(_rows(texts), Sums()))) == texts
+    engine.close()
+
+
+def test_order_is_kept_where_batches_finish_in_another() -> None:
+    chance = random.Random(3)
+    engine = _engine(FakeSession(lambda _: time.sleep(chance.random() / 200)), threads=4)
+    texts = _texts(300)
+    assert _text_of(list(engine.map(_rows(texts), Sums()))) == texts
+    engine.close()
+
+
+def test_batches_are_of_exactly_equal_length_and_never_padded() -> None:
+    session = FakeSession()
+    engine = _engine(session)
+    texts = _texts(400)
+    list(engine.map(_rows(texts), Sums()))
+    engine.close()
+    assert sum(len(batch["input_ids"]) for batch in session.batches) == len(texts)
+    assert any(len(batch["input_ids"]) > 1 for batch in session.batches)
+    for batch in session.batches:
+        assert batch["input_ids"].dtype == np.int64
+        assert (batch["attention_mask"] == 1).all()
+        assert (batch["input_ids"] != 0).all()  # [PAD]
+        assert {array.shape for array in batch.values()} == {batch["input_ids"].shape}
+        assert batch["input_ids"].size <= 512 or len(batch["input_ids"]) == 1
+
+
+def test_only_the_inputs_that_the_graph_has_are_fed() -> None:
+    session = FakeSession(inputs=("input_ids",))
+    engine = _engine(session)
+    list(engine.map(_rows(["one", "two"]), Sums()))
+    engine.close()
+    assert all(set(batch) == {"input_ids"} for batch in session.batches)
+
+
+def test_reading_ahead_is_bounded() -> None:
+    read = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal read
+        for i in range(20_000):
+            read += 1
+            yield Row(f"{i}")
+
+    engine = _engine(FakeSession())
+    results = engine.map(rows(), Sums())
+    assert read == 0
+    next(results)
+    assert read <= 3 * 64  # the first windows are small, so that results come soon
+    worst = 0
+    for done, _ in enumerate(results, start=2):
+        worst = max(worst, read - done)
+    engine.close()
+    assert read == 20_000
+    assert 0 < worst <= 2 * 2048 + 2048
+
+
+def test_long_texts_close_a_window_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_WINDOW_CHARACTERS", 1000)
+    read = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield Row("x" * 600)
+
+    engine = _engine(FakeSession())
+    results = engine.map(rows(), Sums())
+    for done in range(1, 40):
+        next(results)
+        assert read - done <= 6
+    results.close()  # type: ignore[attr-defined]
+    engine.close()
+
+
+def test_closing_the_generator_cancels_what_waits() -> None:
+    started = threading.Event()
+
+    def slow(_: Feeds) -> None:
+        started.set()
+        time.sleep(0.02)
+
+    session = FakeSession(slow)
+    engine = _engine(session, threads=1)
+    results = engine.map(_rows(_texts(3000)), Sums())
+    next(results)
+    assert started.is_set()
+    begin = time.monotonic()
+    results.close()  # type: ignore[attr-defined]
+    ran = len(session.batches)
+    time.sleep(0.1)
+    assert len(session.batches) == ran  # nothing goes on behind the user's back
+    assert time.monotonic() - begin < 2
+    engine.close()
+
+
+def test_the_engine_works_on_after_a_closed_generator() -> None:
+    engine = _engine(FakeSession())
+    results = engine.map(_rows(_texts(500)), Sums())
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert _text_of(list(engine.map(_rows(["again"]), Sums()))) == ["again"]
+    engine.close()
+
+
+def test_one_failing_text_leaves_its_neighbours_alone() -> None:
+    tokenizer = wordpiece()
+    bad = tokenizer.token_to_id("[MASK]")
+
+    def fail(feeds: Feeds) -> None:
+        if (feeds["input_ids"] == bad).any():
+            raise RuntimeError("bad\n  token")
+
+    session = FakeSession(fail)
+    engine = _engine(session)
+    texts = ["a", "[MASK]", "b", "c"]
+    results = list(engine.map(_rows(texts), Sums()))
+    engine.close()
+    assert _text_of(results) == ["a", "runtime", "b", "c"]
+    assert isinstance(results[1], RowError)
+    assert str(results[1]) == "the model failed on this text: bad token"
+    assert any(len(batch["input_ids"]) == 4 for batch in session.batches)  # they were one batch at first
+
+
+def test_a_text_fails_when_one_of_its_windows_does() -> None:
+    bad = wordpiece().token_to_id("[MASK]")
+
+    def fail(feeds: Feeds) -> None:
+        if (feeds["input_ids"] == bad).any():
+            raise RuntimeError("bad")
+
+    engine = _engine(FakeSession(fail), long_text="stride")
+    long = "the film " * 60
+    results = list(engine.map(_rows([long, long + "[MASK]", "short"]), Sums()))
+    engine.close()
+    assert isinstance(results[0], dict)
+    assert results[0]["pieces"] > 1
+    assert _text_of(results)[1:] == ["runtime", "short"]
+
+
+def test_errors_among_the_rows_stay_in_their_place() -> None:
+    rows: list[Row | RowError] = [
+        *_rows(["a", "b"]),
+        RowError("invalid-json", "no"),
+        *_rows(["undecodable", "c"]),
+    ]
+    rows = [RowError("missing-text", "none"), *rows]
+    engine = _engine(FakeSession())
+    assert _text_of(list(engine.map(rows, Sums()))) == [
+        "missing-text",
+        "a",
+        "b",
+        "invalid-json",
+        "no-mask",
+        "c",
+    ]
+    assert _text_of(list(engine.map([RowError("runtime", "x")] * 40, Sums()))) == ["runtime"] * 40
+    engine.close()
+
+
+def test_a_cut_text_says_so() -> None:
+    engine = _engine(FakeSession())
+    cut, whole = engine.map(_rows(["the film " * 60, "short"]), Sums())
+    engine.close()
+    assert isinstance(cut, dict)
+    assert isinstance(whole, dict)
+    assert cut["truncated"] is True
+    assert "truncated" not in whole
+
+
+def test_several_threads_use_one_engine() -> None:
+    engine = _engine(FakeSession(lambda _: time.sleep(0.0005)))
+    inputs = [_texts(150, seed) for seed in range(8)]
+
+    def work(texts: list[str]) -> list[Any]:
+        return _text_of(list(engine.map(_rows(texts), Sums())))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, inputs)) == inputs
+    engine.close()
+
+
+def test_batches_run_at_the_same_time_but_no_more_than_threads() -> None:
+    running = worst = 0
+    lock = threading.Lock()
+
+    def hook(_: Feeds) -> None:
+        nonlocal running, worst
+        with lock:
+            running += 1
+            worst = max(worst, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    engine = _engine(FakeSession(hook), threads=3)
+    list(engine.map(_rows(_texts(100)), Sums()))
+    engine.close()
+    assert worst == 3
+
+
+def test_an_interrupt_in_the_input_reaches_the_caller_and_stops_the_work() -> None:
+    def rows() -> Iterator[Row]:
+        yield from _rows(_texts(200))
+        raise KeyboardInterrupt
+
+    session = FakeSession(lambda _: time.sleep(0.005))
+    engine = _engine(session, threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.map(rows(), Sums()))
+    ran = len(session.batches)
+    time.sleep(0.05)
+    assert len(session.batches) == ran
+    engine.close()
+
+
+def test_an_interrupt_in_a_batch_is_not_an_error_of_a_row() -> None:
+    def interrupt(_: Feeds) -> None:
+        raise KeyboardInterrupt
+
+    engine = _engine(FakeSession(interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.map(_rows(["a", "b"]), Sums()))
+    engine.close()
+
+
+def test_closing_lets_the_threads_go_and_can_be_repeated() -> None:
+    before = set(threading.enumerate())
+    engine = _engine(FakeSession())
+    list(engine.map(_rows(["a"]), Sums()))
+    assert set(threading.enumerate()) - before
+    engine.close()
+    engine.close()
+    assert not set(threading.enumerate()) - before
+
+
+def test_equal_texts_of_a_window_are_computed_once() -> None:
+    session = FakeSession()
+    texts = ["the film", "a film", "the film"] * 200
+    results = list(_engine(session).map((Row(text) for text in texts), Sums()))
+    assert [result["text"] for result in results if isinstance(result, dict)] == texts
+    computed = sum(len(batch["input_ids"]) for batch in session.batches)
+    windows = 5  # of 32, 64, 128, 256 rows, and the rest
+    assert computed <= 2 * windows
+
+
+def test_fewer_batches_than_threads_get_all_cores() -> None:
+    session = FakeSession()
+    list(_engine(session, threads=2).map([Row("one text")], Sums()))
+    list(_engine(session, threads=1).map([Row("one text")], Sums()))
+    list(_engine(session, threads=2).map(map(Row, _texts(40)), Sums()))
+    assert session.alone[:2] == [True, False]
+    assert not any(session.alone[2:])

@@ -1,0 +1,122 @@
+"""What is shipped: every module, the types, one version."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bertonnx
+from tests.jobs import ROOT
+
+FOLDERS = {"bertonnx": "src/bertonnx", **{f"bertonnx.{n}": n for n in ("exporters", "runtime", "models")}}
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, Any]:
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib came with Python 3.11")
+    import tomllib
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _folders_of_modules() -> set[str]:
+    """Return the names that folders with modules have as packages, subfolders included."""
+    found = set()
+    for package, place in FOLDERS.items():
+        top = ROOT / place
+        for file in top.rglob("*.py"):
+            inner = file.parent.relative_to(top)
+            # src/bertonnx holds links to the other three, for type checkers; setuptools maps the folders.
+            if not (package == "bertonnx" and inner.parts):
+                found.add(".".join([package, *inner.parts]))
+    return found
+
+
+def test_packages_are_the_folders(settings: dict[str, Any]) -> None:
+    table = settings["tool"]["setuptools"]
+    assert set(table["packages"]) == _folders_of_modules()
+    assert len(table["packages"]) == len(set(table["packages"]))
+    assert {name: table["package-dir"][name] for name in FOLDERS} == FOLDERS
+
+
+def test_one_version(settings: dict[str, Any]) -> None:
+    assert settings["project"]["version"] == bertonnx.__version__
+
+
+def test_the_types_are_shipped(settings: dict[str, Any]) -> None:
+    assert (ROOT / "src" / "bertonnx" / "py.typed").is_file()
+    assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["bertonnx"]
+
+
+def test_the_command_is_the_main_function(settings: dict[str, Any]) -> None:
+    assert settings["project"]["scripts"] == {"bertonnx": "bertonnx.__main__:main"}
+
+
+def _modules(folder: Path) -> set[str]:
+    return {
+        f"{package.replace('.', '/')}/{file.name}"
+        for package, place in FOLDERS.items()
+        for file in (folder / place).glob("*.py")
+    }
+
+
+def test_a_wheel_has_every_module_and_works_from_elsewhere(tmp_path: Path) -> None:
+    if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
+        pytest.skip("building a wheel without a network needs pip and setuptools 77 in this environment")
+    source = _copy_of_the_sources(tmp_path / "source")
+    build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "-w", tmp_path / "wheels", "-q"], cwd=source, check=True, timeout=300)
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    assert wheel.name == f"bertonnx-{bertonnx.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "target")
+    shipped = {name for name in names if ".dist-info/" not in name}
+    assert shipped == _modules(ROOT) | {"bertonnx/py.typed"}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+    # -S keeps the editable install out of the way; the packages it needs come by name.
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import bertonnx, bertonnx.cli\n"
+        "import bertonnx.runtime.model, bertonnx.models.card; print(bertonnx.runtime.model.__file__)"
+    )
+    site = Path(pytest.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program, tmp_path / "target", site],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "target")
+
+
+def _copy_of_the_sources(target: Path) -> Path:
+    """Copy what a build reads, so that nothing is left behind in the sources."""
+    import shutil
+
+    target.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, target / name)
+    if not (target / "README.md").is_file():
+        (target / "README.md").write_text("bertonnx\n")
+    for place in FOLDERS.values():
+        # The links would become folders of their own in a copy.
+        shutil.copytree(
+            ROOT / place, target / place, ignore=lambda folder, names: _links(Path(folder), names)
+        )
+    return target
+
+
+def _links(folder: Path, names: list[str]) -> list[str]:
+    return [name for name in names if (folder / name).is_symlink() or name == "__pycache__"]

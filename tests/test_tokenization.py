@@ -1,0 +1,92 @@
+"""Text to ids: the same as the tokenizers package's own truncation, whatever the length."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertonnx.errors import ModelFileError, RowError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.runtime.rows import Encoded, Row
+from bertonnx.runtime.tokenization import LongText, TextTokenizer, stripped
+from tests.corpus import SENTENCES
+from tests.tokenizers_zoo import bpe, unigram, wordpiece
+
+MAKERS = {"wordpiece": wordpiece, "bpe": bpe, "unigram": unigram}
+
+
+def make(kind: str, *, task: str = "feature-extraction", long_text: LongText = "truncate") -> TextTokenizer:
+    card = Card(task=task, family="bert", max_length=32, inputs=("input_ids",), outputs=())
+    return TextTokenizer(MAKERS[kind]().to_str(), card, long_text=long_text)
+
+
+def encoded(tokenizer: TextTokenizer, row: Row) -> Encoded:
+    result = tokenizer.encode([row])[0]
+    assert isinstance(result, Encoded)
+    return result
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ".join(SENTENCES),
+        " ".join(SENTENCES * 40),
+        "word " * 100_000,
+        "x" * 30_000,
+        " " * 20_000 + "the end",
+        "\n" * 9_000 + "a b " * 9_000,
+        "a" * 6_000 + " " + "b" * 6_000,
+    ],
+    ids=["long", "very long", "words", "one word", "white space first", "line ends first", "two words"],
+)
+def test_a_cut_text_has_the_ids_of_the_packages_own_truncation(kind: str, text: str) -> None:
+    reference = MAKERS[kind]()
+    reference.enable_truncation(32)
+    expected = reference.encode(text)
+    result = encoded(make(kind), Row(text))
+    assert result.pieces[0].ids.tolist() == expected.ids
+    assert result.pieces[0].encoding.offsets == expected.offsets
+    assert result.truncated == (len(MAKERS[kind]().encode(text)) > 32)
+
+
+def test_windows_cover_the_whole_text() -> None:
+    text = " ".join(SENTENCES * 10)
+    result = encoded(make("wordpiece", long_text="stride"), Row(text))
+    assert not result.truncated
+    covered = {place for piece in result.pieces for span in piece.encoding.offsets for place in range(*span)}
+    assert {i for i, letter in enumerate(text) if letter.isalnum()} <= covered
+
+
+def test_too_long_is_an_error_where_asked() -> None:
+    result = make("bpe", long_text="error").encode([Row("short"), Row("word " * 100)])
+    assert isinstance(result[0], Encoded)
+    assert isinstance(result[1], RowError)
+    assert result[1].kind == "too-long"
+    assert "and the model takes 32" in str(result[1])
+
+
+def test_a_question_that_alone_fills_the_model_is_one_rows_error() -> None:
+    tokenizer = make("wordpiece", task="question-answering", long_text="stride")
+    good = Row("Who?", "Ada did. " * 40)
+    results = tokenizer.encode([good, Row("why " * 60, "because"), good])
+    assert [isinstance(result, RowError) for result in results] == [False, True, False]
+
+
+@pytest.mark.parametrize("length", [1, 3, 33])
+def test_a_maximum_length_that_cannot_be(length: int) -> None:
+    card = Card(task="fill-mask", family="bert", max_length=32, inputs=("input_ids",), outputs=())
+    with pytest.raises(UsageError, match="--max-length"):
+        TextTokenizer(wordpiece().to_str(), card, max_length=length)
+
+
+def test_a_text_that_is_no_tokenizer() -> None:
+    card = Card(task="fill-mask", family="bert", max_length=32, inputs=("input_ids",), outputs=())
+    with pytest.raises(ModelFileError, match="tokenizer in the model file cannot be read"):
+        TextTokenizer('{"model": 1}', card)
+
+
+def test_padding_and_truncation_are_stripped() -> None:
+    padded = wordpiece()
+    padded.enable_padding(length=40)
+    padded.enable_truncation(8)
+    assert stripped(padded.to_str()) == stripped(wordpiece().to_str())
