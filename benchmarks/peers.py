@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py [--quick] [--rounds 5] [--part 1.0] [--models minilm,bert-base] [--peers A,B]
 
-Builds a virtual environment with the peers (`peers/requirements.txt`; about 3 GB) in `BERTONNX_PEERS`,
+Builds a virtual environment with the peers (`peers/requirements.txt`; about 2 GB) in `BERTONNX_PEERS`,
 by default `~/.cache/bertonnx-peers`, and runs `peers/run.py` with it. On Linux or macOS; nothing is
 fetched but packages. The peers: Optimum's ORTModel, Sentence-Transformers with torch and with ONNX,
 fastembed, OpenVINO, CTranslate2 in fp32 and INT8, plain torch; `peers/engines.py` says how each is set up.

@@ -294,7 +294,7 @@ class OpenVino(Padded):
     """https://docs.openvino.ai: a compiled model with the hint LATENCY, which it says is for one request."""
 
     name, package = "OpenVINO, batches of 32", "openvino"
-    options: ClassVar[dict[str, Any]] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -322,7 +322,7 @@ class OpenVinoStreams(OpenVino):
     """A stream a core and an asynchronous queue, as its guide to throughput says; sorted by length."""
 
     name, latency, budget = "OpenVINO, sorted batches, a stream a core", False, 2048
-    options: ClassVar[dict[str, Any]] = {
+    options: dict[str, Any] = {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": "f32",
     }
@@ -352,7 +352,7 @@ class OpenVinoDefault(OpenVinoStreams):
     """The same with the precision that OpenVINO chooses itself: bf16 where the CPU has it, else fp32."""
 
     name, precision = "OpenVINO, sorted, its own choice of precision", "auto"
-    options: ClassVar[dict[str, Any]] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
 
 
 class CTranslate(Padded):

@@ -108,9 +108,9 @@ def _edit(path: Path, **changes: object) -> None:
 
 
 def _optimum(checkpoint: Path, target: Path) -> None:
-    cli = Path(sys.executable).with_name("optimum-cli")
-    command = [cli, "export", "onnx", "--model", checkpoint, "--task", "feature-extraction"]
-    subprocess.run([*command, "--library", "transformers", target], check=True, capture_output=True)
+    cli = str(Path(sys.executable).with_name("optimum-cli"))
+    command = [cli, "export", "onnx", "--model", str(checkpoint), "--task", "feature-extraction"]
+    subprocess.run([*command, "--library", "transformers", str(target)], check=True, capture_output=True)
 
 
 def _sentence_onnx(checkpoint: Path, target: Path) -> None:

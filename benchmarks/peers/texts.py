@@ -6,6 +6,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def texts(sentences: list[str], tokenizer: Tokenizer, *, part: float = 1.0) -> T
     for name, whole in made.items():
         made[name] = _spread(whole, tokenizer, max(1, round(len(whole) * part)))
     for length in LATENCY_LENGTHS:
-        made[str(length)] = _different(LATENCY_TEXTS, lambda n=length: _exact(dice, words, tokenizer, n))
+        made[str(length)] = _different(LATENCY_TEXTS, partial(_exact, dice, words, tokenizer, length))
     return made
 
 

@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         action = actions[asked.pop("do")]
-        _answer(answers, lambda action=action, asked=asked: action(**asked))
+        _answer(answers, partial(action, **asked))
 
 
 def _end_with_the_parent() -> None:

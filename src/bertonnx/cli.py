@@ -80,6 +80,9 @@ def export(
         str | None, typer.Option(metavar="TASK", help="Default: from the checkpoint's architecture.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", help="INT8: smaller, faster, refused where it costs too much.")
+    ] = False,
     precision: Annotated[str, typer.Option(metavar="fp32|fp16", help="fp16 is meant for CUDA.")] = "fp32",
     optimize: Annotated[
         str, typer.Option(metavar="none|basic|full", help="full fuses attention and GELU.")
@@ -93,6 +96,15 @@ def export(
     normalize: Annotated[
         bool | None, typer.Option("--normalize/--no-normalize", help="Whether embeddings get length 1.")
     ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of INT8: texts like yours, to tune and judge by.")
+    ] = None,
+    min_agreement: Annotated[
+        float, typer.Option(help="Of INT8: least agreement with fp32 on the calibration texts.")
+    ] = 0.99,
+    target: Annotated[
+        str, typer.Option(metavar="auto|avx2|vnni|arm64", help="Of INT8: the machine that it is for.")
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
@@ -111,6 +123,10 @@ def export(
             output,
             task=task,
             revision=revision,
+            quantize=quantize,
+            calibration=calibration,
+            min_agreement=min_agreement,
+            target=target,
             precision=precision,
             optimize=optimize,
             max_length=max_length,

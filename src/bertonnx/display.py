@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
@@ -130,3 +130,16 @@ def card_lines(card: Card, size: int) -> Iterator[str]:
             f"  PyTorch     largest difference {card.parity['max_abs_difference']:.2g} "
             f"(allowed {card.parity['tolerance']:.0e} x {max(1.0, card.parity['max_abs_reference']):.3g})"
         )
+    if card.quantization:
+        yield from _quantization_lines(card.quantization)
+
+
+def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"  INT8        agreement with fp32 {figures['agreement']:.2%} ({figures['metric']}, "
+        f"{figures['texts']} texts; at least {figures['min_agreement']:.0%} was asked)"
+    )
+    yield (
+        f"              {figures['latency_fp32_ms'] / figures['latency_int8_ms']:.2f} times as fast as fp32 "
+        f"on this machine ({figures['cpu']})"
+    )

@@ -32,7 +32,10 @@ def embedded(model, texts):
         for i in range(len(piece.ids))
     ]
     names = ("rows", "ids", "starts", "ends")
-    columns = {name: [int(value) for value in values] for name, values in zip(names, zip(*tokens, strict=True), strict=True)}
+    columns = {
+        name: [int(value) for value in values]
+        for name, values in zip(names, zip(*tokens, strict=True), strict=True)
+    }
     return {"floats": model.embed(texts).ravel().tolist(), **columns}
 
 

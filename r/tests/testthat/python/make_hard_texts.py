@@ -64,7 +64,10 @@ def main() -> None:
     texts += [odd for odd in ODD if odd.strip()]
     texts += ["x" * 600, "é" * 600, "你" * 600, "😀" * 300, "a " * 2000, "\u0301" * 200, "a" + "\u0323" * 300]
     texts += [" ".join(BASE * 3), "".join(BASE[9:12] * 10), "\u200d".join("👨👩👧👦" * 20)]
-    texts += ["".join(picker.choices("".join(BASE + EMOJI + MARKS + ODD), k=picker.randint(1, 60))) for _ in range(80)]
+    texts += [
+        "".join(picker.choices("".join(BASE + EMOJI + MARKS + ODD), k=picker.randint(1, 60)))
+        for _ in range(80)
+    ]
     texts = [text for text in dict.fromkeys(texts) if "\0" not in text]
     assert len(texts) >= 400
     lines = [json.dumps({"text": text}) for text in texts]
