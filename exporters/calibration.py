@@ -28,7 +28,7 @@ LEAST_ROWS, MOST_ROWS = 32, 1000
 """Texts that a calibration file must hold, and at most how many of it are read."""
 
 _OBSERVED_ROWS = 256
-_SAMPLE_TOKENS = 768
+_SAMPLE_TOKENS = 1024
 """Tokens whose whole vectors are kept; figures are over all."""
 
 _LONGEST = 512

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from bertonnx.exporters.rounding import round_on_sample
 from bertonnx.runtime.rows import Array
 
 __all__ = ["PAIR_LIMIT", "quantize_weight", "saturates"]
@@ -26,20 +27,21 @@ _SHRINKS = np.linspace(1.0, 0.8, 11)
 Int8 = npt.NDArray[np.int8]
 
 
-def quantize_weight(weight: Array, moments: Array | None = None, *, pair_safe: bool) -> tuple[Int8, Array]:
+def quantize_weight(weight: Array, sample: Array | None = None, *, pair_safe: bool) -> tuple[Int8, Array]:
     """Return INT8 weights and a scale for each column, `weight` being about `quantized * scales`.
 
     Of several scales, each column takes the one with the least squared error of its output.
 
     Args:
         weight: float32 of shape (width, features).
-        moments: mean square of each input, float32 of shape (width,); default all equal.
+        sample: inputs of the layer, float32 of shape (tokens, width): weights are then rounded so that
+            their errors cancel on it (`exporters.rounding`). Default: each weight to the nearest.
         pair_safe: whether neighbouring weights keep to `PAIR_LIMIT`.
 
     Returns:
         int8 of shape (width, features) between -127 and 127; float32 of shape (features,).
     """
-    importance = np.ones(len(weight)) if moments is None else np.asarray(moments, dtype=np.float64)
+    importance = np.ones(len(weight)) if sample is None else np.square(sample, dtype=np.float64).mean(axis=0)
     whole = _whole_scale(weight, pair_safe=pair_safe)
     best = np.full(weight.shape[1], np.inf)
     quantized = np.zeros(weight.shape, dtype=np.int8)
@@ -52,6 +54,9 @@ def quantize_weight(weight: Array, moments: Array | None = None, *, pair_safe: b
         best[better] = error[better]
         quantized[:, better] = rounded[:, better].astype(np.int8)
         scales[better] = candidate[better]
+    if sample is not None:
+        limit = float(PAIR_LIMIT) if pair_safe else None
+        quantized = round_on_sample(weight, scales, sample, pair_limit=limit)
     return quantized, scales
 
 

@@ -235,7 +235,7 @@ class _Builder:
     def _linear(self, layer: Layer, linear: Linear, rows: _Rows) -> None:
         graph, name = self._graph, linear.output
         weight = layer.weights[name]
-        quantized, scales = quantize_weight(weight, layer.statistics.square, pair_safe=self._pair_safe)
+        quantized, scales = quantize_weight(weight, layer.statistics.sample, pair_safe=self._pair_safe)
         used = quantized.astype(np.float64) * scales
         # What rounding the weights adds on average, and what the shift adds always, is a constant.
         lost = layer.statistics.mean.astype(np.float64) @ (weight - used)

@@ -13,6 +13,7 @@ import tokenizers
 
 from bertonnx import __version__
 from bertonnx.runtime.cores import allowed_cores
+from bertonnx.runtime.cpu import cpu_features
 from bertonnx.runtime.doctor import cpu_flags
 from bertonnx.runtime.session import import_onnxruntime
 
@@ -35,7 +36,7 @@ def machine() -> dict[str, Any]:
     ort = import_onnxruntime()
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cpu": _cpu_name(Path("/proc/cpuinfo")),
+        "cpu": cpu_features().model or platform.machine(),
         "instruction_sets": [flag for flag in _FLAGS if flag in flags],
         "cores_allowed": allowed_cores(),
         "cores": os.cpu_count() or 1,
@@ -49,15 +50,6 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "tokenizers": str(tokenizers.__version__),
     }
-
-
-def _cpu_name(cpuinfo: Path) -> str:
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _gpus(folder: Path) -> list[str]:

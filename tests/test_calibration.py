@@ -116,6 +116,6 @@ def test_statistics_are_over_all_tokens() -> None:
     np.testing.assert_allclose(hidden.mean, seen.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(hidden.square, np.square(seen).mean(axis=0), rtol=1e-4)
     np.testing.assert_array_equal(hidden.sample, seen[:: len(seen) // len(hidden.sample) + 1])
-    assert 500 < len(hidden.sample) <= 768
+    assert 500 < len(hidden.sample) <= 1024
     assert hidden.per_token
     assert not found["pooled"].per_token

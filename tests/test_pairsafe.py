@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from bertonnx.exporters.pairsafe import PAIR_LIMIT, quantize_weight, saturates
 
-WEIGHTS = {
+WEIGHTS: dict[str, Callable[[np.random.Generator], npt.NDArray[np.float64]]] = {
     "normal": lambda rng: rng.normal(size=(64, 48)),
     "heavy tails": lambda rng: rng.standard_t(2, size=(64, 48)),
     "odd width": lambda rng: rng.normal(size=(33, 20)),
@@ -71,17 +73,32 @@ def test_pair_safety_costs_less_than_giving_a_bit_away() -> None:
     assert whole <= safe < 0.65 * reduced
 
 
-def test_important_inputs_are_rounded_better() -> None:
-    rng = np.random.default_rng(2)
-    weight = rng.standard_t(3, size=(64, 32)).astype(np.float32)
-    moments = np.ones(64, np.float32)
-    outlier = np.abs(weight).argmax(axis=0)
-    moments[np.unique(outlier)] = 0.0  # what nobody uses may be clipped
+def _correlated(tokens: int, width: int) -> npt.NDArray[np.float32]:
+    rng = np.random.default_rng(7)
+    return (
+        rng.normal(size=(tokens, 8)) @ rng.normal(size=(8, width)) + 0.1 * rng.normal(size=(tokens, width))
+    ).astype(np.float32)
+
+
+@pytest.mark.parametrize("pair_safe", [True, False])
+def test_rounding_on_a_sample_makes_new_inputs_better_too(pair_safe: bool) -> None:
+    weight = np.random.default_rng(2).normal(size=(65, 32)).astype(np.float32)
+    inputs = _correlated(600, 65)
     errors = []
-    for importance in (None, moments):
-        quantized, scales = quantize_weight(weight, importance, pair_safe=True)
-        errors.append(float((moments[:, None] * np.square(weight - quantized * scales)).sum()))
-    assert errors[1] < errors[0]
+    for sample in (None, inputs[:300]):
+        quantized, scales = quantize_weight(weight, sample, pair_safe=pair_safe)
+        assert saturates(quantized) is not pair_safe
+        assert np.abs(quantized.astype(int)).max() <= 127
+        errors.append(float(np.square(inputs[300:] @ (weight - quantized * scales)).mean()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_sample_of_zeros_or_of_one_token_still_rounds() -> None:
+    weight = np.random.default_rng(2).normal(size=(16, 16)).astype(np.float32)
+    for sample in (np.zeros((4, 16), np.float32), np.ones((1, 16), np.float32)):
+        quantized, scales = quantize_weight(weight, sample, pair_safe=True)
+        assert not saturates(quantized)
+        assert np.abs(weight - quantized * scales).max() < 0.2
 
 
 def test_no_scale_is_worse_than_the_one_that_clips_nothing() -> None:

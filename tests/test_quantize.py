@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 import bertonnx
-from bertonnx.errors import BertonnxError, InputError, QuantizationError, UsageError
+from bertonnx.errors import BertonnxError, InputError, QuantizationError, RowError, UsageError
 from bertonnx.models.families import FAMILIES, Family
 from bertonnx.models.tasks import TASKS
-from bertonnx.runtime.rows import RowError, as_rows
+from bertonnx.runtime.rows import as_rows
 from tests.corpus import SENTENCES
 from tests.tiny import save_tiny
 
@@ -120,8 +120,8 @@ def test_check_finds_a_changed_int8_weight(tmp_path: Path) -> None:
 def test_the_gate_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bertonnx.exporters import pairsafe, rowwise
 
-    def broken(weight: Any, moments: Any = None, *, pair_safe: bool) -> Any:
-        quantized, scales = pairsafe.quantize_weight(weight, moments, pair_safe=pair_safe)
+    def broken(weight: Any, sample: Any = None, *, pair_safe: bool) -> Any:
+        quantized, scales = pairsafe.quantize_weight(weight, sample, pair_safe=pair_safe)
         return quantized[::-1].copy(), scales
 
     monkeypatch.setattr(rowwise, "quantize_weight", broken)

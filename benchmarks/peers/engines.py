@@ -294,7 +294,7 @@ class OpenVino(Padded):
     """https://docs.openvino.ai: a compiled model with the hint LATENCY, which it says is for one request."""
 
     name, package = "OpenVINO, batches of 32", "openvino"
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    options: ClassVar[dict[str, Any]] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -322,7 +322,7 @@ class OpenVinoStreams(OpenVino):
     """A stream a core and an asynchronous queue, as its guide to throughput says; sorted by length."""
 
     name, latency, budget = "OpenVINO, sorted batches, a stream a core", False, 2048
-    options: dict[str, Any] = {
+    options: ClassVar[dict[str, Any]] = {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": "f32",
     }
@@ -330,9 +330,11 @@ class OpenVinoStreams(OpenVino):
     def __init__(self, setup: Setup) -> None:
         import openvino
 
-        self.options = {**self.options, "NUM_STREAMS": setup.cores}
         super().__init__(setup)
         self.queue = openvino.AsyncInferQueue(self.compiled, 2 * setup.cores)
+
+    def compile(self, **options: Any) -> Any:
+        return super().compile(**options, NUM_STREAMS=self.setup.cores)
 
     def forward_all(self, batches: list[list[list[int]]]) -> list[Vectors]:
         done: list[Any] = [None] * len(batches)
@@ -352,7 +354,7 @@ class OpenVinoDefault(OpenVinoStreams):
     """The same with the precision that OpenVINO chooses itself: bf16 where the CPU has it, else fp32."""
 
     name, precision = "OpenVINO, sorted, its own choice of precision", "auto"
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+    options: ClassVar[dict[str, Any]] = {"PERFORMANCE_HINT": "THROUGHPUT"}
 
 
 class CTranslate(Padded):

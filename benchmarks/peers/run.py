@@ -150,12 +150,13 @@ def _measure(
     _compare(results["engines"], run)
     for number in range(options.rounds):
         _say(f"{name}: round {number + 1} of {options.rounds}")
-        results["sgemm"].append(gauge.ask(do="sgemm")["gflops"])
         for workload in WORKLOADS:
+            results["sgemm"].append(gauge.ask(do="sgemm")["gflops"])
             for peer, entry in _turn(children, results["engines"], number):
                 with _excused(entry):
                     seconds = children[peer].ask(do="embed", texts=workload, save=None)["seconds"]
                     entry["seconds"].setdefault(workload, []).append(seconds)
+        results["sgemm"].append(gauge.ask(do="sgemm")["gflops"])
         for length, runs in zip(LATENCY_LENGTHS, LATENCY_RUNS[name], strict=True):
             for peer, entry in _turn(children, results["engines"], number):
                 if ENGINES[peer].latency:

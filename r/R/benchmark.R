@@ -7,8 +7,10 @@
 #' runtime, but on the way there and back.
 #'
 #' @param model A model, from [bert_load()], of any task but question answering.
-#' @param text Texts to predict, such as your own; the default is short English sentences.
-#' @param n How many texts, one or several numbers; `text` is repeated to be as many.
+#' @param text Texts to predict, such as your own; the default is short English sentences, all
+#'   different.
+#' @param n How many texts, one or several numbers; `text` is repeated to be as many. Repeated texts
+#'   may take less time than different ones.
 #' @param times How often each is measured.
 #' @param x,object A benchmark.
 #' @param ... Not used.
@@ -31,7 +33,7 @@ bert_benchmark <- function(model, text = NULL, n = c(1, 100, 1000), times = 3L) 
   }
   times <- check_count(times)
   n <- vapply(n, check_count, 1L, arg = "n", call = call)
-  text <- if (is.null(text)) sentences_for(model) else as_text(text)$values
+  text <- if (is.null(text)) sentences_for(model, max(n)) else as_text(text)$values
   text <- text[!is.na(text)]
   if (length(text) == 0) {
     bert_abort("{.arg text} holds no text.", "input", call = call)
@@ -74,11 +76,13 @@ seconds_in_r <- function(model, texts) {
   c(seconds, seconds - (the$predicting - before))
 }
 
-sentences_for <- function(model) {
+sentences_for <- function(model, n) {
   who <- c("The old captain", "A young doctor", "Nobody in town", "My neighbour's cat", "The committee")
   what <- c("saw", "had forgotten", "talked about", "was fond of")
   whom <- c("the harbour.", "a letter from Lisbon", "that long, wet and uneventful summer!", "it?")
   sentences <- do.call(paste, expand.grid(who, what, whom, stringsAsFactors = FALSE))
+  # All different: a text that comes again need not be predicted again.
+  sentences <- paste0("Day ", seq_len(n), ": ", rep_len(sentences, n))
   if (identical(model$info$task, "fill-mask")) paste(sentences, model$info$mask_token) else sentences
 }
 

@@ -2,10 +2,10 @@
 
 import json
 import sys
+from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(sys.argv[1], device="cpu")
-with open(sys.argv[2], encoding="utf-8") as file:
-    texts = json.load(file)
+texts = json.loads(Path(sys.argv[2]).read_text("utf-8"))
 print(json.dumps([[float(x) for x in row] for row in model.encode(texts)]))

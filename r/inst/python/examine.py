@@ -1,5 +1,7 @@
 """Prints what this Python has, a `name=value` a line, without importing anything heavy."""
 
+# ruff: noqa: D103, PTH118
+
 import importlib.metadata
 import importlib.util
 import os
