@@ -13,6 +13,7 @@ import numpy as np
 
 from bertonnx.errors import DriftError, ModelFileError, UsageError
 from bertonnx.models.card import Card
+from bertonnx.runtime.cpu import saturation_warning
 from bertonnx.runtime.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
 from bertonnx.runtime.session import PROVIDERS, Provider, Session, open_session
@@ -78,6 +79,9 @@ def check(path: str | Path, provider: Provider = "auto") -> CheckReport:
     session = open_session(path, provider=provider, optimized=card.optimize == "full")
     if (card.precision, session.provider) not in TOLERANCE:
         raise ModelFileError(f"{path} is of precision {card.precision}, which this bertonnx does not know")
+    warning = saturation_warning(card.quantization) if session.provider == "cpu" else ""
+    if warning:
+        raise DriftError(warning)
     tolerance = TOLERANCE[card.precision, session.provider]
     worst = allowed = 0.0
     for number, example in enumerate(golden):

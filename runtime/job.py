@@ -8,7 +8,6 @@ the two disagree.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -130,7 +129,7 @@ def run_job(
     if resume and output is None:
         raise UsageError("--resume goes on with a file; name it with -o FILE")
     asked = {"column": column, "pair_column": pair_column, "top_k": top_k, **(options or {})}
-    note = _Note(output, _origin(predictor, input, asked))
+    note = _Note(output, {} if output is None else _origin(predictor, input, asked))
     resuming = resume and note.exists()
     if resuming:
         note.compare()
@@ -237,6 +236,8 @@ class _Note:
 
 
 def _origin(predictor: Predictor, input: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    import hashlib  # loads OpenSSL, for which a prediction need not wait
+
     path = Path(input)
     stat = path.stat() if str(input) != "-" and path.is_file() else None
     return {

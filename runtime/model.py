@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -88,11 +89,15 @@ class Model:
         # Absolute, for who unpickles it may work in another folder.
         self._arguments = (str(self.path.absolute()), provider, threads, max_length, long_text)
         threads = threads or allowed_cores()
-        self.card, tokenizer_text, session, self.notes = _open(self.path, provider, threads)
+        self.card, tokenizer_text, opens, self.notes = _open(self.path, provider, threads)
+        # ONNX Runtime reads weights beside Python, which reads the vocabulary meanwhile.
+        with ThreadPoolExecutor(1) as beside:
+            opening = beside.submit(opens)
+            self.tokenizer = TextTokenizer(
+                tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
+            )
+            session = opening.result()
         self.provider = session.provider
-        self.tokenizer = TextTokenizer(
-            tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
-        )
         by_words = self.card.task == "token-classification"
         self._subwords = subword_rule(tokenizer_text) if by_words else SubwordRule(False)
         self._engine = Engine(session, self.tokenizer, threads=threads)
@@ -125,6 +130,8 @@ class Model:
     @property
     def identity(self) -> str:
         """SHA-256, in hex, of what decides a prediction: weights, tokenizer, limits."""
+        import hashlib  # loads OpenSSL, for which a prediction need not wait
+
         parts = (
             self.card.weights_sha256,
             self.card.tokenizer_sha256,
@@ -272,15 +279,19 @@ class Model:
             )
 
 
-def _open(path: Path, provider: Provider, threads: int) -> tuple[Card, str, Session, tuple[str, ...]]:
+def _open(
+    path: Path, provider: Provider, threads: int
+) -> tuple[Card, str, Callable[[], Session], tuple[str, ...]]:
+    """Return card, tokenizer's text, what opens the session, and the promises that do not hold."""
     if not path.is_dir():
         file = read_model_file(path)
         if file.is_bertonnx:
             card = file.card
             optimized = card.optimize == "full"
-            session = open_session(path, provider=provider, optimized=optimized, threads=threads)
-            return card, file.tokenizer, session, ()
-    return open_optimum(path, provider, threads)
+            opens = partial(open_session, path, provider=provider, optimized=optimized, threads=threads)
+            return card, file.tokenizer, opens, ()
+    card, text, session, notes = open_optimum(path, provider, threads)
+    return card, text, lambda: session, notes
 
 
 def _usual(card: Card) -> LongText:

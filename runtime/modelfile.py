@@ -6,7 +6,6 @@ of its folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 from collections.abc import Iterator, Mapping
@@ -133,6 +132,8 @@ def weights_sha256(path: Path) -> str:
     Raises:
         ModelFileError: as `read_model_file`.
     """
+    import hashlib  # loads OpenSSL, for which a prediction need not wait
+
     digest = hashlib.sha256()
     with open_map(path) as data, _damage(path):
         graph, _ = _model(path, data)

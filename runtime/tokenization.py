@@ -138,7 +138,9 @@ class TextTokenizer:
     def _shortened(self, rows: list[Row], shortening: Tokenizer) -> list[Encoded | RowError]:
         try:
             encodings = self._encode(shortening, [self._foreshortened(row) for row in rows])
-        except Exception as error:  # a question that alone fills the model; tokenizers raises bare Exception
+        except Exception as error:  # a question that alone fills the model
+            if type(error) is not Exception:  # tokenizers raises the bare class
+                raise
             if len(rows) > 1:
                 return [result for row in rows for result in self._shortened([row], shortening)]
             return [RowError("too-long", f"the text cannot be shortened: {error}")]

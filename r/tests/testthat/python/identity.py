@@ -1,6 +1,6 @@
 """Write what Python makes of texts: `python identity.py MODEL TEXTS.jsonl OUT.json`."""
 
-# ruff: noqa: D103, PTH123
+# ruff: noqa: PTH123
 
 import json
 import sys

@@ -4,7 +4,7 @@ Run by hand; the result is kept beside this file, so that everybody tests the sa
 holds a NUL, which R cannot, or a lone surrogate, which is not Unicode.
 """
 
-# ruff: noqa: D103, E501
+# ruff: noqa: E501
 
 import json
 import random

@@ -3,8 +3,6 @@
 They are real BERT checkpoints with a real tokenizer, too small to be right about anything.
 """
 
-# ruff: noqa: D103, TID251
-
 import json
 import sys
 import tempfile
