@@ -6,9 +6,9 @@
 #' @param source A name on the Hugging Face Hub (`"bert-base-uncased"`), a folder with a checkpoint,
 #'   or a Sentence-Transformers folder.
 #' @param path The file to write.
-#' @param ... Options of the exporter, by name: `task`, `revision`, `precision`, `optimize`,
-#'   `max_length`, `pooling`, `normalize`, `force`, `trust_remote_code`, `allow_pickle`. See
-#'   `bertonnx export --help`.
+#' @param ... Options of the exporter, by name: `task`, `revision`, `quantize`, `precision`, `optimize`,
+#'   `max_length`, `pooling`, `normalize`, `calibration`, `min_agreement`, `target`, `force`,
+#'   `trust_remote_code`, `allow_pickle`. See `bertonnx export --help`.
 #' @param python The Python to run, which needs `bert_install(export = TRUE)`; by default the one
 #'   that predictions use.
 #' @return `path`, invisibly; ready for [bert_load()].
