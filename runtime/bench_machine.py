@@ -14,7 +14,6 @@ import tokenizers
 from bertonnx import __version__
 from bertonnx.runtime.cores import allowed_cores
 from bertonnx.runtime.cpu import cpu_features
-from bertonnx.runtime.doctor import cpu_flags
 from bertonnx.runtime.session import import_onnxruntime
 
 __all__ = ["machine"]
@@ -32,7 +31,7 @@ def machine() -> dict[str, Any]:
     `memory_gib` and `load_average` are None where the system does not say; `load_average` is over
     the last minute, the benchmark itself included.
     """
-    flags = cpu_flags()
+    flags = cpu_features().flags
     ort = import_onnxruntime()
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

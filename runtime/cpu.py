@@ -27,12 +27,14 @@ class CpuFeatures:
         model: its name, "" where it is not known.
         features: of avx2, avx512f, avx512_vnni, avx_vnni, amx_int8, dotprod, i8mm and sve those it has.
         known: whether the features could be read; on systems without /proc they cannot.
+        flags: all features, by their names in /proc/cpuinfo.
     """
 
     architecture: str
     model: str
     features: tuple[str, ...]
     known: bool
+    flags: frozenset[str] = frozenset()
 
     @property
     def saturates(self) -> bool:
@@ -63,10 +65,10 @@ def read_cpu(machine: str, cpuinfo: Path) -> CpuFeatures:
     for line in text.splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip().lower(), value.strip())
-    flags = set((fields.get("flags") or fields.get("features") or "").split())
+    flags = frozenset((fields.get("flags") or fields.get("features") or "").split())
     found = [flag for flag in _X86_FLAGS if flag in flags]
     found += [ours for theirs, ours in _ARM_FLAGS.items() if theirs in flags]
-    return CpuFeatures(architecture, fields.get("model name", ""), tuple(found), known=bool(flags))
+    return CpuFeatures(architecture, fields.get("model name", ""), tuple(found), bool(flags), flags)
 
 
 def saturation_warning(quantization: Mapping[str, Any], cpu: CpuFeatures | None = None) -> str:

@@ -12,9 +12,10 @@ from types import ModuleType
 
 from bertonnx.errors import MissingDependencyError
 from bertonnx.runtime.cores import allowed_cores
+from bertonnx.runtime.cpu import cpu_features
 from bertonnx.runtime.session import import_onnxruntime
 
-__all__ = ["Finding", "cpu_flags", "examine"]
+__all__ = ["Finding", "examine"]
 
 _INSTRUCTION_SETS = {
     "avx2": "AVX2",
@@ -63,19 +64,8 @@ def examine() -> list[Finding]:
     return [*findings, Finding("ONNX Runtime", f"{ort.__version__}, telemetry off"), *_providers(ort)]
 
 
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the CPU's feature flags as Linux names them; empty where there is no such file."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    # x86 says "flags", Arm says "Features".
-    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return frozenset(next(found, "").split())
-
-
 def _cpu() -> Finding:
-    flags = cpu_flags()
+    flags = cpu_features().flags
     sets = [name for flag, name in _INSTRUCTION_SETS.items() if flag in flags]
     if platform.machine() == "x86_64" and flags and "avx2" not in flags:
         return Finding("CPU", "no AVX2: ONNX Runtime runs several times slower", ok=False)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -200,18 +201,22 @@ class _LineSource(RowSource):
     def skip(self, count: int) -> int:
         return sum(1 for _ in islice(self._lines, count))
 
-    def __iter__(self) -> Iterator[Row | RowError]:
-        for line in self._lines:
-            yield self._row(line)
-
-    def _row(self, line: bytes) -> Row | RowError:
-        raise NotImplementedError
-
     def close(self) -> None:
         self._lines.close()
 
 
-class _TextRows(_LineSource):
+class _RowALine(_LineSource):
+    """A source where every line is a row."""
+
+    def __iter__(self) -> Iterator[Row | RowError]:
+        for line in self._lines:
+            yield self._row(line)
+
+    @abstractmethod
+    def _row(self, line: bytes) -> Row | RowError: ...
+
+
+class _TextRows(_RowALine):
     """One text a line."""
 
     def __init__(self, lines: _Lines, choice: Choice) -> None:
@@ -241,7 +246,7 @@ def _not_utf8(number: int, error: UnicodeDecodeError) -> RowError:
     )
 
 
-class _JsonRows(_LineSource):
+class _JsonRows(_RowALine):
     """One JSON object, or one JSON string, a line."""
 
     def __init__(self, lines: _Lines, choice: Choice) -> None:

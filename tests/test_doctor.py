@@ -15,7 +15,8 @@ import pytest
 from bertonnx.errors import MissingDependencyError
 from bertonnx.runtime import doctor
 from bertonnx.runtime.cores import allowed_cores
-from bertonnx.runtime.doctor import Finding, cpu_flags, examine
+from bertonnx.runtime.cpu import CpuFeatures, read_cpu
+from bertonnx.runtime.doctor import Finding, examine
 from tests.commands import Command, written
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu sse2 {}\nprocessor\t: 1\nflags\t\t: fpu\n"
@@ -65,10 +66,13 @@ def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_flags(tmp_path: Path) -> None:
-    assert cpu_flags(written(tmp_path / "x86", X86.format("avx2"))) == {"fpu", "sse2", "avx2"}
-    assert cpu_flags(written(tmp_path / "arm", ARM)) >= {"asimddp", "i8mm"}
-    assert cpu_flags(written(tmp_path / "empty", "")) == frozenset()
-    assert cpu_flags(tmp_path / "none") == frozenset()
+    def flags(path: Path) -> frozenset[str]:
+        return read_cpu("x86_64", path).flags
+
+    assert flags(written(tmp_path / "x86", X86.format("avx2"))) == {"fpu", "sse2", "avx2"}
+    assert flags(written(tmp_path / "arm", ARM)) >= {"asimddp", "i8mm"}
+    assert flags(written(tmp_path / "empty", "")) == frozenset()
+    assert flags(tmp_path / "none") == frozenset()
 
 
 Fake = Callable[..., dict[str, Finding]]
@@ -116,7 +120,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
         real = Path.exists
         monkeypatch.setattr(doctor, "import_onnxruntime", import_onnxruntime)
-        monkeypatch.setattr(doctor, "cpu_flags", lambda: flags)
+        monkeypatch.setattr(doctor, "cpu_features", lambda: CpuFeatures("x86_64", "", (), True, flags))
         monkeypatch.setattr(doctor, "allowed_cores", lambda: cores)
         monkeypatch.setattr(doctor, "_has", installed.__contains__)
         monkeypatch.setattr(platform, "machine", lambda: "x86_64")

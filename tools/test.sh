@@ -8,7 +8,7 @@ python="$venv/bin/python"
 "$python" -m pip install --quiet --upgrade "pip>=25.1"
 # torch by its exact version: a range would bring several gigabytes of CUDA packages along.
 "$python" -m pip install --quiet torch==2.13.0
-"$python" -m pip install --quiet --editable ".[cpu,export,arrow]" --group dev
+"$python" -m pip install --quiet --editable ".[cpu,export,arrow,bench]" --group dev
 "$python" -m ruff check
 "$python" -m ruff format --check
 "$python" -m mypy
