@@ -20,6 +20,7 @@ from bertonnx.exporters.graph import Graph
 from bertonnx.runtime.readers import open_rows
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
 from bertonnx.runtime.session import import_onnxruntime
+from bertonnx.runtime.source import RowSource
 from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["LEAST_ROWS", "MOST_ROWS", "Statistics", "calibration_pieces", "calibration_rows", "observe"]
@@ -72,7 +73,8 @@ def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | 
         mask_token: of fill-mask: it takes the place of a word where a text has none.
 
     Raises:
-        InputError: the file cannot be read, or holds fewer than `LEAST_ROWS` texts that are not empty.
+        InputError: the file cannot be read, does not say which column holds the text, or holds fewer
+            than `LEAST_ROWS` texts that are not empty.
     """
     rows = _own_rows(pairs=pairs) if path is None else _read(Path(path), pairs=pairs)
     if mask_token is not None:
@@ -165,7 +167,7 @@ def _own_rows(*, pairs: bool) -> list[Row]:
 
 
 def _read(path: Path, *, pairs: bool) -> list[Row]:
-    with open_rows(path, needs_pair=pairs) as source:
+    with _opened(path, pairs=pairs) as source:
         rows = [row for row in islice(source, 10 * MOST_ROWS) if isinstance(row, Row)]
     rows = [row for row in rows if row.text.strip() and (not pairs or (row.pair or "").strip())][:MOST_ROWS]
     if len(rows) < LEAST_ROWS:
@@ -176,6 +178,22 @@ def _read(path: Path, *, pairs: bool) -> list[Row]:
             "leave --calibration out to use the texts that come with bertonnx"
         )
     return rows
+
+
+def _opened(path: Path, *, pairs: bool) -> RowSource:
+    try:
+        return open_rows(path, needs_pair=pairs)
+    except InputError as error:
+        # The reader advises --column, which prediction has and export has not.
+        problem, advice, _ = str(error).partition("; say --column")
+        if not advice:
+            raise
+        mend = (
+            "rename the columns to text and text_pair"
+            if pairs
+            else "rename the column to text, or write one text a line in a file that ends in .txt"
+        )
+        raise InputError(f"--calibration: {problem}; {mend}") from error
 
 
 def _masked(text: str, mask_token: str) -> str:

@@ -55,14 +55,13 @@ class Checkpoint:
         dense: layers between pooling and normalisation.
         width: of feature extraction: length of an embedding.
         prefix: text put before every input.
-        strip: whether white space at the ends goes first. Sentence-Transformers 5.7 no longer does it.
-        lower: whether texts are lower-cased outside the tokenizer; see `tokenizer_text`.
         max_length: longest input in tokens, special ones included.
         mask_token: of fill-mask.
         mask_token_id: of fill-mask.
         pad_token_id: id for padding.
         padding_side: "right" or "left".
         truncation_side: "right" or "left".
+        clean_up_spaces: of decoded text.
         input_names: inputs of the graph that the tokenizer makes, in their usual order.
         notes: what was chosen for the user, a sentence each.
     """
@@ -82,14 +81,13 @@ class Checkpoint:
     dense: tuple[Dense, ...]
     width: int | None
     prefix: str
-    strip: bool
-    lower: bool
     max_length: int
     mask_token: str | None
     mask_token_id: int | None
     pad_token_id: int
     padding_side: str
     truncation_side: str
+    clean_up_spaces: bool
     input_names: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -321,14 +319,13 @@ def _assembled(
         dense=plan.sentence.dense if plan.sentence is not None else (),
         width=_width(plan),
         prefix=plan.sentence.prefix if plan.sentence is not None else "",
-        strip=False,
-        lower=False,
         max_length=max_length,
         mask_token=tokenizer.mask_token if masks else None,
         mask_token_id=tokenizer.mask_token_id if masks else None,
         pad_token_id=pad if pad is not None else plan.config.pad_token_id or 0,
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
+        clean_up_spaces=tokenizer.clean_up_spaces,
         input_names=tokenizer.input_names,
         notes=notes,
     )

@@ -85,6 +85,7 @@ class TokenizerFacts:
         text: a `tokenizer.json` without padding and truncation.
         max_length: its own limit in tokens, special ones included; None where it has none.
         input_names: those of the graph's inputs that it makes, in their usual order.
+        clean_up_spaces: whether it takes spaces before punctuation out of decoded text.
         least: tokens that it adds to a pair by itself.
     """
 
@@ -97,6 +98,7 @@ class TokenizerFacts:
     pad_token_id: int | None
     padding_side: str
     truncation_side: str
+    clean_up_spaces: bool
 
 
 def read_tokenizer(
@@ -132,6 +134,7 @@ def read_tokenizer(
         pad_token_id=own.pad_token_id,
         padding_side=str(own.padding_side),
         truncation_side=str(own.truncation_side),
+        clean_up_spaces=bool(own.clean_up_tokenization_spaces),
     )
 
 

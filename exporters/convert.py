@@ -48,6 +48,8 @@ __all__ = ["OPTIMIZE", "PRECISIONS", "ExportReport", "export"]
 OPTIMIZE = ("none", "basic", "full")
 PRECISIONS = ("fp32", "fp16")
 
+_MIN_AGREEMENT = 0.99
+
 Fusions = dict[str, dict[str, int]]
 
 
@@ -95,8 +97,8 @@ def export(
     allow_pickle: bool = False,
     quantize: bool = False,
     calibration: str | Path | None = None,
-    min_agreement: float = 0.99,
-    target: str = "auto",
+    min_agreement: float | None = None,
+    target: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint to one verified file.
@@ -116,8 +118,8 @@ def export(
         allow_pickle: read `.bin` weights where there is no safetensors.
         quantize: make it INT8 (`exporters.rowwise`), after the fp32 graph passed.
         calibration: of INT8: a file of texts like those that the model will read; default our own.
-        min_agreement: of INT8: least agreement with fp32, from 0 to 1 (`exporters.gate`).
-        target: of INT8: the machine that it is for, "auto" (right on all), "avx2", "vnni" or "arm64".
+        min_agreement: of INT8: least agreement with fp32, from 0 to 1 (`exporters.gate`); default 0.99.
+        target: of INT8: the machine that it is for, "avx2", "vnni" or "arm64"; default "auto", right on all.
         progress: is told what begins, in a few words.
 
     Raises:
@@ -171,37 +173,76 @@ def export(
         session = open_session(staged.path, provider="cpu", optimized=optimize == "full")
         parity = compare(checkpoint, session, inputs, precision=precision)
         card = replace(card, fusions=fusions, parity=_parity(parity, precision))
-        if int8 is None:
-            progress("writing the file")
-            return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
-
-        progress("quantising to INT8")
-        made = quantize_model(draft.model, calibration_pieces(texts, tokenizer), target=int8.target)
-        with stage(_stamped(made.model), path) as staged_int8:
-            progress("comparing INT8 with fp32")
-            reference, session = session, open_session(staged_int8.path, provider="cpu")
-            judged = judge(
-                reference,
+        if int8 is not None:
+            return _quantized(
+                draft.model,
                 session,
                 texts,
                 int8,
-                card=card,
+                path,
+                card,
+                checkpoint,
+                rows=rows,
                 tokenizer=tokenizer,
-                tokenizer_text=checkpoint.tokenizer_text,
+                progress=progress,
             )
-            card = replace(card, precision="int8", quantization={**made.facts, **judged})
-            progress("writing the file")
-            return _finished(staged_int8, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+        progress("writing the file")
+        return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+
+
+def _quantized(
+    model: onnx.ModelProto,
+    reference: Session,
+    texts: list[Row],
+    options: Int8Options,
+    path: Path,
+    card: Card,
+    checkpoint: Checkpoint,
+    *,
+    rows: list[Row],
+    tokenizer: TextTokenizer,
+    progress: Callable[[str], None],
+) -> ExportReport:
+    """Quantise a graph that passed, judge it against fp32, and write it in the fp32 file's stead."""
+    progress("quantising to INT8")
+    made = quantize_model(model, calibration_pieces(texts, tokenizer), target=options.target)
+    with stage(_stamped(made.model), path) as staged:
+        progress("comparing INT8 with fp32")
+        session = open_session(staged.path, provider="cpu")
+        judged = judge(
+            reference,
+            session,
+            texts,
+            options,
+            card=card,
+            tokenizer=tokenizer,
+            tokenizer_text=checkpoint.tokenizer_text,
+        )
+        card = replace(card, precision="int8", quantization={**made.facts, **judged})
+        progress("writing the file")
+        return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
 
 
 def _int8_options(
-    quantize: bool, calibration: str | Path | None, min_agreement: float, target: str
+    quantize: bool, calibration: str | Path | None, min_agreement: float | None, target: str | None
 ) -> Int8Options | None:
     if quantize:
-        return Int8Options(None if calibration is None else Path(calibration), min_agreement, target)
-    if calibration is not None:
-        raise UsageError("--calibration is for INT8, and --quantize was not given; add --quantize")
+        least = _MIN_AGREEMENT if min_agreement is None else min_agreement
+        return Int8Options(None if calibration is None else Path(calibration), least, target or "auto")
+    options = {"--calibration": calibration, "--min-agreement": min_agreement, "--target": target}
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{given[0]} is for INT8, and --quantize was not given; add --quantize")
     return None
+
+
+def _widened(checkpoint: Checkpoint, precision: str) -> tuple[str, ...]:
+    """Return a note where the checkpoint's own numbers are half as wide as the file's."""
+    config = read_json(model_folder(checkpoint.source.folder) / "config.json")
+    own = str(config.get("dtype") or config.get("torch_dtype") or "")
+    if precision != "fp32" or own not in ("float16", "bfloat16"):
+        return ()
+    return (f"the checkpoint's weights are {own}, and the file's are fp32; --precision fp16 keeps them half",)
 
 
 def _calibration(checkpoint: Checkpoint, options: Int8Options) -> list[Row]:
@@ -232,7 +273,8 @@ def _finished(
     staged.publish()
     file = read_model_file(staged.target)
     sidecar = file.sidecars[0] if file.sidecars else None
-    return ExportReport(staged.target, sidecar, file.bytes, card, checkpoint.notes, replay)
+    notes = (*checkpoint.notes, *_widened(checkpoint, card.precision))
+    return ExportReport(staged.target, sidecar, file.bytes, card, notes, replay)
 
 
 def _check_choices(*, precision: str, optimize: str) -> None:
@@ -243,13 +285,24 @@ def _check_choices(*, precision: str, optimize: str) -> None:
 
 
 def _card(checkpoint: Checkpoint, model: onnx.ModelProto, *, precision: str, optimize: str) -> Card:
-    shared = {
-        name: getattr(checkpoint, name)
-        for name in Card.__dataclass_fields__
-        if hasattr(checkpoint, name) and name != "source"
-    }
     return Card(
-        **shared,
+        task=checkpoint.task,
+        family=checkpoint.family,
+        max_length=checkpoint.max_length,
+        labels=checkpoint.labels,
+        problem_type=checkpoint.problem_type,
+        pairs=checkpoint.pairs,
+        pooling=checkpoint.pooling,
+        normalize=checkpoint.normalize,
+        width=checkpoint.width,
+        prefix=checkpoint.prefix,
+        mask_token=checkpoint.mask_token,
+        mask_token_id=checkpoint.mask_token_id,
+        pad_token_id=checkpoint.pad_token_id,
+        padding_side=checkpoint.padding_side,
+        truncation_side=checkpoint.truncation_side,
+        clean_up_spaces=checkpoint.clean_up_spaces,
+        activation=checkpoint.activation,
         inputs=tuple(value.name for value in model.graph.input),
         outputs=task_named(checkpoint.task).outputs,
         precision=precision,
@@ -368,7 +421,21 @@ def _stamped(model: onnx.ModelProto) -> onnx.ModelProto:
     model.producer_version = importlib.metadata.version("bertonnx")
     model.graph.name = "bertonnx"
     del model.metadata_props[:]
+    used = _domains(model.graph)
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
     return model
+
+
+def _domains(graph: onnx.GraphProto) -> set[str]:
+    """Return the operator sets that a graph and its branches use; each optimiser declares all it knows."""
+    used = {""}
+    for node in graph.node:
+        used.add("" if node.domain == "ai.onnx" else node.domain)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                used |= _domains(attribute.g)
+    return used

@@ -31,6 +31,10 @@ __all__ = ["Agreement", "Latency", "measure_agreement", "measure_latency", "requ
 _ROUNDS = 5
 _BATCH, _LENGTH = 8, 32
 _RAW_ROWS = 256
+_NO_TEXTS = (
+    "none of the calibration texts could be predicted, so INT8 cannot be judged; give other texts "
+    "with --calibration FILE"
+)
 
 Ids = npt.NDArray[np.int64]
 
@@ -83,34 +87,43 @@ def measure_agreement(
     Args:
         reference: the fp32 model.
         candidate: the INT8 model.
-        rows: at least one; those that cannot be predicted at all are left out.
+        rows: at least one; those that fp32 cannot predict are left out.
         card: of both.
         tokenizer: for both.
         tokenizer_text: its `tokenizer.json`.
 
     Raises:
-        QuantizationError: no row could be predicted.
+        QuantizationError: fp32 predicts no row, or INT8 fails on one that fp32 predicts.
     """
     decoder = _decoder(card, tokenizer, tokenizer_text)
-    both = list(
-        zip(
-            _items(reference, tokenizer, rows, decoder),
-            _items(candidate, tokenizer, rows, decoder),
-            strict=True,
-        )
-    )
-    pairs = [(a, b) for a, b in both if not isinstance(a, RowError) and not isinstance(b, RowError)]
-    if not pairs:
-        raise QuantizationError(
-            "none of the calibration texts could be predicted, so INT8 cannot be judged; give other texts "
-            "with --calibration FILE"
-        )
+    expected = list(zip(rows, _items(reference, tokenizer, rows, decoder), strict=True))
+    good = [(row, item) for row, item in expected if not isinstance(item, RowError)]
+    if not good:
+        raise QuantizationError(_NO_TEXTS)
+    rows = [row for row, _ in good]
+    actual = _predicted(_items(candidate, tokenizer, rows, decoder))
+    pairs = [(item, other) for (_, item), other in zip(good, actual, strict=True)]
     metric, value, worst = _METRICS[_metric(card)](pairs)
     raw = list(_raw_outputs(reference, candidate, rows, tokenizer, output=card.outputs[0]))
+    if any(np.isfinite(a).all() and not np.isfinite(b).all() for a, b in raw):
+        raise QuantizationError(_failure("it puts out numbers that are not finite where fp32's are"))
     if card.task == "token-classification":
         value = float(np.mean(np.concatenate([a.argmax(-1) == b.argmax(-1) for a, b in raw])))
     difference = sum(float(np.abs(a - b).mean()) for a, b in raw) / len(raw)
     return Agreement(metric, value, worst, len(pairs), difference)
+
+
+def _predicted(items: Sequence[Item | RowError]) -> list[Item]:
+    """Return the items; an INT8 that fails on a text is refused, whatever agreement was asked for."""
+    errors = [item for item in items if isinstance(item, RowError)]
+    if errors:
+        what = f"on {len(errors)} of {len(items)} texts that fp32 predicts"
+        raise QuantizationError(_failure(f"{what}, first with: {errors[0]}"))
+    return [item for item in items if not isinstance(item, RowError)]
+
+
+def _failure(how: str) -> str:
+    return f"INT8 fails: {how}; no file was written. Export this model without --quantize"
 
 
 def require_agreement(agreement: Agreement, *, min_agreement: float, own_texts: bool) -> None:
@@ -141,7 +154,11 @@ def require_agreement(agreement: Agreement, *, min_agreement: float, own_texts: 
 def measure_latency(
     reference: Session, candidate: Session, rows: Sequence[Row], tokenizer: TextTokenizer
 ) -> Latency:
-    """Time both sessions on one batch, in turns, so that both meet the same disturbances."""
+    """Time both sessions on one batch, in turns, so that both meet the same disturbances.
+
+    Raises:
+        QuantizationError: none of the rows has a token to time.
+    """
     feeds = _batch(rows, tokenizer)
     best = {0: float("inf"), 1: float("inf")}
     for _ in range(_ROUNDS + 1):  # the best of them is never the first, which warms up
@@ -154,7 +171,10 @@ def measure_latency(
 
 
 def _batch(rows: Sequence[Row], tokenizer: TextTokenizer) -> Mapping[str, Ids]:
-    pieces = [item.pieces[0] for item in tokenizer.encode(rows[:64]) if isinstance(item, Encoded)]
+    encoded = [item.pieces[0] for item in tokenizer.encode(rows[:64]) if isinstance(item, Encoded)]
+    pieces = [piece for piece in encoded if len(piece.ids)]
+    if not pieces:
+        raise QuantizationError(_NO_TEXTS)
     longest = max(pieces, key=lambda piece: len(piece.ids))
     ids = np.repeat(longest.ids[None, :_LENGTH], _BATCH, axis=0)
     types = np.repeat(longest.type_ids[None, :_LENGTH], _BATCH, axis=0)

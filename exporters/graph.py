@@ -89,14 +89,16 @@ class Graph:
         """Add a weight and return its name; equal small constants are added once."""
         # Not ascontiguousarray, which makes a scalar one-dimensional, and Gather then keeps the axis.
         values = np.asarray(array, dtype=dtype, order="C")
-        key = (values.dtype.str, values.shape, values.tobytes())
-        if values.size <= 16 and key in self._constants:
+        small = values.size <= 16
+        key = (values.dtype.str, values.shape, values.tobytes() if small else b"")
+        if small and key in self._constants:
             return self._constants[key]
         name = self.fresh(hint)
         tensor = numpy_helper.from_array(values, name)
         self.proto.initializer.append(tensor)
         self._initializers[name] = self.proto.initializer[-1]
-        self._constants[key] = name
+        if small:
+            self._constants[key] = name
         return name
 
     def add(
@@ -168,6 +170,7 @@ class Graph:
                 del self.proto.initializer[place]
         # Shapes noted by an earlier step may describe values that are gone.
         del self.proto.value_info[:]
+        self._constants.clear()
         self._reindex()
 
     def _needed(self, values: Iterable[str]) -> set[str]:

@@ -51,7 +51,16 @@ class Staged:
         """Put the file, and its sidecar before it, in their place."""
         sidecars = read_model_file(self.path).sidecars
         old = _sidecars_of(self.target)
+        for sidecar in sidecars:
+            place = self.target.parent / sidecar.name
+            if place.exists() and place not in old and not self.target.exists():
+                raise OutputError(
+                    f"{place} exists and is needed for weights; remove it, or choose another -o"
+                )
         with _disk_errors(self.target):
+            if sidecars:
+                # Between the two renames there must be no model, rather than one with another's weights.
+                self.target.unlink(missing_ok=True)
             for sidecar in sidecars:
                 sidecar.replace(self.target.parent / sidecar.name)
             self.path.replace(self.target)

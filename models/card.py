@@ -108,7 +108,7 @@ class Card:
         try:
             data = json.loads(text)
             number = int(data["format"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ModelFileError(
                 f"the model's card is damaged ({type(error).__name__}: {error}); export the model again"
             ) from error
@@ -125,7 +125,13 @@ class Card:
                 f"the model's card is incomplete ({error}); export the model again"
             ) from error
         wrong = [name for name, hint in get_type_hints(cls).items() if not _is_a(getattr(card, name), hint)]
-        if wrong:
+        wrong = wrong or [
+            name for name, needed in _FIGURES.items() if not _holds(getattr(card, name), needed)
+        ]
+        if wrong or not all(
+            isinstance(count, Mapping) and "found" in count for count in card.fusions.values()
+        ):
+            wrong = wrong or ["fusions"]
             raise ModelFileError(
                 f"the model's card is damaged ({', '.join(wrong)}: not of the right kind); "
                 "export the model again"
@@ -133,6 +139,17 @@ class Card:
         if card.task not in {task.name for task in TASKS}:
             raise ModelFileError(f"the model's card names an unknown task, {card.task!r}; update bertonnx")
         return card
+
+
+_FIGURES: Mapping[str, tuple[str, ...]] = {
+    "parity": ("max_abs_difference", "max_abs_reference", "tolerance"),
+    "quantization": ("agreement", "latency_fp32_ms", "latency_int8_ms", "min_agreement", "texts"),
+}
+"""Numbers that a card holds where it holds any of a step."""
+
+
+def _holds(figures: Mapping[str, Any], needed: tuple[str, ...]) -> bool:
+    return not figures or all(isinstance(figures.get(name), (int, float)) for name in needed)
 
 
 def _is_a(value: object, hint: Any) -> bool:

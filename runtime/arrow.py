@@ -17,6 +17,7 @@ from bertonnx.runtime.columns import Column, Result, columns, values, width
 from bertonnx.runtime.rows import Row, as_rows
 from bertonnx.runtime.sink import Done, SpoolWriter
 from bertonnx.runtime.source import Choice, RowSource, choose_columns
+from bertonnx.runtime.writers import not_ours
 
 __all__ = [
     "ArrowWriter",
@@ -389,16 +390,32 @@ class ArrowWriter(SpoolWriter):
 
     def _scan_finished(self) -> Done:
         done = Done(0, 0, 0)
-        if self._parquet:
-            with self._pa.parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(columns=["truncated", "error_type"]):
-                    done = done.plus(*_counts(batch))
-            return done
+        try:
+            for batch in self._finished_parquet() if self._parquet else self._finished_ipc():
+                done = done.plus(*_counts(batch))
+        except self._pa.ArrowException as error:
+            raise not_ours(self.path) from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # Without a number it is pyarrow's, about what the file holds.
+            raise not_ours(self.path) from error
+        return done
+
+    def _finished_parquet(self) -> Iterator[Any]:
+        with self._pa.parquet.ParquetFile(self.path) as file:
+            self._must_be_ours(file.schema_arrow)
+            yield from file.iter_batches(columns=["truncated", "error_type"])
+
+    def _finished_ipc(self) -> Iterator[Any]:
         with self._pa.memory_map(str(self.path)) as file:
             reader = self._pa.ipc.open_file(file)
-            for index in range(reader.num_record_batches):
-                done = done.plus(*_counts(reader.get_batch(index)))
-        return done
+            self._must_be_ours(reader.schema)
+            yield from map(reader.get_batch, range(reader.num_record_batches))
+
+    def _must_be_ours(self, schema: Any) -> None:
+        if not schema.equals(self._schema):
+            raise not_ours(self.path)
 
 
 def _counts(batch: Any) -> tuple[int, int, int]:

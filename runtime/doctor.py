@@ -68,7 +68,12 @@ def _cpu() -> Finding:
     flags = cpu_features().flags
     sets = [name for flag, name in _INSTRUCTION_SETS.items() if flag in flags]
     if platform.machine() == "x86_64" and flags and "avx2" not in flags:
-        return Finding("CPU", "no AVX2: ONNX Runtime runs several times slower", ok=False)
+        return Finding(
+            "CPU",
+            "no AVX2: ONNX Runtime runs several times slower",
+            ok=False,
+            remedy="run on a machine with AVX2; on a virtual one, choose a CPU type such as host",
+        )
     return Finding("CPU", f"{platform.machine()}, {', '.join(sets) or 'no instruction sets known'}")
 
 

@@ -9,14 +9,14 @@ batches are made.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bertonnx.errors import RowError
+from bertonnx.errors import BertonnxError, RowError
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece, Row
 from bertonnx.runtime.session import Session
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -68,10 +68,12 @@ class Engine:
         self._session = session
         self._tokenizer = tokenizer
         self._threads = threads
+        self._closed = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bertonnx")
 
     def close(self) -> None:
         """Let the threads go; batches that wait are dropped."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, rows: Iterable[Row | RowError], decoder: Decoder) -> Iterator[Item | RowError]:
@@ -101,6 +103,8 @@ class Engine:
     def _submit(self, rows: Sequence[Row | RowError], decoder: Decoder) -> _Window:
         good = iter(self._tokenizer.encode([row for row in rows if isinstance(row, Row)]))
         encoded = [next(good) if isinstance(row, Row) else row for row in rows]
+        if self._closed:
+            raise _closed()
         pieces, places = _distinct(encoded)
         window = _Window(encoded, pieces, places, [None] * len(pieces), [])
         budget = _BATCH_TOKENS_VOCABULARY if decoder.fetch == ("logits",) else _BATCH_TOKENS
@@ -143,8 +147,11 @@ class Engine:
             window.kept[place] = decoder.keep(piece, named)
 
     def _collect(self, window: _Window, decoder: Decoder) -> Iterator[Item | RowError]:
-        for future in window.futures:
-            future.result()
+        try:
+            for future in window.futures:
+                future.result()
+        except CancelledError as error:
+            raise _closed() from error
         place = 0
         for item in window.encoded:
             if isinstance(item, RowError):
@@ -153,6 +160,10 @@ class Engine:
             kept = [window.kept[i] for i in window.places[place : place + len(item.pieces)]]
             place += len(item.pieces)
             yield _decoded(item, kept, decoder)
+
+
+def _closed() -> BertonnxError:
+    return BertonnxError("this model was closed; open it again with bertonnx.load()")
 
 
 def _decoded(encoded: Encoded, kept: Sequence[Any], decoder: Decoder) -> Item | RowError:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bertonnx.errors import DriftError, ModelFileError, UsageError
-from bertonnx.models.card import Card
+from bertonnx.errors import DriftError, ModelFileError, RowError, UsageError
+from bertonnx.models.card import CARD_KEY, Card
 from bertonnx.runtime.cpu import saturation_warning
 from bertonnx.runtime.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
@@ -29,10 +29,15 @@ TOLERANCE: Mapping[tuple[str, str], float] = {
     ("int8", "cpu"): 5e-2,
     ("int8", "cuda"): 5e-2,
 }
-"""Allowed difference by precision and provider, times max(1, largest golden number).
+"""Allowed difference of an output by precision and provider, times the largest of its golden numbers.
 
-Of INT8, a last bit that another CPU rounds otherwise can move an activation by a whole step.
+Of fp32, times max(1, largest). Of INT8, a last bit that another CPU rounds otherwise can move an
+activation by a whole step.
 """
+
+_LEAST_SCALE: Mapping[str, float] = {"fp32": 1.0}
+"""Where a tolerance is small, one that shrinks with the numbers would find rounding; a large one that
+does not would take zeros for a normalised embedding."""
 
 _NUMBERS = 512
 """Numbers of each output that an example keeps, evenly spread over it."""
@@ -44,8 +49,9 @@ class CheckReport:
 
     Attributes:
         examples: golden examples replayed.
-        max_abs_difference: largest difference to the numbers noted at export.
-        tolerance: what was allowed.
+        max_abs_difference: largest difference to the numbers noted at export, of the output that came
+            closest to its limit.
+        tolerance: that output's limit.
         provider: what ran the model.
     """
 
@@ -53,6 +59,24 @@ class CheckReport:
     max_abs_difference: float
     tolerance: float
     provider: str
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """How far an output is from what it was, and how far it may be."""
+
+    output: str
+    difference: float
+    limit: float
+
+    @property
+    def share(self) -> float:
+        """What part of the limit is used up: over 1 is too far, infinite where a number is not finite."""
+        if self.difference == 0.0:
+            return 0.0
+        if not math.isfinite(self.difference) or not 0.0 < self.limit < math.inf:
+            return math.inf
+        return self.difference / self.limit
 
 
 def check(path: str | Path, provider: Provider = "auto") -> CheckReport:
@@ -73,6 +97,8 @@ def check(path: str | Path, provider: Provider = "auto") -> CheckReport:
         raise ModelFileError(f"{path} carries no golden examples; export the checkpoint again")
     if any(set(example["outputs"]) != set(card.outputs) for example in golden):
         raise ModelFileError(f"the golden examples of {path} lack outputs; export the checkpoint again")
+    for example in golden:
+        _unchanged(path, "card", str(example.get("card")), sha256_text(file.metadata[CARD_KEY]))
     _unchanged(path, "tokenizer", card.tokenizer_sha256, sha256_text(file.tokenizer))
     _unchanged(path, "weights", card.weights_sha256, weights_sha256(path))
     tokenizer = TextTokenizer(file.tokenizer, card)
@@ -83,24 +109,30 @@ def check(path: str | Path, provider: Provider = "auto") -> CheckReport:
     if warning:
         raise DriftError(warning)
     tolerance = TOLERANCE[card.precision, session.provider]
-    worst = allowed = 0.0
+    least = _LEAST_SCALE.get(card.precision, 0.0)
+    limits = {name: tolerance * max(least, _largest(golden, name)) for name in card.outputs}
+    closest = _Gap(card.outputs[0], 0.0, limits[card.outputs[0]])
     for number, example in enumerate(golden):
-        difference, scale = _replay(number, example, tokenizer, session)
-        allowed = max(allowed, tolerance * scale)
-        worst = max(worst, difference)
-        if not difference <= tolerance * scale:
+        differences = _replay(path, number, example, tokenizer, session)
+        gaps = [_Gap(name, difference, limits[name]) for name, difference in differences.items()]
+        closest = max(closest, *gaps, key=lambda gap: gap.share)
+        if closest.share > 1:
             raise DriftError(
                 f"golden example {number} of {path} comes out differently: largest difference "
-                f"{difference:.3g}, allowed {tolerance * scale:.3g} on {session.provider}; "
-                "this machine or ONNX Runtime computes otherwise, or the graph was changed: export again"
+                f"{closest.difference:.3g} in {closest.output}, allowed {closest.limit:.3g} on "
+                f"{session.provider}; this machine or ONNX Runtime computes otherwise, or the graph was "
+                "changed: export again"
             )
-    return CheckReport(len(golden), worst, allowed, session.provider)
+    return CheckReport(len(golden), closest.difference, closest.limit, session.provider)
 
 
 def examples_of(
     rows: Sequence[Row], tokenizer: TextTokenizer, session: Session, card: Card
 ) -> list[dict[str, Any]]:
-    """Return golden examples, JSON-ready, for texts that the tokenizer takes whole or cut."""
+    """Return golden examples, JSON-ready, for texts that the tokenizer takes whole or cut.
+
+    Each holds the SHA-256 of the card too: labels and limits decide an answer as weights do.
+    """
     examples = []
     for encoded in tokenizer.encode(rows):
         assert isinstance(encoded, Encoded)
@@ -108,6 +140,7 @@ def examples_of(
         outputs = _run(session, piece, card.outputs)
         examples.append(
             {
+                "card": sha256_text(card.to_json()),
                 "text": encoded.row.text,
                 "pair": encoded.row.pair,
                 "ids": piece.ids.tolist(),
@@ -122,28 +155,37 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _largest(golden: Sequence[Mapping[str, Any]], output: str) -> float:
+    """Return the largest absolute golden number of an output over all examples."""
+    numbers = [np.array(example["outputs"][output], dtype=np.float32) for example in golden]
+    return max(float(np.abs(array).max(initial=0.0)) for array in numbers)
+
+
 def _replay(
-    number: int, example: Mapping[str, Any], tokenizer: TextTokenizer, session: Session
-) -> tuple[float, float]:
-    """Return the largest difference and the scale that the tolerance is meant for."""
+    path: Path, number: int, example: Mapping[str, Any], tokenizer: TextTokenizer, session: Session
+) -> dict[str, float]:
+    """Return the largest difference of each output, infinite where numbers are missing or not finite."""
     encoded = tokenizer.encode([Row(example["text"], example["pair"])])[0]
-    assert isinstance(encoded, Encoded)
+    if isinstance(encoded, RowError):
+        raise ModelFileError(
+            f"golden example {number} of {path} cannot be tokenized ({encoded}); export the checkpoint again"
+        )
     piece = encoded.pieces[0]
     if piece.ids.tolist() != example["ids"]:
         raise DriftError(
             f"golden example {number} is tokenized differently than at export ({example['text'][:60]!r}): "
             "the tokenizer in the file or the tokenizers package changed"
         )
-    worst, scale = 0.0, 1.0
-    for name, array in _run(session, piece, tuple(example["outputs"])).items():
-        expected = np.array(example["outputs"][name], dtype=np.float32)
-        actual = _sample(array)
-        if actual.shape != expected.shape:
-            return math.inf, scale
-        difference = float(np.abs(actual - expected).max(initial=0.0))
-        worst = max(worst, math.inf if math.isnan(difference) else difference)
-        scale = max(scale, float(np.abs(expected).max(initial=0.0)))
-    return worst, scale
+    return {
+        name: _difference(_sample(array), np.array(example["outputs"][name], dtype=np.float32))
+        for name, array in _run(session, piece, tuple(example["outputs"])).items()
+    }
+
+
+def _difference(actual: Array, expected: Array) -> float:
+    if actual.shape != expected.shape or not np.isfinite(actual).all() or not np.isfinite(expected).all():
+        return math.inf
+    return float(np.abs(actual - expected).max(initial=0.0))
 
 
 def _run(session: Session, piece: Piece, outputs: Sequence[str]) -> dict[str, Array]:
@@ -164,6 +206,6 @@ def _sample(array: Array) -> Array:
 def _unchanged(path: Path, what: str, noted: str, found: str) -> None:
     if noted != found:
         raise DriftError(
-            f"the {what} in {path} changed after export (SHA-256 {found[:12]}…, and the card says "
-            f"{noted[:12]}…); copy or export the model again"
+            f"the {what} in {path} changed after export (SHA-256 {found[:12]}…, and {noted[:12]}… "
+            "was noted then); copy or export the model again"
         )

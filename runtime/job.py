@@ -20,15 +20,24 @@ from bertonnx.errors import OutputError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.readers import open_rows
 from bertonnx.runtime.rows import Item, Row
-from bertonnx.runtime.sink import Done, Writer
+from bertonnx.runtime.sink import Done, SpoolWriter, Writer
 from bertonnx.runtime.source import RowSource
 from bertonnx.runtime.writers import open_writer
 
-__all__ = ["JobProgress", "JobReport", "OnError", "Predictor", "progress_path", "run_job"]
+__all__ = [
+    "JobProgress",
+    "JobReport",
+    "OnError",
+    "Predictor",
+    "Unfinished",
+    "progress_path",
+    "run_job",
+    "unfinished",
+]
 
 OnError = Literal["record", "fail"]
 
-FORMAT = 1
+FORMAT = 2
 _ALL_ROWS = sys.maxsize
 
 
@@ -75,6 +84,8 @@ class JobReport:
             say it, so that resuming one that is complete gives 0.
         resumed_rows: how many of them were there already.
         seconds: what this run took.
+        complete_before: whether nothing was done, since the output had a row for each of the input.
+            Nothing beside a complete output says which model, options and input made it.
     """
 
     rows: int
@@ -82,6 +93,43 @@ class JobReport:
     truncated: int
     resumed_rows: int
     seconds: float
+    complete_before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What an earlier run left of an output that it did not finish.
+
+    Attributes:
+        rows: finished rows; None where there are some kind of rows, of other columns than these.
+        noted: whether it says what it was begun with, without which no run goes on with it.
+    """
+
+    rows: int | None
+    noted: bool
+
+
+def unfinished(output: str | Path, *, card: Card, top_k: int | None = None) -> Unfinished | None:
+    """Return what a run would replace of an unfinished earlier one; None where there are no rows.
+
+    Args:
+        output: the file of the run that is to come.
+        card: of its model.
+        top_k: as for `run_job`.
+
+    Raises:
+        OutputError: the output cannot be written.
+        UsageError: the format cannot hold the results of this task.
+    """
+    noted = progress_path(output).is_file()
+    writer = open_writer(output, card=card, top_k=top_k or 1)
+    if not noted and not (isinstance(writer, SpoolWriter) and writer.spool.is_file()):
+        return None
+    try:
+        rows = open_writer(output, card=card, top_k=top_k or 1, resume=True).done.rows
+    except UsageError:
+        return Unfinished(None, noted)
+    return Unfinished(rows, noted) if rows else None
 
 
 def progress_path(output: str | Path) -> Path:
@@ -142,7 +190,8 @@ def run_job(
     if resume and not resuming and (finished := writer.finished()) is not None:
         _must_be_complete(finished, opened, output)
         writer.close()
-        return JobReport(*finished, resumed_rows=finished.rows, seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return JobReport(*finished, resumed_rows=finished.rows, seconds=seconds, complete_before=True)
     done = writer.done
     with opened(done.rows) as source:
         if source.skipped < done.rows:
@@ -255,13 +304,16 @@ def _origin(predictor: Predictor, input: str | Path, options: Mapping[str, Any])
 
 def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
     """Return in words what an output was begun with that is different now; empty where nothing is."""
-    if (was.get("model"), was.get("card")) != (now["model"], now["card"]):
+    if was.get("card") != now["card"]:
         return "another model"
+    # Before the identity, which depends on some of the options and could not say on which.
     old, new = was.get("options", {}), now["options"]
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):
             option = "--" + name.replace("_", "-")
             return f"{option} {_said(old.get(name))}, and now it is {_said(new.get(name))}"
+    if was.get("model") != now["model"]:
+        return "another model"
     for what in ("size", "mtime_ns"):
         if was.get("input", {}).get(what) != now["input"][what]:
             return f"another input, or the input {was['input'].get('name')} has changed since"

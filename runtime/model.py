@@ -68,7 +68,8 @@ class Model:
         path: where it was opened from; a pickled model opens the same path again.
         card: what the file says of itself.
         provider: what really runs it, "cpu" or "cuda".
-        notes: promises of a bertonnx file that do not hold for this one; empty for our own files.
+        notes: what the user should know: promises of a bertonnx file that do not hold for this one,
+            and why "auto" did not take CUDA where this ONNX Runtime could.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Model:
                 tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
             )
             session = opening.result()
+        self.notes += tuple(filter(None, [getattr(session, "note", "")]))
         self.provider = session.provider
         by_words = self.card.task == "token-classification"
         self._subwords = subword_rule(tokenizer_text) if by_words else SubwordRule(False)
@@ -135,7 +137,7 @@ class Model:
         parts = (
             self.card.weights_sha256,
             self.card.tokenizer_sha256,
-            str(self.path.resolve()) if self.notes else "",
+            "" if self.card.weights_sha256 else str(self.path.resolve()),
             str(self.max_length),
             self.tokenizer.long_text,
         )

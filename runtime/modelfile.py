@@ -68,8 +68,9 @@ class ModelFile:
         """
         if not self.is_bertonnx:
             raise ModelFileError(
-                f"{self.path} was not made by bertonnx (it carries no card); export the checkpoint with: "
-                "bertonnx export SOURCE, or give a folder of optimum-cli with config.json and tokenizer.json"
+                f"{self.path} was not made by bertonnx: it carries no card and no golden examples, so there "
+                "is nothing to show or to check (bertonnx run takes it where optimum-cli made it); export the "
+                "checkpoint with: bertonnx export SOURCE"
             )
         if not self._card:
             card = Card.from_json(self.metadata[CARD_KEY])

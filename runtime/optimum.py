@@ -35,6 +35,19 @@ NOTES = (
 """Promises of a bertonnx file that do not hold for these."""
 
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")
+"""Of Sentence-Transformers; dropout does nothing at inference."""
+
+# Sentence-Transformers' name -> that of the card.
+_POOLING_NAMES = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
 
 
 def open_optimum(
@@ -47,7 +60,8 @@ def open_optimum(
         bertonnx file puts out, and the promises that do not hold.
 
     Raises:
-        ModelFileError: a file is missing, broken, or the graph needs inputs that a text does not give.
+        ModelFileError: a file is missing, broken, the graph needs inputs that a text does not give,
+            or what follows the graph (a pooling, a module) is not computed here.
     """
     file = read_model_file(_model_in(path) if path.is_dir() else path)
     folder = file.path.parent
@@ -75,7 +89,7 @@ def open_optimum(
 
 def _assumed(file: ModelFile, folder: Path, card: Card) -> tuple[str, ...]:
     """Return what had to be guessed."""
-    if card.pooling is None or "sentence_embedding" in file.outputs or (folder / "1_Pooling").is_dir():
+    if card.pooling is None or "sentence_embedding" in file.outputs or _pooling_file(folder).is_file():
         return ()
     return ("nothing in it says how token vectors become one; their mean is taken, not normalised",)
 
@@ -114,7 +128,7 @@ def _card(file: ModelFile, folder: Path) -> Card:
         labels=names,
         problem_type=problem,
         activation=activation,
-        pooling=_pooling(folder) if embeds else None,
+        pooling=_pooling(file, folder) if embeds else None,
         normalize=embeds and _normalizes(folder),
         width=config.get("hidden_size", config.get("dim", config.get("emb_dim"))) if embeds else None,
         prefix=_prefix(folder) if embeds else "",
@@ -173,18 +187,65 @@ def _max_length(config: dict[str, Any], tokenizer: dict[str, Any], folder: Path)
     return min(512, *limits) if min(limits) == 1 << 30 else min(limits)
 
 
-def _pooling(folder: Path) -> str:
-    config = _json(folder / "1_Pooling" / "config.json")
-    for name, flag in (("cls", "cls_token"), ("max", "max_tokens"), ("last", "lasttoken")):
-        if config.get(f"pooling_mode_{flag}"):
-            return name
-    return "mean"
+def _pooling(file: ModelFile, folder: Path) -> str | None:
+    """Return how token vectors become one; None where the graph does it in a way that is not known here.
+
+    Raises:
+        ModelFileError: the graph does not do it, and neither can this module.
+    """
+    modes = _pooling_modes(folder)
+    pooling = _POOLING_NAMES.get(modes[0]) if len(modes) == 1 else None
+    if "sentence_embedding" in file.outputs:
+        return pooling
+    for kind, _ in _modules(folder):
+        if _class_name(kind) not in _MODULES:
+            raise ModelFileError(
+                f"{folder / 'modules.json'} has the module {kind}, which is neither in the graph nor "
+                f"computed by bertonnx ({', '.join(_MODULES)} are); re-export with: bertonnx export SOURCE"
+            )
+    if pooling is None:
+        raise ModelFileError(
+            f"{_pooling_file(folder)} asks for the pooling {' + '.join(modes) or 'none'}, which is neither "
+            f"in the graph nor computed by bertonnx; it computes one of {', '.join(_POOLING_NAMES)}"
+        )
+    if _prefix(folder) and not _json(_pooling_file(folder)).get("include_prompt", True):
+        raise ModelFileError(
+            f"{_pooling_file(folder)} leaves the default prompt out (include_prompt is false), which "
+            "bertonnx cannot; remove default_prompt_name from config_sentence_transformers.json and put "
+            "the prompt in your texts"
+        )
+    return pooling
+
+
+def _pooling_modes(folder: Path) -> list[str]:
+    """Return the names of all poolings whose vectors are joined, as Sentence-Transformers writes them."""
+    config = _json(_pooling_file(folder))
+    mode = config.get("pooling_mode")
+    if mode is None:
+        # No flag at all means the mean, as in Sentence-Transformers.
+        mode = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
+    return [mode] if isinstance(mode, str) else [str(name) for name in mode]
+
+
+def _pooling_file(folder: Path) -> Path:
+    places = (place for kind, place in _modules(folder) if _class_name(kind) == "Pooling")
+    return folder / next(places, "1_Pooling") / "config.json"
+
+
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """Return type and folder of each module of Sentence-Transformers; none where nothing lists them."""
+    path = folder / "modules.json"
+    modules = json.loads(_read(path)) if path.is_file() else []
+    return [(str(module.get("type", "")), str(module.get("path", ""))) for module in modules]
+
+
+def _class_name(kind: str) -> str:
+    """Return the class of a module's type; the whole type for a class that is the checkpoint's own."""
+    return kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
 
 
 def _normalizes(folder: Path) -> bool:
-    path = folder / "modules.json"
-    modules = json.loads(_read(path)) if path.is_file() else []
-    return any(str(module.get("type", "")).endswith("Normalize") for module in modules)
+    return any(_class_name(kind) == "Normalize" for kind, _ in _modules(folder))
 
 
 def _prefix(folder: Path) -> str:

@@ -175,6 +175,10 @@ class _Lines:
         if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
             wide = raw.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff"))
             raise InputError(_iconv(self.path, "UTF-32" if wide else "UTF-16"))
+        # Without a mark, Latin text in UTF-16 has a NUL in every other byte, and nothing else has.
+        for start, encoding in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+            if len(raw) >= 8 and not any(raw[start:-1:2]) and all(raw[1 - start : -1 : 2]):
+                raise InputError(_iconv(self.path, encoding))
         return raw.removeprefix(b"\xef\xbb\xbf")
 
 

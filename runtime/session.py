@@ -78,10 +78,15 @@ class OrtSession:
     Args:
         session: ONNX Runtime's session.
         provider: what really runs it.
-        widen: opens the session with all cores; None where there is but one, or a GPU.
+        widen: opens the session with all cores, or returns None where the file is no longer the
+            same; itself None where there is but one core, or a GPU.
+        note: what a user should know of how the provider was chosen.
     """
 
-    def __init__(self, session: Any, provider: str, widen: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, session: Any, provider: str, widen: Callable[[], Any] | None = None, *, note: str = ""
+    ) -> None:
+        self.note = note
         self._session = session
         self._widen = widen
         self._wide: Any = None
@@ -95,16 +100,16 @@ class OrtSession:
         self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
     ) -> list[npt.NDArray[np.float32]]:
         """Return the named outputs of one batch, as `Session.run`."""
-        session = self._wider() if alone and self._widen is not None else self._session
+        session = self._wider() if alone else self._session
         results: list[npt.NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
         return results
 
     def _wider(self) -> Any:
         with self._lock:
             self._came_alone += 1
-            if self._wide is None and self._came_alone > 1:
-                assert self._widen is not None
+            if self._wide is None and self._came_alone > 1 and self._widen is not None:
                 self._wide = self._widen()
+                self._widen = None
         return self._wide or self._session
 
 
@@ -131,17 +136,34 @@ def open_session(
             "provider cuda was asked for, and this ONNX Runtime is a CPU build; type: "
             'pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"'
         )
+    note = ""
     if provider != "cpu" and _CUDA in available:
         try:
             return _open_cuda(ort, path)
-        except ProviderError:
+        except ProviderError as error:
             if provider == "cuda":
                 raise
+            note = f"running on CPU, although this ONNX Runtime is a CUDA build: {error}"
 
     def create(cores: int) -> Any:
         return _create(ort, path, _cpu_options(ort, optimized, cores), [_CPU], mapped=optimized)
 
-    return OrtSession(create(1), "cpu", widen=(lambda: create(threads)) if threads > 1 else None)
+    opened = _stamp(path)
+
+    def widen() -> Any:
+        # Whatever lies at the path by now must not answer in this model's name.
+        try:
+            return create(threads) if _stamp(path) == opened else None
+        except (OSError, ModelFileError):
+            return None
+
+    return OrtSession(create(1), "cpu", widen=widen if threads > 1 else None, note=note)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or rewritten."""
+    stat = path.stat()
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def _open_cuda(ort: ModuleType, path: Path) -> OrtSession:
@@ -169,7 +191,7 @@ def _create(ort: ModuleType, path: Path, options: Any, providers: list[str], *, 
             "session.model_external_initializers_file_folder_path", str(real.parent)
         )
     try:
-        model = without_weights(real) if mapped else str(path)
+        model = without_weights(real) if mapped else str(real)
         return ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         raise ModelFileError(f"ONNX Runtime cannot load {path}: {error}") from error

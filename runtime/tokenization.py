@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -86,10 +87,12 @@ class TextTokenizer:
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | RowError]:
         """Tokenize rows; the results are in their order, with an error in place of a failed row."""
-        whole = self._encode(self._tokenizer, [self._foreshortened(row) for row in rows])
+        read = [self._foreshortened(row) for row in rows]
+        whole = self._encode(self._tokenizer, read)
         for i, encoding in enumerate(whole):
-            if len(rows[i].text) > self._longest and len(encoding) < self.max_length + _MARGIN:
-                whole[i] = self._encode(self._tokenizer, rows[i : i + 1])[0]
+            if read[i] is not rows[i] and len(encoding) < self.max_length + _MARGIN:
+                read[i] = rows[i]
+                whole[i] = self._encode(self._tokenizer, [rows[i]])[0]
         long = [i for i, encoding in enumerate(whole) if len(encoding) > self.max_length]
         results: list[Encoded | RowError] = [
             Encoded(row, (_piece(encoding),)) for row, encoding in zip(rows, whole, strict=True)
@@ -102,7 +105,8 @@ class TextTokenizer:
                     "use --long-text truncate or stride",
                 )
         elif long:
-            self._shorten([rows[i] for i in long], long, results)
+            for i, result in zip(long, self._shorten([read[i] for i in long]), strict=True):
+                results[i] = replace(result, row=rows[i]) if isinstance(result, Encoded) else result
         return results
 
     def decode_ids(self, ids: list[int], skip_special_tokens: bool) -> str:
@@ -124,27 +128,35 @@ class TextTokenizer:
         space = row.text.find(" ", self._longest // 2, self._longest)
         return row if space < 0 else Row(row.text[:space])
 
-    def _shorten(self, rows: list[Row], places: list[int], results: list[Encoded | RowError]) -> None:
+    def _shorten(self, rows: list[Row]) -> list[Encoded | RowError]:
+        results: dict[int, Encoded | RowError] = {}
         for has_pair in (False, True):
             members = [k for k, row in enumerate(rows) if (row.pair is not None) == has_pair]
-            if not members:
-                continue
-            shortening = self._shortening(self.long_text == "stride", has_pair)
-            for k, result in zip(
-                members, self._shortened([rows[k] for k in members], shortening), strict=True
-            ):
-                results[places[k]] = result
+            if members:
+                shortening = self._shortening(self.long_text == "stride", has_pair)
+                results |= zip(members, self._shortened([rows[k] for k in members], shortening), strict=True)
+        return [results[k] for k in range(len(rows))]
 
     def _shortened(self, rows: list[Row], shortening: Tokenizer) -> list[Encoded | RowError]:
         try:
-            encodings = self._encode(shortening, [self._foreshortened(row) for row in rows])
+            encodings = self._encode(shortening, rows)
         except Exception as error:  # a question that alone fills the model
             if type(error) is not Exception:  # tokenizers raises the bare class
                 raise
             if len(rows) > 1:
                 return [result for row in rows for result in self._shortened([row], shortening)]
-            return [RowError("too-long", f"the text cannot be shortened: {error}")]
+            return [RowError("too-long", self._no_room(rows[0]))]
         return [self._parts(row, encoding) for row, encoding in zip(rows, encodings, strict=True)]
+
+    def _no_room(self, row: Row) -> str:
+        if row.pair is None:
+            return f"the text cannot be cut to {self.max_length} tokens"
+        tokens = len(self._encode(self._tokenizer, [Row(row.text)])[0])
+        what = "question" if self._card.task == "question-answering" else "first text"
+        return (
+            f"the {what} has {tokens} tokens and leaves no room for the second text (the model takes "
+            f"{self.max_length}); shorten it"
+        )
 
     def _parts(self, row: Row, encoding: Encoding) -> Encoded:
         windows = self.long_text == "stride"

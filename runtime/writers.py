@@ -50,7 +50,7 @@ from bertonnx.runtime.columns import Result, columns, exact, floats_text, messag
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.runtime.sink import Done, SpoolWriter, Writer
 
-__all__ = ["ENDINGS", "check_output", "json_line", "open_writer"]
+__all__ = ["ENDINGS", "check_output", "json_line", "not_ours", "open_writer"]
 
 ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".npy")
 
@@ -387,10 +387,20 @@ class _NpyWriter(SpoolWriter):
             target.write(np.ascontiguousarray(records[:, :-1]).tobytes())
 
     def _scan_finished(self) -> Done:
-        array = np.load(self.path, mmap_mode="r")
+        try:
+            array = np.lib.format.open_memmap(self.path, mode="r")
+        except (ValueError, EOFError) as error:
+            raise not_ours(self.path) from error
+        if array.dtype != np.dtype("<f4") or array.shape[1:] != (self._width,):
+            raise not_ours(self.path)
         step = max(_CHUNK_BYTES // self._size, 1)
         parts = (array[i : i + step] for i in range(0, len(array), step))
         return Done(len(array), sum(int(np.isnan(part).all(axis=1).sum()) for part in parts), 0)
+
+
+def not_ours(path: Path) -> UsageError:
+    """Return the error for a finished output that cannot come from the command that shall go on with it."""
+    return UsageError(f"{path} was not written by this command; run without --resume to replace it")
 
 
 def _scores(card: Card) -> list[str]:

@@ -12,11 +12,12 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from bertonnx.errors import InputError, MissingDependencyError, RowError
+from bertonnx.errors import InputError, MissingDependencyError, RowError, UsageError
 from bertonnx.runtime.arrow import ROWS_WRITTEN, predict_batch, schema_of
 from bertonnx.runtime.columns import Result
 from bertonnx.runtime.rows import Row
-from tests.fake_predictor import FakePredictor, result_of
+from bertonnx.runtime.writers import open_writer
+from tests.fake_predictor import FakePredictor, card, result_of
 from tests.results import CARDS, results_of, same_item, write
 from tests.tables import rows_of, texts_of, written
 
@@ -158,3 +159,34 @@ def test_which_columns_of_a_record_batch_are_read() -> None:
         predict_batch(model, pa.record_batch({"a": ["a"], "b": ["b"], "n": [1]}))
     with pytest.raises(InputError, match="the model reads pairs"):
         predict_batch(FakePredictor(pairs=True), pa.record_batch({"text": ["a"]}))
+
+
+# What is there and is finished ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".feather"])
+@pytest.mark.parametrize("name", ["regression", "token-classification"])
+def test_a_finished_table_of_other_columns_is_not_gone_on_with(
+    tmp_path: Path, name: str, ending: str
+) -> None:
+    path = write(tmp_path / f"out{ending}", name, results_of(name))
+    with pytest.raises(UsageError, match="was not written by this command; run without --resume"):
+        open_writer(path, card=CARDS["feature-extraction"]).finished()
+    assert open_writer(path, card=CARDS[name]).finished() is not None
+
+
+def test_a_finished_table_of_another_width_or_top_k(tmp_path: Path) -> None:
+    path = write(tmp_path / "out.parquet", "feature-extraction", results_of("feature-extraction"))
+    with pytest.raises(UsageError, match="was not written by this command"):
+        open_writer(path, card=card("feature-extraction", width=9)).finished()
+    path = write(tmp_path / "out.arrow", "question-answering", results_of("question-answering"))
+    with pytest.raises(UsageError, match="was not written by this command"):
+        open_writer(path, card=CARDS["question-answering"], top_k=2).finished()
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".feather"])
+@pytest.mark.parametrize("data", [b"x", b"PAR1 no, text", b"\xff" * 100, b"PAR1" + b"\xff" * 40 + b"PAR1"])
+def test_what_is_no_table_is_not_gone_on_with(tmp_path: Path, ending: str, data: bytes) -> None:
+    path = written(tmp_path / f"out{ending}", data)
+    with pytest.raises(UsageError, match="was not written by this command; run without --resume"):
+        open_writer(path, card=CARDS["regression"]).finished()

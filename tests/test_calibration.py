@@ -85,6 +85,27 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         calibration_rows(tmp_path / "missing.txt", pairs=False, mask_token=None)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "hint"),
+    [(False, "rename the column to text, or write one text a line"), (True, "to text and text_pair")],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_columns_that_say_nothing_are_to_be_renamed(
+    ending: str, pairs: bool, hint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"data.{ending}"
+    if ending == "csv":
+        path.write_text("review,stars,city\n" + "good,5,Bern\n" * 40)
+    else:
+        path.write_text('{"review": "good", "stars": "5", "city": "Bern"}\n' * 40)
+    with pytest.raises(InputError) as caught:
+        calibration_rows(path, pairs=pairs, mask_token=None)
+    message = str(caught.value)
+    for part in ("--calibration", str(path), "review, stars, city", hint):
+        assert part in message
+    assert "--column" not in message
+
+
 def _lookup_model(table: Array) -> onnx.ModelProto:
     graph = helper.make_graph(
         [

@@ -193,3 +193,87 @@ def test_long_texts_in_windows_or_as_errors(command: Command, classifier: Path, 
     assert refused.lines[1]["error"]["type"] == "too-long"
     assert str(MAX_LENGTH) in refused.lines[1]["error"]["message"]
     assert refused.err.startswith("1 of 2 rows carry an error")
+
+
+# run: outputs that are there -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(command: Command, classifier: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return an input that is well now, and the two rows of output that it gave until it was not."""
+    file = written(tmp_path / "a.txt", b"good\nbad\n\xff\n")
+    output = tmp_path / "out.jsonl"
+    assert command("run", classifier, file, "-o", output, "--on-error", "fail").code == 1
+    return file, output
+
+
+def test_a_complete_output_is_said_to_be_left_alone(
+    command: Command, classifier: Path, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    file, output = written(tmp_path / "a.txt", "good\nbad\n"), tmp_path / "out.jsonl"
+    command("run", classifier, file, "-o", output)
+    before = output.read_bytes()
+    for model in (classifier, exported["feature-extraction"]):
+        outcome = command("run", model, file, "-o", output, "--resume")
+        assert (outcome.code, outcome.out) == (0, "")
+        assert outcome.err == (
+            f"{output} was complete already (2 rows); nothing was done, and nothing says which model and "
+            "input made it; run without --resume to replace it\n"
+        )
+    assert output.read_bytes() == before
+
+
+def test_unfinished_rows_are_not_replaced_in_silence(
+    command: Command, classifier: Path, begun: tuple[Path, Path]
+) -> None:
+    file, output = begun
+    again = command("run", classifier, file, "-o", output, "--on-error", "fail")
+    assert again.err.splitlines()[0] == (
+        f"note: {output} holds 2 unfinished rows of an earlier run, which are replaced; "
+        "Ctrl-C and add --resume to keep them"
+    )
+    kept = command("run", classifier, file, "-o", output, "--resume")
+    assert (kept.code, "replaced" in kept.err) == (3, False)
+    assert len(read_lines(output)) == 3
+    assert "replaced" not in command("run", classifier, file, "-o", output).err
+
+
+def test_rows_of_an_unknown_run_are_not_replaced_in_silence(
+    command: Command, classifier: Path, tmp_path: Path
+) -> None:
+    file, output = written(tmp_path / "a.txt", b"good\nbad\n\xff\n"), tmp_path / "out.npy"
+    assert command("run", classifier, file, "-o", output, "--on-error", "fail").code == 1
+    (tmp_path / "out.npy.progress").unlink()
+    for options in ([], ["--resume"]):
+        again = command("run", classifier, file, "-o", output, "--on-error", "fail", *options)
+        (tmp_path / "out.npy.progress").unlink()
+        assert again.err.startswith(
+            f"note: {output}.partial holds 2 unfinished rows of an earlier run, which"
+        )
+        assert "there is no out.npy.progress to say" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-length", 20], f"begun with --max-length {MAX_LENGTH}, and now it is 20"),
+        (["--long-text", "stride"], "begun with --long-text truncate, and now it is stride"),
+        (["--top-k", 2], "begun with --top-k not given, and now it is 2"),
+    ],
+)
+def test_resume_names_the_option_that_differs(
+    command: Command, classifier: Path, begun: tuple[Path, Path], options: list[Any], message: str
+) -> None:
+    file, output = begun
+    outcome = command("run", classifier, file, "-o", output, "--resume", *options)
+    assert outcome.code == 2
+    assert message in outcome.error
+
+
+def test_resume_with_the_default_spelled_out(
+    command: Command, classifier: Path, begun: tuple[Path, Path]
+) -> None:
+    file, output = begun
+    options = ("--resume", "--long-text", "truncate", "--max-length", MAX_LENGTH)
+    assert command("run", classifier, file, "-o", output, *options).code == 3
+    assert len(read_lines(output)) == 3

@@ -14,7 +14,7 @@ from bertonnx.errors import QuantizationError
 from bertonnx.exporters.gate import Agreement, measure_agreement, measure_latency, require_agreement
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.rows import Array, Row
+from bertonnx.runtime.rows import Array, Encoded, Row
 from bertonnx.runtime.tokenization import TextTokenizer
 from tests.corpus import SENTENCES
 from tests.tokenizers_zoo import wordpiece
@@ -157,6 +157,57 @@ def test_texts_that_cannot_be_predicted_are_refused() -> None:
             tokenizer=TextTokenizer(TOKENIZER, card),
             tokenizer_text=TOKENIZER,
         )
+
+
+class Failing(Fake):
+    """A session that cannot run texts of one length."""
+
+    length = 0
+
+    def _one(self, name: str, ids: npt.NDArray[np.int64]) -> Array:
+        if len(ids) == self.length:
+            raise RuntimeError("no kernel")
+        return super()._one(name, ids)
+
+
+def _failing(card: Card, tokenizer: TextTokenizer, rows: list[Row]) -> tuple[Failing, int]:
+    """Return a session that fails on the texts as long as the first, and how many those are."""
+    lengths = [len(item.pieces[0].ids) for item in tokenizer.encode(rows) if isinstance(item, Encoded)]
+    session = Failing(card.outputs, card.task, len(card.labels))
+    session.length = lengths[0]
+    return session, lengths.count(lengths[0])
+
+
+def test_int8_that_fails_where_fp32_does_not_is_refused() -> None:
+    card, rows = _card("text-classification"), _rows("text-classification")
+    tokenizer = TextTokenizer(TOKENIZER, card)
+    failing, count = _failing(card, tokenizer, rows)
+    sound = Fake(card.outputs, card.task, len(card.labels))
+    with pytest.raises(QuantizationError, match=rf"on {count} of 60 texts .*no kernel.*without --quantize"):
+        measure_agreement(sound, failing, rows, card=card, tokenizer=tokenizer, tokenizer_text=TOKENIZER)
+
+
+def test_only_texts_that_fp32_cannot_predict_are_left_out() -> None:
+    card, rows = _card("text-classification"), _rows("text-classification")
+    tokenizer = TextTokenizer(TOKENIZER, card)
+    failing, count = _failing(card, tokenizer, rows)
+    sound = Fake(card.outputs, card.task, len(card.labels))
+    found = measure_agreement(failing, sound, rows, card=card, tokenizer=tokenizer, tokenizer_text=TOKENIZER)
+    assert 0 < count < 60
+    assert (found.texts, found.value) == (60 - count, 1.0)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "feature-extraction"])
+def test_int8_that_gives_no_numbers_is_refused(task: str) -> None:
+    with pytest.raises(QuantizationError, match="numbers that are not finite"):
+        _measure(task, noise=float("nan"))
+
+
+def test_latency_needs_a_text() -> None:
+    card = _card("text-classification")
+    fake = Fake(card.outputs, card.task, len(LABELS))
+    with pytest.raises(QuantizationError, match="none of the calibration texts"):
+        measure_latency(fake, fake, [], TextTokenizer(TOKENIZER, card))
 
 
 AGREEMENT = Agreement("labels", 0.9765, 0.9765, 128, 0.1)

@@ -41,6 +41,8 @@ def _forge(path: Path) -> None:
     )
     model = load_proto(path)
     _entry(model, CARD_KEY).value = card.to_json()
+    examples = [{**example, "card": sha256_text(card.to_json())} for example in file.golden]
+    _entry(model, GOLDEN_KEY).value = json.dumps(examples, ensure_ascii=False)
     save_proto(model, path)
 
 
@@ -193,11 +195,17 @@ def test_no_golden_examples(exported: dict[str, Path], tmp_path: Path) -> None:
         check(tmp_path / "m.onnx")
 
 
-def test_an_unknown_precision(exported: dict[str, Path], tmp_path: Path) -> None:
-    model = load_proto(exported["fill-mask"])
+def _with_card(source: Path, target: Path, **changes: Any) -> Path:
+    model = load_proto(source)
     entry = _entry(model, CARD_KEY)
-    entry.value = json.dumps(json.loads(entry.value) | {"precision": "fp7"})
-    save_proto(model, tmp_path / "m.onnx")
+    entry.value = json.dumps(json.loads(entry.value) | changes)
+    save_proto(model, target)
+    _forge(target)
+    return target
+
+
+def test_an_unknown_precision(exported: dict[str, Path], tmp_path: Path) -> None:
+    _with_card(exported["fill-mask"], tmp_path / "m.onnx", precision="fp7")
     with pytest.raises(ModelFileError, match="precision fp7"):
         check(tmp_path / "m.onnx")
 
@@ -214,7 +222,7 @@ def test_what_an_example_holds(task: str, exported: dict[str, Path]) -> None:
     assert len(lengths) >= 4
     assert max(lengths) == file.card.max_length  # one that is cut
     for example in file.golden:
-        assert set(example) == {"text", "pair", "ids", "outputs"}
+        assert set(example) == {"card", "text", "pair", "ids", "outputs"}
         assert (example["pair"] is not None) == (task == "question-answering")
         assert set(example["outputs"]) == set(file.card.outputs)
         assert all(0 < len(numbers) <= 1024 for numbers in example["outputs"].values())
@@ -226,3 +234,113 @@ def test_a_cpu_that_would_saturate_this_files_weights_says_so(
     monkeypatch.setattr(golden, "saturation_warning", lambda _: "its sums of products can saturate")
     with pytest.raises(DriftError, match="can saturate"):
         check(exported["fill-mask"])
+
+
+def test_swapped_labels(exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["text-classification"])
+    card = json.loads(_entry(model, CARD_KEY).value)
+    card["labels"] = card["labels"][::-1]
+    _entry(model, CARD_KEY).value = json.dumps(card, ensure_ascii=False)
+    save_proto(model, tmp_path / "swapped.onnx")
+    with pytest.raises(DriftError, match=r"the card in .* changed after export"):
+        check(tmp_path / "swapped.onnx")
+
+
+def _with_numbers(path: Path, output: str, change: Callable[[float], float]) -> None:
+    """Change the golden numbers of one output."""
+    model = load_proto(path)
+    entry = _entry(model, GOLDEN_KEY)
+    examples = json.loads(entry.value)
+    for example in examples:
+        example["outputs"][output] = [change(number) for number in example["outputs"][output]]
+    entry.value = json.dumps(examples)
+    save_proto(model, path)
+
+
+@pytest.fixture
+def embedder(exported: dict[str, Path], tmp_path: Path) -> Path:
+    """Return an embedding model that passes with the wide tolerance of INT8."""
+    path = _with_card(exported["feature-extraction"], tmp_path / "m.onnx", precision="int8")
+    assert check(path, "cpu").max_abs_difference == 0.0
+    return path
+
+
+def _times(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Let every output come out multiplied."""
+    run = golden._run
+    monkeypatch.setattr(
+        golden, "_run", lambda *given: {name: factor * array for name, array in run(*given).items()}
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_small_numbers_may_not_be_zero(
+    precision: str, embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _with_card(embedder, tmp_path / "small.onnx", precision=precision)
+    for output in ("sentence_embedding", "last_hidden_state"):  # below 0.05, as of a normalised embedding
+        _with_numbers(path, output, lambda number: number / 100)
+    with monkeypatch.context() as same:
+        _times(same, 0.01)
+        assert check(path, "cpu").max_abs_difference < 1e-6
+    _times(monkeypatch, 0.0)
+    with pytest.raises(DriftError, match="comes out differently"):
+        check(path, "cpu")
+
+
+def _numbers(path: Path, output: str) -> list[float]:
+    examples = read_model_file(path).golden
+    return [abs(number) for example in examples for number in example["outputs"][output]]
+
+
+def test_one_output_does_not_loosen_another(embedder: Path) -> None:
+    small = max(_numbers(embedder, "sentence_embedding"))
+    large = max(_numbers(embedder, "last_hidden_state"))
+    assert small < large
+    off = 0.05 * (small + large) / 2
+    _with_numbers(embedder, "sentence_embedding", lambda number: number - off * (number > 0))
+    with pytest.raises(DriftError, match="in sentence_embedding"):
+        check(embedder, "cpu")
+
+
+def test_the_report_is_of_the_output_closest_to_its_limit(embedder: Path) -> None:
+    embedding, hidden = (
+        max(_numbers(embedder, name)) for name in ("sentence_embedding", "last_hidden_state")
+    )
+    _with_numbers(embedder, "sentence_embedding", lambda number: number + 0.02 * embedding)
+    _with_numbers(embedder, "last_hidden_state", lambda number: number + 0.01 * hidden)
+    report = check(embedder, "cpu")
+    assert report.max_abs_difference == pytest.approx(0.02 * embedding, rel=1e-3)
+    assert report.tolerance == pytest.approx(0.05 * max(_numbers(embedder, "sentence_embedding")))
+
+
+def test_fp32_keeps_an_absolute_tolerance_for_small_numbers(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    save_proto(load_proto(exported["text-classification"]), path)
+    _with_numbers(path, "scores", lambda number: number + 9e-5)
+    report = check(path, "cpu")
+    assert report.max_abs_difference == pytest.approx(9e-5, rel=1e-2)
+    assert report.tolerance == 1e-4
+
+
+def test_an_infinite_golden_number_allows_nothing(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_proto(load_proto(exported["fill-mask"]), path)
+    _with_numbers(path, "logits", lambda number: float("inf") if number > 1 else number)
+    with pytest.raises(DriftError, match="largest difference inf"):
+        check(path, "cpu")
+
+
+def test_an_example_that_cannot_be_tokenized(exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["question-answering"])
+    entry = _entry(model, GOLDEN_KEY)
+    examples = json.loads(entry.value)
+    examples[1]["text"] = "Who? " * 200  # leaves no room for the context
+    entry.value = json.dumps(examples)
+    save_proto(model, tmp_path / "m.onnx")
+    with pytest.raises(
+        ModelFileError, match=r"golden example 1 of .* cannot be tokenized .*export the check"
+    ):
+        check(tmp_path / "m.onnx", "cpu")

@@ -14,7 +14,7 @@ import pytest
 
 from bertonnx.errors import BertonnxError, InputError, OutputError, RowError, UsageError
 from bertonnx.runtime import job
-from bertonnx.runtime.job import JobProgress, progress_path
+from bertonnx.runtime.job import JobProgress, Unfinished, progress_path, unfinished
 from bertonnx.runtime.writers import open_writer
 from tests.fake_predictor import FakePredictor
 from tests.jobs import ENDINGS, ROOT, names, run, texts, whole_output, write_input
@@ -404,3 +404,55 @@ def test_a_kill_while_the_output_is_completed(
     assert predictor.texts == []
     assert output.read_bytes() == whole
     assert names(tmp_path) == sorted(["in.txt", output.name, f"whole{ending}"])
+
+
+# What a run finds and says ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_report_says_whether_the_output_was_complete_before(tmp_path: Path, ending: str) -> None:
+    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
+    run_until(10, input, output)
+    assert not run(input, output, resume=True).complete_before
+    assert run(input, output, resume=True).complete_before
+    assert not run(input, output).complete_before
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_unfinished_is_counted(tmp_path: Path, ending: str) -> None:
+    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
+    card = FakePredictor().card
+    assert unfinished(output, card=card) is None
+    run_until(10, input, output)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert unfinished(output, card=card) == Unfinished(10, noted=True)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run(input, output)
+    assert unfinished(output, card=card) is None
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".arrow"])
+def test_what_is_unfinished_may_be_of_other_columns(tmp_path: Path, ending: str) -> None:
+    output = tmp_path / f"out{ending}"
+    run_until(10, write_input(tmp_path), output)
+    other = FakePredictor("token-classification").card
+    assert unfinished(output, card=other) == Unfinished(None, noted=True)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".npy"])
+def test_rows_that_nothing_tells_the_origin_of_are_counted_too(tmp_path: Path, ending: str) -> None:
+    output = tmp_path / f"out{ending}"
+    run_until(10, write_input(tmp_path), output)
+    progress_path(output).unlink()
+    assert unfinished(output, card=FakePredictor().card) == Unfinished(10, noted=False)
+
+
+def test_the_option_is_named_before_a_model_that_differs_by_it(tmp_path: Path) -> None:
+    """The identity of a model depends on its limits, too."""
+    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
+    run_until(10, input, output, options={"max_length": 128, "long_text": "truncate"})
+    predictor = FakePredictor()
+    predictor.identity = "cd" * 32
+    options = {"max_length": 128, "long_text": "stride"}
+    with pytest.raises(UsageError, match="begun with --long-text truncate, and now it is stride"):
+        run(input, output, predictor, resume=True, options=options)

@@ -215,3 +215,100 @@ def test_a_default_prompt(folders: dict[str, Path], tmp_path: Path) -> None:
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
     with bertonnx.load(folder) as prompted, bertonnx.load(folders["feature-extraction"]) as plain:
         assert np.array_equal(prompted.embed(["Ada"]), plain.embed(["query: Ada"]))
+
+
+# What comes after the graph ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """An encoder whose graph ends with token vectors."""
+    return Path(shutil.copytree(folders["feature-extraction"], tmp_path / "encoder"))
+
+
+def _pooled(folder: Path, config: object, *modules: str, place: str = "1_Pooling") -> Path:
+    (folder / place).mkdir()
+    (folder / place / "config.json").write_text(json.dumps(config))
+    if modules:
+        kinds = [{"type": kind, "path": place if kind.endswith("Pooling") else ""} for kind in modules]
+        (folder / "modules.json").write_text(json.dumps(kinds))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode_mean_tokens": True}, "mean"),
+        ({"word_embedding_dimension": 32}, "mean"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+        ({"pooling_mode": ["max"]}, "max"),
+    ],
+)
+def test_every_way_to_write_a_pooling_that_is_served(
+    encoder: Path, config: dict[str, Any], pooling: str
+) -> None:
+    with bertonnx.load(_pooled(encoder, config)) as model:
+        assert model.card.pooling == pooling
+        assert not any("their mean is taken" in note for note in model.notes)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len_tokens"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"cls \+ mean"),
+        ({"pooling_mode": "weightedmean"}, "weightedmean"),
+        ({"pooling_mode": ["cls", "max"]}, r"cls \+ max"),
+        ({"pooling_mode": []}, "none"),
+    ],
+)
+def test_a_pooling_that_is_not_served_is_refused(encoder: Path, config: dict[str, Any], named: str) -> None:
+    with pytest.raises(
+        ModelFileError, match=rf"the pooling {named}, which .*one of mean, cls, max, lasttoken"
+    ):
+        bertonnx.load(_pooled(encoder, config))
+
+
+def test_the_pooling_lies_where_the_list_of_modules_says(encoder: Path) -> None:
+    kinds = ("sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling")
+    folder = _pooled(encoder, {"pooling_mode": "cls"}, *kinds, place="2_Pooling")
+    with bertonnx.load(folder) as model:
+        assert (model.card.pooling, model.card.normalize) == ("cls", False)
+        tokens = model.embed(["Ada"])
+    _pooled(
+        folder, {"pooling_mode": "cls"}, *kinds, "sentence_transformers.models.Normalize", place="3_Pooling"
+    )
+    with bertonnx.load(folder) as model:
+        assert np.allclose(model.embed(["Ada"]), tokens / np.linalg.norm(tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sentence_transformers.models.Dense", "own_code.Pooling"])
+def test_a_module_that_is_not_served_is_refused(encoder: Path, kind: str) -> None:
+    folder = _pooled(encoder, {}, "sentence_transformers.models.Pooling", kind)
+    with pytest.raises(
+        ModelFileError, match=rf"has the module {kind}, which .*re-export with: bertonnx export"
+    ):
+        bertonnx.load(folder)
+
+
+def test_what_the_graph_does_itself_is_not_refused(tmp_path: Path) -> None:
+    folder = optimum_folder(MINILM, tmp_path / "optimum", "feature-extraction")
+    with bertonnx.load(folder) as model:
+        expected = model.embed(["Ada"])
+    _pooled(folder, {"pooling_mode": "weightedmean"}, "sentence_transformers.models.Dense")
+    with bertonnx.load(folder) as model:
+        assert model.card.pooling is None
+        assert np.array_equal(model.embed(["Ada"]), expected)
+
+
+def test_a_prompt_that_pooling_leaves_out_is_refused(encoder: Path) -> None:
+    settings = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (encoder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelFileError, match="include_prompt is false"):
+        bertonnx.load(_pooled(encoder, {"pooling_mode": "mean", "include_prompt": False}))

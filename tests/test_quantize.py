@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 
 import bertonnx
 from bertonnx.errors import BertonnxError, InputError, QuantizationError, RowError, UsageError
+from bertonnx.exporters.gate import Agreement, Latency
+from bertonnx.exporters.quantize import Int8Options
 from bertonnx.models.families import FAMILIES, Family
 from bertonnx.models.tasks import TASKS
+from bertonnx.runtime.cpu import CpuFeatures
 from bertonnx.runtime.rows import as_rows
 from tests.corpus import SENTENCES
 from tests.tiny import save_tiny
@@ -103,6 +107,25 @@ def test_the_card_says_what_int8_changed(tmp_path: Path) -> None:
     assert facts["latency_ratio"] == pytest.approx(facts["latency_fp32_ms"] / facts["latency_int8_ms"])
     assert 0 < facts["weights_bytes"] < facts["weights_bytes_fp32"]
     assert any("INT8" in text for text in said)
+
+
+@pytest.mark.parametrize(("name", "noted"), [("Neoverse", "Neoverse"), ("", platform.machine())])
+def test_the_card_names_a_cpu_that_has_no_name(
+    name: str, noted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertonnx.exporters import quantize
+
+    card = bertonnx.Card(
+        task="fill-mask", family="bert", max_length=8, inputs=("input_ids",), outputs=("logits",)
+    )
+    monkeypatch.setattr(quantize, "cpu_features", lambda: CpuFeatures("arm64", name, (), known=True))
+    monkeypatch.setattr(quantize, "measure_agreement", lambda *_, **__: Agreement("words", 1.0, 1.0, 32, 0.0))
+    monkeypatch.setattr(quantize, "measure_latency", lambda *_: Latency(2.0, 1.0))
+    session: Any = None
+    judged = quantize.judge(
+        session, session, [], Int8Options(), card=card, tokenizer=session, tokenizer_text=""
+    )
+    assert judged["cpu"] == noted != ""
 
 
 def test_check_finds_a_changed_int8_weight(tmp_path: Path) -> None:

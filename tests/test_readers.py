@@ -413,3 +413,14 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path, ending: str) -> Non
     count, peak = map(int, run.stdout.split())
     assert count == 200_000
     assert peak < 12_000_000, "bytes at the peak"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes("good text\nbad text\n".encode(encoding))
+    with (
+        pytest.raises(InputError, match=r"is UTF-16[LB]E, and UTF-8 is read; convert it with: iconv"),
+        open_rows(path, needs_pair=False) as rows,
+    ):
+        list(rows)

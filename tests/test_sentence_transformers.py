@@ -301,5 +301,3 @@ def test_tokens_as_sentence_transformers_makes_them(
     for text in ("Hello WORLD", "  spaces at both ends  ", "İstanbul ΣΑΣ", ""):
         wanted = theirs.preprocess([text], prompt="Query: ")["input_ids"][0].tolist()
         assert tokenizer.encode(ours.prefix + text).ids == wanted
-    assert not ours.strip
-    assert not ours.lower

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ class FakeRuntime:
 def _use(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> FakeRuntime:
     monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(session_module, "without_weights", lambda _: b"")
+    monkeypatch.setattr(session_module, "_stamp", lambda _: (0,))
     return fake
 
 
@@ -96,7 +98,9 @@ def test_auto_takes_the_cpu_where_cuda_does_not_work(
     error: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CPU], error))
-    assert open_session(Path("m.onnx"), provider="auto").provider == "cpu"
+    session = open_session(Path("m.onnx"), provider="auto")
+    assert session.provider == "cpu"
+    assert "running on CPU, although" in session.note
     assert fake.asked == [[CUDA, CPU], [CPU]]
 
 
@@ -130,6 +134,18 @@ def test_all_cores_are_taken_where_batches_come_alone_repeatedly(exported: dict[
     results = [session.run(["logits"], feeds, alone=alone)[0] for alone in (False, True, True, True, False)]
     assert session._wide is not None
     assert all(np.array_equal(results[0], result) for result in results)
+
+
+def test_a_file_that_was_replaced_is_not_opened_again(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    shutil.copy(exported["text-classification"], path)
+    with bertonnx.load(path, provider="cpu", threads=2) as model:
+        first = model.classify(["one text"])
+        (tmp_path / "other").write_bytes(exported["fill-mask"].read_bytes())
+        (tmp_path / "other").replace(path)
+        assert [model.classify(["one text"]) for _ in range(4)] == [first] * 4
+        path.unlink()
+        assert model.classify(["one text"]) == first
 
 
 def test_one_text_does_not_pay_for_a_second_session(monkeypatch: pytest.MonkeyPatch) -> None:

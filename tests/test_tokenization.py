@@ -36,8 +36,18 @@ def encoded(tokenizer: TextTokenizer, row: Row) -> Encoded:
         " " * 20_000 + "the end",
         "\n" * 9_000 + "a b " * 9_000,
         "a" * 6_000 + " " + "b" * 6_000,
+        "x" * 4_000 + " " + "hello good " * 2_000,
     ],
-    ids=["long", "very long", "words", "one word", "white space first", "line ends first", "two words"],
+    ids=[
+        "long",
+        "very long",
+        "words",
+        "one word",
+        "white space first",
+        "line ends first",
+        "two words",
+        "giant word first",
+    ],
 )
 def test_a_cut_text_has_the_ids_of_the_packages_own_truncation(kind: str, text: str) -> None:
     reference = MAKERS[kind]()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -465,3 +466,53 @@ def test_regression_with_several_outputs(tmp_path: Path) -> None:
     expected = "row,score_x,score_y,truncated,error_type,error_message\n0,1.5,-2.0,false,,\n"
     assert (tmp_path / "out.csv").read_text() == expected
     assert np.load(tmp_path / "out.npy").tolist() == [[1.5, -2.0]]
+
+
+# What is there and is finished ---------------------------------------------------------------------
+
+
+def _saved(path: Path, array: object) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"garbage",
+        b"\x93NUMPY\x01\x00",
+        b"PK\x03\x04 a zip file",
+        np.zeros(12, np.float32),
+        np.float32(0),
+        np.zeros((12, 7), np.float32),
+        np.zeros((12, 8), np.float64),
+        np.zeros((12, 8, 1), np.float32),
+        np.array([["a"] * 8], dtype=object),
+    ],
+    ids=["garbage", "short", "zip", "1-D", "0-D", "width", "float64", "3-D", "objects"],
+)
+def test_a_foreign_npy_is_not_taken_for_a_finished_one(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "out.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        _saved(path, content)
+    with pytest.raises(UsageError, match=r"out\.npy was not written by this command; run without --resume"):
+        open_writer(path, card=CARDS["feature-extraction"]).finished()
+
+
+def test_a_cut_npy_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "out.npy", "feature-extraction", results_of("feature-extraction"))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="was not written by this command"):
+        open_writer(path, card=CARDS["feature-extraction"]).finished()
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_finished_output_is_known_again(tmp_path: Path, name: str) -> None:
+    held = name not in ("token-classification", "question-answering", "fill-mask")
+    for ending in ENDINGS if held else [ending for ending in ENDINGS if ending != ".npy"]:
+        path = write(tmp_path / f"out{ending}", name, results_of(name))
+        done = open_writer(path, card=CARDS[name]).finished()
+        assert done is not None
+        assert done[:2] == (12, 2), ending

@@ -15,6 +15,9 @@ python="$venv/bin/python"
 "$python" -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered "$@"
 if command -v R >/dev/null; then
   BERTONNX_TEST_PYTHON="$PWD/$python" sh r/check.sh
+elif [ -n "${REQUIRE_R:-}" ]; then
+  echo "R is not installed, and REQUIRE_R is set" >&2
+  exit 1
 else
   echo "R is not installed, so the R package was not tested; on Debian: see .ci/run" >&2
 fi

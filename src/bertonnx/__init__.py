@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bertonnx.errors import BertonnxError
+from bertonnx.errors import BertonnxError, MissingDependencyError
 
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport, export
@@ -38,9 +38,32 @@ def __getattr__(name: str) -> Any:
     """Import on first use: running must not pay for exporting, nor importing for ONNX Runtime."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bertonnx' has no attribute {name!r}")
+    if _HOMES[name].startswith("bertonnx.exporters"):
+        _require_exporters()
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def _require_exporters() -> None:
+    """Raise a `MissingDependencyError` that says what exporting needs, before half of it is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def missing(distribution: str) -> bool:
+        try:
+            version(distribution)
+        except PackageNotFoundError:
+            return True
+        return False
+
+    needed = ["torch", "transformers", "optimum", "optimum-onnx", "onnx"]
+    absent = [name for name in needed if missing(name)]
+    if missing("onnxruntime") and missing("onnxruntime-gpu"):
+        absent.append("onnxruntime")
+    if absent:
+        raise MissingDependencyError(
+            f'exporting needs {", ".join(absent)}; type: pip install "bertonnx[cpu,export]"'
+        )
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from bertonnx import __version__
 from bertonnx.display import bench_bar, card_lines, print_bench, say, steps, summary
-from bertonnx.errors import MissingDependencyError, UsageError
+from bertonnx.errors import UsageError
 from bertonnx.prediction import PROVIDERS, predict_file, require_choice
 
 __all__ = ["app"]
@@ -47,6 +47,7 @@ ModelPath = Annotated[
         metavar="MODEL", help="A file that bertonnx made, or a folder or file that optimum-cli made."
     ),
 ]
+OwnModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that bertonnx made.")]
 ProviderOption = Annotated[
     str, typer.Option("--provider", metavar="auto|cpu|cuda", help="cuda never becomes cpu in silence.")
 ]
@@ -100,11 +101,13 @@ def export(
         str | None, typer.Option(metavar="FILE", help="Of INT8: texts like yours, to tune and judge by.")
     ] = None,
     min_agreement: Annotated[
-        float, typer.Option(help="Of INT8: least agreement with fp32 on the calibration texts.")
-    ] = 0.99,
+        float | None,
+        typer.Option(help="Of INT8: least agreement with fp32 on the calibration texts; default 0.99."),
+    ] = None,
     target: Annotated[
-        str, typer.Option(metavar="auto|avx2|vnni|arm64", help="Of INT8: the machine that it is for.")
-    ] = "auto",
+        str | None,
+        typer.Option(metavar="auto|avx2|vnni|arm64", help="Of INT8: the machine that it is for."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
@@ -114,8 +117,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a checkpoint to one verified file."""
-    _require_exporters()
-    from bertonnx.exporters.convert import export as export_checkpoint
+    from bertonnx import export as export_checkpoint
 
     with steps() as step:
         report = export_checkpoint(
@@ -202,7 +204,7 @@ def run(
 
 
 @app.command()
-def check(model: ModelPath, provider: ProviderOption = "auto") -> None:
+def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
     """Replay the golden examples in a file on this machine; exit code 1 where it drifted."""
     require_choice("--provider", provider, PROVIDERS)
     from bertonnx.runtime.golden import check as replay
@@ -216,7 +218,8 @@ def check(model: ModelPath, provider: ProviderOption = "auto") -> None:
 
 @app.command()
 def info(
-    model: ModelPath, as_json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False
+    model: OwnModelPath,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False,
 ) -> None:
     """Print what a file says of itself."""
     from bertonnx.runtime.modelfile import read_model_file
@@ -305,20 +308,6 @@ def bench(
         say(f"wrote {path}")
     if any(row.problem for row in report.rows):
         raise typer.Exit(3)
-
-
-def _require_exporters() -> None:
-    import importlib.util
-
-    missing = [
-        name
-        for name in ("torch", "transformers", "optimum", "onnx")
-        if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise MissingDependencyError(
-            f'exporting needs {", ".join(missing)}; type: pip install "bertonnx[cpu,export]"'
-        )
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertonnx.models.families import family as family_named
+
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
     from bertonnx.models.card import Card
@@ -101,7 +103,16 @@ def summary(report: ExportReport) -> Iterator[str]:
     yield from card_lines(card, report.bytes)
     for note in report.notes:
         yield f"note: {note}"
-    yield f"next: bertonnx run {report.path} input.txt"
+    yield f"next: bertonnx run {report.path} {_next_input(card)}"
+
+
+def _next_input(card: Card) -> str:
+    """Return the rest of the command that runs a model of this task."""
+    if card.task == "question-answering":
+        return "input.csv --column question --pair-column context"
+    if card.pairs:
+        return "input.csv --column text --pair-column pair"
+    return f"input.txt  (texts with {card.mask_token} in them)" if card.mask_token else "input.txt"
 
 
 def card_lines(card: Card, size: int) -> Iterator[str]:
@@ -125,6 +136,9 @@ def card_lines(card: Card, size: int) -> Iterator[str]:
             for name, count in card.fusions.items()
         ]
         yield f"  fused       {', '.join(parts)}"
+        reason = family_named(card.family)
+        if reason is not None and reason.why_unfused:
+            yield f"              attention is not fused: {reason.why_unfused}"
     if card.parity:
         yield (
             f"  PyTorch     largest difference {card.parity['max_abs_difference']:.2g} "
@@ -143,3 +157,5 @@ def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         f"              {figures['latency_fp32_ms'] / figures['latency_int8_ms']:.2f} times as fast as fp32 "
         f"on this machine ({figures['cpu']})"
     )
+    if figures["latency_int8_ms"] > figures["latency_fp32_ms"]:
+        yield "              slower than fp32 here: what it saves on this machine is size and memory"

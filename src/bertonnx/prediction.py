@@ -61,6 +61,8 @@ def predict_file(
     ) as opened:
         for note in opened.notes:
             say(f"note: {note}")
+        if output is not None:
+            _warn(output, opened.card, top_k, resume=resume)
         with row_bar(output) as progress:
             try:
                 report = run_job(
@@ -72,11 +74,13 @@ def predict_file(
                     on_error=cast("Any", on_error),
                     resume=resume,
                     top_k=top_k,
+                    # What holds, not what was given: to leave out the default is to ask for it.
+                    options={"max_length": opened.max_length, "long_text": opened.tokenizer.long_text},
                     progress=progress,
                 )
             except KeyboardInterrupt:
                 return _interrupted(output)
-    _tell(report, opened)
+    _tell(report, opened, output)
     return 3 if report.errors else 0
 
 
@@ -113,6 +117,26 @@ def _require_streams(input: str, output: Path | None) -> None:
         raise OutputError("the output is standard output, and it is closed; name a file with -o FILE")
 
 
+def _warn(output: Path, card: Card, top_k: int | None, *, resume: bool) -> None:
+    """Say what an earlier run left that this one replaces."""
+    from bertonnx.runtime.job import progress_path, unfinished
+
+    left = unfinished(output, card=card, top_k=top_k)
+    if left is None or (resume and left.noted):
+        return
+    rows = "rows" if left.rows is None else f"{left.rows} unfinished rows"
+    if left.noted:
+        say(
+            f"note: {output} holds {rows} of an earlier run, which are replaced; "
+            "Ctrl-C and add --resume to keep them"
+        )
+    else:
+        say(
+            f"note: {output}.partial holds {rows} of an earlier run, which are replaced: "
+            f"there is no {progress_path(output).name} to say which model, options and input they are of"
+        )
+
+
 def _interrupted(output: Path | None) -> int:
     if output is None:
         say("interrupted")
@@ -121,14 +145,22 @@ def _interrupted(output: Path | None) -> int:
     return 130
 
 
-def _tell(report: JobReport, model: Model) -> None:
-    if report.truncated:
+def _tell(report: JobReport, model: Model, output: Path | None) -> None:
+    if report.complete_before:
+        say(
+            f"{output} was complete already ({report.rows} rows); nothing was done, and nothing says which "
+            "model and input made it; run without --resume to replace it"
+        )
+    elif report.truncated:
         say(
             f"{report.truncated} of {report.rows} texts were cut to {model.max_length} tokens; "
             "--long-text stride reads them whole"
         )
     if report.errors:
-        say(f"{report.errors} of {report.rows} rows carry an error; look for the field error in the output")
-    if sys.stderr.isatty():
+        where = "look for error in the output"
+        if output is not None and output.suffix == ".npy":
+            where = "they are NaN in the output; write .jsonl or .csv to see why"
+        say(f"{report.errors} of {report.rows} rows carry an error; {where}")
+    if sys.stderr.isatty() and not report.complete_before:
         rate = (report.rows - report.resumed_rows) / max(report.seconds, 1e-9)
         say(f"{report.rows} rows in {report.seconds:.1f} s ({rate:.0f} a second) on {model.provider}")
