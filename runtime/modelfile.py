@@ -69,8 +69,8 @@ class ModelFile:
         if not self.is_bertonnx:
             raise ModelFileError(
                 f"{self.path} was not made by bertonnx: it carries no card and no golden examples, so there "
-                "is nothing to show or to check (bertonnx run takes it where optimum-cli made it); export the "
-                "checkpoint with: bertonnx export SOURCE"
+                "is nothing to show or to check (bertonnx run takes it where optimum-cli made it); export "
+                "the checkpoint with: bertonnx export SOURCE"
             )
         if not self._card:
             card = Card.from_json(self.metadata[CARD_KEY])
