@@ -12,6 +12,8 @@ python="$venv/bin/python"
 "$python" -m ruff check
 "$python" -m ruff format --check
 "$python" -m mypy
+# Two workers share the cores already; PyTorch's threads on top of them would only get in the way.
+export OMP_NUM_THREADS=1
 "$python" -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered "$@"
 if command -v R >/dev/null; then
   BERTONNX_TEST_PYTHON="$PWD/$python" sh r/check.sh
