@@ -23,7 +23,7 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
 COMMANDS = (
-    "bertonnx export all-MiniLM-L6-v2",
+    "bertonnx export all-MiniLM-L6-v2 --quantize",
     "bertonnx run model.onnx input.txt",
 )
 
