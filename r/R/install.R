@@ -12,7 +12,7 @@
 #'   some gigabytes).
 #' @param gpu Whether to install ONNX Runtime for an NVIDIA GPU.
 #' @param force Whether to begin again where the environment exists already.
-#' @param pip_options Further options of `pip install`, such as `c("--index-url", "...")`.
+#' @param pip_options Further options of `pip install`, such as `c("--no-cache-dir")`.
 #' @return The path of the environment's Python, invisibly.
 #' @seealso [bert_sitrep()] for what is there.
 #' @examples
