@@ -35,12 +35,18 @@ from bertonnx.runtime.rows import Encoded, Item, Row, as_rows
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
 _CHUNK_SECONDS = 0.2
 """A chunk ends at either, so that R can show progress and notice an interrupt."""
+
+_BLOCK_ROWS = 16_384
+"""Rows of a matrix that cross at once: many small ones would keep R's garbage collector busy."""
+
+_TRANSPOSED_ROWS = 256
+"""Rows that are brought into column order at a time, so that they are in the CPU's cache."""
 
 _OUTSIDE = "O"
 
@@ -170,18 +176,25 @@ class Run:
         self._results = results
         self._table = table
         self._places = iter(places) if places is not None else count(1)
+        self._held: list[tuple[int, Any]] = []
 
     @_answering
     def chunk(self) -> Answer:
         """Return what comes next: `texts`, their number, 0 at the end; and `columns`, by name.
 
-        `seconds` is what was spent on predicting, without making columns. A text that failed gives
-        a RowError that names its row.
+        A matrix is held back until there is much of it: `columns` is empty meanwhile, and its rest
+        comes with the end. `seconds` is what was spent on predicting, without making columns. A
+        text that failed gives a RowError that names its row.
         """
         started = time.perf_counter()
         taken = list(self._take())
         seconds = time.perf_counter() - started
-        return {"texts": float(len(taken)), "seconds": seconds, "columns": self._table.packed(taken)}
+        self._held += taken
+        columns: dict[str, Any] = {}
+        if not (taken and self._table.is_matrix and len(self._held) < _BLOCK_ROWS):
+            columns = self._table.packed(self._held)
+            self._held = []
+        return {"texts": float(len(taken)), "seconds": seconds, "columns": columns}
 
     @_answering
     def close(self) -> Answer:
@@ -220,6 +233,11 @@ class _Table:
     rows: Callable[[Any], Iterable[Values]]
     levels: Sequence[str] = ()
     top_k: int | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether its rows can wait for others: numbers alone, one row a result."""
+        return "matrix" in self.columns.values()
 
     def packed(self, results: Iterable[tuple[int, Any]]) -> dict[str, Any]:
         rows = [(place, *values) for place, result in results for values in self.rows(result)]
@@ -338,13 +356,24 @@ def _scores(item: Item) -> Iterator[float]:
 
 
 def _packed_numbers(dtype: str) -> Callable[[Sequence[Any]], bytearray]:
-    return lambda values: bytearray(np.array(values, dtype=dtype).tobytes(order="F"))
+    return lambda values: bytearray(np.array(values, dtype=dtype).tobytes())
+
+
+def _packed_matrix(rows: Sequence[Any]) -> bytearray:
+    """Return rows of numbers as float32 in column order."""
+    width = len(rows[0]) if rows else 0
+    packed = bytearray(4 * len(rows) * width)
+    columns = np.frombuffer(packed, dtype="<f4").reshape(width, len(rows))
+    for start in range(0, len(rows), _TRANSPOSED_ROWS):
+        some = slice(start, start + _TRANSPOSED_ROWS)
+        columns[:, some] = np.array(rows[some], dtype="<f4").T
+    return packed
 
 
 _PACK: Mapping[ColumnKind, Callable[[Sequence[Any]], bytearray | list[str]]] = {
     "int": _packed_numbers("<i4"),
     "float": _packed_numbers("<f4"),
-    "matrix": _packed_numbers("<f4"),
+    "matrix": _packed_matrix,
     "text": lambda values: list(map(_plain, values)),
 }
 
@@ -378,11 +407,16 @@ def _info(model: Model) -> dict[str, Any]:
         "tokenizer_sha256": card.tokenizer_sha256,
         "bytes": float(_bytes(model.path)),
         "parity": float(card.parity.get("max_abs_difference", "nan")),
-        "tolerance": float(card.parity.get("tolerance", "nan")),
+        "tolerance": _allowed(card.parity),
         "notes": list(map(_plain, model.notes)),
         "packages": list(card.versions),
         "versions": list(card.versions.values()),
     }
+
+
+def _allowed(parity: Mapping[str, Any]) -> float:
+    """Return how far the export could be from PyTorch, NaN where that is not known."""
+    return float(parity.get("tolerance", "nan")) * max(1.0, float(parity.get("max_abs_reference", 0.0)))
 
 
 def _bytes(path: Path) -> int:

@@ -54,10 +54,10 @@ def predicted(handle: Handle, kind: str, texts: list[str], **options: Any) -> di
     while True:
         chunk = started["run"].chunk()
         assert chunk["ok"], chunk
-        if chunk["texts"] == 0:
-            return joined
         for name, column in chunk["columns"].items():
             joined[name] = joined.get(name, type(column)()) + column
+        if chunk["texts"] == 0:
+            return joined
 
 
 def ints(column: bytearray) -> list[int]:
@@ -102,13 +102,9 @@ def test_there_are_hard_texts_enough() -> None:
 def test_embeddings_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path: Path) -> None:
     path = exported["feature-extraction"]
     expected = bertonnx.load(path, "cpu").embed(TEXTS)
-    started = start(opened(path), "embeddings", TEXTS)
-    parts, rows = [], []
-    while (chunk := started["run"].chunk())["texts"]:
-        parts.append(matrix(chunk["columns"]["values"], int(chunk["texts"])))
-        rows += ints(chunk["columns"]["row"])
-    assert rows == list(range(1, len(TEXTS) + 1))
-    assert np.concatenate(parts).tobytes() == expected.tobytes()
+    found = predicted(opened(path), "embeddings", TEXTS)
+    assert ints(found["row"]) == list(range(1, len(TEXTS) + 1))
+    assert matrix(found["values"], len(TEXTS)).tobytes() == expected.tobytes()
     lines = [line["embedding"] for line in lines_of(path, tmp_path)]
     assert np.array(lines, dtype=np.float32).tobytes() == expected.tobytes()
 
@@ -212,7 +208,29 @@ def test_levels_are_the_model_s_labels(exported: dict[str, Path], aggregation: s
 
 
 def test_no_texts_are_no_rows(exported: dict[str, Path]) -> None:
-    assert predicted(opened(exported["feature-extraction"]), "embeddings", []) == {}
+    found = predicted(opened(exported["feature-extraction"]), "embeddings", [])
+    assert found == {"row": bytearray(), "values": bytearray()}
+
+
+def test_a_matrix_crosses_in_few_blocks(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(r_bridge, "_CHUNK_ROWS", 10)
+    monkeypatch.setattr(r_bridge, "_BLOCK_ROWS", 25)
+    path, texts = exported["feature-extraction"], TEXTS[:64]
+    expected = bertonnx.load(path, "cpu").embed(texts)
+    run = start(opened(path), "embeddings", texts)["run"]
+    blocks: list[tuple[list[int], npt.NDArray[np.float32]]] = []
+    texts_seen: list[int] = []
+    while not texts_seen or texts_seen[-1]:
+        chunk = run.chunk()
+        texts_seen.append(int(chunk["texts"]))
+        if chunk["columns"]:
+            rows = ints(chunk["columns"]["row"])
+            blocks.append((rows, matrix(chunk["columns"]["values"], len(rows))))
+    assert sum(texts_seen) == 64
+    # As many rows as the chunks that fill a block have, which end early on a slow machine.
+    assert all(25 <= len(rows) < 35 for rows, _ in blocks[:-1])
+    assert [row for rows, _ in blocks for row in rows] == list(range(1, 65))
+    assert np.concatenate([values for _, values in blocks]).tobytes() == expected.tobytes()
 
 
 def test_a_failed_row_is_an_answer_that_names_it(exported: dict[str, Path]) -> None:

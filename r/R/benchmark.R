@@ -33,6 +33,9 @@ bert_benchmark <- function(model, text = NULL, n = c(1, 100, 1000), times = 3L) 
   }
   times <- check_count(times)
   n <- vapply(n, check_count, 1L, arg = "n", call = call)
+  if (max(n) > MOST_TEXTS) {
+    bert_abort("{.arg n} is at most {MOST_TEXTS}: all texts are in memory at once.", "usage", call = call)
+  }
   text <- if (is.null(text)) sentences_for(model, max(n)) else as_text(text)$values
   text <- text[!is.na(text)]
   if (length(text) == 0) {
@@ -57,6 +60,8 @@ bert_benchmark <- function(model, text = NULL, n = c(1, 100, 1000), times = 3L) 
   class(result) <- c("bert_benchmark", class(result))
   result
 }
+
+MOST_TEXTS <- 10000000L
 
 seconds_in_python <- function(handle, texts, call) {
   c(unwrap(handle$timed(crossing(texts)), call)$seconds, 0)

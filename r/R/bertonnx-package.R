@@ -35,8 +35,10 @@ the <- new.env(parent = emptyenv())
 the$bridge <- NULL
 the$pid <- NULL
 the$predicting <- 0
+the$library_path <- ""
 
 .onLoad <- function(libname, pkgname) {
+  the$library_path <- Sys.getenv("LD_LIBRARY_PATH")
   if (can_require_python()) {
     getExportedValue("reticulate", "py_require")(python_package(), python_version = ">=3.10")
   }
@@ -46,8 +48,19 @@ can_require_python <- function() {
   "py_require" %in% getNamespaceExports("reticulate")
 }
 
-# What pip installs; the environment variable is for those who test a version of their own.
-python_package <- function(extras = "cpu") {
-  named <- Sys.getenv("BERTONNX_PYTHON_PACKAGE")
-  if (nzchar(named)) named else sprintf("bertonnx[%s]", paste(extras, collapse = ","))
+# What pip and uv install: the package of the index, or one of the user's own.
+python_package <- function(extras = "cpu", source = Sys.getenv("BERTONNX_PYTHON_PACKAGE")) {
+  wanted <- sprintf("bertonnx[%s]", paste(extras, collapse = ","))
+  if (!nzchar(source)) {
+    return(wanted)
+  }
+  if (file.exists(source)) {
+    path <- normalizePath(source, winslash = "/")
+    address <- utils::URLencode(paste0("file://", if (!startsWith(path, "/")) "/", enc2utf8(path)))
+    return(structure(paste(wanted, "@", address), path = path))
+  }
+  if (grepl("^[a-z+]+://", source)) {
+    return(paste(wanted, "@", source))
+  }
+  sub("^bertonnx(?![\\[\\w.-])", wanted, source, perl = TRUE)
 }

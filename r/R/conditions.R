@@ -72,9 +72,14 @@ in_r_words <- function(message) {
     "--provider" = "device",
     "provider" = "device"
   )
+  clean <- "bert_install(gpu = TRUE, force = TRUE)"
+  message <- gsub("pip uninstall -y [a-z -]+ && pip install \"bertonnx\\[gpu\\]\"", clean, message)
+  message <- gsub("pip install (--upgrade )?\"bertonnx\\[gpu\\]\"", "bert_install(gpu = TRUE)", message)
   for (python in names(words)) {
     message <- gsub(python, words[[python]], message, fixed = TRUE)
   }
   message <- gsub("bertonnx export SOURCE -o (\\S+)", "bert_export(source, \"\\1\")", message)
-  gsub("--([a-z]+)-([a-z]+)", "\\1_\\2", message)
+  message <- gsub("bertonnx run (\\S+) input.txt", "bert_load(\"\\1\")", message)
+  message <- gsub("--([a-z]+)-([a-z]+)", "\\1_\\2", message)
+  gsub("(^|[ (])--([a-z]+)", "\\1\\2", message)
 }

@@ -9,8 +9,8 @@
 #' @param ... Options of the exporter, by name: `task`, `revision`, `quantize`, `precision`, `optimize`,
 #'   `max_length`, `pooling`, `normalize`, `calibration`, `min_agreement`, `target`, `force`,
 #'   `trust_remote_code`, `allow_pickle`. See `bertonnx export --help`.
-#' @param python The Python to run, which needs `bert_install(export = TRUE)`; by default the one
-#'   that predictions use.
+#' @param python The Python to run, with what `bert_install(export = TRUE)` installs; by default the
+#'   one that predictions use, or the one that [bert_install()] made.
 #' @return `path`, invisibly; ready for [bert_load()].
 #' @examples
 #' \dontrun{
@@ -24,18 +24,30 @@ bert_export <- function(source, path, ..., python = NULL) {
   check_string(source)
   check_string(path)
   options <- exporter_options(list(...), call)
-  if (is.null(python)) {
-    chosen <- choose_python()
-    if (chosen$source == "managed") {
-      chosen <- choice(reticulate::py_exe(), "reticulate")
-    }
-    check_chosen(if (chosen$source == "running") choice(chosen$python, "this session") else chosen, call)
-    python <- chosen$python
-  }
+  python <- if (is.null(python)) python_to_export_with(call) else check_string(python)
   local <- if (dir.exists(source)) path.expand(source) else source
   args <- c("-m", "bertonnx", "export", local, "--output", path.expand(path), options)
   run_to_the_end(python, enc2utf8(args), "export", "The checkpoint was not exported.", call)
   invisible(path)
+}
+
+# The Python of predictions, or the one that bert_install() made: whichever has PyTorch.
+python_to_export_with <- function(call) {
+  chosen <- choose_python()
+  for (python in c(chosen$python, own_python())) {
+    seen <- examine_python(python)
+    if (!is.null(seen) && nzchar(seen$bertonnx) && nzchar(seen$torch)) {
+      return(python)
+    }
+  }
+  bert_abort(
+    c(
+      "Exporting takes PyTorch, and no Python with it and the package bertonnx was found.",
+      "i" = "Type {.run bertonnx::bert_install(export = TRUE)}, once, in a fresh R; or name one: {.arg python}."
+    ),
+    "no_python",
+    call = call
+  )
 }
 
 EXPORT_TEXTS <- c(

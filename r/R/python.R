@@ -1,7 +1,7 @@
 # Which Python, and the bridge into it. Python starts with the first model, never before.
 
 # The number of the interface that this package was written for (runtime/r_bridge.py, PROTOCOL).
-PROTOCOL <- 1L
+PROTOCOL <- 2L
 
 ENVIRONMENT <- "r-bertonnx"
 
@@ -42,21 +42,45 @@ start_python <- function(call) {
     return(invisible())
   }
   check_chosen(chosen, call)
-  if (chosen$source %in% c("bert_install", "search") && !can_require_python()) {
-    reticulate::use_python(chosen$python, required = TRUE)
-  } else if (chosen$source == "bert_install") {
-    reticulate::use_python(chosen$python, required = TRUE)
-  }
-  started <- tryCatch(reticulate::py_available(initialize = TRUE), error = identity)
-  if (!isTRUE(started)) {
-    parent <- if (inherits(started, "error")) started
-    bert_abort(
-      c("Python at {.file {chosen$python}} does not start.", "i" = "Type {.run bertonnx::bert_sitrep()}."),
-      "no_python",
-      parent = parent,
-      call = call
+  settled <- chosen$source %in% c("managed", "RETICULATE_PYTHON") || is_asked_for(chosen$source)
+  variables <- c(
+    # Nothing else is as strong in every version of reticulate.
+    if (!settled) c(RETICULATE_PYTHON = chosen$python),
+    # What is there was looked at; reticulate's own look takes a package from a folder for missing.
+    RETICULATE_CHECK_REQUIRED_PACKAGES = "false"
+  )
+  failure <- with_variables(variables, tryCatch(
+    {
+      reticulate::py_config()
+      NULL
+    },
+    error = identity
+  ))
+  if (!is.null(failure)) abort_not_started(chosen, failure, call)
+}
+
+# Other processes, and what comes after, have a choice of their own.
+with_variables <- function(variables, code) {
+  before <- Sys.getenv(names(variables), unset = NA, names = TRUE)
+  do.call(Sys.setenv, as.list(variables))
+  on.exit({
+    Sys.unsetenv(names(before)[is.na(before)])
+    if (!all(is.na(before))) do.call(Sys.setenv, as.list(before[!is.na(before)]))
+  })
+  force(code)
+}
+
+abort_not_started <- function(chosen, failure, call) {
+  text <- if (chosen$source == "managed") {
+    c(
+      "reticulate could not make a Python environment with {.val {python_package()}}; what it tried stands above.",
+      "i" = "With a copy of the repository, type {.code bertonnx::bert_install(source = \"path/to/it\")}, once.",
+      "i" = "Without a network, an environment that was made before is used where {.envvar UV_OFFLINE} is 1."
     )
+  } else {
+    c("Python at {.file {chosen$python}} does not start.", "i" = "Type {.run bertonnx::bert_sitrep()}.")
   }
+  bert_abort(text, "no_python", parent = failure, call = call)
 }
 
 import_bridge <- function(call) {
@@ -112,18 +136,17 @@ choose_python <- function() {
     return(choice(path.expand(named), "RETICULATE_PYTHON"))
   }
   found <- discovered()
-  if (!is.null(found$forced) && !in_working_folder(found$python)) {
-    return(choice(found$python, found$forced))
-  }
   if (is_asked_for(found$forced)) {
     return(choice(found$python, found$forced))
   }
+  managed <- tolower(Sys.getenv("RETICULATE_USE_MANAGED_VENV"))
   own <- own_python()
-  if (!is.null(own)) {
+  if (!is.null(own) && !managed %in% c("true", "1", "yes")) {
     return(choice(own, "bert_install"))
   }
   if (is.null(found)) {
-    return(choice(NA_character_, "none"))
+    makes <- can_require_python() && !managed %in% c("false", "0", "no")
+    return(choice(NA_character_, if (makes) "managed" else "none"))
   }
   choice(found$python, if (in_working_folder(found$python)) "working folder" else "search")
 }
@@ -135,18 +158,17 @@ choice <- function(python, source) {
 # Without asking, and without making, anything: reticulate may offer Miniconda on the way.
 discovered <- function() {
   quiet <- c(RETICULATE_MINICONDA_ENABLED = "FALSE", RETICULATE_AUTOCREATE_PACKAGE_VENV = "no")
-  before <- Sys.getenv(names(quiet), unset = NA, names = TRUE)
-  do.call(Sys.setenv, as.list(quiet))
-  on.exit({
-    Sys.unsetenv(names(before)[is.na(before)])
-    if (!all(is.na(before))) do.call(Sys.setenv, as.list(before[!is.na(before)]))
-  })
-  tryCatch(reticulate::py_discover_config("bertonnx"), error = function(error) NULL)
+  tryCatch(with_variables(quiet, reticulate::py_discover_config("bertonnx")), error = function(error) NULL)
 }
 
-# By use_python() and its like, or an environment variable; not by what lies around.
+# By use_python() and its like, an environment variable, or the program that started R; not by what
+# lies around, nor by what an editor falls back on.
 is_asked_for <- function(forced) {
-  is.character(forced) && any(grepl("^use_python|^RETICULATE_|^the current process", forced))
+  asked <- c(
+    "^use_python\\(\\) ", "^use_python function", "^RETICULATE_PYTHON(_ENV)?$", "^VIRTUAL_ENV$",
+    "^PYTHON_SESSION_", "^the current"
+  )
+  is.character(forced) && any(grepl(paste(asked, collapse = "|"), forced))
 }
 
 in_working_folder <- function(python) {
@@ -204,10 +226,14 @@ no_python_advice <- function(chosen) {
   if (chosen$source %in% c("search", "none", "bert_install")) {
     return(c("i" = "Type {.run bertonnx::bert_install()}, once."))
   }
+  undo <- if (chosen$source == "VIRTUAL_ENV") {
+    "start R outside of that environment ({.code deactivate})"
+  } else {
+    "take that choice back ({.code Sys.unsetenv(\"RETICULATE_PYTHON\")}, or no {.code use_python()}), restart R"
+  }
   c(
-    "i" = "Either install it there, {.code pip install \"{python_package()}\"};",
-    "i" = "or take that choice back ({.code Sys.unsetenv(\"RETICULATE_PYTHON\")}, or no
-           {.code use_python()}), restart R and type {.run bertonnx::bert_install()}."
+    "i" = "Either install it there: {.code pip install \"{python_package()}\"};",
+    "i" = paste("or", undo, "and type {.run bertonnx::bert_install()}.")
   )
 }
 

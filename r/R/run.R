@@ -22,9 +22,9 @@ run_chunks <- function(
   bar <- progress_bar(length(present), progress)
   repeat {
     chunk <- unwrap(started$run$chunk(), call)
-    if (chunk$texts == 0) break
     the$predicting <- the$predicting + chunk$seconds
-    take(chunk$columns)
+    if (length(chunk$columns) > 0) take(chunk$columns)
+    if (chunk$texts == 0) break
     bar(chunk$texts)
   }
   as.character(unlist(started$levels))

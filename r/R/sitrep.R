@@ -4,7 +4,8 @@
 #' for `skip_if_not()` and the like. `bert_sitrep()` prints what was found, each problem with the
 #' line to type.
 #'
-#' @return `bert_available()`: `TRUE` or `FALSE`. `bert_sitrep()`: a tibble with the columns
+#' @return `bert_available()`: `TRUE` or `FALSE`; `TRUE` as well where reticulate makes an environment when
+#'   it is needed, which takes a network the first time. `bert_sitrep()`: a tibble with the columns
 #'   `finding`, `ok`, `value` and `remedy`, invisibly.
 #' @examples
 #' bert_available()
@@ -70,7 +71,8 @@ found_reticulate <- function() {
 
 found_choice <- function(chosen, seen) {
   if (chosen$source == "managed") {
-    return(finding("Python", TRUE, "made by reticulate when it is needed"))
+    value <- paste0("made by reticulate, with ", python_package(), ", when it is needed")
+    return(finding("Python", TRUE, value))
   }
   if (is.null(seen)) {
     value <- if (is.na(chosen$python)) "none found" else paste(chosen$python, "does not run")

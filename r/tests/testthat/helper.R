@@ -4,12 +4,20 @@ tests <- new.env(parent = emptyenv())
 
 skip_without_python <- function() {
   skip_if_not(bert_available(), "no Python with the package bertonnx; bert_install() makes one")
+  skip_if(
+    bertonnx:::choose_python()$source == "managed" && Sys.getenv("RETICULATE_PYTHON") != "managed",
+    "making an environment downloads much; RETICULATE_PYTHON=managed allows it"
+  )
 }
 
 test_python <- function() {
   skip_without_python()
   chosen <- bertonnx:::choose_python()
-  chosen$python
+  if (!is.na(chosen$python)) {
+    return(chosen$python)
+  }
+  bertonnx:::bridge()
+  reticulate::py_config()$python
 }
 
 models_folder <- function() {
@@ -58,7 +66,8 @@ expect_bert_error <- function(object, kind, regexp = NULL) {
 # As a user with a fresh R: nothing of this session's Python is there.
 in_fresh_r <- function(code, args = list(), env = character(), ...) {
   skip_if_not_installed("callr")
-  callr::r(code, args = args, env = c(callr::rcmd_safe_env(), env), spinner = FALSE, ...)
+  env <- c(callr::rcmd_safe_env(), env)
+  callr::r(code, args = args, env = env[!duplicated(names(env), fromLast = TRUE)], spinner = FALSE, ...)
 }
 
 # Environment variables under which a fresh R knows of no Python of anybody's.

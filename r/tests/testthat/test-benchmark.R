@@ -25,5 +25,6 @@ test_that("a benchmark can be drawn", {
 test_that("every task but question answering is measured", {
   for (name in c("entities", "words")) expect_identical(nrow(bert_benchmark(tiny(name), n = 2, times = 1)), 2L)
   expect_bert_error(bert_benchmark(tiny("answers")), "task")
+  expect_bert_error(bert_benchmark(tiny("words"), n = 1e12), "usage", "at most 10000000")
   expect_bert_error(bert_benchmark(tiny("words"), text = NA_character_, n = 1), "input", "no text")
 })

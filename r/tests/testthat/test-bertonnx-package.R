@@ -15,6 +15,6 @@ test_that("reticulate is asked for the Python package where it can make environm
   withr::local_envvar(BERTONNX_PYTHON_PACKAGE = NA)
   expect_identical(python_package(), "bertonnx[cpu]")
   expect_identical(python_package(c("gpu", "export")), "bertonnx[gpu,export]")
-  withr::local_envvar(BERTONNX_PYTHON_PACKAGE = "my.whl")
-  expect_identical(python_package(), "my.whl")
+  withr::local_envvar(BERTONNX_PYTHON_PACKAGE = "bertonnx>=0.1")
+  expect_identical(python_package(), "bertonnx[cpu]>=0.1")
 })

@@ -30,7 +30,13 @@ test_that("an answer without an error is returned", {
 
 test_that("messages say what an R user types", {
   expect_identical(in_r_words("--max-length 9 is too long"), "max_length 9 is too long")
+  expect_identical(
+    in_r_words("type: pip uninstall -y onnxruntime && pip install \"bertonnx[gpu]\""),
+    "type: bert_install(gpu = TRUE, force = TRUE)"
+  )
   expect_identical(in_r_words("type: pip install \"bertonnx[cpu]\""), "type: bert_install()")
   expect_identical(in_r_words("make it with: bertonnx export SOURCE -o a.onnx"),
     "make it with: bert_export(source, \"a.onnx\")")
+  expect_identical(in_r_words("(set --pooling and --force)"), "(set pooling and force)")
+  expect_identical(in_r_words("next: bertonnx run a.onnx input.txt"), "next: bert_load(\"a.onnx\")")
 })

@@ -31,6 +31,17 @@ test_that("a checkpoint that is not there is an error that says so", {
   expect_false(file.exists(path))
 })
 
+test_that("without PyTorch, exporting says what to type", {
+  skip_on_os("windows")
+  error <- in_fresh_r(function() {
+    tryCatch(bertonnx::bert_export("x", "y.onnx"), error = function(error) {
+      list(class = class(error), message = gsub("\\s+", " ", rlang::cnd_message(error)))
+    })
+  }, env = c(nobodys_python(), RETICULATE_PYTHON = "/nowhere/python"))
+  expect_true("bertonnx_error_no_python" %in% error$class)
+  expect_match(error$message, "bert_install(export = TRUE)", fixed = TRUE)
+})
+
 test_that("the command line knows every option", {
   withr::local_envvar(COLUMNS = "300", NO_COLOR = "1", TERM = "dumb")
   help <- paste(run_python(test_python(), c("-m", "bertonnx", "export", "--help")), collapse = " ")

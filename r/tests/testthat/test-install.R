@@ -41,9 +41,62 @@ test_that("an environment is made, found again, and made anew", {
   withr::local_envvar(BERTONNX_PYTHON_PACKAGE = "no-such-package-at-all")
   error <- expect_bert_error(suppressMessages(bert_install(pip_options = options)), "install", "could not be installed")
   expect_match(paste(error$output, collapse = "\n"), "no-such-package-at-all")
-  expect_bert_error(
-    suppressMessages(bert_install(python = "/nowhere/python", force = TRUE)), "install", "could not be made"
-  )
+  expect_bert_error(bert_install(python = "/nowhere/python", force = TRUE), "no_python", "not a Python that runs")
+  expect_identical(own_python(), made)
+})
+
+test_that("one ONNX Runtime is not installed over the other", {
+  expect_false(is_for(NULL, FALSE))
+  expect_true(is_for(list(onnxruntime = "", gpu = ""), TRUE))
+  expect_true(is_for(list(onnxruntime = "1.30", gpu = "1.30"), TRUE))
+  expect_false(is_for(list(onnxruntime = "1.30", gpu = "1.30"), FALSE))
+  expect_false(is_for(list(onnxruntime = "1.30", gpu = ""), TRUE))
+})
+
+test_that("what stands in the way of the new environment is said", {
+  expect_match(what_next("/own/python", "/another/python"), "RETICULATE_PYTHON.*comes first")
+  expect_match(what_next("/own/python", "/own/python"), "bert_load")
+})
+
+test_that("an environment that could not be made leaves the old one, or none", {
+  skip_on_os("windows")
+  python <- tryCatch(python_to_build_with(NULL), error = function(error) skip("no Python that R could load"))
+  # As Debian's without python3-venv: venv makes a folder with a Python in it, and then fails.
+  broken <- withr::local_tempfile(lines = c(
+    "#!/bin/sh",
+    "if [ \"$1\" != -m ]; then exec \"$REAL_PYTHON\" \"$@\"; fi",
+    "mkdir -p \"$3/bin\" && touch \"$3/bin/python\"",
+    "echo 'ensurepip is not available: apt install python3-venv'; exit 1"
+  ))
+  Sys.chmod(broken)
+  home <- withr::local_tempdir()
+  withr::local_envvar(WORKON_HOME = home, REAL_PYTHON = python)
+  expect_bert_error(suppressMessages(bert_install(broken)), "install", "could not be made.*apt install python3-venv")
+  expect_identical(list.files(home), character())
+  dir.create(file.path(home, "r-bertonnx"))
+  file.create(file.path(home, "r-bertonnx", "old"))
+  expect_bert_error(suppressMessages(bert_install(broken, force = TRUE)), "install")
+  expect_identical(list.files(home, recursive = TRUE), "r-bertonnx/old")
+})
+
+test_that("a Python that R could not load is refused, with the reason", {
+  seen <- list(python = "3.11.2", library = "/lib/libpython3.11.so", shared = "")
+  expect_true(suits_r(seen))
+  expect_false(suits_r(NULL))
+  expect_false(suits_r(replace(seen, "python", "3.9.1")))
+  expect_false(suits_r(replace(seen, "library", "")))
+})
+
+test_that("the Python package is where one says it is", {
+  withr::local_envvar(BERTONNX_PYTHON_PACKAGE = NA)
+  folder <- file.path(normalizePath(withr::local_tempdir()), "a copy")
+  dir.create(folder)
+  expect_match(python_package("cpu", folder), "^bertonnx\\[cpu\\] @ file:///.*/a%20copy$")
+  expect_bert_error(bert_install(source = folder), "install", "no Python package.*in which .r. lies")
+  expect_bert_error(bert_install(source = NA), "input", "`source`")
+  expect_identical(python_package(c("gpu", "export"), "bertonnx==1.0"), "bertonnx[gpu,export]==1.0")
+  expect_identical(python_package("cpu", "bertonnx[arrow]"), "bertonnx[arrow]")
+  expect_identical(python_package("cpu", "git+https://example.org/x"), "bertonnx[cpu] @ git+https://example.org/x")
 })
 
 test_that("a libpython in R's library path that would stand in for another is found", {

@@ -108,6 +108,53 @@ test_that("an environment in the working folder never wins silently", {
   expect_identical(in_fresh_r(choose, list(found, NULL), env = nobodys_python(home))$source, "bert_install")
 })
 
+test_that("reticulate makes an environment where it can, and nothing else is there or asked for", {
+  # What reticulate finds, and whether it can make environments, differs from version to version.
+  choose <- function(found, makes) {
+    namespace <- asNamespace("bertonnx")
+    for (name in c("discovered", "can_require_python")) unlockBinding(name, namespace)
+    assign("discovered", function() found, namespace)
+    assign("can_require_python", function() makes, namespace)
+    chosen <- bertonnx:::choose_python()
+    list(source = chosen$source, python = chosen$python, available = bertonnx::bert_available())
+  }
+  chosen <- function(found, makes, ..., home = withr::local_tempdir()) {
+    in_fresh_r(choose, list(found, makes), env = c(nobodys_python(home), RETICULATE_USE_MANAGED_VENV = NA, ...))
+  }
+  expect_identical(chosen(NULL, TRUE), list(source = "managed", python = NA_character_, available = TRUE))
+  expect_identical(chosen(NULL, FALSE), list(source = "none", python = NA_character_, available = FALSE))
+  expect_identical(chosen(NULL, TRUE, RETICULATE_USE_MANAGED_VENV = "no")$source, "none")
+  for (forced in c("RETICULATE_PYTHON_ENV", "use_python() function", "use_python function", "VIRTUAL_ENV")) {
+    expect_identical(chosen(list(python = "/x/bin/python", forced = forced), TRUE)$source, forced)
+  }
+  for (forced in c("RETICULATE_PYTHON_FALLBACK", "use_python(, required = FALSE)", "PATH", "import(\"bertonnx\")")) {
+    expect_identical(chosen(list(python = "/x/bin/python", forced = forced), TRUE)$source, "search")
+  }
+  home <- withr::local_tempdir()
+  dir.create(file.path(home, "r-bertonnx", "bin"), recursive = TRUE)
+  file.create(file.path(home, "r-bertonnx", "bin", "python"))
+  expect_identical(chosen(NULL, TRUE, home = home)$source, "bert_install")
+  expect_identical(chosen(NULL, TRUE, RETICULATE_USE_MANAGED_VENV = "yes", home = home)$source, "managed")
+  fallback <- list(python = "/x/bin/python", forced = "RETICULATE_PYTHON_FALLBACK")
+  expect_identical(chosen(fallback, TRUE, home = home)$source, "bert_install")
+})
+
+test_that("variables are as they were afterwards", {
+  withr::local_envvar(BERTONNX_ONE = "1", BERTONNX_TWO = NA)
+  seen <- with_variables(c(BERTONNX_ONE = "a", BERTONNX_TWO = "b"), Sys.getenv(c("BERTONNX_ONE", "BERTONNX_TWO")))
+  expect_identical(unname(seen), c("a", "b"))
+  expect_identical(Sys.getenv("BERTONNX_ONE"), "1")
+  expect_true(is.na(Sys.getenv("BERTONNX_TWO", NA)))
+})
+
+test_that("a Python that does not start, or cannot be made, is an error with what to type", {
+  error <- expect_bert_error(
+    abort_not_started(choice(NA_character_, "managed"), simpleError("no uv"), NULL), "no_python", "bert_install\\(source"
+  )
+  expect_identical(conditionMessage(error$parent), "no uv")
+  expect_bert_error(abort_not_started(choice("/x/python", "search"), simpleError("x"), NULL), "no_python", "/x/python")
+})
+
 test_that("a fork after Python was started is an error, and one before is not", {
   skip_on_os("windows")
   path <- model_file("embeddings")

@@ -10,6 +10,10 @@ test_that("many chunks are put together in order", {
   all <- bert_embed(model, texts)
   some <- c(1, 2, 1023, 1024, 1025, 2048, 2049, 3000)
   expect_identical(all[some, ], bert_embed(model, texts[some]))
+  # More than cross at once: the last rows come in another block.
+  more <- rep_len(texts, 17000)
+  some <- c(1, 3001, 16384, 16385, 16386, 17000)
+  expect_identical(bert_embed(model, more)[some, ], bert_embed(model, more[some]))
   gaps <- replace(texts, c(1, 1024, 3000), NA)
   with_gaps <- bert_embed(model, gaps)
   expect_identical(which(is.na(with_gaps[, 1])), c(1L, 1024L, 3000L))
