@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,19 @@ class _Case:
 
 
 @dataclass(frozen=True)
+class _Cuda:
+    """What was asked for on CUDA; CPU is not concerned."""
+
+    tf32: bool
+    gpu_memory: float | None
+
+    def open(self, path: Path, provider: Provider, threads: int) -> Model:
+        if provider == "cpu":
+            return Model(path, provider, threads)
+        return Model(path, provider, threads, tf32=self.tf32, gpu_memory=self.gpu_memory)
+
+
+@dataclass(frozen=True)
 class _Text:
     """The user's own text."""
 
@@ -132,6 +145,8 @@ def bench(
     text: str | Path | None = None,
     column: str | None = None,
     pair_column: str | None = None,
+    tf32: bool = False,
+    gpu_memory: float | None = None,
     seconds: float = 2.0,
     repeat: int | None = None,
     progress: Progress | None = None,
@@ -149,6 +164,8 @@ def bench(
         text: a file of texts to be measured from reading to result; see `readers`.
         column: its column that holds the text.
         pair_column: its column that holds the second text.
+        tf32: whether fp32 models multiply in TF32 on CUDA.
+        gpu_memory: GiB that ONNX Runtime may take on CUDA.
         seconds: time for each configuration, warm-up not counted; each runs at least three times.
         repeat: so many runs of each configuration instead.
         progress: called with the work done and the work in all.
@@ -158,37 +175,32 @@ def bench(
         ModelFileError: a model cannot be opened.
         InputError: `text` cannot be read.
     """
-    _check(models, batch_sizes, threads, seconds, repeat)
-    if str(text) == "-":
-        raise UsageError("--text - cannot be: the text is read several times; give a file")
-    chosen = _providers(providers)
+    _check(models, text, batch_sizes, threads, seconds, repeat)
+    chosen, cuda = _providers(providers), _Cuda(tf32, gpu_memory)
     with ExitStack() as stack:
-        opened = list(_opened(stack, models, chosen, tuple(threads or (allowed_cores(),))))
+        opened = list(_opened(stack, models, chosen, tuple(threads or (allowed_cores(),)), cuda))
         live = [model for model in opened if isinstance(model, tuple)]
         sizes = _lengths(lengths, [model for model, _ in live], default=text is None)
-        source = None if text is None else _Text(Path(text), column, pair_column)
+        own = None if text is None else _Text(Path(text), column, pair_column)
         places = [
-            place if isinstance(place, BenchRow) else list(_cases(*place, sizes, batch_sizes, source))
+            place if isinstance(place, BenchRow) else list(_cases(*place, sizes, batch_sizes, own))
             for place in opened
         ]
         cases = [case for place in places if isinstance(place, list) for case in place]
         _measure(cases, seconds, repeat, progress)
         notes = tuple(_notes([model for model, _ in live], cases))
-    rows = [place for item in places for place in ([item] if isinstance(item, BenchRow) else map(_row, item))]
+    rows = [row for place in places for row in ([place] if isinstance(place, BenchRow) else map(_row, place))]
     settings = {
-        "providers": list(chosen),
-        "lengths": list(sizes),
-        "batch_sizes": list(batch_sizes),
-        "text": None if text is None else str(text),
-        "seconds": None if repeat else seconds,
-        "repeat": repeat,
-        "rounds": _ROUNDS,
+        **{"providers": list(chosen), "lengths": list(sizes), "batch_sizes": list(batch_sizes)},
+        **{"text": None if text is None else str(text), "seconds": None if repeat else seconds},
+        **{"repeat": repeat, "rounds": _ROUNDS, **asdict(cuda)},
     }
     return BenchReport(machine(), settings, notes, tuple(_related(rows)))
 
 
 def _check(
     models: Sequence[str | Path],
+    text: str | Path | None,
     batch_sizes: Sequence[int],
     threads: Sequence[int] | None,
     seconds: float,
@@ -196,6 +208,8 @@ def _check(
 ) -> None:
     if isinstance(models, (str, Path)) or not models:
         raise UsageError("give a list of at least one model file")
+    if str(text) == "-":
+        raise UsageError("--text - cannot be: the text is read several times; give a file")
     _check_numbers("--batch-sizes", batch_sizes)
     if threads is not None:
         _check_numbers("--threads", threads)
@@ -229,16 +243,21 @@ def _providers(asked: Sequence[str] | None) -> tuple[Provider, ...]:
 
 
 def _opened(
-    stack: ExitStack, models: Sequence[str | Path], providers: Sequence[Provider], threads: Sequence[int]
+    stack: ExitStack,
+    models: Sequence[str | Path],
+    providers: Sequence[Provider],
+    threads: Sequence[int],
+    cuda: _Cuda,
 ) -> Iterator[tuple[Model, BenchRow] | BenchRow]:
     """Yield every model opened, with the beginning of its rows, or the row that says why it is not."""
     paths = [Path(model) for model in dict.fromkeys(map(str, models))]
     for path in paths:
         name = str(path) if [other.name for other in paths].count(path.name) > 1 else path.name
         for provider in providers:
-            for number in dict.fromkeys(threads):
+            # On a GPU, how many batches run at a time does not follow the cores.
+            for number in dict.fromkeys(threads if provider == "cpu" else threads[-1:]):
                 try:
-                    model = stack.enter_context(Model(path, provider, number))
+                    model = stack.enter_context(cuda.open(path, provider, number))
                 except ProviderError as error:
                     yield BenchRow(name, "", provider, number, problem=str(error))
                     break
@@ -370,6 +389,9 @@ def _related(rows: Sequence[BenchRow]) -> Iterator[BenchRow]:
 
 def _notes(models: Sequence[Model], cases: Sequence[_Case]) -> Iterator[str]:
     yield from dict.fromkeys(note for model in models for note in model.notes)
+    for model in models:
+        if model.placement is not None:
+            yield f"{model.path.name} on {model.provider}: {model.placement}"
     few = min((len(case.times) for case in cases if case.times), default=100)
     if few < 100:
         yield (

@@ -13,6 +13,7 @@ from types import ModuleType
 from bertonnx.errors import MissingDependencyError
 from bertonnx.runtime.cores import allowed_cores
 from bertonnx.runtime.cpu import cpu_features
+from bertonnx.runtime.cuda import CUDA, both_packages, cuda_problem, prepared
 from bertonnx.runtime.session import import_onnxruntime
 
 __all__ = ["Finding", "examine"]
@@ -84,14 +85,9 @@ def _cores() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _has(name)]
-    if len(installed) == 2:
-        yield Finding(
-            "packages",
-            "both onnxruntime and onnxruntime-gpu are installed, and they overwrite each other's files",
-            ok=False,
-            remedy='pip uninstall -y onnxruntime onnxruntime-gpu && pip install "bertonnx[gpu]"',
-        )
+    both = both_packages()
+    if both is not None:
+        yield Finding("packages", both.what, ok=False, remedy=both.remedy)
     extras = {"export": ("torch", "transformers", "optimum", "onnx"), "arrow": ("pyarrow",)}
     for extra, names in extras.items():
         missing = [name for name in names if not _has(name)]
@@ -109,39 +105,36 @@ def _has(distribution: str) -> bool:
 
 
 def _providers(ort: ModuleType) -> Iterator[Finding]:
-    available = ort.get_available_providers()
     yield Finding("provider cpu", "available")
-    if "CUDAExecutionProvider" not in available:
-        gpu = Path("/proc/driver/nvidia/version").exists()
+    if CUDA not in ort.get_available_providers():
+        driver = Path("/proc/driver/nvidia/version").exists()
+        problem = cuda_problem(ort)
+        # Without a GPU, a CPU build is the right one.
         yield Finding(
             "provider cuda",
-            "this ONNX Runtime is a CPU build" + (", and there is an NVIDIA driver" if gpu else ""),
-            ok=not gpu,
-            remedy='pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"' if gpu else "",
+            f"{problem.what}, and there is an NVIDIA driver" if driver else problem.what,
+            ok=not driver,
+            remedy=problem.remedy if driver else "",
         )
         return
-    problem = _cuda_problem(ort)
-    yield Finding(
-        "provider cuda",
-        problem or "loads",
-        ok=not problem,
-        remedy='install a driver for CUDA 13, then: pip install --upgrade "bertonnx[gpu]"' if problem else "",
-    )
+    loads, error = _loads_cuda(ort)
+    if loads:
+        yield Finding("provider cuda", "loads; `bertonnx check MODEL` says which nodes it takes")
+        return
+    problem = cuda_problem(ort, error)
+    yield Finding("provider cuda", f"does not load: {problem.what}", ok=False, remedy=problem.remedy)
 
 
-def _cuda_problem(ort: ModuleType) -> str:
-    """Return why CUDA does not load, or nothing; found by making a session, not by asking."""
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    try:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        session = ort.InferenceSession(_identity_model(), options, providers=["CUDAExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-        return f"does not load: {error}"
-    if "CUDAExecutionProvider" not in session.get_providers():
-        return "does not load: the driver, CUDA or cuDNN is missing or of another version"
-    return ""
+def _loads_cuda(ort: ModuleType) -> tuple[bool, str]:
+    """Return whether CUDA really loads, and what was raised; found by making a session, not by asking."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    with prepared(ort):
+        try:
+            session = ort.InferenceSession(_identity_model(), options, providers=[CUDA], enable_fallback=0)
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            return False, str(error)
+    return CUDA in session.get_providers(), ""
 
 
 def _identity_model() -> bytes:

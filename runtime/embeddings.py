@@ -38,7 +38,8 @@ class EmbeddingDecoder:
     def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
         """Return the row's embedding."""
         if len(kept) == 1:
-            return {"embedding": kept[0]}
+            # Equal texts share what was kept, and the caller may write into what it gets.
+            return {"embedding": kept[0].copy()}
         embedding = weighted_mean(encoded.pieces, kept)
         if self.normalize:
             norm = float(np.linalg.norm(embedding.astype(np.float64)))

@@ -1,39 +1,36 @@
 """Batches: rows in, items out in the same order, whatever the lengths.
 
 Rows are taken in bounded windows; the pieces of a window are grouped by *exactly* equal length, so
-nothing is padded and a text's result cannot depend on its neighbours; each batch runs on one
-thread, as many batches at once as there are threads. This is the only place that knows how
-batches are made.
+nothing is padded and a text's result cannot depend on its neighbours. On CPU each batch runs on one
+thread, as many batches at once as there are threads; what else a provider likes is in `batches`.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bertonnx.errors import BertonnxError, RowError
+from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
+from bertonnx.runtime.batches import Batch, Slot, equal_lengths, policy_for, windows
+from bertonnx.runtime.repeats import Key, Repeats, key_of
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece, Row
 from bertonnx.runtime.session import Session
 from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["Engine"]
 
-_FIRST_WINDOW, _LAST_WINDOW = 32, 2048
-"""Rows in the first window, so that results come soon, and in later ones, where lengths meet."""
+_AT_ONCE = 2
+"""Windows under way: while one runs, the next is read and tokenized."""
 
-_WINDOW_CHARACTERS = 2_000_000
-"""Text that closes a window early, so that memory stays bounded with very long texts."""
-
-_BATCH_TOKENS = 512
-_BATCH_TOKENS_VOCABULARY = 128
-"""Tokens a batch; fewer where every token puts out a whole vocabulary."""
-
-Batch = list[int]
+Rows = Sequence[Row | RowError]
+EncodedRows = Sequence[Encoded | RowError]
 
 
 @dataclass
@@ -42,17 +39,15 @@ class _Window:
 
     Attributes:
         encoded: the rows, tokenized.
-        pieces: their pieces; equal ones are computed once.
-        places: of each piece of each row, in order, which of `pieces` it is.
-        kept: what the decoder kept of each of `pieces`.
+        slots: of each piece of each row, in order, where its result is put.
+        fresh: the slots that this window computes, by what decides their results.
         futures: batches under way.
     """
 
-    encoded: list[Encoded | RowError]
-    pieces: list[Piece]
-    places: list[int]
-    kept: list[Any]
-    futures: list[Future[None]]
+    encoded: EncodedRows
+    slots: list[Slot] = field(default_factory=list)
+    fresh: dict[Key, Slot] = field(default_factory=dict)
+    futures: list[Future[None]] = field(default_factory=list)
 
 
 class Engine:
@@ -61,105 +56,221 @@ class Engine:
     Args:
         session: the model.
         tokenizer: makes pieces of rows.
-        threads: batches at a time.
+        threads: batches at a time on CPU.
     """
 
     def __init__(self, session: Session, tokenizer: TextTokenizer, *, threads: int) -> None:
         self._session = session
         self._tokenizer = tokenizer
-        self._threads = threads
+        self._policy = policy_for(session.provider)
+        self._runs = self._policy.runs or threads
         self._closed = False
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bertonnx")
+        self._pool = ThreadPoolExecutor(self._runs, thread_name_prefix="bertonnx")
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="bertonnx-tokenize")
+        self._lock = threading.Lock()
+        self._turns = threading.Semaphore(self._runs)
+        self._one_at_a_time = self._runs == 1
+        self._out_of_memory = False
+        self._most_tokens: int | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of what happened so far: that memory ran out, and what was done."""
+        if not self._out_of_memory:
+            return ()
+        size = f", of at most {self._most_tokens} tokens" if self._most_tokens else ""
+        return (f"memory ran out on {self._session.provider}, so batches now run one at a time{size}",)
 
     def close(self) -> None:
         """Let the threads go; batches that wait are dropped."""
         self._closed = True
+        self._ahead.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def map(self, rows: Iterable[Row | RowError], decoder: Decoder) -> Iterator[Item | RowError]:
+    def map(
+        self, rows: Iterable[Row | RowError], decoder: Decoder, *, soon: bool = True
+    ) -> Iterator[Item | RowError]:
         """Yield one result a row, in order; an error in place of the result where a row failed.
 
-        While one window runs, the next is read and tokenized. Closing the generator drops what
-        has not started and waits for what has.
-        """
-        with closing(self._windows(rows, decoder)) as windows:
-            for window in windows:
-                yield from self._collect(window, decoder)
+        Args:
+            rows: the rows.
+            decoder: makes results of what the model puts out.
+            soon: whether the first results should come soon; else all of them come sooner.
 
-    def _windows(self, rows: Iterable[Row | RowError], decoder: Decoder) -> Generator[_Window, None, None]:
+        While one window runs, the next is read and tokenized. Closing the generator drops what
+        has not started and waits for what has. What is raised besides errors of rows is a fault of
+        bertonnx or an interrupt, and ends the job.
+        """
+        repeats = Repeats()
+        with closing(self._windows(rows, decoder, repeats, soon)) as under_way:
+            for window in under_way:
+                yield from self._collect(window, decoder, repeats)
+
+    def _windows(
+        self, rows: Iterable[Row | RowError], decoder: Decoder, repeats: Repeats, soon: bool
+    ) -> Generator[_Window, None, None]:
         """Yield windows under way, the next one already submitted."""
-        ahead: list[_Window] = []
+        under_way: deque[_Window] = deque()
         try:
-            for chunk in _chunks(rows):
-                ahead.append(self._submit(chunk, decoder))
-                if len(ahead) == 2:
-                    yield ahead[0]
-                    ahead.pop(0)
-            yield from ahead
+            with closing(self._tokenized(rows, soon)) as tokenized:
+                for encoded in tokenized:
+                    under_way.append(self._submit(encoded, decoder, under_way, repeats))
+                    if len(under_way) == _AT_ONCE:
+                        yield under_way[0]
+                        under_way.popleft()
+            yield from under_way
         finally:
-            for window in ahead:
+            for window in under_way:
                 _cancel(window.futures)
 
-    def _submit(self, rows: Sequence[Row | RowError], decoder: Decoder) -> _Window:
+    def _tokenized(self, rows: Iterable[Row | RowError], soon: bool) -> Generator[EncodedRows, None, None]:
+        """Yield windows of tokenized rows, some of them made ahead on a thread of their own."""
+        waiting: deque[Future[EncodedRows]] = deque()
+        try:
+            for window in windows(rows, self._policy, soon=soon):
+                if not self._policy.ahead:
+                    yield self._encode(window)
+                    continue
+                waiting.append(_submitted(self._ahead, self._encode, window))
+                if len(waiting) > self._policy.ahead:
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+        finally:
+            _cancel(waiting)
+
+    def _encode(self, rows: Rows) -> EncodedRows:
         good = iter(self._tokenizer.encode([row for row in rows if isinstance(row, Row)]))
-        encoded = [next(good) if isinstance(row, Row) else row for row in rows]
+        return [next(good) if isinstance(row, Row) else row for row in rows]
+
+    def _submit(
+        self, encoded: EncodedRows, decoder: Decoder, under_way: Iterable[_Window], repeats: Repeats
+    ) -> _Window:
         if self._closed:
             raise _closed()
-        pieces, places = _distinct(encoded)
-        window = _Window(encoded, pieces, places, [None] * len(pieces), [])
-        budget = _BATCH_TOKENS_VOCABULARY if decoder.fetch == ("logits",) else _BATCH_TOKENS
-        batches = list(_equal_lengths(pieces, budget))
-        if len(batches) < self._threads:
-            window.futures.append(self._pool.submit(self._run_alone, window, batches, decoder))
+        window = _Window(encoded)
+        for item in encoded:
+            for piece in item.pieces if isinstance(item, Encoded) else ():
+                key = key_of(piece)
+                slot = window.fresh.get(key) or _known(key, piece, under_way, repeats)
+                if slot is None:
+                    slot = window.fresh[key] = Slot(piece)
+                window.slots.append(slot)
+        batches = list(equal_lengths(window.fresh.values(), self._budget(decoder)))
+        if len(batches) < self._runs:
+            window.futures.append(_submitted(self._pool, self._run_alone, batches, decoder))
             return window
         for batch in batches:
-            window.futures.append(self._pool.submit(self._run, window, batch, decoder))
+            window.futures.append(_submitted(self._pool, self._run, batch, decoder))
         return window
 
-    def _run_alone(self, window: _Window, batches: Sequence[Batch], decoder: Decoder) -> None:
+    def _budget(self, decoder: Decoder) -> int:
+        vocabulary = decoder.fetch == ("logits",)
+        tokens = self._policy.tokens_vocabulary if vocabulary else self._policy.tokens
+        return min(tokens, self._most_tokens or tokens)
+
+    def _run_alone(self, batches: Sequence[Batch], decoder: Decoder) -> None:
         """Run fewer batches than there are cores one after the other, each with all cores."""
         for batch in batches:
-            self._run(window, batch, decoder, alone=True)
+            self._run(batch, decoder, alone=True)
 
-    def _run(self, window: _Window, batch: Batch, decoder: Decoder, *, alone: bool = False) -> None:
+    def _run(self, batch: Batch, decoder: Decoder, *, alone: bool = False) -> None:
+        by_itself = self._one_at_a_time
         try:
-            self._run_batch(window, batch, decoder, alone=alone)
-        except Exception as error:
-            if len(batch) == 1:
-                message = " ".join(str(error).split())
-                window.kept[batch[0]] = RowError("runtime", f"the model failed on this text: {message}")
-                return
+            with self._turns:
+                self._run_batch(batch, decoder, alone=alone)
+            return
+        except OutOfMemoryError as error:
+            failure: BertonnxError = error
+            parts = self._smaller(batch, by_itself)
+        except InferenceError as error:
             # One text alone may be what fails: the others must not suffer for it.
-            for place in batch:
-                self._run(window, [place], decoder)
+            failure, parts = error, [[slot] for slot in batch] if len(batch) > 1 else []
+        if not parts:
+            batch[0].kept = _failed(batch[0].piece, failure)
+        for part in parts:
+            self._run(part, decoder, alone=alone)
 
-    def _run_batch(self, window: _Window, batch: Batch, decoder: Decoder, *, alone: bool) -> None:
-        pieces = [window.pieces[place] for place in batch]
-        ids = np.stack([piece.ids for piece in pieces])
+    def _smaller(self, batch: Batch, by_itself: bool) -> list[Batch]:
+        """Return what a batch that found no memory is tried again as; nothing where it cannot be smaller.
+
+        Args:
+            batch: the batch.
+            by_itself: whether no other batch ran beside it.
+        """
+        with self._lock:
+            self._out_of_memory = True
+            if not self._one_at_a_time:
+                # Waits for those that run, and leaves one turn for all that come.
+                for _ in range(self._runs - 1):
+                    self._turns.acquire()
+                self._one_at_a_time = True
+            if not by_itself:
+                return [batch]
+            half = len(batch) // 2
+            if half:
+                tokens = half * len(batch[0].piece.ids)
+                self._most_tokens = min(tokens, self._most_tokens or tokens)
+            return [batch[:half], batch[half:]] if half else []
+
+    def _run_batch(self, batch: Batch, decoder: Decoder, *, alone: bool) -> None:
+        ids = np.stack([slot.piece.ids for slot in batch])
         feeds = {"input_ids": ids}
         if "attention_mask" in self._session.inputs:
             feeds["attention_mask"] = np.ones_like(ids)
         if "token_type_ids" in self._session.inputs:
-            feeds["token_type_ids"] = np.stack([piece.type_ids for piece in pieces])
+            feeds["token_type_ids"] = np.stack([slot.piece.type_ids for slot in batch])
         outputs = self._session.run(decoder.fetch, feeds, alone=alone)
-        for i, (place, piece) in enumerate(zip(batch, pieces, strict=True)):
+        for i, slot in enumerate(batch):
             named = {name: array[i] for name, array in zip(decoder.fetch, outputs, strict=True)}
-            window.kept[place] = decoder.keep(piece, named)
+            slot.kept = decoder.keep(slot.piece, named)
 
-    def _collect(self, window: _Window, decoder: Decoder) -> Iterator[Item | RowError]:
-        try:
-            for future in window.futures:
-                future.result()
-        except CancelledError as error:
-            raise _closed() from error
-        place = 0
+    def _collect(self, window: _Window, decoder: Decoder, repeats: Repeats) -> Iterator[Item | RowError]:
+        for future in window.futures:
+            _result(future)
+        for key, slot in window.fresh.items():
+            if not isinstance(slot.kept, RowError):
+                repeats.add(key, slot.kept)
+        slots = iter(window.slots)
         for item in window.encoded:
             if isinstance(item, RowError):
                 yield item
-                continue
-            kept = [window.kept[i] for i in window.places[place : place + len(item.pieces)]]
-            place += len(item.pieces)
-            yield _decoded(item, kept, decoder)
+            else:
+                yield _decoded(item, [next(slots).kept for _ in item.pieces], decoder)
+
+
+def _known(key: Key, piece: Piece, under_way: Iterable[_Window], repeats: Repeats) -> Slot | None:
+    """Return where the result of a piece is, or will be before it is needed."""
+    for window in under_way:
+        if key in window.fresh:
+            return window.fresh[key]
+    kept = repeats.find(key)
+    return None if kept is None else Slot(piece, kept)
+
+
+def _failed(piece: Piece, error: BertonnxError) -> RowError:
+    message = " ".join(str(error).split())
+    if isinstance(error, OutOfMemoryError):
+        return RowError(
+            "runtime",
+            f"there was not memory enough for this text alone ({len(piece.ids)} tokens); a smaller "
+            f"--max-length, or another provider, may do. ONNX Runtime said: {message}",
+        )
+    return RowError("runtime", f"the model failed on this text: {message}")
+
+
+def _submitted(pool: ThreadPoolExecutor, work: Any, *arguments: Any) -> Future[Any]:
+    try:
+        return pool.submit(work, *arguments)
+    except RuntimeError as error:  # closed by another thread meanwhile
+        raise _closed() from error
+
+
+def _result(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise _closed() from error
 
 
 def _closed() -> BertonnxError:
@@ -179,47 +290,8 @@ def _decoded(encoded: Encoded, kept: Sequence[Any], decoder: Decoder) -> Item | 
     return item
 
 
-def _chunks(rows: Iterable[Row | RowError]) -> Iterator[list[Row | RowError]]:
-    chunk: list[Row | RowError] = []
-    limit, characters = _FIRST_WINDOW, 0
-    for row in rows:
-        chunk.append(row)
-        if isinstance(row, Row):
-            characters += len(row.text) + len(row.pair or "")
-        if len(chunk) >= limit or characters >= _WINDOW_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-            limit = min(2 * limit, _LAST_WINDOW)
-    if chunk:
-        yield chunk
-
-
-def _distinct(encoded: Sequence[Encoded | RowError]) -> tuple[list[Piece], list[int]]:
-    """Return the distinct pieces of all rows, and for each piece of each row which of them it is."""
-    pieces: list[Piece] = []
-    places: list[int] = []
-    known: dict[tuple[bytes, bytes], int] = {}
-    for item in encoded:
-        for piece in item.pieces if isinstance(item, Encoded) else ():
-            place = known.setdefault((piece.ids.tobytes(), piece.type_ids.tobytes()), len(pieces))
-            if place == len(pieces):
-                pieces.append(piece)
-            places.append(place)
-    return pieces, places
-
-
-def _equal_lengths(pieces: Sequence[Piece], budget: int) -> Iterator[Batch]:
-    """Yield batches of pieces of one length each, the longest first so that cores finish together."""
-    groups: dict[int, Batch] = {}
-    for place, piece in enumerate(pieces):
-        groups.setdefault(len(piece.ids), []).append(place)
-    for length in sorted(groups, reverse=True):
-        places, size = groups[length], max(1, budget // max(1, length))
-        for start in range(0, len(places), size):
-            yield places[start : start + size]
-
-
-def _cancel(futures: Sequence[Future[None]]) -> None:
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    futures = list(futures)
     for future in futures:
         future.cancel()
     for future in futures:

@@ -15,6 +15,7 @@ from bertonnx.errors import DriftError, ModelFileError, RowError, UsageError
 from bertonnx.models.card import CARD_KEY, Card
 from bertonnx.runtime.cpu import saturation_warning
 from bertonnx.runtime.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.placement import Placement
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
 from bertonnx.runtime.session import PROVIDERS, Provider, Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -53,12 +54,14 @@ class CheckReport:
             closest to its limit.
         tolerance: that output's limit.
         provider: what ran the model.
+        placement: on a GPU, which nodes were there; None on CPU, or where ONNX Runtime cannot say.
     """
 
     examples: int
     max_abs_difference: float
     tolerance: float
     provider: str
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def check(path: str | Path, provider: Provider = "auto") -> CheckReport:
                 f"{session.provider}; this machine or ONNX Runtime computes otherwise, or the graph was "
                 "changed: export again"
             )
-    return CheckReport(len(golden), closest.difference, closest.limit, session.provider)
+    return CheckReport(len(golden), closest.difference, closest.limit, session.provider, session.placement)
 
 
 def examples_of(

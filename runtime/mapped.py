@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bertonnx.runtime import wire
 from bertonnx.runtime.modelfile import open_map
-from bertonnx.runtime.wire import Span, fields, message, number_field
+from bertonnx.runtime.wire import Span, extents, message, number_field
 
 __all__ = ["without_weights"]
 
@@ -32,7 +32,7 @@ def without_weights(path: Path) -> bytes:
     """
     with open_map(path) as data:
         parts = []
-        for number, whole, span in _with_extent(data, (0, len(data))):
+        for number, whole, span in extents(data, (0, len(data))):
             if number == wire.GRAPH:
                 parts.append(message(wire.GRAPH, b"".join(_graph(data, span, path.name))))
             elif number != wire.METADATA:
@@ -40,16 +40,8 @@ def without_weights(path: Path) -> bytes:
         return b"".join(parts)
 
 
-def _with_extent(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span, Span]]:
-    """Yield number, extent with its key, and content of every field of a message."""
-    place = span[0]
-    for number, content in fields(data, span):
-        yield number, (place, content[1]), content
-        place = content[1]
-
-
 def _graph(data: mmap.mmap, graph: Span, name: str) -> Iterator[bytes]:
-    for number, whole, span in _with_extent(data, graph):
+    for number, whole, span in extents(data, graph):
         if number == wire.INITIALIZER and span[1] - span[0] >= _MAPPED_FROM:
             yield message(wire.INITIALIZER, _tensor(data, span, name))
         else:
@@ -59,7 +51,7 @@ def _graph(data: mmap.mmap, graph: Span, name: str) -> Iterator[bytes]:
 def _tensor(data: mmap.mmap, tensor: Span, name: str) -> bytes:
     """Return a tensor with its bytes declared to lie in the file `name`."""
     kept, raw = [], None
-    for number, whole, span in _with_extent(data, tensor):
+    for number, whole, span in extents(data, tensor):
         if number == wire.RAW:
             raw = span
         else:

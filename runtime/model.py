@@ -18,12 +18,14 @@ from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.answers import AnswerDecoder
 from bertonnx.runtime.classification import ClassificationDecoder
 from bertonnx.runtime.cores import allowed_cores
+from bertonnx.runtime.cuda import CudaOptions
 from bertonnx.runtime.embeddings import EmbeddingDecoder
 from bertonnx.runtime.engine import Engine
 from bertonnx.runtime.entities import AGGREGATIONS, Aggregation, EntityDecoder, SubwordRule, subword_rule
 from bertonnx.runtime.masks import MaskDecoder
 from bertonnx.runtime.modelfile import read_model_file
 from bertonnx.runtime.optimum import open_optimum
+from bertonnx.runtime.placement import Placement
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session import PROVIDERS, Provider, Session, open_session
 from bertonnx.runtime.tokenization import LONG_TEXT, LongText, TextTokenizer
@@ -41,6 +43,8 @@ def load(
     *,
     max_length: int | None = None,
     long_text: LongText | None = None,
+    tf32: bool = False,
+    gpu_memory: float | None = None,
 ) -> Model:
     """Open a model.
 
@@ -51,6 +55,8 @@ def load(
         max_length: a shorter limit than the model's own, in tokens.
         long_text: what happens to a longer text: "truncate", "stride" (overlapping windows) or
             "error"; default "stride" for question answering, as Hugging Face does, else "truncate".
+        tf32: on CUDA, let fp32 models multiply in TF32: faster, and about three digits exact.
+        gpu_memory: on CUDA, GiB that ONNX Runtime may take for weights and batches; default no limit.
 
     Raises:
         ModelFileError: the file is missing, broken, foreign, or of a newer format.
@@ -58,7 +64,15 @@ def load(
         UsageError: an argument is out of range.
         MissingDependencyError: no ONNX Runtime is installed.
     """
-    return Model(path, provider, threads, max_length=max_length, long_text=long_text)
+    return Model(
+        path,
+        provider,
+        threads,
+        max_length=max_length,
+        long_text=long_text,
+        tf32=tf32,
+        gpu_memory=gpu_memory,
+    )
 
 
 class Model:
@@ -68,8 +82,8 @@ class Model:
         path: where it was opened from; a pickled model opens the same path again.
         card: what the file says of itself.
         provider: what really runs it, "cpu" or "cuda".
-        notes: what the user should know: promises of a bertonnx file that do not hold for this one,
-            and why "auto" did not take CUDA where this ONNX Runtime could.
+        placement: on CUDA, which nodes of the graph are there; None on CPU, or where ONNX Runtime
+            cannot say.
     """
 
     def __init__(
@@ -80,17 +94,23 @@ class Model:
         *,
         max_length: int | None = None,
         long_text: LongText | None = None,
+        tf32: bool = False,
+        gpu_memory: float | None = None,
     ) -> None:
         _check_choice("provider", provider, PROVIDERS)
+        cuda = _cuda_options(provider, tf32, gpu_memory)
         if long_text is not None:
             _check_choice("long_text", long_text, LONG_TEXT)
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}; give a number of at least 1")
         self.path = Path(path)
         # Absolute, for who unpickles it may work in another folder.
-        self._arguments = (str(self.path.absolute()), provider, threads, max_length, long_text)
+        self._arguments = (
+            *(str(self.path.absolute()), provider, threads),
+            *(max_length, long_text, tf32, gpu_memory),
+        )
         threads = threads or allowed_cores()
-        self.card, tokenizer_text, opens, self.notes = _open(self.path, provider, threads)
+        self.card, tokenizer_text, opens, notes = _open(self.path, provider, threads, cuda)
         # ONNX Runtime reads weights beside Python, which reads the vocabulary meanwhile.
         with ThreadPoolExecutor(1) as beside:
             opening = beside.submit(opens)
@@ -98,8 +118,9 @@ class Model:
                 tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
             )
             session = opening.result()
-        self.notes += tuple(filter(None, [getattr(session, "note", "")]))
+        self._notes = (*notes, *filter(None, [getattr(session, "note", "")]))
         self.provider = session.provider
+        self.placement: Placement | None = getattr(session, "placement", None)
         by_words = self.card.task == "token-classification"
         self._subwords = subword_rule(tokenizer_text) if by_words else SubwordRule(False)
         self._engine = Engine(session, self.tokenizer, threads=threads)
@@ -123,6 +144,15 @@ class Model:
         """Let the threads go. The model cannot be used afterwards."""
         self._closed = True
         self._engine.close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know.
+
+        Promises of a bertonnx file that do not hold for this one, why "auto" took CUDA or did not
+        where this ONNX Runtime could, and that memory ran out on the way.
+        """
+        return (*self._notes, *self._engine.notes)
 
     @property
     def max_length(self) -> int:
@@ -246,7 +276,7 @@ class Model:
             raise UsageError(
                 f"this model was trained for {self.card.task} of text pairs, and no pairs were given"
             )
-        for place, item in enumerate(self._engine.map(as_rows(texts, pairs), decoder)):
+        for place, item in enumerate(self._engine.map(as_rows(texts, pairs), decoder, soon=False)):
             if isinstance(item, RowError):
                 raise RowError(item.kind, f"row {place}: {item}") from item
             yield item
@@ -282,7 +312,7 @@ class Model:
 
 
 def _open(
-    path: Path, provider: Provider, threads: int
+    path: Path, provider: Provider, threads: int, cuda: CudaOptions
 ) -> tuple[Card, str, Callable[[], Session], tuple[str, ...]]:
     """Return card, tokenizer's text, what opens the session, and the promises that do not hold."""
     if not path.is_dir():
@@ -290,9 +320,11 @@ def _open(
         if file.is_bertonnx:
             card = file.card
             optimized = card.optimize == "full"
-            opens = partial(open_session, path, provider=provider, optimized=optimized, threads=threads)
+            opens = partial(
+                open_session, path, provider=provider, optimized=optimized, threads=threads, cuda=cuda
+            )
             return card, file.tokenizer, opens, ()
-    card, text, session, notes = open_optimum(path, provider, threads)
+    card, text, session, notes = open_optimum(path, provider, threads, cuda)
     return card, text, lambda: session, notes
 
 
@@ -311,7 +343,32 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise UsageError(f"{name} is {value!r}; it can be {', '.join(choices)}")
 
 
+def _cuda_options(provider: Provider, tf32: bool, gpu_memory: float | None) -> CudaOptions:
+    if provider == "cpu" and (tf32 or gpu_memory is not None):
+        name = "tf32" if tf32 else "gpu_memory"
+        raise UsageError(f"{name} is of CUDA, and the provider is cpu; leave it out, or ask for cuda")
+    if gpu_memory is None:
+        return CudaOptions(tf32)
+    if not gpu_memory > 0:
+        raise UsageError(f"gpu_memory is {gpu_memory}; give a number of GiB over 0")
+    return CudaOptions(tf32, int(gpu_memory * 2**30))
+
+
 def _reopen(
-    path: str, provider: Provider, threads: int | None, max_length: int | None, long_text: LongText | None
+    path: str,
+    provider: Provider,
+    threads: int | None,
+    max_length: int | None,
+    long_text: LongText | None,
+    tf32: bool,
+    gpu_memory: float | None,
 ) -> Model:
-    return Model(path, provider, threads, max_length=max_length, long_text=long_text)
+    return load(
+        path,
+        provider,
+        threads,
+        max_length=max_length,
+        long_text=long_text,
+        tf32=tf32,
+        gpu_memory=gpu_memory,
+    )

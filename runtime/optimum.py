@@ -18,9 +18,10 @@ from bertonnx.models.card import Card
 from bertonnx.models.families import family
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.cuda import CudaOptions
 from bertonnx.runtime.modelfile import ModelFile, read_model_file
 from bertonnx.runtime.rows import Array
-from bertonnx.runtime.session import Feeds, Provider, Session, open_session
+from bertonnx.runtime.session import Feeds, OrtSession, Provider, Session, open_session
 from bertonnx.runtime.tokenization import stripped
 
 __all__ = ["open_optimum"]
@@ -51,7 +52,7 @@ _POOLING_FLAGS = {
 
 
 def open_optimum(
-    path: Path, provider: Provider, threads: int = 1
+    path: Path, provider: Provider, threads: int = 1, cuda: CudaOptions | None = None
 ) -> tuple[Card, str, Session, tuple[str, ...]]:
     """Open a folder or file that optimum-cli made.
 
@@ -83,7 +84,8 @@ def open_optimum(
             f"the configuration in {folder} cannot be understood ({type(error).__name__}: {error}); "
             "export the checkpoint again"
         ) from error
-    session = _Completed(open_session(file.path, provider=provider, optimized=False, threads=threads), card)
+    opened = open_session(file.path, provider=provider, optimized=False, threads=threads, cuda=cuda)
+    session = _Completed(opened, card)
     return card, stripped(_read(folder / "tokenizer.json")), session, (*NOTES, *_assumed(file, folder, card))
 
 
@@ -286,8 +288,10 @@ def _read(path: Path) -> str:
 class _Completed:
     """A session whose graph ends before the heads; computes them for batches without padding."""
 
-    def __init__(self, session: Session, card: Card) -> None:
+    def __init__(self, session: OrtSession, card: Card) -> None:
         self._session = session
+        self.note = session.note
+        self.placement = session.placement
         self._card = card
         self.provider = session.provider
         self.inputs = session.inputs

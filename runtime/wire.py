@@ -8,17 +8,18 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
-__all__ = ["Span", "fields", "message", "number_field"]
+__all__ = ["Span", "extents", "fields", "message", "number_field"]
 
 GRAPH, METADATA = 7, 14  # ModelProto
-INITIALIZER, INPUT, OUTPUT = 5, 11, 12  # GraphProto
-NAME, RAW, DOC, EXTERNAL, LOCATION = 8, 9, 12, 13, 14  # TensorProto
+NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12  # GraphProto
+NODE_OUTPUT = 2  # NodeProto
+DATA_TYPE, NAME, RAW, DOC, EXTERNAL, LOCATION = 2, 8, 9, 12, 13, 14  # TensorProto
 
 Span = tuple[int, int]
 """Where a field's content starts and ends in the file, in bytes."""
 
 
-def fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
+def fields(data: mmap.mmap | bytes, span: Span) -> Iterator[tuple[int, Span]]:
     """Yield number and content of every field of a message; of a varint, the bytes it takes.
 
     Raises:
@@ -44,7 +45,15 @@ def fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, Span]]:
         yield number, (start, place)
 
 
-def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
+def extents(data: mmap.mmap | bytes, span: Span) -> Iterator[tuple[int, Span, Span]]:
+    """Yield number, extent with its key, and content of every field of a message."""
+    place = span[0]
+    for number, content in fields(data, span):
+        yield number, (place, content[1]), content
+        place = content[1]
+
+
+def _varint(data: mmap.mmap | bytes, place: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while place < end:
         byte = data[place]

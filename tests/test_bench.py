@@ -31,6 +31,7 @@ from bertonnx.runtime.bench_report import check_report_output, problems, write_r
 from bertonnx.runtime.bench_texts import exact_rows
 from bertonnx.runtime.rows import Item, Row
 from bertonnx.runtime.session import Provider
+from tests.fake_cuda import pretend_cuda
 from tests.tiny import MAX_LENGTH
 
 TASKS = (
@@ -128,6 +129,27 @@ def test_the_users_text_is_counted_as_the_model_reads_it(report: BenchReport, mo
         tokens = sum(len(piece.ids) for encoded in opened.tokenize(texts) for piece in encoded.pieces)
     rows = [row for row in measured(report) if row.input == "my|text.txt"]
     assert [(row.texts, row.tokens, row.length) for row in rows] == [(3, tokens, None)] * 2
+
+
+def test_cuda_is_beside_cpu_in_one_table_and_chart(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cuda(monkeypatch, on_cpu=frozenset({"Shape"}))
+    report = bench([model], lengths=[8, 16], batch_sizes=[1], threads=[1, 2], repeat=1, tf32=True)
+    rows = [(row.provider, row.threads, row.length) for row in measured(report)]
+    # How many batches a GPU runs at a time does not follow the threads.
+    assert rows == [
+        *(("cpu", n, length) for n in (1, 2) for length in (8, 16)),
+        ("cuda", 2, 8),
+        ("cuda", 2, 16),
+    ]
+    assert all(row.relative is not None for row in report.rows)
+    assert report.settings["tf32"] is True
+    (latency,) = charts(report)
+    assert isinstance(latency, Lines)
+    names = [line.name for line in latency.lines]
+    assert [name.partition(",")[0] for name in names] == ["cpu", "cpu", "cuda"]
+    assert any(
+        note.startswith("model.onnx on cuda: ") and "nodes on the GPU" in note for note in report.notes
+    )
 
 
 def test_an_absent_provider_is_a_row_that_says_so(report: BenchReport) -> None:

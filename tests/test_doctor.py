@@ -7,17 +7,17 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import pytest
 
 from bertonnx.errors import MissingDependencyError
-from bertonnx.runtime import doctor
+from bertonnx.runtime import cuda, doctor
 from bertonnx.runtime.cores import allowed_cores
 from bertonnx.runtime.cpu import CpuFeatures, read_cpu
 from bertonnx.runtime.doctor import Finding, examine
 from tests.commands import Command, written
+from tests.fake_cuda import CPU, CUDA, NO_DEVICE, FakeRuntime
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu sse2 {}\nprocessor\t: 1\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
@@ -78,27 +78,7 @@ def test_flags(tmp_path: Path) -> None:
 Fake = Callable[..., dict[str, Finding]]
 
 
-def _runtime(providers: list[str], *, loads: list[str] | None = None, fails: str = "") -> ModuleType:
-    """Return what stands for ONNX Runtime."""
-
-    def session(*_: Any, **__: Any) -> Any:
-        if fails:
-            raise RuntimeError(fails)
-        return SimpleNamespace(get_providers=lambda: loads or [])
-
-    module = ModuleType("onnxruntime")
-    vars(module).update(
-        __version__="9.9.9",
-        get_available_providers=lambda: providers,
-        SessionOptions=SimpleNamespace,
-        InferenceSession=session,
-        preload_dlls=lambda: None,
-    )
-    return module
-
-
-CPU_BUILD = _runtime(["CPUExecutionProvider"])
-CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+CPU_BUILD = FakeRuntime([CPU], [CPU])
 
 
 @pytest.fixture
@@ -123,6 +103,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
         monkeypatch.setattr(doctor, "cpu_features", lambda: CpuFeatures("x86_64", "", (), True, flags))
         monkeypatch.setattr(doctor, "allowed_cores", lambda: cores)
         monkeypatch.setattr(doctor, "_has", installed.__contains__)
+        monkeypatch.setattr(cuda, "_is_installed", installed.__contains__)
         monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         monkeypatch.setattr(os, "cpu_count", lambda: 16)
         monkeypatch.setattr(Path, "exists", lambda self: driver if "nvidia" in str(self) else real(self))
@@ -142,7 +123,9 @@ def test_a_machine_without_problems(machine: Fake) -> None:
     assert findings["cores"].value == "4 of 16 may be used (limited by affinity or the container's quota)"
     assert findings["ONNX Runtime"].value == "9.9.9, telemetry off"
     assert findings["provider cpu"].value == "available"
-    assert findings["provider cuda"] == Finding("provider cuda", "this ONNX Runtime is a CPU build")
+    assert findings["provider cuda"] == Finding(
+        "provider cuda", "this ONNX Runtime is a CPU build (the package onnxruntime, not onnxruntime-gpu)"
+    )
 
 
 def test_an_old_processor(machine: Fake) -> None:
@@ -184,18 +167,21 @@ def test_a_driver_and_a_cpu_build(machine: Fake) -> None:
 
 
 def test_cuda_that_loads(machine: Fake) -> None:
-    findings = machine(_runtime(CUDA, loads=CUDA), driver=True)
+    findings = machine(FakeRuntime([CUDA, CPU], [CUDA]), driver=True, installed=("onnxruntime-gpu",))
     assert problems(findings) == []
-    assert findings["provider cuda"].value == "loads"
+    assert findings["provider cuda"].value.startswith("loads")
 
 
 def test_cuda_that_is_listed_but_does_not_load(machine: Fake) -> None:
-    silent = machine(_runtime(CUDA, loads=["CPUExecutionProvider"]))
+    silent = machine(FakeRuntime([CUDA, CPU], [CPU]))
     assert problems(silent) == ["provider cuda"]
-    assert "the driver, CUDA or cuDNN is missing" in silent["provider cuda"].value
-    loud = machine(_runtime(CUDA, fails="libcudnn.so.9: cannot open"))
-    assert loud["provider cuda"].value == "does not load: libcudnn.so.9: cannot open"
-    assert "CUDA 13" in loud["provider cuda"].remedy
+    assert "does not load: libonnxruntime_providers_shared.so was not found" in silent["provider cuda"].value
+    missing = "libcudnn.so.9: cannot open shared object file: No such file or directory"
+    loud = machine(FakeRuntime([CUDA, CPU], [CPU], RuntimeError(missing)))
+    assert loud["provider cuda"].value == "does not load: libcudnn.so.9 was not found"
+    assert loud["provider cuda"].remedy == 'pip install --upgrade "bertonnx[gpu]"'
+    nothing = machine(FakeRuntime([CUDA, CPU], [CPU], RuntimeError(NO_DEVICE)))
+    assert "no GPU is visible to CUDA" in nothing["provider cuda"].value
 
 
 def test_the_real_runtime_takes_the_model_that_asks_for_cuda() -> None:

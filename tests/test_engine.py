@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bertonnx.errors import RowError
+from bertonnx.errors import InferenceError, OutOfMemoryError, RowError
 from bertonnx.models.card import Card
-from bertonnx.runtime import engine as engine_module
+from bertonnx.runtime import batches, repeats
 from bertonnx.runtime.engine import Engine
 from bertonnx.runtime.rows import Encoded, Item, Outputs, Piece, Row
 from bertonnx.runtime.session import Feeds
@@ -29,11 +30,14 @@ CARD = Card(task="feature-extraction", family="bert", max_length=64, inputs=INPU
 class FakeSession:
     """Answers the sum of the ids; notes every batch; does `hook` before each."""
 
-    provider = "cpu"
-
     def __init__(
-        self, hook: Callable[[Feeds], None] = lambda _: None, *, inputs: tuple[str, ...] = INPUTS
+        self,
+        hook: Callable[[Feeds], None] = lambda _: None,
+        *,
+        inputs: tuple[str, ...] = INPUTS,
+        provider: str = "cpu",
     ) -> None:
+        self.provider = provider
         self.inputs = inputs
         self.outputs: tuple[str, ...] = ("sums",)
         self.hook = hook
@@ -146,7 +150,7 @@ def test_reading_ahead_is_bounded() -> None:
 
 
 def test_long_texts_close_a_window_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_WINDOW_CHARACTERS", 1000)
+    monkeypatch.setattr(batches, "CPU", replace(batches.CPU, window_characters=1000))
     read = 0
 
     def rows() -> Iterator[Row]:
@@ -200,7 +204,7 @@ def test_one_failing_text_leaves_its_neighbours_alone() -> None:
 
     def fail(feeds: Feeds) -> None:
         if (feeds["input_ids"] == bad).any():
-            raise RuntimeError("bad\n  token")
+            raise InferenceError("bad\n  token")
 
     session = FakeSession(fail)
     engine = _engine(session)
@@ -218,7 +222,7 @@ def test_a_text_fails_when_one_of_its_windows_does() -> None:
 
     def fail(feeds: Feeds) -> None:
         if (feeds["input_ids"] == bad).any():
-            raise RuntimeError("bad")
+            raise InferenceError("bad")
 
     engine = _engine(FakeSession(fail), long_text="stride")
     long = "the film " * 60
@@ -325,14 +329,155 @@ def test_closing_lets_the_threads_go_and_can_be_repeated() -> None:
     assert not set(threading.enumerate()) - before
 
 
-def test_equal_texts_of_a_window_are_computed_once() -> None:
-    session = FakeSession()
-    texts = ["the film", "a film", "the film"] * 200
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_equal_texts_of_a_job_are_computed_once(provider: str) -> None:
+    session = FakeSession(provider=provider)
+    texts = ["the film", "a film", "the film"] * 1500
     results = list(_engine(session).map((Row(text) for text in texts), Sums()))
     assert [result["text"] for result in results if isinstance(result, dict)] == texts
-    computed = sum(len(batch["input_ids"]) for batch in session.batches)
-    windows = 5  # of 32, 64, 128, 256 rows, and the rest
-    assert computed <= 2 * windows
+    assert sum(len(batch["input_ids"]) for batch in session.batches) == 2
+
+
+def test_a_text_that_comes_again_after_too_many_others_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(repeats.Repeats.__init__, "__defaults__", (40_000,))
+    session = FakeSession()
+    texts = [*_texts(600), *_texts(600)]
+    results = list(_engine(session).map(_rows(texts), Sums()))
+    assert _text_of(results) == texts
+    assert 600 < sum(len(batch["input_ids"]) for batch in session.batches) <= 1200
+
+
+def test_a_job_knows_nothing_of_another() -> None:
+    session = FakeSession()
+    engine = _engine(session)
+    for _ in range(2):
+        list(engine.map(_rows(["the film"]), Sums()))
+    engine.close()
+    assert len(session.batches) == 2
+
+
+def test_a_text_that_failed_is_tried_again() -> None:
+    failures = iter([True, False])
+
+    def fail_once(_: Feeds) -> None:
+        if next(failures, False):
+            raise InferenceError("for now")
+
+    engine = _engine(FakeSession(fail_once), threads=1)
+    texts = ["the film", *_texts(200), "the film"]
+    results = _text_of(list(engine.map(_rows(texts), Sums())))
+    engine.close()
+    assert results == texts
+
+
+def test_memory_that_runs_out_halves_the_batches_and_is_said_once() -> None:
+    def tight(feeds: Feeds) -> None:
+        if feeds["input_ids"].size > 100:
+            raise OutOfMemoryError("BFCArena: Failed to allocate memory")
+
+    session = FakeSession(tight)
+    engine = _engine(session)
+    assert not engine.notes
+    texts = [f"{i:04} the film" for i in range(1000)]
+    assert _text_of(list(engine.map(_rows(texts), Sums()))) == texts
+    (note,) = engine.notes
+    assert note.startswith("memory ran out on cpu, so batches now run one at a time, of at most ")
+    before = len(session.batches)
+    assert _text_of(list(engine.map(_rows(texts), Sums()))) == texts
+    engine.close()
+    # Later batches are small from the start.
+    assert all(batch["input_ids"].size <= 100 for batch in session.batches[before:])
+    assert engine.notes == (note,)
+
+
+def test_what_only_fails_beside_another_batch_is_not_lost() -> None:
+    """Two texts for which there is memory one after the other, and not at the same time."""
+    lock, both = threading.Lock(), threading.Barrier(2, timeout=10)
+    calls = running = 0
+
+    def tight(_: Feeds) -> None:
+        nonlocal calls, running
+        with lock:
+            calls += 1
+            first, running = calls <= 2, running + 1
+        if first:
+            both.wait()
+        time.sleep(0.01)
+        with lock:
+            beside, running = running > 1, running - 1
+        if first or beside:
+            raise OutOfMemoryError("CUDA failure 2: out of memory")
+
+    engine = _engine(FakeSession(tight, provider="cuda"))
+    texts = ["short", "a text that is longer", "and one that is longer than that"]
+    assert _text_of(list(engine.map(_rows(texts), Sums()))) == texts
+    assert engine.notes == ("memory ran out on cuda, so batches now run one at a time",)
+    engine.close()
+
+
+def test_a_text_that_alone_is_too_much_is_a_row_with_an_error() -> None:
+    def tight(feeds: Feeds) -> None:
+        if feeds["input_ids"].shape[1] > 40:
+            raise OutOfMemoryError("CUDA failure 2: out of memory")
+
+    engine = _engine(FakeSession(tight))
+    results = list(engine.map(_rows(["short", "the film " * 30, "short too"]), Sums()))
+    engine.close()
+    assert _text_of(results) == ["short", "runtime", "short too"]
+    assert "not memory enough for this text alone (64 tokens)" in str(results[1])
+
+
+def test_a_fault_of_bertonnx_is_not_an_error_of_a_row() -> None:
+    def broken(_: Feeds) -> None:
+        raise TypeError("a bug")
+
+    engine = _engine(FakeSession(broken))
+    with pytest.raises(TypeError, match="a bug"):
+        list(engine.map(_rows(_texts(100)), Sums()))
+    engine.close()
+
+
+def test_batches_of_a_gpu_are_larger_and_two_at_a_time() -> None:
+    running = worst = 0
+    lock = threading.Lock()
+
+    def hook(_: Feeds) -> None:
+        nonlocal running, worst
+        with lock:
+            running += 1
+            worst = max(worst, running)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+
+    session = FakeSession(hook, provider="cuda")
+    engine = _engine(session, threads=7)
+    texts = _texts(5000)
+    assert _text_of(list(engine.map(_rows(texts), Sums()))) == texts
+    engine.close()
+    assert worst == 2
+    sizes = [batch["input_ids"].size for batch in session.batches]
+    assert 512 < max(sizes) <= 16_384
+    assert all((batch["attention_mask"] == 1).all() for batch in session.batches)
+
+
+def test_a_closed_generator_stops_what_is_tokenized_ahead() -> None:
+    read = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal read
+        for text in _texts(100_000):
+            read += 1
+            yield Row(text)
+
+    engine = _engine(FakeSession(provider="cuda"))
+    results = engine.map(rows(), Sums())
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    engine.close()
+    assert read <= 256 + 1024 + 4096
 
 
 def test_fewer_batches_than_threads_get_all_cores() -> None:

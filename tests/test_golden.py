@@ -19,6 +19,7 @@ from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY
 from bertonnx.runtime import golden
 from bertonnx.runtime.golden import check, sha256_text
 from bertonnx.runtime.modelfile import read_model_file, weights_sha256
+from tests.fake_cuda import pretend_cuda
 
 TASKS = (
     "feature-extraction",
@@ -226,6 +227,25 @@ def test_what_an_example_holds(task: str, exported: dict[str, Path]) -> None:
         assert (example["pair"] is not None) == (task == "question-answering")
         assert set(example["outputs"]) == set(file.card.outputs)
         assert all(0 < len(numbers) <= 1024 for numbers in example["outputs"].values())
+
+
+@pytest.mark.parametrize("task", ["feature-extraction", "question-answering"])
+def test_replayed_on_cuda_with_its_own_tolerance(
+    task: str, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = check(exported[task], "cpu")
+    assert cpu.placement is None
+    pretend_cuda(monkeypatch)
+    report = check(exported[task], "cuda")
+    assert report.provider == "cuda"
+    assert report.tolerance == pytest.approx(10 * cpu.tolerance, rel=1e-6)
+    assert report.placement is not None
+    assert report.placement.nodes > report.placement.on_cpu > 0
+
+
+def test_fp32_on_cuda_is_within_a_thousandth() -> None:
+    assert golden.TOLERANCE["fp32", "cuda"] == 1e-3
+    assert {provider for _, provider in golden.TOLERANCE} == {"cpu", "cuda"}
 
 
 def test_a_cpu_that_would_saturate_this_files_weights_says_so(

@@ -16,6 +16,7 @@ from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.rows import as_rows
 from tests.corpus import SENTENCES
+from tests.fake_cuda import pretend_cuda
 
 NAMES = [task.name for task in TASKS]
 LONG = "The film is slow, but worth it. " * 40
@@ -328,3 +329,33 @@ def test_a_real_model_gives_the_same_bits_however_it_is_asked(minilm: Path) -> N
         order = np.random.default_rng(1).permutation(len(texts))
         np.testing.assert_array_equal(together[order], two.embed([texts[i] for i in order]))
         np.testing.assert_array_equal(together, np.stack([one.embed([text])[0] for text in texts]))
+
+
+def test_options_of_cuda_survive_pickling(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cuda(monkeypatch)
+    path = exported["feature-extraction"]
+    with bertonnx.load(path, "cuda", 1, tf32=True, gpu_memory=2) as model:
+        assert model.provider == "cuda"
+        assert model.placement is not None
+        assert model.notes == ()
+        assert pickle.loads(pickle.dumps(model))._arguments == model._arguments
+        cuda = model.embed(SENTENCES)
+    with bertonnx.load(path, "cpu", 1) as model:
+        assert model.placement is None
+        assert np.abs(cuda - model.embed(SENTENCES)).max() < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"tf32": True}, {"gpu_memory": 1.0}])
+def test_options_of_cuda_are_refused_on_cpu(exported: dict[str, Path], options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="is of CUDA, and the provider is cpu"):
+        bertonnx.load(exported["feature-extraction"], "cpu", **options)
+
+
+def test_an_embedding_is_the_callers_own(exported: dict[str, Path]) -> None:
+    with bertonnx.load(exported["feature-extraction"], "cpu") as model:
+        expected = model.embed(["one text"])[0]
+        items = model.stream(as_rows(["one text"] * 3000))
+        for item in items:
+            assert isinstance(item, dict)
+            assert np.array_equal(item["embedding"], expected)
+            item["embedding"] += 1

@@ -44,7 +44,8 @@ def test_names() -> None:
 
 def test_load() -> None:
     assert shape(bertonnx.load) == (
-        "(path, provider='auto', threads=None, *, max_length=None, long_text=None)"
+        "(path, provider='auto', threads=None, *, max_length=None, long_text=None, tf32=False, "
+        "gpu_memory=None)"
     )
 
 

@@ -7,58 +7,36 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import bertonnx
-from bertonnx.errors import MissingDependencyError, ModelFileError, ProviderError
-from bertonnx.runtime import session as session_module
+from bertonnx.errors import (
+    InferenceError,
+    MissingDependencyError,
+    ModelFileError,
+    OutOfMemoryError,
+    ProviderError,
+)
+from bertonnx.runtime import cuda as cuda_module
+from bertonnx.runtime.cuda import CudaOptions, CudaProblem
 from bertonnx.runtime.session import import_onnxruntime, open_session
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-
-class FakeRuntime:
-    """An onnxruntime that lists `available` and gives sessions that hold `loaded`."""
-
-    ExecutionMode = SimpleNamespace(ORT_SEQUENTIAL=0)
-    GraphOptimizationLevel = SimpleNamespace(ORT_DISABLE_ALL=0, ORT_ENABLE_ALL=99)
-
-    def __init__(self, available: list[str], loaded: list[str], error: Exception | None = None) -> None:
-        self.available, self.loaded, self.error = available, loaded, error
-        self.asked: list[list[str]] = []
-        self.options: list[Any] = []
-        self.preloaded = 0
-
-    def get_available_providers(self) -> list[str]:
-        return self.available
-
-    def preload_dlls(self) -> None:
-        self.preloaded += 1
-
-    def SessionOptions(self) -> Any:
-        entries: dict[str, str] = {}
-        return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
-
-    def InferenceSession(self, _path: str, options: Any, *, providers: list[str]) -> Any:
-        self.asked.append(providers)
-        self.options.append(options)
-        if self.error is not None and CUDA in providers:
-            raise self.error
-        held = [name for name in providers if name in self.loaded]
-        return SimpleNamespace(
-            get_providers=lambda: held, get_inputs=list, get_outputs=list, run=lambda *_: []
-        )
+from tests.fake_cuda import (
+    CPU,
+    CUDA,
+    DRIVER_TOO_OLD,
+    NO_DEVICE,
+    OUT_OF_MEMORY,
+    FakeRuntime,
+    pretend_cuda,
+    use_runtime,
+)
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> FakeRuntime:
-    monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
-    monkeypatch.setattr(session_module, "without_weights", lambda _: b"")
-    monkeypatch.setattr(session_module, "_stamp", lambda _: (0,))
-    return fake
+    return use_runtime(monkeypatch, fake)
 
 
 def test_cuda_on_a_cpu_build_says_what_to_type(exported: dict[str, Path]) -> None:
@@ -78,43 +56,144 @@ def test_auto_on_a_cpu_build_is_cpu(exported: dict[str, Path], monkeypatch: pyte
 
 def test_cuda_that_falls_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CPU]))
-    with pytest.raises(ProviderError, match=r"could not load it.*type: bertonnx doctor"):
+    with pytest.raises(
+        ProviderError, match=r"provider cuda was asked for, and libonnxruntime\w+.so was not found; type: pip"
+    ):
         open_session(Path("m.onnx"), provider="cuda")
     assert fake.asked == [[CUDA, CPU]]
-    assert fake.preloaded == 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA failure 35: driver too old"), ValueError("no device")])
-def test_cuda_that_raises_is_an_error_that_speaks_of_cuda(
+@pytest.mark.parametrize("error", [RuntimeError(DRIVER_TOO_OLD), ValueError(NO_DEVICE)])
+def test_cuda_that_raises_is_an_error_that_says_why(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_library(name: str, *, everywhere: bool = False) -> Any:  # noqa: ARG001
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(cuda_module, "_load_library", no_library)
     _use(monkeypatch, FakeRuntime([CUDA, CPU], [CPU], error))
-    with pytest.raises(ProviderError, match=r"cuda was asked for.*(driver too old|no device)"):
+    with pytest.raises(ProviderError, match=r"provider cuda was asked for, and .*(no NVIDIA driver|no GPU)"):
         open_session(Path("m.onnx"), provider="cuda")
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("CUDA failure 35")])
-def test_auto_takes_the_cpu_where_cuda_does_not_work(
-    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_why(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    from bertonnx.runtime import session as session_module
+
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CPU], error))
+    monkeypatch.setattr(session_module, "cuda_problem", lambda *_: CudaProblem("no cudnn", "pip install it"))
     session = open_session(Path("m.onnx"), provider="auto")
     assert session.provider == "cpu"
-    assert "running on CPU, although" in session.note
+    assert session.note == (
+        "running on CPU, although this ONNX Runtime is a CUDA build: no cudnn; type: pip install it"
+    )
     assert fake.asked == [[CUDA, CPU], [CPU]]
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("provider", ["auto", "cuda"])
-def test_cuda_that_works_is_used(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
-    assert open_session(Path("m.onnx"), provider=provider).provider == "cuda"
+def test_cuda_that_works_is_used_and_auto_says_so(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
+    session = open_session(Path("m.onnx"), provider=provider)
+    assert session.provider == "cuda"
+    assert session.note == ("running on CUDA" if provider == "auto" else "")
+    assert fake.fallbacks == 1  # or a run that fails would be repeated on CPU
+
+
+def test_tf32_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
+    open_session(Path("m.onnx"), provider="cuda")
+    open_session(Path("m.onnx"), provider="cuda", cuda=CudaOptions(tf32=True, memory=2**30))
+    off, on = fake.provider_options
+    assert (off["use_tf32"], on["use_tf32"]) == ("0", "1")
+    assert "gpu_mem_limit" not in off
+    assert on["gpu_mem_limit"] == str(2**30)
+
+
+@pytest.mark.parametrize("provider", ["auto", "cuda"])
+def test_a_broken_file_is_no_fault_of_cuda(
+    provider: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cuda(monkeypatch)
+    (tmp_path / "m.onnx").write_bytes(b"nothing")
+    with pytest.raises(ModelFileError, match="ONNX Runtime cannot load"):
+        open_session(tmp_path / "m.onnx", provider=provider, optimized=False)
+
+
+def test_nodes_that_fell_to_the_cpu_are_known(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cuda(monkeypatch)
+    session = open_session(exported["text-classification"], provider="cuda")
+    assert session.placement is not None
+    assert 0 < session.placement.on_cpu < session.placement.nodes
+    assert session.placement.computing_on_cpu == ()
+    assert session.note == ""
+    pretend_cuda(monkeypatch, on_cpu=frozenset({"Shape", "MatMul"}))
+    session = open_session(exported["text-classification"], provider="auto")
+    assert session.placement is not None
+    assert session.placement.computing_on_cpu[0][0] == "MatMul"
+    assert "running on CUDA; " in session.note
+    assert "more than shape arithmetic: " in session.note
+
+
+def test_a_padded_batch_is_refused_where_the_graph_was_told_that_there_is_none(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cuda(monkeypatch)
+    session = open_session(exported["text-classification"], provider="cuda")
+    ids = np.array([[2, 7, 3, 0]], dtype=np.int64)
+    feeds = {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64), "token_type_ids": 0 * ids}
+    with pytest.raises(ValueError, match="without padding"):
+        session.run(["scores"], feeds)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("[ONNXRuntimeError] : 6"), InferenceError),
+        (RuntimeError(OUT_OF_MEMORY), OutOfMemoryError),
+        (RuntimeError("CUDA failure 2: out of memory"), OutOfMemoryError),
+        (RuntimeError("std::bad_alloc"), OutOfMemoryError),
+        (MemoryError(), OutOfMemoryError),
+    ],
+)
+def test_what_onnx_runtime_raises_becomes_ours(
+    error: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    fake = _use(monkeypatch, FakeRuntime([CPU], [CPU]))
+    session = open_session(Path("m.onnx"))
+    fake.run = fail
+    with pytest.raises(kind) as caught:
+        session.run([], {})
+    assert str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+def test_onnx_runtimes_own_errors_become_ours_and_faults_of_bertonnx_do_not(
+    exported: dict[str, Path],
+) -> None:
+    session = open_session(exported["text-classification"], provider="cpu")
+    ids = np.array([[2, 10**6, 3]], dtype=np.int64)
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": 0 * ids}
+    with pytest.raises(InferenceError, match="out of"):
+        session.run(["scores"], feeds)
+    with pytest.raises(ValueError, match="attention_mask"):
+        session.run(["scores"], {"input_ids": ids})
+    with pytest.raises(TypeError):
+        session.run(["scores"], None)  # type: ignore[arg-type]
 
 
 def test_cpu_never_touches_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
     assert open_session(Path("m.onnx"), provider="cpu").provider == "cpu"
     assert fake.asked == [[CPU]]
-    assert fake.preloaded == 0
+    assert fake.severities == []
 
 
 def test_what_was_optimised_at_export_is_not_optimised_again(monkeypatch: pytest.MonkeyPatch) -> None:

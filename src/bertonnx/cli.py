@@ -12,7 +12,16 @@ import typer
 from typer.core import TyperGroup
 
 from bertonnx import __version__
-from bertonnx.display import bench_bar, card_lines, print_bench, say, steps, summary
+from bertonnx.display import (
+    bench_bar,
+    card_lines,
+    print_bench,
+    provider_line,
+    running_on,
+    say,
+    steps,
+    summary,
+)
 from bertonnx.errors import UsageError
 from bertonnx.prediction import PROVIDERS, predict_file, require_choice
 
@@ -47,9 +56,35 @@ ModelPath = Annotated[
         metavar="MODEL", help="A file that bertonnx made, or a folder or file that optimum-cli made."
     ),
 ]
+ModelPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL...", help="Files that bertonnx made, or folders or files that optimum-cli made."
+    ),
+]
 OwnModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that bertonnx made.")]
 ProviderOption = Annotated[
     str, typer.Option("--provider", metavar="auto|cpu|cuda", help="cuda never becomes cpu in silence.")
+]
+
+Tf32Option = Annotated[
+    bool, typer.Option("--tf32", help="On CUDA: faster products of fp32 models, about three digits exact.")
+]
+GpuMemoryOption = Annotated[
+    float | None,
+    typer.Option("--gpu-memory", metavar="GIB", help="On CUDA: the most GiB that ONNX Runtime may take."),
+]
+LongTextOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="truncate|stride|error",
+        help="What to do with text longer than the model: cut it, read it in overlapping windows, or "
+        "fail the row. Default: truncate; stride for question answering.",
+    ),
+]
+ReportOption = Annotated[
+    list[Path] | None,
+    typer.Option("-o", "--output", help=".json .csv .md .html .png; can be given several times."),
 ]
 
 
@@ -98,11 +133,12 @@ def export(
         bool | None, typer.Option("--normalize/--no-normalize", help="Whether embeddings get length 1.")
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Of INT8: texts like yours, to tune and judge by.")
+        str | None,
+        typer.Option(metavar="FILE", help="Of INT8 and fp16: texts like yours, to tune and judge by."),
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(help="Of INT8: least agreement with fp32 on the calibration texts; default 0.99."),
+        typer.Option(help="Of INT8 and fp16: least agreement with fp32 on the judging texts; default 0.99."),
     ] = None,
     target: Annotated[
         str | None,
@@ -171,18 +207,13 @@ def run(
     max_length: Annotated[
         int | None, typer.Option(help="A shorter limit than the model's, in tokens.")
     ] = None,
-    long_text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="truncate|stride|error",
-            help="What to do with text longer than the model: cut it, read it in overlapping windows, or "
-            "fail the row. Default: truncate; stride for question answering.",
-        ),
-    ] = None,
+    long_text: LongTextOption = None,
     on_error: Annotated[
         str, typer.Option(metavar="record|fail", help="Write a failed row's error in its place, or stop.")
     ] = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output.")] = False,
+    tf32: Tf32Option = False,
+    gpu_memory: GpuMemoryOption = None,
 ) -> None:
     """Predict every row of a file, in order."""
     code = predict_file(
@@ -198,6 +229,8 @@ def run(
         long_text=long_text,
         on_error=on_error,
         resume=resume,
+        tf32=tf32,
+        gpu_memory=gpu_memory,
     )
     if code:
         raise typer.Exit(code)
@@ -214,22 +247,39 @@ def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
         f"ok: {report.examples} golden examples on {report.provider}, largest difference "
         f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); weights and tokenizer unchanged"
     )
+    if report.placement is not None:
+        typer.echo(str(report.placement))
 
 
 @app.command()
 def info(
     model: OwnModelPath,
     as_json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="auto|cpu|cuda", help="Also open it there, and say which nodes are where."),
+    ] = None,
 ) -> None:
     """Print what a file says of itself."""
+    if provider is not None:
+        require_choice("--provider", provider, PROVIDERS)
     from bertonnx.runtime.modelfile import read_model_file
 
     file = read_model_file(model)
+    session = None
+    if provider is not None:
+        from bertonnx.runtime.session import open_session
+
+        optimized = file.card.optimize == "full"
+        session = open_session(model, provider=cast("Any", provider), optimized=optimized)
     if as_json:
-        typer.echo(json.dumps(file.card.as_dict(), indent=2, ensure_ascii=False))
+        running = {} if session is None else {"running": running_on(session)}
+        typer.echo(json.dumps({**file.card.as_dict(), **running}, indent=2, ensure_ascii=False))
         return
     for line in card_lines(file.card, file.bytes):
         typer.echo(line)
+    if session is not None:
+        typer.echo(provider_line(session))
 
 
 @app.command()
@@ -248,12 +298,7 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    models: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="MODEL...", help="Files that bertonnx made, or folders or files that optimum-cli made."
-        ),
-    ],
+    models: ModelPaths,
     provider: Annotated[
         str | None,
         typer.Option(metavar="cpu,cuda", help="Default: what this ONNX Runtime was built with."),
@@ -272,14 +317,13 @@ def bench(
     pair_column: Annotated[
         str | None, typer.Option(help="Column or field of --text that holds the second text.")
     ] = None,
+    tf32: Tf32Option = False,
+    gpu_memory: GpuMemoryOption = None,
     seconds: Annotated[float, typer.Option(help="Time for each configuration.")] = 2.0,
     repeat: Annotated[
         int | None, typer.Option(help="Runs of each configuration, instead of --seconds.")
     ] = None,
-    output: Annotated[
-        list[Path] | None,
-        typer.Option("-o", "--output", help=".json .csv .md .html .png; can be given several times."),
-    ] = None,
+    output: ReportOption = None,
 ) -> None:
     """Measure latency and throughput of one or more files, side by side."""
     from bertonnx.runtime.bench import bench as measure
@@ -296,6 +340,8 @@ def bench(
             text=text,
             column=column,
             pair_column=pair_column,
+            tf32=tf32,
+            gpu_memory=gpu_memory,
             seconds=seconds,
             repeat=repeat,
             progress=progress,

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,19 @@ if TYPE_CHECKING:
     from bertonnx.models.card import Card
     from bertonnx.runtime.bench import BenchReport
     from bertonnx.runtime.job import JobProgress
+    from bertonnx.runtime.session import OrtSession
 
-__all__ = ["bench_bar", "card_lines", "print_bench", "row_bar", "say", "steps", "summary"]
+__all__ = [
+    "bench_bar",
+    "card_lines",
+    "print_bench",
+    "provider_line",
+    "row_bar",
+    "running_on",
+    "say",
+    "steps",
+    "summary",
+]
 
 _BAR_SECONDS = 0.1
 
@@ -94,6 +106,21 @@ def print_bench(report: BenchReport) -> None:
         say(f"note: {note}")
 
 
+def provider_line(session: OrtSession) -> str:
+    """Return in a line what runs a model, on a GPU with the number of nodes that are there."""
+    where = f": {session.placement}" if session.placement is not None else ""
+    # The rest of a note says the same of its nodes.
+    note = f" ({session.note})" if session.note and session.placement is None else ""
+    return f"  provider    {session.provider}{where}{note}"
+
+
+def running_on(session: OrtSession) -> dict[str, Any]:
+    """Return, ready for JSON, what runs a model and where its nodes are."""
+    placement = session.placement
+    nodes = {} if placement is None else asdict(placement)
+    return {"provider": session.provider, **nodes}
+
+
 def summary(report: ExportReport) -> Iterator[str]:
     """Yield the lines that an export ends with."""
     card = report.card
@@ -144,18 +171,37 @@ def card_lines(card: Card, size: int) -> Iterator[str]:
             f"  PyTorch     largest difference {card.parity['max_abs_difference']:.2g} "
             f"(allowed {card.parity['tolerance']:.0e} x {max(1.0, card.parity['max_abs_reference']):.3g})"
         )
+    if card.half:
+        yield from _half_lines(card.half)
     if card.quantization:
         yield from _quantization_lines(card.quantization)
 
 
-def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+def _half_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield from _agreement_lines("fp16", figures)
+    yield f"              judged on {figures['texts']} texts, every value rounded as fp16 holds it"
+
+
+def _agreement_lines(precision: str, figures: Mapping[str, Any]) -> Iterator[str]:
+    metric = figures["metric"]
     yield (
-        f"  INT8        agreement with fp32 {figures['agreement']:.2%} ({figures['metric']}, "
-        f"{figures['texts']} texts; at least {figures['min_agreement']:.0%} was asked)"
+        f"  {precision:<10}  agreement with fp32 {figures['agreement']:.2%} ({metric}; at least "
+        f"{100 * figures['min_agreement']:g}% was asked)"
     )
+    if figures["worst"] < figures["agreement"]:
+        what = "of the worst text" if metric == "cosine" else "with near ties of fp32 counted as differences"
+        yield f"              {figures['worst']:.2%} {what}"
+
+
+def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield from _agreement_lines("INT8", figures)
+    yield f"              tuned on {figures['calibration_texts']} texts, judged on {figures['texts']} others"
+    measured = ""
+    if "latency_batch" in figures:
+        measured = f", one thread, {figures['latency_batch']} texts of {figures['latency_tokens']} tokens"
     yield (
         f"              {figures['latency_fp32_ms'] / figures['latency_int8_ms']:.2f} times as fast as fp32 "
-        f"on this machine ({figures['cpu']})"
+        f"when exported ({figures['cpu']}{measured})"
     )
     if figures["latency_int8_ms"] > figures["latency_fp32_ms"]:
-        yield "              slower than fp32 here: what it saves on this machine is size and memory"
+        yield "              slower than fp32 there: what it saved on that machine is size and memory"

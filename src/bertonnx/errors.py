@@ -14,6 +14,8 @@
     ├── ModelFileError            model.onnx is missing, truncated, foreign or from a newer bertonnx
     ├── DriftError                the golden examples do not come out as they did at export
     ├── ProviderError             the provider that was asked for cannot be used
+    ├── InferenceError            ONNX Runtime failed on a batch
+    ├── OutOfMemoryError          a batch did not fit into memory
     ├── TaskError                 the model's task cannot serve this method
     ├── InputError                the input cannot be read
     ├── OutputError               the output cannot be written
@@ -29,9 +31,11 @@ __all__ = [
     "CheckpointError",
     "DriftError",
     "FusionError",
+    "InferenceError",
     "InputError",
     "MissingDependencyError",
     "ModelFileError",
+    "OutOfMemoryError",
     "OutputError",
     "ParityError",
     "ProviderError",
@@ -94,6 +98,14 @@ class DriftError(BertonnxError):
 
 class ProviderError(BertonnxError):
     """The provider that was asked for is not available, or was not really used."""
+
+
+class InferenceError(BertonnxError):
+    """ONNX Runtime failed on a batch; the engine tries its texts one by one."""
+
+
+class OutOfMemoryError(BertonnxError):
+    """A batch did not fit into the memory of the device; the engine goes on with smaller ones."""
 
 
 class TaskError(BertonnxError):

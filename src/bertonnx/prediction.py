@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -38,6 +38,8 @@ def predict_file(
     long_text: str | None = None,
     on_error: str = "record",
     resume: bool = False,
+    tf32: bool = False,
+    gpu_memory: float | None = None,
 ) -> int:
     """Predict every row of a file and return the exit code: 0, 3 (some rows failed), 130 (interrupted).
 
@@ -46,9 +48,7 @@ def predict_file(
     Raises:
         BertonnxError: the model, the input or the output cannot be used.
     """
-    require_choice("--on-error", on_error, ("record", "fail"))
-    require_choice("--provider", provider, PROVIDERS)
-    require_choice("--long-text", long_text or "truncate", LONG_TEXT)
+    _check(on_error, provider, long_text)
     _require_streams(input, output)
     from bertonnx.runtime.job import run_job
     from bertonnx.runtime.model import Model
@@ -56,15 +56,15 @@ def predict_file(
 
     if output is not None:
         check_output(output, input=input)
+    chosen, long = cast("Any", provider), cast("Any", long_text)
     with Model(
-        model, cast("Any", provider), threads, max_length=max_length, long_text=cast("Any", long_text)
+        model, chosen, threads, max_length=max_length, long_text=long, tf32=tf32, gpu_memory=gpu_memory
     ) as opened:
-        for note in opened.notes:
-            say(f"note: {note}")
+        said = _say_notes(opened)
         if output is not None:
             _warn(output, opened.card, top_k, resume=resume)
-        with row_bar(output) as progress:
-            try:
+        try:
+            with row_bar(output) as progress:
                 report = run_job(
                     _Predictor(opened, top_k),
                     input=input,
@@ -74,14 +74,33 @@ def predict_file(
                     on_error=cast("Any", on_error),
                     resume=resume,
                     top_k=top_k,
-                    # What holds, not what was given: to leave out the default is to ask for it.
-                    options={"max_length": opened.max_length, "long_text": opened.tokenizer.long_text},
+                    options=_options_of(opened),
                     progress=progress,
                 )
-            except KeyboardInterrupt:
-                return _interrupted(output)
+        except KeyboardInterrupt:
+            return _interrupted(output)
+    _say_notes(opened, said)
     _tell(report, opened, output)
     return 3 if report.errors else 0
+
+
+def _options_of(model: Model) -> dict[str, Any]:
+    # What holds, not what was given: to leave out the default is to ask for it.
+    return {"max_length": model.max_length, "long_text": model.tokenizer.long_text}
+
+
+def _say_notes(model: Model, said: Container[str] = ()) -> tuple[str, ...]:
+    """Say what was not said yet, and return all notes."""
+    for note in model.notes:
+        if note not in said:
+            say(f"note: {note}")
+    return model.notes
+
+
+def _check(on_error: str, provider: str, long_text: str | None) -> None:
+    require_choice("--on-error", on_error, ("record", "fail"))
+    require_choice("--provider", provider, PROVIDERS)
+    require_choice("--long-text", long_text or "truncate", LONG_TEXT)
 
 
 def require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

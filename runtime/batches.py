@@ -1,0 +1,122 @@
+"""How batches are made: what a provider likes, windows of rows, and groups of equal length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bertonnx.errors import RowError
+from bertonnx.runtime.rows import Piece, Row
+
+__all__ = ["CPU", "CUDA", "Batch", "Policy", "Slot", "equal_lengths", "policy_for", "windows"]
+
+
+@dataclass(slots=True)
+class Slot:
+    """A piece that is to be computed, once for all rows that have it, and what the decoder keeps of it.
+
+    Attributes:
+        piece: the input of the graph.
+        kept: what the decoder kept, or the `RowError` of a piece that failed; None before.
+    """
+
+    piece: Piece
+    kept: Any = None
+
+
+Batch = list[Slot]
+"""Slots whose pieces have one length."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a provider likes.
+
+    Attributes:
+        runs: batches at a time; None for as many as threads.
+        ahead: windows that are tokenized ahead on a thread of their own.
+        tokens: tokens a batch.
+        tokens_vocabulary: tokens a batch where every token puts out a whole vocabulary.
+        first_window: rows in the first window, so that results come soon.
+        last_window: rows in later windows, where texts of one length meet; windows grow fourfold until then.
+        window_characters: text that closes a window early, so that memory stays bounded with very
+            long texts.
+    """
+
+    runs: int | None
+    ahead: int
+    tokens: int
+    tokens_vocabulary: int
+    first_window: int
+    last_window: int
+    window_characters: int
+
+
+CPU = Policy(
+    runs=None,
+    ahead=0,
+    tokens=512,
+    tokens_vocabulary=128,
+    first_window=32,
+    last_window=2048,
+    window_characters=2_000_000,
+)
+"""Batches that stay in the caches of a core, one core each."""
+
+CUDA = Policy(
+    runs=2,
+    ahead=1,
+    tokens=16_384,
+    tokens_vocabulary=2048,
+    first_window=256,
+    last_window=16_384,
+    window_characters=16_000_000,
+)
+"""Batches that fill a GPU, and windows in which enough texts of each length meet to fill them. While one
+of two runs computes, the other's results are copied and decoded and its next batch is put together."""
+
+
+def policy_for(provider: str) -> Policy:
+    """Return the policy of a provider, "cpu" or "cuda"."""
+    return CUDA if provider == "cuda" else CPU
+
+
+def windows(
+    rows: Iterable[Row | RowError], policy: Policy, *, soon: bool = True
+) -> Iterator[list[Row | RowError]]:
+    """Yield the rows in windows, reading no row before its window is asked for.
+
+    Args:
+        rows: the rows.
+        policy: how large windows are.
+        soon: whether the first windows are small. Small windows make small batches, which cost more.
+    """
+    window: list[Row | RowError] = []
+    limit, characters = policy.first_window if soon else policy.last_window, 0
+    for row in rows:
+        window.append(row)
+        if isinstance(row, Row):
+            characters += len(row.text) + len(row.pair or "")
+        if len(window) >= limit or characters >= policy.window_characters:
+            yield window
+            window, characters = [], 0
+            limit = min(4 * limit, policy.last_window)
+    if window:
+        yield window
+
+
+def equal_lengths(slots: Iterable[Slot], tokens: int) -> Iterator[Batch]:
+    """Yield batches of pieces of one length each, the longest first so that all cores finish together.
+
+    Args:
+        slots: what is to be computed.
+        tokens: tokens a batch; a piece that is longer is a batch by itself.
+    """
+    groups: dict[int, Batch] = {}
+    for slot in slots:
+        groups.setdefault(len(slot.piece.ids), []).append(slot)
+    for length in sorted(groups, reverse=True):
+        members, size = groups[length], max(1, tokens // max(1, length))
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
