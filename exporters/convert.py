@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
-from bertonnx.errors import FusionError, UsageError
-from bertonnx.exporters.attention import fuse_attention
-from bertonnx.exporters.calibration import calibration_pieces, calibration_rows
+from bertonnx.errors import UsageError
+from bertonnx.exporters.calibration import CalibrationRows, calibration_pieces, calibration_rows
 from bertonnx.exporters.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint import load as load_checkpoint
-from bertonnx.exporters.first_token import keep_first_token
-from bertonnx.exporters.half import to_half
+from bertonnx.exporters.facts import card_of, parity_figures
+from bertonnx.exporters.half import round_to_half, to_half
+from bertonnx.exporters.half_gate import HalfOptions, judge_half, require_halvable
 from bertonnx.exporters.heads import add_heads
-from bertonnx.exporters.ort_steps import clean, fuse_elementwise
-from bertonnx.exporters.parity import TOLERANCE, Batch, Parity, batches, compare
+from bertonnx.exporters.optimization import OPTIMIZE, Draft, fuse, specialise
+from bertonnx.exporters.parity import Batch, batches, compare
 from bertonnx.exporters.quantize import (
     Int8Options,
     judge,
@@ -30,13 +26,10 @@ from bertonnx.exporters.quantize import (
     require_unquantized,
 )
 from bertonnx.exporters.samples import sample_rows
-from bertonnx.exporters.seal import Staged, require_free, stage
+from bertonnx.exporters.seal import Staged, require_free, stage, stamped
 from bertonnx.exporters.sources import model_folder, read_json, resolve
 from bertonnx.exporters.trace import trace
-from bertonnx.exporters.unmasked import unmask_attention
 from bertonnx.models.card import Card
-from bertonnx.models.families import family as family_named
-from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.golden import CheckReport, check, examples_of, sha256_text
 from bertonnx.runtime.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.rows import Row
@@ -45,12 +38,11 @@ from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["OPTIMIZE", "PRECISIONS", "ExportReport", "export"]
 
-OPTIMIZE = ("none", "basic", "full")
 PRECISIONS = ("fp32", "fp16")
 
 _MIN_AGREEMENT = 0.99
 
-Fusions = dict[str, dict[str, int]]
+Reduction = Int8Options | HalfOptions
 
 
 @dataclass(frozen=True)
@@ -72,13 +64,6 @@ class ExportReport:
     card: Card
     notes: tuple[str, ...]
     golden: CheckReport
-
-
-@dataclass
-class _Draft:
-    """The only reference to the graph: gigabytes go as soon as the next step has made its own."""
-
-    model: onnx.ModelProto
 
 
 def export(
@@ -117,8 +102,9 @@ def export(
         trust_remote_code: run the checkpoint's own Python code.
         allow_pickle: read `.bin` weights where there is no safetensors.
         quantize: make it INT8 (`exporters.rowwise`), after the fp32 graph passed.
-        calibration: of INT8: a file of texts like those that the model will read; default our own.
-        min_agreement: of INT8: least agreement with fp32, from 0 to 1 (`exporters.gate`); default 0.99.
+        calibration: of INT8 and fp16: a file of texts like those that the model will read; default our own.
+        min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1 (`exporters.gate`); default
+            0.99.
         target: of INT8: the machine that it is for, "avx2", "vnni" or "arm64"; default "auto", right on all.
         progress: is told what begins, in a few words.
 
@@ -129,21 +115,19 @@ def export(
         UnsupportedError: the family or task cannot be exported.
         FusionError: attention was not found in every layer that should have it.
         ParityError: PyTorch and ONNX Runtime disagree.
-        QuantizationError: INT8 agrees less with fp32 than was asked.
+        QuantizationError: INT8 or fp16 agrees less with fp32 than was asked.
         InputError: the calibration file cannot be read, or holds too few texts.
         OutputError: the output exists or cannot be written.
     """
     _check_choices(precision=precision, optimize=optimize)
-    int8 = _int8_options(quantize, calibration, min_agreement, target)
-    if int8 is not None:
-        require_quantizable(int8, precision=precision, optimize=optimize)
+    reduction = _reduction(quantize, precision, optimize, calibration, min_agreement, target)
     path = require_free(output, force=force)
 
     progress("reading the checkpoint")
     origin = resolve(
         source, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
     )
-    if int8 is not None:
+    if isinstance(reduction, Int8Options):
         require_unquantized(read_json(model_folder(origin.folder) / "config.json"), origin.id)
     checkpoint = load_checkpoint(
         origin,
@@ -154,85 +138,162 @@ def export(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
+    texts = None if reduction is None else _texts(checkpoint, reduction.calibration)
 
     progress("tracing the graph")
-    draft = _Draft(_with_heads(trace(checkpoint), checkpoint))
-    card = _card(checkpoint, draft.model, precision=precision, optimize=optimize)
-    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
-    rows = _samples(checkpoint)
-    inputs = batches(rows, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
-    texts = [] if int8 is None else _calibration(checkpoint, int8)
+    draft = Draft(_with_heads(trace(checkpoint), checkpoint))
+    job = _job(checkpoint, card_of(checkpoint, draft.model, optimize=optimize), path, progress)
 
     progress("optimising the graph")
-    fusions = _optimize(draft, checkpoint, inputs[0], optimize, precision)
-    if precision == "fp16":
-        draft.model = to_half(draft.model)
+    card = replace(job.card, fusions=fuse(draft, checkpoint, job.inputs[0], optimize=optimize))
+    if optimize == "full" and precision == "fp32":
+        specialise(draft, checkpoint, job.inputs[0], precision="fp32")
 
-    with stage(_stamped(draft.model), path) as staged:
+    with stage(stamped(draft.model), path) as staged:
         progress("comparing with PyTorch")
-        session = open_session(staged.path, provider="cpu", optimized=optimize == "full")
-        parity = compare(checkpoint, session, inputs, precision=precision)
-        card = replace(card, fusions=fusions, parity=_parity(parity, precision))
-        if int8 is not None:
-            return _quantized(
-                draft.model,
-                session,
-                texts,
-                int8,
-                path,
-                card,
-                checkpoint,
-                rows=rows,
-                tokenizer=tokenizer,
-                progress=progress,
-            )
-        progress("writing the file")
-        return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+        session, card = job.compared(staged, card)
+        if isinstance(reduction, Int8Options) and texts is not None:
+            return _quantized(draft, session, texts, reduction, card, job)
+        if isinstance(reduction, HalfOptions) and texts is not None:
+            return _halved(draft, session, texts, reduction, card, job)
+        return _finished(staged, session, card, job)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every step of one export needs.
+
+    Attributes:
+        checkpoint: what is exported.
+        card: as known before anything was measured.
+        path: the file to write.
+        tokenizer: the checkpoint's.
+        samples: rows that are compared with PyTorch and become golden examples.
+        inputs: the same, as batches.
+        progress: is told what begins.
+    """
+
+    checkpoint: Checkpoint
+    card: Card
+    path: Path
+    tokenizer: TextTokenizer
+    samples: list[Row]
+    inputs: list[Batch]
+    progress: Callable[[str], None]
+
+    def opened(self, staged: Staged) -> Session:
+        """Open a staged graph as the runtime will."""
+        return open_session(staged.path, provider="cpu", optimized=self.card.optimize == "full")
+
+    def compared(self, staged: Staged, card: Card) -> tuple[Session, Card]:
+        """Open a staged graph, compare it with PyTorch, and note the outcome on the card."""
+        session = self.opened(staged)
+        found = compare(self.checkpoint, session, self.inputs, precision=card.precision)
+        return session, replace(card, parity=parity_figures(found, card.precision))
+
+
+def _job(checkpoint: Checkpoint, card: Card, path: Path, progress: Callable[[str], None]) -> _Job:
+    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
+    samples = sample_rows(
+        pairs=_reads_pairs(checkpoint), mask_token=checkpoint.mask_token, max_length=checkpoint.max_length
+    )
+    inputs = batches(samples, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
+    return _Job(checkpoint, card, path, tokenizer, samples, inputs, progress)
 
 
 def _quantized(
-    model: onnx.ModelProto,
-    reference: Session,
-    texts: list[Row],
-    options: Int8Options,
-    path: Path,
-    card: Card,
-    checkpoint: Checkpoint,
-    *,
-    rows: list[Row],
-    tokenizer: TextTokenizer,
-    progress: Callable[[str], None],
+    draft: Draft, reference: Session, texts: CalibrationRows, options: Int8Options, card: Card, job: _Job
 ) -> ExportReport:
     """Quantise a graph that passed, judge it against fp32, and write it in the fp32 file's stead."""
-    progress("quantising to INT8")
-    made = quantize_model(model, calibration_pieces(texts, tokenizer), target=options.target)
-    with stage(_stamped(made.model), path) as staged:
-        progress("comparing INT8 with fp32")
-        session = open_session(staged.path, provider="cpu")
+    job.progress("quantising to INT8")
+    made = quantize_model(draft.model, calibration_pieces(texts.tune, job.tokenizer), target=options.target)
+    with stage(stamped(made.model), job.path) as staged:
+        job.progress("comparing INT8 with fp32")
+        session = job.opened(staged)
         judged = judge(
             reference,
             session,
-            texts,
+            texts.judge,
             options,
             card=card,
-            tokenizer=tokenizer,
-            tokenizer_text=checkpoint.tokenizer_text,
+            tokenizer=job.tokenizer,
+            tokenizer_text=job.checkpoint.tokenizer_text,
         )
         card = replace(card, precision="int8", quantization={**made.facts, **judged})
-        progress("writing the file")
-        return _finished(staged, card, checkpoint, rows=rows, tokenizer=tokenizer, session=session)
+        return _finished(staged, session, card, job)
 
 
-def _int8_options(
-    quantize: bool, calibration: str | Path | None, min_agreement: float | None, target: str | None
-) -> Int8Options | None:
+def _halved(
+    draft: Draft, reference: Session, texts: CalibrationRows, options: HalfOptions, card: Card, job: _Job
+) -> ExportReport:
+    """Judge fp16 against a graph in fp32 that passed, and write it in the fp32 file's stead."""
+    job.progress("comparing fp16 with fp32")
+    with stage(stamped(round_to_half(draft.model)), job.path) as rounded:
+        judged = judge_half(
+            reference,
+            job.opened(rounded),
+            [*texts.tune, *texts.judge],
+            options,
+            card=card,
+            tokenizer=job.tokenizer,
+            tokenizer_text=job.checkpoint.tokenizer_text,
+        )
+    job.progress("converting to fp16")
+    to_half(draft.model)
+    if card.optimize == "full":
+        specialise(draft, job.checkpoint, job.inputs[0], precision="fp16")
+    with stage(stamped(draft.model), job.path) as staged:
+        job.progress("comparing fp16 with PyTorch")
+        session, card = job.compared(staged, replace(card, precision="fp16", half=judged))
+        return _finished(staged, session, card, job)
+
+
+def _finished(staged: Staged, session: Session, card: Card, job: _Job) -> ExportReport:
+    """Write card, tokenizer and golden examples, replay these from the file, and put it in its place."""
+    job.progress("writing the file")
+    tokenizer_text = job.checkpoint.tokenizer_text
+    card = replace(
+        card,
+        weights_sha256=weights_sha256(staged.path),
+        tokenizer_sha256=sha256_text(tokenizer_text),
+    )
+    golden = examples_of(job.samples, job.tokenizer, session, card)
+    staged.write_metadata(card, tokenizer_text, golden)
+    replay = check(staged.path, "cpu")
+    staged.publish()
+    file = read_model_file(staged.target)
+    sidecar = file.sidecars[0] if file.sidecars else None
+    notes = (*job.checkpoint.notes, *_widened(job.checkpoint, card.precision))
+    return ExportReport(staged.target, sidecar, file.bytes, card, notes, replay)
+
+
+def _reduction(
+    quantize: bool,
+    precision: str,
+    optimize: str,
+    calibration: str | Path | None,
+    min_agreement: float | None,
+    target: str | None,
+) -> Reduction | None:
+    """Return what is to be made of fp32, after refusing options that contradict each other."""
+    least = _MIN_AGREEMENT if min_agreement is None else min_agreement
+    texts = None if calibration is None else Path(calibration)
     if quantize:
-        least = _MIN_AGREEMENT if min_agreement is None else min_agreement
-        return Int8Options(None if calibration is None else Path(calibration), least, target or "auto")
-    options = {"--calibration": calibration, "--min-agreement": min_agreement, "--target": target}
+        int8 = Int8Options(texts, least, target or "auto")
+        require_quantizable(int8, precision=precision, optimize=optimize)
+        return int8
+    if target is not None:
+        raise UsageError("--target is for INT8, and --quantize was not given; add --quantize")
+    if precision == "fp16":
+        half = HalfOptions(texts, least)
+        require_halvable(half)
+        return half
+    options = {"--calibration": calibration, "--min-agreement": min_agreement}
     given = [option for option, value in options.items() if value is not None]
     if given:
-        raise UsageError(f"{given[0]} is for INT8, and --quantize was not given; add --quantize")
+        raise UsageError(
+            f"{given[0]} is for INT8 and fp16, and neither was asked for; add --quantize or --precision fp16"
+        )
     return None
 
 
@@ -245,36 +306,12 @@ def _widened(checkpoint: Checkpoint, precision: str) -> tuple[str, ...]:
     return (f"the checkpoint's weights are {own}, and the file's are fp32; --precision fp16 keeps them half",)
 
 
-def _calibration(checkpoint: Checkpoint, options: Int8Options) -> list[Row]:
-    return calibration_rows(
-        options.calibration,
-        pairs=bool(checkpoint.pairs) or checkpoint.task == "question-answering",
-        mask_token=checkpoint.mask_token,
-    )
+def _texts(checkpoint: Checkpoint, calibration: Path | None) -> CalibrationRows:
+    return calibration_rows(calibration, pairs=_reads_pairs(checkpoint), mask_token=checkpoint.mask_token)
 
 
-def _finished(
-    staged: Staged,
-    card: Card,
-    checkpoint: Checkpoint,
-    *,
-    rows: list[Row],
-    tokenizer: TextTokenizer,
-    session: Session,
-) -> ExportReport:
-    card = replace(
-        card,
-        weights_sha256=weights_sha256(staged.path),
-        tokenizer_sha256=sha256_text(checkpoint.tokenizer_text),
-    )
-    golden = examples_of(rows, tokenizer, session, card)
-    staged.write_metadata(card, checkpoint.tokenizer_text, golden)
-    replay = check(staged.path, "cpu")
-    staged.publish()
-    file = read_model_file(staged.target)
-    sidecar = file.sidecars[0] if file.sidecars else None
-    notes = (*checkpoint.notes, *_widened(checkpoint, card.precision))
-    return ExportReport(staged.target, sidecar, file.bytes, card, notes, replay)
+def _reads_pairs(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.pairs) or checkpoint.task == "question-answering"
 
 
 def _check_choices(*, precision: str, optimize: str) -> None:
@@ -282,58 +319,6 @@ def _check_choices(*, precision: str, optimize: str) -> None:
         raise UsageError(f"--precision {precision} is unknown; it can be {', '.join(PRECISIONS)}")
     if optimize not in OPTIMIZE:
         raise UsageError(f"--optimize {optimize} is unknown; it can be {', '.join(OPTIMIZE)}")
-
-
-def _card(checkpoint: Checkpoint, model: onnx.ModelProto, *, precision: str, optimize: str) -> Card:
-    return Card(
-        task=checkpoint.task,
-        family=checkpoint.family,
-        max_length=checkpoint.max_length,
-        labels=checkpoint.labels,
-        problem_type=checkpoint.problem_type,
-        pairs=checkpoint.pairs,
-        pooling=checkpoint.pooling,
-        normalize=checkpoint.normalize,
-        width=checkpoint.width,
-        prefix=checkpoint.prefix,
-        mask_token=checkpoint.mask_token,
-        mask_token_id=checkpoint.mask_token_id,
-        pad_token_id=checkpoint.pad_token_id,
-        padding_side=checkpoint.padding_side,
-        truncation_side=checkpoint.truncation_side,
-        clean_up_spaces=checkpoint.clean_up_spaces,
-        activation=checkpoint.activation,
-        inputs=tuple(value.name for value in model.graph.input),
-        outputs=task_named(checkpoint.task).outputs,
-        precision=precision,
-        optimize=optimize,
-        source={
-            "id": checkpoint.source.id,
-            "kind": checkpoint.source.kind,
-            "revision": checkpoint.source.revision,
-        },
-        versions=_versions(),
-    )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in ("bertonnx", "onnx", "onnxruntime", "onnxruntime-gpu", "optimum", "optimum-onnx"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    for package in ("tokenizers", "torch", "transformers"):
-        versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def _samples(checkpoint: Checkpoint) -> list[Row]:
-    return sample_rows(
-        pairs=bool(checkpoint.pairs) or checkpoint.task == "question-answering",
-        mask_token=checkpoint.mask_token,
-        max_length=checkpoint.max_length,
-    )
 
 
 def _with_heads(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelProto:
@@ -348,94 +333,3 @@ def _with_heads(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelPro
         num_labels=len(checkpoint.labels) or None,
     )
     return model
-
-
-def _optimize(draft: _Draft, checkpoint: Checkpoint, sample: Batch, optimize: str, precision: str) -> Fusions:
-    if optimize == "none":
-        return {}
-    draft.model = clean(draft.model)
-    if optimize == "basic":
-        return {}
-    draft.model = fuse_elementwise(draft.model)
-    attention = fuse_attention(draft.model, _small(sample))
-    fusions = _fusions(draft.model, attention, checkpoint)
-    draft.model = clean(draft.model)
-    if precision != "fp16":  # its converter does not look into branches
-        unmask_attention(draft.model, max_length=checkpoint.max_length)
-    keep_first_token(draft.model, _small(sample))
-    draft.model = clean(draft.model)
-    return fusions
-
-
-def _small(batch: Batch) -> dict[str, npt.NDArray[np.int64]]:
-    """Return two short rows as if nothing were padded, enough to read shapes from."""
-    small = {name: array[:2, :10] for name, array in batch.feeds.items()}
-    return small | {"attention_mask": np.ones_like(small["attention_mask"])}
-
-
-def _fusions(model: onnx.ModelProto, attention: int, checkpoint: Checkpoint) -> Fusions:
-    """Return what was fused of what could be, after making sure of attention.
-
-    Raises:
-        FusionError: attention was not found in every layer of a family that should have it.
-    """
-    counts = Counter(node.op_type for node in model.graph.node)
-    gelu = counts["Gelu"] + counts["FastGelu"]
-    norms = counts["LayerNormalization"]
-    fusions = {
-        "gelu": {"found": gelu, "expected": gelu + counts["Erf"]},
-        # Spelled out, a layer normalisation takes two means.
-        "layer_norm": {"found": norms, "expected": norms + counts["ReduceMean"] // 2},
-    }
-    known = family_named(checkpoint.family)
-    if known is None:
-        return {"attention": {"found": attention}, **fusions}
-    config = checkpoint.config
-    expected = known.attention * config.num_hidden_layers * getattr(config, "inner_group_num", 1)
-    if attention != expected:
-        raise FusionError(
-            f"attention was fused in {attention} of {expected} layers of this {checkpoint.family} model, so "
-            "it would be slow; no file was written. Export with --optimize basic, and please report the model"
-        )
-    return {"attention": {"found": attention, "expected": expected}, **fusions}
-
-
-def _parity(found: Mapping[str, Parity], precision: str) -> dict[str, object]:
-    return {
-        "tolerance": TOLERANCE[precision],
-        "max_abs_difference": max(parity.max_abs_difference for parity in found.values()),
-        "max_abs_reference": max(parity.max_abs_reference for parity in found.values()),
-        "outputs": {
-            name: {
-                "max_abs_difference": parity.max_abs_difference,
-                "max_abs_reference": parity.max_abs_reference,
-            }
-            for name, parity in found.items()
-        },
-    }
-
-
-def _stamped(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Name the maker, and leave out what earlier makers noted of their own folders and modules."""
-    model.producer_name = "bertonnx"
-    model.producer_version = importlib.metadata.version("bertonnx")
-    model.graph.name = "bertonnx"
-    del model.metadata_props[:]
-    used = _domains(model.graph)
-    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
-        model.opset_import.remove(entry)
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    return model
-
-
-def _domains(graph: onnx.GraphProto) -> set[str]:
-    """Return the operator sets that a graph and its branches use; each optimiser declares all it knows."""
-    used = {""}
-    for node in graph.node:
-        used.add("" if node.domain == "ai.onnx" else node.domain)
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                used |= _domains(attribute.g)
-    return used

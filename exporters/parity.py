@@ -28,6 +28,11 @@ __all__ = ["TOLERANCE", "Batch", "Parity", "batches", "compare"]
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 """Allowed |difference| by precision, times max(1, largest |reference|)."""
 
+_HINTS = {
+    "fp32": "Try --optimize basic or none, and please report the model",
+    "fp16": "Its numbers are too large or too close for fp16: leave --precision fp16 out",
+}
+
 _PER_TOKEN = {"last_hidden_state", "start_logits", "end_logits"}
 
 
@@ -83,7 +88,7 @@ def compare(
             raise ParityError(
                 f"ONNX Runtime and PyTorch disagree on {name}: largest difference "
                 f"{parity.max_abs_difference:.3g}, allowed {allowed:.3g} ({precision}); no file was "
-                "written. Try --optimize basic or none, and please report the model"
+                f"written. {_HINTS[precision]}"
             )
     return found
 

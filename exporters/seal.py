@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from bertonnx.exporters.files import save_proto
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.modelfile import read_model_file
 
-__all__ = ["Staged", "require_free", "stage"]
+__all__ = ["Staged", "require_free", "stage", "stamped"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,29 @@ def _disk_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def stamped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model, the maker named in it, without what earlier makers noted of their own folders."""
+    model.producer_name = "bertonnx"
+    model.producer_version = importlib.metadata.version("bertonnx")
+    model.graph.name = "bertonnx"
+    del model.metadata_props[:]
+    used = _domains(model.graph)
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
+
+
+def _domains(graph: onnx.GraphProto) -> set[str]:
+    """Return the operator sets that a graph and its branches use; each optimiser declares all it knows."""
+    used = {""}
+    for node in graph.node:
+        used.add("" if node.domain == "ai.onnx" else node.domain)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                used |= _domains(attribute.g)
+    return used

@@ -9,9 +9,11 @@ left alone: whether it is, is measured at the model's longest input, not guessed
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from bertonnx.exporters.graph import MS_DOMAIN, Graph, reads
 from bertonnx.exporters.ort_steps import run_graph
@@ -28,6 +30,8 @@ def unmask_attention(model: onnx.ModelProto, *, max_length: int) -> int:
     Args:
         model: the graph to change in place.
         max_length: the longest input in tokens, at which a bias must be all zero.
+
+    The graph can be in float32 or in float16 (`exporters.half`).
     """
     graph = Graph(model)
     graph.finish()  # puts the nodes in order, which the moves below rely on
@@ -38,24 +42,28 @@ def unmask_attention(model: onnx.ModelProto, *, max_length: int) -> int:
     if not chosen:
         return 0
     condition = _no_padding(graph)
-    late = {bias: _compute_when_padded(graph, bias, condition) for bias in sorted(padding_only)}
+    late = {
+        bias: _compute_when_padded(graph, bias, condition, dtype)
+        for bias, dtype in sorted(padding_only.items(), key=lambda item: item[0])
+    }
     for node in chosen:
-        _branch(graph, node, condition, late[node.input[_BIAS]])
+        bias = node.input[_BIAS]
+        _branch(graph, node, condition, late[bias], padding_only[bias])
     graph.finish()
     return len(chosen)
 
 
-def _padding_only(graph: Graph, biases: set[str], max_length: int) -> set[str]:
-    """Return the biases that are zero everywhere when nothing is padded, whatever the text."""
-    biases = {bias for bias in biases if not _reads_text(graph, bias)}
-    if not biases:
-        return set()
-    part = graph.extract(sorted(biases))
-    remaining = set(biases)
+def _padding_only(graph: Graph, biases: set[str], max_length: int) -> dict[str, np.dtype[Any]]:
+    """Return biases, with their types, that are zero when nothing is padded, whatever the text."""
+    remaining = {bias: np.dtype(np.float32) for bias in biases if not _reads_text(graph, bias)}
+    if not remaining:
+        return {}
+    asked = sorted(remaining)
+    part = graph.extract(asked)
     for length in {2, max_length}:
         ones = np.ones((1, length), dtype=np.int64)
-        values = run_graph(part, {value.name: ones for value in graph.proto.input}, sorted(biases))
-        remaining -= {name for name, value in values.items() if np.any(value != 0)}
+        values = run_graph(part, {value.name: ones for value in graph.proto.input}, asked)
+        remaining = {bias: values[bias].dtype for bias in remaining if not np.any(values[bias])}
     return remaining
 
 
@@ -82,20 +90,19 @@ def _no_padding(graph: Graph) -> str:
     return graph.add("Equal", [least, one], "no_padding")
 
 
-def _compute_when_padded(graph: Graph, bias: str, condition: str) -> str:
+def _compute_when_padded(graph: Graph, bias: str, condition: str, dtype: np.dtype[Any]) -> str:
     """Move what only the bias needs behind the condition, so that it costs nothing without padding."""
     if any(reader.op_type != "MultiHeadAttention" for reader in graph.readers(bias)):
         return bias  # another mask is built from it (ModernBERT's sliding window)
     chain = _exclusive(graph, bias)
-    padded = helper.make_graph(
-        chain, "padded", [], [helper.make_tensor_value_info(bias, TensorProto.FLOAT, None)]
-    )
+    element = helper.np_dtype_to_tensor_dtype(dtype)
+    padded = helper.make_graph(chain, "padded", [], [helper.make_tensor_value_info(bias, element, None)])
     nothing = f"{bias}/none"
     zero = helper.make_node(
-        "Constant", [], [nothing], value=numpy_helper.from_array(np.zeros((1, 1, 1, 1), dtype=np.float32))
+        "Constant", [], [nothing], value=numpy_helper.from_array(np.zeros((1, 1, 1, 1), dtype=dtype))
     )
     unpadded = helper.make_graph(
-        [zero], "unpadded", [], [helper.make_tensor_value_info(nothing, TensorProto.FLOAT, None)]
+        [zero], "unpadded", [], [helper.make_tensor_value_info(nothing, element, None)]
     )
     return graph.add(
         "If",
@@ -123,8 +130,8 @@ def _exclusive(graph: Graph, value: str) -> list[onnx.NodeProto]:
     return chain
 
 
-def _branch(graph: Graph, node: onnx.NodeProto, condition: str, bias: str) -> None:
-    output = node.output[0]
+def _branch(graph: Graph, node: onnx.NodeProto, condition: str, bias: str, dtype: np.dtype[Any]) -> None:
+    output, element = node.output[0], helper.np_dtype_to_tensor_dtype(dtype)
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     branches: dict[str, onnx.GraphProto] = {}
     for branch, inputs in (
@@ -134,7 +141,7 @@ def _branch(graph: Graph, node: onnx.NodeProto, condition: str, bias: str) -> No
         inner = f"{output}/{branch}"
         attention = helper.make_node("MultiHeadAttention", inputs, [inner], domain=MS_DOMAIN, **attributes)
         branches[branch] = helper.make_graph(
-            [attention], branch, [], [helper.make_tensor_value_info(inner, TensorProto.FLOAT, None)]
+            [attention], branch, [], [helper.make_tensor_value_info(inner, element, None)]
         )
     graph.remove(node)
     graph.add("If", [condition], output, attributes=dict(branches), output=output)

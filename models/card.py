@@ -55,6 +55,8 @@ class Card:
         tokenizer_sha256: over the tokenizer's text.
         parity: {"max_abs_difference", "max_abs_reference", "tolerance", "outputs"}.
         quantization: figures of the INT8 step; empty where there was none.
+        half: figures of the fp16 step: how far it agrees with fp32, every value rounded as fp16 holds it,
+            and on which provider that was measured; empty where there was none.
         versions: package -> version at export.
     """
 
@@ -85,6 +87,7 @@ class Card:
     tokenizer_sha256: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
     quantization: Mapping[str, Any] = field(default_factory=dict)
+    half: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -143,6 +146,7 @@ class Card:
 
 _FIGURES: Mapping[str, tuple[str, ...]] = {
     "parity": ("max_abs_difference", "max_abs_reference", "tolerance"),
+    "half": ("agreement", "min_agreement", "texts"),
     "quantization": ("agreement", "latency_fp32_ms", "latency_int8_ms", "min_agreement", "texts"),
 }
 """Numbers that a card holds where it holds any of a step."""

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import bertonnx
-from bertonnx.exporters import convert
+from bertonnx.exporters import optimization
 from bertonnx.exporters.first_token import keep_first_token
 from bertonnx.exporters.ort_steps import run_graph
 from tests.tiny import save_tiny
@@ -29,7 +29,7 @@ def _export(
     source = save_tiny(folder / f"{family}-{task}", family, task)
     with monkeypatch.context() as patch:
         if not step:
-            patch.setattr(convert, "keep_first_token", lambda *_: False)
+            patch.setattr(optimization, "keep_first_token", lambda *_: False)
         path = bertonnx.export(source, folder / f"{step}.onnx").path
     return onnx.load(path)
 
