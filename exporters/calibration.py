@@ -1,4 +1,7 @@
-"""What goes into linear layers on real text: the rows to look at, and the figures to keep of them."""
+"""What goes into linear layers on real text: the rows to look at, and the figures to keep of them.
+
+What tunes never judges: texts take turns, one to calibrate on, one to judge by.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from bertonnx.errors import InputError
+from bertonnx.errors import InputError, RowError
 from bertonnx.exporters.calibration_texts import QUESTIONS, TEXTS
 from bertonnx.exporters.files import save_proto
 from bertonnx.exporters.graph import Graph
@@ -23,10 +26,21 @@ from bertonnx.runtime.session import import_onnxruntime
 from bertonnx.runtime.source import RowSource
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["LEAST_ROWS", "MOST_ROWS", "Statistics", "calibration_pieces", "calibration_rows", "observe"]
+__all__ = [
+    "LEAST_ROWS",
+    "MOST_ROWS",
+    "CalibrationRows",
+    "Statistics",
+    "calibration_pieces",
+    "calibration_rows",
+    "observe",
+]
 
 LEAST_ROWS, MOST_ROWS = 32, 1000
-"""Texts that a calibration file must hold, and at most how many of it are read."""
+"""Different texts that a calibration file must hold, and at most how many of it are read.
+
+With fewer, neither half is worth anything: one answer among 16 that differs is 6% already.
+"""
 
 _OBSERVED_ROWS = 256
 _SAMPLE_TOKENS = 1024
@@ -64,8 +78,21 @@ class Statistics:
         )
 
 
-def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | None) -> list[Row]:
-    """Return the texts to calibrate on and to judge by.
+@dataclass(frozen=True)
+class CalibrationRows:
+    """Texts in two halves that share none, each in the order of the file.
+
+    Attributes:
+        tune: to calibrate on.
+        judge: held out, to judge by.
+    """
+
+    tune: list[Row]
+    judge: list[Row]
+
+
+def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | None) -> CalibrationRows:
+    """Return the texts to calibrate on and those to judge by.
 
     Args:
         path: the user's file, in any format of `runtime.readers`; None for our own texts.
@@ -74,19 +101,33 @@ def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | 
 
     Raises:
         InputError: the file cannot be read, does not say which column holds the text, or holds fewer
-            than `LEAST_ROWS` texts that are not empty.
+            than `LEAST_ROWS` different texts that are not empty.
     """
-    rows = _own_rows(pairs=pairs) if path is None else _read(Path(path), pairs=pairs)
+    if path is None:
+        # Halved before contexts are made of neighbours, so that no context reaches into the other half.
+        tune, judge = (_own_rows(TEXTS[half::2], pairs=pairs) for half in (0, 1))
+    else:
+        rows = _read(Path(path), pairs=pairs)
+        tune, judge = rows[0::2], rows[1::2]
     if mask_token is not None:
-        rows = [Row(_masked(row.text, mask_token)) for row in rows]
-    return rows
+        tune, judge = ([Row(_masked(row.text, mask_token)) for row in half] for half in (tune, judge))
+    return CalibrationRows(tune, judge)
 
 
 def calibration_pieces(rows: Sequence[Row], tokenizer: TextTokenizer) -> list[Piece]:
-    """Return what the model sees of at most 256 rows, evenly taken, each at most 512 tokens long."""
-    step = max(1, len(rows) // _OBSERVED_ROWS)
-    limited = tokenizer.encode(rows[::step][:_OBSERVED_ROWS])
+    """Return what the model sees of at most 256 rows, evenly taken, each at most 512 tokens long.
+
+    Raises:
+        InputError: the model can read none of them.
+    """
+    places = np.linspace(0, len(rows) - 1, min(len(rows), _OBSERVED_ROWS)).round().astype(int)
+    limited = tokenizer.encode([rows[place] for place in places])
     pieces = [item.pieces[0] for item in limited if isinstance(item, Encoded)]
+    if not pieces:
+        raise InputError(
+            "the model can read none of the calibration texts, so INT8 cannot be tuned; give other texts "
+            "with --calibration FILE"
+        )
     return [Piece(piece.ids[:_LONGEST], piece.type_ids[:_LONGEST], piece.encoding) for piece in pieces]
 
 
@@ -157,25 +198,30 @@ def _feeds(piece: Piece) -> Mapping[str, npt.NDArray[np.int64]]:
     }
 
 
-def _own_rows(*, pairs: bool) -> list[Row]:
+def _own_rows(texts: Sequence[str], *, pairs: bool) -> list[Row]:
     if not pairs:
-        return [Row(text) for text in TEXTS]
+        return [Row(text) for text in texts]
     # Every text has both roles once: a context of three texts, and half of the time a first text.
-    contexts = [" ".join((TEXTS[i:] + TEXTS[:i])[:3]) for i in range(len(TEXTS))]
-    firsts = [QUESTIONS[i // 2 % len(QUESTIONS)] if i % 2 else TEXTS[i] for i in range(len(TEXTS))]
+    contexts = [" ".join((*texts[i:], *texts[:i])[:3]) for i in range(len(texts))]
+    firsts = [QUESTIONS[i // 2 % len(QUESTIONS)] if i % 2 else texts[i] for i in range(len(texts))]
     return [Row(first, context) for first, context in zip(firsts, contexts, strict=True)]
 
 
 def _read(path: Path, *, pairs: bool) -> list[Row]:
     with _opened(path, pairs=pairs) as source:
-        rows = [row for row in islice(source, 10 * MOST_ROWS) if isinstance(row, Row)]
-    rows = [row for row in rows if row.text.strip() and (not pairs or (row.pair or "").strip())][:MOST_ROWS]
+        found = list(islice(source, 10 * MOST_ROWS))
+    rows = [row for row in found if isinstance(row, Row)]
+    rows = [row for row in rows if row.text.strip() and (not pairs or (row.pair or "").strip())]
+    rows = list(dict.fromkeys(rows))[:MOST_ROWS]  # a text that comes twice would tune and judge
     if len(rows) < LEAST_ROWS:
         what = "pairs of texts" if pairs else "texts"
+        broken = [row for row in found if isinstance(row, RowError)]
+        why = f" ({len(broken)} rows cannot be read, the first because {broken[0]})" if broken else ""
         raise InputError(
-            f"the calibration file {path} holds {len(rows)} {what} that are not empty, and at least "
-            f"{LEAST_ROWS} are needed; give more (128 or so, of the kind that the model will read), or "
-            "leave --calibration out to use the texts that come with bertonnx"
+            f"the calibration file {path} holds {len(rows)} different {what} that are not empty{why}, and at "
+            f"least {LEAST_ROWS} are needed, half to tune and half to judge; give more (256 or so, of "
+            "the kind that the model will read), or leave --calibration out to use the texts that come with "
+            "bertonnx"
         )
     return rows
 
@@ -200,5 +246,7 @@ def _masked(text: str, mask_token: str) -> str:
     if mask_token in text:
         return text
     words = text.split(" ")
+    if len(words) == 1:  # as in Chinese, where a word is a character or two
+        return text[: len(text) // 2] + mask_token + text[len(text) // 2 + 1 :]
     words[len(words) // 2] = mask_token
     return " ".join(words)

@@ -15,7 +15,7 @@ from onnx import helper
 
 from bertonnx.exporters.graph import Graph
 
-__all__ = ["Linear", "Shared", "attention_value", "find_linears", "linear_at"]
+__all__ = ["Linear", "Shared", "attention_inputs", "find_linears", "linear_at"]
 
 _LEAST_SIDE = 16
 """A weight with a side below this is a head of a few classes: nothing to gain, accuracy to lose."""
@@ -65,8 +65,8 @@ def linear_at(layers: Sequence[Shared], output: str) -> Linear | None:
     return next((linear for shared in layers for linear in shared.linears if linear.output == output), None)
 
 
-def attention_value(graph: Graph, context: str) -> str | None:
-    """Return the name of the values whose weighted sums are `context`, or None.
+def attention_inputs(graph: Graph, context: str) -> tuple[str, str, str] | None:
+    """Return the names of queries, keys and values whose attention is `context`, or None.
 
     The operator may stand in both branches of an `If` (`exporters.unmasked`).
     """
@@ -74,15 +74,21 @@ def attention_value(graph: Graph, context: str) -> str | None:
     if node is None:
         return None
     if node.op_type == "MultiHeadAttention":
-        return str(node.input[2])
-    names = {_branch_value(helper.get_attribute_value(attribute)) for attribute in node.attribute}
-    return names.pop() if len(names) == 1 else None
+        return _inputs(node)
+    found = {_branch_inputs(helper.get_attribute_value(attribute)) for attribute in node.attribute}
+    return found.pop() if len(found) == 1 else None
 
 
-def _branch_value(branch: onnx.GraphProto) -> str | None:
-    if len(branch.node) != 1 or branch.node[0].op_type != "MultiHeadAttention":
+def _branch_inputs(branch: onnx.GraphProto) -> tuple[str, str, str] | None:
+    attentions = [node for node in branch.node if node.op_type == "MultiHeadAttention"]
+    if len(attentions) != 1 or branch.output[0].name != attentions[0].output[0]:
         return None
-    return str(branch.node[0].input[2])
+    return _inputs(attentions[0])
+
+
+def _inputs(attention: onnx.NodeProto) -> tuple[str, str, str]:
+    query, key, value = attention.input[:3]
+    return query, key, value
 
 
 def _linear(graph: Graph, node: onnx.NodeProto) -> Linear | None:

@@ -15,7 +15,8 @@ from bertonnx.exporters.calibration import observe
 from bertonnx.exporters.files import weight_bytes
 from bertonnx.exporters.gate import measure_agreement, measure_latency, require_agreement
 from bertonnx.exporters.graph import Graph
-from bertonnx.exporters.linear import find_linears
+from bertonnx.exporters.linear import Shared, find_linears
+from bertonnx.exporters.pointwise import convolutions_to_rows
 from bertonnx.exporters.rowwise import layers_of, quantize_layers, quantize_tables
 from bertonnx.exporters.smoothing import smooth
 from bertonnx.models.card import Card
@@ -72,6 +73,12 @@ def require_quantizable(options: Int8Options, *, precision: str, optimize: str) 
     """
     if options.target not in TARGETS:
         raise UsageError(f"--target {options.target} is unknown; it can be {', '.join(TARGETS)}")
+    if not TARGETS[options.target] and cpu_features().saturates:
+        raise UsageError(
+            f"--target {options.target} allows weights that saturate on this CPU, which has no VNNI, so that "
+            "INT8 cannot be judged here; export on such a machine, or with --target auto, which is right on "
+            "all of them"
+        )
     if precision != "fp32":
         raise UsageError(
             f"--quantize makes INT8 of fp32, and --precision {precision} was asked for too; leave one out"
@@ -115,9 +122,11 @@ def quantize_model(model: onnx.ModelProto, pieces: Sequence[Piece], *, target: s
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy)
+    convolutions_to_rows(graph)
+    graph.finish()
     shared = find_linears(graph)
-    _require_linears(graph, sum(len(group.linears) for group in shared))
-    layers = layers_of(graph, shared, observe(model, [group.source for group in shared], pieces))
+    _require_linears(shared)
+    layers = layers_of(graph, shared, observe(copy, [group.source for group in shared], pieces))
     smooth(graph, layers)
     quantize_layers(graph, layers, pair_safe=TARGETS[target])
     tables = quantize_tables(graph)
@@ -136,17 +145,12 @@ def quantize_model(model: onnx.ModelProto, pieces: Sequence[Piece], *, target: s
     return Quantized(copy, facts)
 
 
-def _require_linears(graph: Graph, count: int) -> None:
-    # ConvBERT has a few convolutions beside its linear layers; in SqueezeBERT they stand in their place.
-    if sum(node.op_type == "Conv" for node in graph.nodes) > count:
-        why = "its layers are convolutions over channels, as SqueezeBERT's, and not products of rows"
-    elif count == 0:
-        why = "it has no linear layer of 16 inputs and features or more"
-    else:
-        return
-    raise QuantizationError(
-        f"INT8 was asked for, and this model cannot have it: {why}; export it without --quantize"
-    )
+def _require_linears(shared: Sequence[Shared]) -> None:
+    if not shared:
+        raise QuantizationError(
+            "INT8 was asked for, and this model cannot have it: it has no linear layer of 16 inputs and "
+            "features or more; export it without --quantize"
+        )
 
 
 def judge(
@@ -164,7 +168,7 @@ def judge(
     Args:
         reference: the fp32 model.
         candidate: the INT8 model.
-        rows: texts to compare on.
+        rows: texts to compare on; none of those that calibrated.
         options: what the user accepts.
         card: of both.
         tokenizer: of both.
@@ -188,5 +192,7 @@ def judge(
         "latency_ratio": latency.ratio,
         "latency_fp32_ms": latency.fp32_ms,
         "latency_int8_ms": latency.int8_ms,
+        "latency_batch": latency.batch,
+        "latency_tokens": latency.tokens,
         "cpu": cpu_features().model or platform.machine(),
     }

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from bertonnx.exporters.biases import spare_biases
 from bertonnx.exporters.calibration import Statistics
 from bertonnx.exporters.graph import MS_DOMAIN, Graph
 from bertonnx.exporters.linear import Linear, Shared
@@ -40,6 +41,9 @@ _SHIFT_SHARE = 0.045
 a whole `zero`: a small shift makes that coarse, a large one wastes steps; both lose 4% here."""
 _TINY = 1e-30
 """Stands in for the scale of a row of zeros."""
+
+_COARSER = 1.03
+"""By how much a row's scale may grow for an addition that is spared (`exporters.biases`)."""
 
 _TABLE_ROWS = 1000
 """Smaller tables (positions, segments) stay float32: together under 2% of a model."""
@@ -104,9 +108,34 @@ def quantize_layers(graph: Graph, layers: Sequence[Layer], *, pair_safe: bool) -
         layers: all its layers, smoothed or not.
         pair_safe: whether weights keep to what can never saturate (`exporters.pairsafe`).
     """
-    builder = _Builder(graph, pair_safe=pair_safe)
+    shifts = {layer.source: _shift(graph, layer) for layer in layers}
+    weights = {
+        name: _Weight(*quantize_weight(weight, layer.statistics.sample, pair_safe=pair_safe))
+        for layer in layers
+        for name, weight in layer.weights.items()
+    }
+    by_output = {name: layer for layer in layers for name in layer.weights}
+
+    def seen(name: str) -> npt.NDArray[np.float64]:
+        """Return what the layer's input is multiplied with, the smoothing before the quantiser included."""
+        multiplier, used = by_output[name].multiplier, weights[name].used
+        return used if multiplier is None else used * multiplier[:, None]
+
+    biases = spare_biases(
+        graph,
+        [Shared(layer.source, layer.linears) for layer in layers],
+        seen,
+        {
+            name: _bias(layer, name, weights[name], shifts[layer.source] or 0.0)
+            for name, layer in by_output.items()
+        },
+        bears=lambda name, added: _bears(by_output[name], added),
+    )
+    builder = _Builder(graph)
     for layer in layers:
-        builder.replace(layer)
+        rows = builder.quantizer(layer, shifts[layer.source])
+        for linear in layer.linears:
+            builder.linear(linear, rows, weights[linear.output], biases[linear.output])
 
 
 def quantize_tables(graph: Graph) -> int:
@@ -135,46 +164,71 @@ def _replace_table(graph: Graph, node: onnx.NodeProto, table: Array) -> None:
 
 @dataclass(frozen=True)
 class _Rows:
-    """A quantised input: uint8 rows, their scales (..., 1), and how they were quantised."""
+    """A quantised input: uint8 rows, their scales (..., 1), and their zero point."""
 
     values: str
     scales: str
     zero: int
-    shift: float
 
 
-def _shift(layer: Layer, least: float) -> float:
+@dataclass(frozen=True, eq=False)
+class _Weight:
+    """INT8 numbers, (width, features), and the scale of each column, float32 (features,)."""
+
+    numbers: npt.NDArray[np.int8]
+    scales: Array
+
+    @property
+    def used(self) -> npt.NDArray[np.float64]:
+        """What the numbers stand for."""
+        return self.numbers.astype(np.float64) * self.scales
+
+
+def _shift(graph: Graph, layer: Layer) -> float | None:
+    """Return what makes every number of the input positive; None where nothing bounds them from below."""
+    least = None if layer.multiplier is not None else least_output(graph, layer.source)
+    if not least:
+        return least
     usual = float(layer.statistics.sample.max(axis=1).mean())
     return float(np.float32(max(least, _SHIFT_SHARE * usual)))
+
+
+def _bears(layer: Layer, added: npt.NDArray[np.float64]) -> bool:
+    """Say whether rows of the input stay about as finely quantised with an addition."""
+    before = layer.statistics.sample
+    after = before + (added if layer.multiplier is None else added * layer.multiplier)
+    return bool(np.abs(after).max(axis=1).mean() <= _COARSER * np.abs(before).max(axis=1).mean())
+
+
+def _bias(layer: Layer, name: str, weight: _Weight, shift: float) -> npt.NDArray[np.float64]:
+    used = weight.used
+    # What rounding the weights adds on average, and what the shift adds always, is a constant.
+    lost = layer.statistics.mean.astype(np.float64) @ (layer.weights[name] - used)
+    bias: npt.NDArray[np.float64] = layer.biases[name] + lost - shift * used.sum(axis=0)
+    return bias
 
 
 class _Builder:
     """Builds the nodes; what all quantisers share is made once."""
 
-    def __init__(self, graph: Graph, *, pair_safe: bool) -> None:
+    def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._pair_safe = pair_safe
         self._token_zeros = ""
-
-    def replace(self, layer: Layer) -> None:
-        rows = self._quantizer(layer)
-        for linear in layer.linears:
-            self._linear(layer, linear, rows)
 
     def _number(self, value: float, hint: str) -> str:
         return self._graph.add_constant(value, np.float32, hint)
 
-    def _quantizer(self, layer: Layer) -> _Rows:
+    def quantizer(self, layer: Layer, shift: float | None) -> _Rows:
+        """Add what quantises a layer's input."""
         graph, source = self._graph, layer.source
-        least = least_output(graph, source)
         if layer.multiplier is not None:
             factors = graph.add_constant(layer.multiplier, np.float32, f"{source}/factors")
-            source, least = graph.add("Mul", [source, factors], f"{source}/smooth"), None
+            source = graph.add("Mul", [source, factors], f"{source}/smooth")
         last = graph.add_constant([-1], np.int64, "minus_one")
         most = graph.add("ReduceMax", [source, last], f"{source}/most", attributes={"keepdims": 1})
-        if least is None:
+        if shift is None:
             return self._around_zero(layer, source, most, last)
-        return self._from_zero(layer, most, last, least)
+        return self._shifted(layer, most, last, shift) if shift else self._from_zero(layer, most, last)
 
     def _around_zero(self, layer: Layer, source: str, most: str, last: str) -> _Rows:
         graph = self._graph
@@ -185,16 +239,14 @@ class _Builder:
         scales = graph.add("Mul", [largest, self._number(1 / _ROW_LIMIT, "row_step")], f"{source}/scales")
         flat = graph.add("Reshape", [scales, last], f"{source}/flat_scales")
         zeros = self._zeros(flat, per_token=layer.statistics.per_token)
-        return _Rows(self._quantize(source, flat, zeros, layer.width), scales, _ROW_ZERO, 0.0)
+        return _Rows(self._quantize(source, flat, zeros, layer.width), scales, _ROW_ZERO)
 
-    def _from_zero(self, layer: Layer, most: str, last: str, least: float) -> _Rows:
-        if least > 0.0:
-            return self._shifted(layer, most, last, _shift(layer, least))
+    def _from_zero(self, layer: Layer, most: str, last: str) -> _Rows:
         graph, source = self._graph, layer.source
         safe = graph.add("Max", [most, self._number(_TINY, "tiny")], f"{source}/largest")
         scales = graph.add("Mul", [safe, self._number(1 / _ROW_LEVELS, "level")], f"{source}/scales")
         flat = graph.add("Reshape", [scales, last], f"{source}/flat_scales")
-        return _Rows(self._quantize(source, flat, "", layer.width), scales, 0, 0.0)
+        return _Rows(self._quantize(source, flat, "", layer.width), scales, 0)
 
     def _shifted(self, layer: Layer, most: str, last: str, shift: float) -> _Rows:
         graph, source = self._graph, layer.source
@@ -209,7 +261,7 @@ class _Builder:
         flat_zero = graph.add("Reshape", [zero, last], f"{source}/flat_zero")
         zeros = graph.add("Cast", [flat_zero], f"{source}/zeros", attributes={"to": TensorProto.UINT8})
         flat = graph.add("Reshape", [scales, last], f"{source}/flat_scales")
-        return _Rows(self._quantize(source, flat, zeros, layer.width), scales, 0, shift)
+        return _Rows(self._quantize(source, flat, zeros, layer.width), scales, 0)
 
     def _quantize(self, source: str, flat_scales: str, zeros: str, width: int) -> str:
         """Quantise as (rows, width): the operator takes a scale for each row along the first axis only."""
@@ -232,24 +284,24 @@ class _Builder:
             self._token_zeros = zeros
         return zeros
 
-    def _linear(self, layer: Layer, linear: Linear, rows: _Rows) -> None:
+    def linear(
+        self, linear: Linear, rows: _Rows, weight: _Weight, bias: npt.NDArray[np.float64] | None
+    ) -> None:
+        """Put a layer's INT8 form in its place; None for `bias` adds nothing."""
         graph, name = self._graph, linear.output
-        weight = layer.weights[name]
-        quantized, scales = quantize_weight(weight, layer.statistics.sample, pair_safe=self._pair_safe)
-        used = quantized.astype(np.float64) * scales
-        # What rounding the weights adds on average, and what the shift adds always, is a constant.
-        lost = layer.statistics.mean.astype(np.float64) @ (weight - used)
-        bias = layer.biases[name] + lost - rows.shift * used.sum(axis=0)
         inputs = [
             rows.values,
-            graph.add_constant(quantized, np.int8, f"{linear.weight}/int8"),
+            graph.add_constant(weight.numbers, np.int8, f"{linear.weight}/int8"),
             self._number(1.0, "no_scale"),
-            graph.add_constant(scales, np.float32, f"{linear.weight}/scales"),
+            graph.add_constant(weight.scales, np.float32, f"{linear.weight}/scales"),
             graph.add_constant(rows.zero, np.uint8, "input_zero"),
         ]
         product = graph.add("MatMulIntegerToFloat", inputs, f"{name}/product", domain=MS_DOMAIN)
-        scaled = graph.add("Mul", [product, rows.scales], f"{name}/scaled")
         node = graph.producer(name)
         assert node is not None
         graph.remove(node)
+        if bias is None:
+            graph.add("Mul", [product, rows.scales], name, output=name)
+            return
+        scaled = graph.add("Mul", [product, rows.scales], f"{name}/scaled")
         graph.add("Add", [scaled, graph.add_constant(bias, np.float32, f"{name}/bias")], name, output=name)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bertonnx.exporters.graph import Graph
-from bertonnx.exporters.linear import attention_value
+from bertonnx.exporters.linear import attention_inputs
 from bertonnx.exporters.rowwise import Layer, least_output
 from bertonnx.runtime.rows import Array
 
@@ -68,14 +68,10 @@ def smooth(graph: Graph, layers: Sequence[Layer]) -> None:
 
 def _into_values(graph: Graph, layer: Layer, factors: Array, makers: dict[str, Layer]) -> bool:
     """Let the layer that makes attention's values make them divided; say whether it could."""
-    value = attention_value(graph, layer.source)
-    maker = makers.get(value or "")
-    if (
-        value is None
-        or maker is None
-        or len(graph.readers(value)) != 1
-        or len(maker.biases[value]) != len(factors)
-    ):
+    inputs = attention_inputs(graph, layer.source)
+    value = inputs[2] if inputs else ""
+    maker = makers.get(value)
+    if maker is None or len(graph.readers(value)) != 1 or len(maker.biases[value]) != len(factors):
         return False
     maker.weights[value] = maker.weights[value] / factors
     maker.biases[value] = maker.biases[value] / factors

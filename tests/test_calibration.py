@@ -11,38 +11,74 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bertonnx.errors import InputError
-from bertonnx.exporters.calibration import LEAST_ROWS, MOST_ROWS, calibration_rows, observe
+from bertonnx.exporters.calibration import (
+    LEAST_ROWS,
+    MOST_ROWS,
+    calibration_pieces,
+    calibration_rows,
+    observe,
+)
 from bertonnx.exporters.calibration_texts import QUESTIONS, TEXTS
-from bertonnx.runtime.rows import Array, Piece
+from bertonnx.models.card import Card
+from bertonnx.runtime.rows import Array, Piece, Row
+from bertonnx.runtime.tokenization import TextTokenizer
 from tests.tokenizers_zoo import wordpiece
 
 
+@pytest.mark.parametrize(("pairs", "mask_token"), [(False, None), (False, "[MASK]"), (True, None)])
+def test_what_tunes_never_judges(pairs: bool, mask_token: str | None) -> None:
+    found = calibration_rows(None, pairs=pairs, mask_token=mask_token)
+    assert len(found.tune) == len(found.judge) == 128
+    assert not {row.text for row in found.tune} & {row.text for row in found.judge} - set(QUESTIONS)
+    assert not _sentences(found.tune) & _sentences(found.judge)
+
+
+def _sentences(rows: list[Row]) -> set[str]:
+    """Return which of our own texts the rows hold, alone or as part of a context."""
+    everything = "\n".join(f"{row.text}\n{row.pair or ''}" for row in rows)
+    return {text for text in TEXTS if len(text) > 40 and text in everything}
+
+
 def test_our_own_texts_are_many_and_different() -> None:
-    rows = calibration_rows(None, pairs=False, mask_token=None)
-    assert len(rows) >= 128
-    assert len({row.text for row in rows}) == len(rows)
+    found = calibration_rows(None, pairs=False, mask_token=None)
+    rows = found.tune + found.judge
+    assert {row.text for row in rows} == set(TEXTS)
+    assert len(rows) == len(TEXTS)
     assert all(row.pair is None and row.text.strip() for row in rows)
-    lengths = [len(text) for text in TEXTS]
-    assert min(lengths) < 20
-    assert max(lengths) > 250
+    for half in (found.tune, found.judge):
+        lengths = [len(row.text) for row in half]
+        assert min(lengths) <= 20
+        assert max(lengths) > 250
+        assert sum(not row.text.isascii() for row in half) >= 10
 
 
 def test_our_own_pairs_have_questions_and_contexts() -> None:
-    rows = calibration_rows(None, pairs=True, mask_token=None)
-    assert len({(row.text, row.pair) for row in rows}) == len(rows) >= 128
-    assert {row.text for row in rows} > set(QUESTIONS)
+    found = calibration_rows(None, pairs=True, mask_token=None)
+    for half in (found.tune, found.judge):
+        assert len({(row.text, row.pair) for row in half}) == len(half)
+        assert {row.text for row in half} > set(QUESTIONS)
 
 
 def test_every_text_gets_a_mask_and_no_text_two() -> None:
-    rows = calibration_rows(None, pairs=False, mask_token="[MASK]")
-    assert all(row.text.count("[MASK]") == 1 for row in rows)
+    found = calibration_rows(None, pairs=False, mask_token="[MASK]")
+    assert all(row.text.count("[MASK]") == 1 for row in found.tune + found.judge)
+    assert all(row.text != "[MASK]" for row in found.tune + found.judge)  # a text without spaces keeps some
 
 
-def test_a_file_of_the_user(tmp_path: Path) -> None:
+def test_a_file_of_the_user_is_halved(tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
-    path.write_text("text,label\n" + "".join(f"text number {i},x\n" for i in range(40)))
-    rows = calibration_rows(path, pairs=False, mask_token=None)
-    assert [row.text for row in rows] == [f"text number {i}" for i in range(40)]
+    path.write_text("text,label\n" + "".join(f"text number {i},x\n" for i in range(41)))
+    found = calibration_rows(path, pairs=False, mask_token=None)
+    assert [row.text for row in found.tune] == [f"text number {i}" for i in range(0, 41, 2)]
+    assert [row.text for row in found.judge] == [f"text number {i}" for i in range(1, 41, 2)]
+
+
+def test_a_text_that_comes_twice_does_not_tune_and_judge(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"text {i}\ntext {i}\n\n" for i in range(40)))
+    found = calibration_rows(path, pairs=False, mask_token=None)
+    assert len(found.tune) == len(found.judge) == 20
+    assert len({row.text for row in found.tune + found.judge}) == 40
 
 
 def test_pairs_of_the_user(tmp_path: Path) -> None:
@@ -50,23 +86,53 @@ def test_pairs_of_the_user(tmp_path: Path) -> None:
     path.write_text(
         "".join(json.dumps({"question": "Who?", "context": f"Text {i}."}) + "\n" for i in range(40))
     )
-    rows = calibration_rows(path, pairs=True, mask_token=None)
-    assert rows[3].text == "Who?"
-    assert rows[3].pair == "Text 3."
+    found = calibration_rows(path, pairs=True, mask_token=None)
+    assert found.tune[2] == Row("Who?", "Text 4.")
+    assert found.judge[2] == Row("Who?", "Text 5.")
 
 
 def test_a_long_file_is_read_in_part(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("\n" + "".join(f"text {i}\n" for i in range(2 * MOST_ROWS)))
-    rows = calibration_rows(path, pairs=False, mask_token=None)
-    assert len(rows) == MOST_ROWS
-    assert rows[0].text == "text 0"
+    found = calibration_rows(path, pairs=False, mask_token=None)
+    assert len(found.tune) + len(found.judge) == MOST_ROWS
+    assert found.tune[0].text == "text 0"
+
+
+def _tokenizer(max_length: int = 1000) -> TextTokenizer:
+    card = Card(
+        task="question-answering",
+        family="bert",
+        max_length=max_length,
+        inputs=("input_ids",),
+        outputs=("start_logits", "end_logits"),
+    )
+    return TextTokenizer(wordpiece().to_str(), card)
+
+
+def test_what_is_run_is_taken_evenly_and_is_not_endless() -> None:
+    rows = [Row("a " * (i % 7 + 1) + "long " * 2 * (i == 499) * 600, "b") for i in range(500)]
+    pieces = calibration_pieces(rows, _tokenizer(5000))
+    assert len(pieces) == 256
+    assert len(pieces[0].ids) == 5
+    assert len(pieces[-1].ids) == 512  # the last row, cut
+
+
+def test_a_model_that_can_read_none_of_the_texts_is_told_so() -> None:
+    rows = [Row("a question too long for the model " * 5, "b")] * 40
+    with pytest.raises(InputError, match="none of the calibration texts"):
+        calibration_pieces(rows, _tokenizer(16))
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [("", 0), ("\n \n\t\n" * 100, 0), ("a text\n" * (LEAST_ROWS - 1) + "\n" * 50, LEAST_ROWS - 1)],
-    ids=["empty", "blank lines", "too few"],
+    [
+        ("", 0),
+        ("\n \n\t\n" * 100, 0),
+        ("".join(f"text {i}\n" for i in range(LEAST_ROWS - 1)) + "\n" * 50, LEAST_ROWS - 1),
+        ("the same text\n" * 500, 1),
+    ],
+    ids=["empty", "blank lines", "too few", "one text, many times"],
 )
 def test_too_few_texts_are_refused(content: str, found: int, tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
@@ -75,9 +141,23 @@ def test_too_few_texts_are_refused(content: str, found: int, tmp_path: Path) -> 
         calibration_rows(path, pairs=False, mask_token=None)
     message = str(caught.value)
     assert str(path) in message
-    assert f"holds {found} texts" in message
+    assert f"holds {found} different texts" in message
     assert f"at least {LEAST_ROWS}" in message
     assert "--calibration" in message
+
+
+def test_the_fewest_texts_are_halved_too(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"text {i}\n" for i in range(LEAST_ROWS)))
+    found = calibration_rows(path, pairs=False, mask_token=None)
+    assert len(found.tune) == len(found.judge) == LEAST_ROWS / 2
+
+
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(bytes(range(256)) * 50)
+    with pytest.raises(InputError, match=r"texts\.txt holds 1 different.*50 rows cannot be read, the first"):
+        calibration_rows(path, pairs=False, mask_token=None)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
