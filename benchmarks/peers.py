@@ -2,10 +2,11 @@
 
     python benchmarks/peers.py [--quick] [--rounds 5] [--part 1.0] [--models minilm,bert-base] [--peers A,B]
 
-Builds a virtual environment with the peers (`peers/requirements.txt`; about 2 GB) in `BERTONNX_PEERS`,
-by default `~/.cache/bertonnx-peers`, and runs `peers/run.py` with it. On Linux or macOS; nothing is
-fetched but packages. The peers: Optimum's ORTModel, Sentence-Transformers with torch and with ONNX,
-fastembed, OpenVINO, CTranslate2 in fp32 and INT8, plain torch; `peers/engines.py` says how each is set up.
+Builds a virtual environment with this checkout and the peers (`peers/requirements.txt`; about 2 GB) in
+`BERTONNX_PEERS`, by default `~/.cache/bertonnx-peers`, and runs `peers/run.py` with it. On Linux or
+macOS; nothing is fetched but packages. The peers: Optimum's ORTModel, Sentence-Transformers with torch
+and with ONNX, fastembed, OpenVINO, CTranslate2 in fp32 and INT8, plain torch; `peers/engines.py` says how
+each is set up.
 
 Workloads: 900 sentences of about 23 tokens, 300 passages of 8 to 512 tokens (a sixteenth of both for
 bert-base), and single texts of 16, 128 and 512 tokens. They are cut from `peers/corpus.txt`, or from
@@ -40,7 +41,7 @@ def main() -> None:
     environment = {
         **os.environ,
         "BERTONNX_PEERS": str(folder),
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "src")]),
+        "PYTHONPATH": str(HERE),
         "ORT_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
     }
@@ -50,7 +51,7 @@ def main() -> None:
 
 def _environment(folder: Path) -> Path:
     """Return the interpreter of the environment with the peers, built where it is not there yet."""
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + bytes(HERE)).hexdigest()
     place, mark = folder / "venv", folder / "venv" / "requirements.sha256"
     if not mark.is_file() or mark.read_text() != wanted:
         print(f"installing the peers into {place}", file=sys.stderr)
@@ -61,6 +62,8 @@ def _environment(folder: Path) -> Path:
         torch = next(line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("torch=="))
         subprocess.run([*pip, torch], check=True)
         subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
+        # This checkout; the requirements above are what it needs, in versions that suit the peers too.
+        subprocess.run([*pip, "--no-deps", "--editable", str(HERE.parent)], check=True)
         mark.write_text(wanted)
     return place / "bin" / "python"
 
