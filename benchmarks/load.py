@@ -27,12 +27,11 @@ from pathlib import Path
 from common import (
     Measured,
     alternate,
-    cache,
+    bert_base,
     exported,
     exported_by_optimum,
     measure,
     median,
-    minilm,
     publish,
     python,
     table,
@@ -41,14 +40,6 @@ from common import (
 
 BAR = 0.5
 PACKAGES = ("onnxruntime", "numpy", "tokenizers", "transformers", "optimum", "optimum-onnx", "torch")
-
-CHECKPOINT = """
-import sys
-import torch, transformers
-torch.manual_seed(0)
-transformers.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
-transformers.BertModel(transformers.BertConfig()).save_pretrained(sys.argv[2])
-"""
 
 CLOCK = """
 import json, sys, time
@@ -106,8 +97,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7, help="how often each process runs (default 7)")
     rounds = parser.parse_args().rounds
-    ours = exported(_checkpoint(), "bert-base")
-    theirs = exported_by_optimum(_checkpoint(), "bert-base") / "model.onnx"
+    ours = exported(bert_base(), "bert-base")
+    theirs = exported_by_optimum(bert_base(), "bert-base") / "model.onnx"
     commands = {
         "bertonnx.load": _command(LOAD, ours),
         "open_session": _command(SESSION, ours),
@@ -116,13 +107,6 @@ def main() -> None:
     }
     results = alternate({name: partial(measure, c) for name, c in commands.items()}, rounds=rounds)
     publish("load", title="Loading bert-base", body=_body(results), packages=PACKAGES)
-
-
-def _checkpoint() -> Path:
-    folder = cache() / "bert-base"
-    if not (folder / "model.safetensors").is_file():
-        measure(python(CHECKPOINT, minilm(), folder))
-    return folder
 
 
 def _command(opening: str, model: Path) -> list[str]:

@@ -21,20 +21,12 @@ import json
 from functools import partial
 from pathlib import Path
 
-from common import alternate, cache, exported, measure, median, minilm, publish, python, table, verdict
+from common import alternate, bert_base, exported, measure, median, minilm, publish, python, table, verdict
 
 BARS = {"MiniLM": 0.06, "bert-base": 0.03}
 PARTS = {"MiniLM": 1.0, "bert-base": 0.25}
 WORKLOADS = ("short", "mixed")
 PACKAGES = ("onnxruntime", "numpy", "tokenizers")
-
-CHECKPOINT = """
-import sys
-import torch, transformers
-torch.manual_seed(0)
-transformers.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
-transformers.BertModel(transformers.BertConfig()).save_pretrained(sys.argv[2])
-"""
 
 TIMED = """
 import json, sys, threading, time
@@ -78,7 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each process runs (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="batches at a time (default 2)")
     arguments = parser.parse_args()
-    checkpoints = {"MiniLM": minilm(), "bert-base": _bert_base()}
+    checkpoints = {"MiniLM": minilm(), "bert-base": bert_base()}
     cases = {}
     for model, checkpoint in checkpoints.items():
         path = exported(checkpoint, "overhead-minilm" if model == "MiniLM" else "bert-base")
@@ -89,13 +81,6 @@ def main() -> None:
     publish(
         "overhead", title="Overhead of the engine", body=_body(results, arguments.threads), packages=PACKAGES
     )
-
-
-def _bert_base() -> Path:
-    folder = cache() / "bert-base"
-    if not (folder / "model.safetensors").is_file():
-        measure(python(CHECKPOINT, minilm(), folder))
-    return folder
 
 
 def _command(path: Path, checkpoint: Path, workload: str, part: float, threads: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bertonnx.errors import UsageError
 from bertonnx.exporters.calibration import CalibrationRows, calibration_pieces, calibration_rows
 from bertonnx.exporters.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint import load as load_checkpoint
+from bertonnx.exporters.exact import exact_products
 from bertonnx.exporters.facts import card_of, parity_figures
 from bertonnx.exporters.half import round_to_half, to_half
 from bertonnx.exporters.half_gate import HalfOptions, judge_half, require_halvable
@@ -24,6 +26,7 @@ from bertonnx.exporters.quantize import (
     quantize_model,
     require_quantizable,
     require_unquantized,
+    runs_here,
 )
 from bertonnx.exporters.samples import sample_rows
 from bertonnx.exporters.seal import Staged, require_free, stage, stamped
@@ -55,7 +58,8 @@ class ExportReport:
         bytes: size of both.
         card: what the file says of itself.
         notes: what was chosen for the user, a sentence each.
-        golden: the replay of the golden examples from the finished file.
+        golden: the replay of the golden examples from the finished file; None where this CPU cannot run it
+            (`target`).
     """
 
     path: Path
@@ -63,7 +67,7 @@ class ExportReport:
     bytes: int
     card: Card
     notes: tuple[str, ...]
-    golden: CheckReport
+    golden: CheckReport | None
 
 
 def export(
@@ -207,9 +211,12 @@ def _quantized(
     """Quantise a graph that passed, judge it against fp32, and write it in the fp32 file's stead."""
     job.progress("quantising to INT8")
     made = quantize_model(draft.model, calibration_pieces(texts.tune, job.tokenizer), target=options.target)
-    with stage(stamped(made.model), job.path) as staged:
+    with ExitStack() as stages:
+        staged = stages.enter_context(stage(stamped(made.model), job.path))
+        local = runs_here(options.target)
+        judged_file = staged if local else stages.enter_context(stage(exact_products(made.model), job.path))
         job.progress("comparing INT8 with fp32")
-        session = job.opened(staged)
+        session = job.opened(judged_file)
         judged = judge(
             reference,
             session,
@@ -220,7 +227,7 @@ def _quantized(
             tokenizer_text=job.checkpoint.tokenizer_text,
         )
         card = replace(card, precision="int8", quantization={**made.facts, **judged})
-        return _finished(staged, session, card, job)
+        return _finished(staged, session, card, job, local=local)
 
 
 def _halved(
@@ -248,8 +255,11 @@ def _halved(
         return _finished(staged, session, card, job)
 
 
-def _finished(staged: Staged, session: Session, card: Card, job: _Job) -> ExportReport:
-    """Write card, tokenizer and golden examples, replay these from the file, and put it in its place."""
+def _finished(staged: Staged, session: Session, card: Card, job: _Job, *, local: bool = True) -> ExportReport:
+    """Write card, tokenizer and golden examples, replay these from the file, and put it in its place.
+
+    Only where `local` is off, for a CPU unlike this one, is there nothing to replay the file with.
+    """
     job.progress("writing the file")
     tokenizer_text = job.checkpoint.tokenizer_text
     card = replace(
@@ -259,12 +269,14 @@ def _finished(staged: Staged, session: Session, card: Card, job: _Job) -> Export
     )
     golden = examples_of(job.samples, job.tokenizer, session, card)
     staged.write_metadata(card, tokenizer_text, golden)
-    replay = check(staged.path, "cpu")
+    replay = check(staged.path, "cpu") if local else None
     staged.publish()
     file = read_model_file(staged.target)
     sidecar = file.sidecars[0] if file.sidecars else None
-    notes = (*job.checkpoint.notes, *_widened(job.checkpoint, card.precision))
-    return ExportReport(staged.target, sidecar, file.bytes, card, notes, replay)
+    notes = [*job.checkpoint.notes, *_widened(job.checkpoint, card.precision)]
+    if replay is None:
+        notes.append(f"this CPU cannot run the file; where it can, type: bertonnx check {staged.target.name}")
+    return ExportReport(staged.target, sidecar, file.bytes, card, tuple(notes), replay)
 
 
 def _reduction(

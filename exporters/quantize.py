@@ -34,6 +34,7 @@ __all__ = [
     "quantize_model",
     "require_quantizable",
     "require_unquantized",
+    "runs_here",
 ]
 
 SCHEME = "row-wise dynamic INT8"
@@ -57,6 +58,11 @@ class Int8Options:
     target: str = "auto"
 
 
+def runs_here(target: str) -> bool:
+    """Say whether this CPU computes what a file for `target` holds, rather than saturating."""
+    return TARGETS[target] or not cpu_features().saturates
+
+
 @dataclass(frozen=True, eq=False)
 class Quantized:
     """An INT8 model, and what the card says of how it was made."""
@@ -73,12 +79,6 @@ def require_quantizable(options: Int8Options, *, precision: str, optimize: str) 
     """
     if options.target not in TARGETS:
         raise UsageError(f"--target {options.target} is unknown; it can be {', '.join(TARGETS)}")
-    if not TARGETS[options.target] and cpu_features().saturates:
-        raise UsageError(
-            f"--target {options.target} allows weights that saturate on this CPU, which has no VNNI, so that "
-            "INT8 cannot be judged here; export on such a machine, or with --target auto, which is right on "
-            "all of them"
-        )
     if precision != "fp32":
         raise UsageError(
             f"--quantize makes INT8 of fp32, and --precision {precision} was asked for too; leave one out"
@@ -167,7 +167,7 @@ def judge(
 
     Args:
         reference: the fp32 model.
-        candidate: the INT8 model.
+        candidate: the INT8 model, or its twin in float32 (`exporters.exact`) where this CPU cannot run it.
         rows: texts to compare on; none of those that calibrated.
         options: what the user accepts.
         card: of both.
@@ -181,18 +181,23 @@ def judge(
         reference, candidate, rows, card=card, tokenizer=tokenizer, tokenizer_text=tokenizer_text
     )
     require_agreement(agreement, min_agreement=options.min_agreement, own_texts=options.calibration is None)
-    latency = measure_latency(reference, candidate, rows, tokenizer)
-    return {
+    figures = {
         "metric": agreement.metric,
         "agreement": agreement.value,
         "worst": agreement.worst,
         "min_agreement": options.min_agreement,
         "texts": agreement.texts,
         "mean_abs_difference": agreement.mean_abs_difference,
+        "cpu": cpu_features().model or platform.machine(),
+    }
+    if not runs_here(options.target):
+        return figures
+    latency = measure_latency(reference, candidate, rows, tokenizer)
+    return {
+        **figures,
         "latency_ratio": latency.ratio,
         "latency_fp32_ms": latency.fp32_ms,
         "latency_int8_ms": latency.int8_ms,
         "latency_batch": latency.batch,
         "latency_tokens": latency.tokens,
-        "cpu": cpu_features().model or platform.machine(),
     }

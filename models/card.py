@@ -147,7 +147,7 @@ class Card:
 _FIGURES: Mapping[str, tuple[str, ...]] = {
     "parity": ("max_abs_difference", "max_abs_reference", "tolerance"),
     "half": ("agreement", "min_agreement", "texts"),
-    "quantization": ("agreement", "latency_fp32_ms", "latency_int8_ms", "min_agreement", "texts"),
+    "quantization": ("agreement", "min_agreement", "texts"),
 }
 """Numbers that a card holds where it holds any of a step."""
 

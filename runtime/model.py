@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
+from bertonnx.errors import BertonnxError, ModelFileError, RowError, TaskError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.answers import AnswerDecoder
 from bertonnx.runtime.classification import ClassificationDecoder
 from bertonnx.runtime.cores import allowed_cores
+from bertonnx.runtime.cpu import saturation_warning
 from bertonnx.runtime.cuda import CudaOptions
 from bertonnx.runtime.embeddings import EmbeddingDecoder
 from bertonnx.runtime.engine import Engine
@@ -59,7 +60,8 @@ def load(
         gpu_memory: on CUDA, GiB that ONNX Runtime may take for weights and batches; default no limit.
 
     Raises:
-        ModelFileError: the file is missing, broken, foreign, or of a newer format.
+        ModelFileError: the file is missing, broken, foreign, of a newer format, or INT8 for a CPU unlike
+            this one.
         ProviderError: the provider cannot be used.
         UsageError: an argument is out of range.
         MissingDependencyError: no ONNX Runtime is installed.
@@ -119,6 +121,9 @@ class Model:
             )
             session = opening.result()
         self._notes = (*notes, *filter(None, [getattr(session, "note", "")]))
+        warning = saturation_warning(self.card.quantization) if session.provider == "cpu" else ""
+        if warning:
+            raise ModelFileError(f"{self.path}: {warning}")
         self.provider = session.provider
         self.placement: Placement | None = getattr(session, "placement", None)
         by_words = self.card.task == "token-classification"

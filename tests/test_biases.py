@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ def _exported(folder: Path, family: str, task: str) -> onnx.ModelProto:
     return model
 
 
-def _spared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Matrix | None]]:
+def _spared(
+    model: onnx.ModelProto, bears: Callable[[str, Matrix], bool] = lambda *_: True
+) -> tuple[onnx.ModelProto, dict[str, Matrix | None]]:
     """Return a copy whose float layers add what `spare_biases` leaves to add."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -44,6 +47,7 @@ def _spared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Matrix |
         shared,
         lambda name: _constant(graph, linears[name].weight),
         {name: _constant(graph, linear.bias) for name, linear in linears.items()},
+        bears=bears,
     )
     for name, bias in left.items():
         _set(graph, linears[name], np.zeros(1) if bias is None else bias)
@@ -91,6 +95,20 @@ def test_a_layer_of_bert_adds_three_biases_of_six(tmp_path: Path) -> None:
     assert layers >= 2
     # Keys, values, and what the feed-forward puts out: the first norm after attention adds that.
     assert sum(bias is None for bias in left.values()) == 3 * layers
+
+
+def test_an_input_that_bears_no_addition_gets_none(tmp_path: Path) -> None:
+    model = _exported(tmp_path, "bert", "feature-extraction")
+    asked = []
+
+    def bears(name: str, added: Matrix) -> bool:
+        asked.append((name, added.shape))
+        return False
+
+    _, left = _spared(model, bears)
+    assert sum(bias is None for bias in left.values()) == 2 * (len(left) // 6)
+    assert asked
+    assert all(name in left and shape == (32,) for name, shape in asked)
 
 
 def test_a_norm_that_something_else_reads_keeps_its_bias(tmp_path: Path) -> None:

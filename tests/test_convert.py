@@ -42,6 +42,7 @@ def test_what_the_report_says(report: bertonnx.ExportReport, embedder: Path) -> 
     assert report.path == embedder.parent / "model.onnx"
     assert report.sidecar is None
     assert report.bytes == report.path.stat().st_size
+    assert report.golden is not None
     assert report.golden.max_abs_difference == 0
     assert report.golden.provider == "cpu"
     assert any("feature-extraction" in note for note in report.notes)

@@ -59,6 +59,7 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     assert report.card.fusions["attention"]["found"] == report.card.fusions["attention"].get("expected")
     parity = report.card.parity
     assert 0 < parity["max_abs_difference"] <= 2e-2 * max(1.0, parity["max_abs_reference"])
+    assert report.golden is not None
     assert report.golden.max_abs_difference <= report.golden.tolerance
     if report.card.half["metric"] == "cosine":
         assert report.card.half["worst"] > 0.999

@@ -53,6 +53,7 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     assert attention["found"] == attention["expected"]
     assert (attention["found"] == 0) == bool(family.why_unfused)
     assert report.card.parity["max_abs_difference"] <= 1e-4 * max(1, report.card.parity["max_abs_reference"])
+    assert report.golden is not None
     assert report.golden.examples >= 5
 
     texts = list(SENTENCES[:24])

@@ -12,12 +12,20 @@ import onnx
 import pytest
 
 import bertonnx
-from bertonnx.errors import BertonnxError, InputError, QuantizationError, RowError, UsageError
+from bertonnx.display import card_lines
+from bertonnx.errors import (
+    BertonnxError,
+    InputError,
+    ModelFileError,
+    QuantizationError,
+    RowError,
+    UsageError,
+)
 from bertonnx.exporters.gate import Agreement, Latency
 from bertonnx.exporters.quantize import Int8Options
 from bertonnx.models.families import FAMILIES, Family
 from bertonnx.models.tasks import TASKS
-from bertonnx.runtime.cpu import CpuFeatures
+from bertonnx.runtime.cpu import CpuFeatures, cpu_features
 from bertonnx.runtime.modelfile import read_model_file
 from bertonnx.runtime.rows import Encoded, Row, as_rows
 from bertonnx.runtime.session import import_onnxruntime, open_session
@@ -68,6 +76,7 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     report = bertonnx.export(source, tmp_path / "int8.onnx", quantize=True, min_agreement=0.0)
     assert report.card.precision == "int8"
     assert report.card.quantization["layers"] >= 6
+    assert report.golden is not None
     assert report.golden.max_abs_difference <= report.golden.tolerance
 
     expected = _outputs(exact.path, exact)
@@ -189,16 +198,32 @@ def test_check_says_where_a_cpu_would_saturate(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("target", ["vnni", "arm64"])
-def test_a_target_that_cannot_be_judged_here_is_refused_at_once(
+def test_a_file_for_another_cpu_is_judged_without_that_cpu(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu = CpuFeatures("x86_64", "Milan", ("avx2",), known=True)
     from bertonnx.exporters import quantize
+    from bertonnx.runtime import cpu
 
-    monkeypatch.setattr(quantize, "cpu_features", lambda: cpu)
-    message = _refused(UsageError, tmp_path, quantize=True, target=target)
-    assert f"--target {target}" in message
-    assert "--target auto" in message
+    here = CpuFeatures("x86_64", "Milan", ("avx2",), known=True)
+    there = CpuFeatures("x86_64", "Sapphire Rapids", ("avx2", "avx512_vnni"), known=True)
+    monkeypatch.setattr(quantize, "cpu_features", lambda: here)
+    monkeypatch.setattr(cpu, "cpu_features", lambda: here)
+    source = save_tiny(tmp_path / "checkpoint")
+    options: dict[str, Any] = {"quantize": True, "min_agreement": 0.0}
+    report = bertonnx.export(source, tmp_path / "model.onnx", target=target, **options)
+    figures = report.card.quantization
+    assert figures["agreement"] > 0.5
+    assert "latency_int8_ms" not in figures
+    assert report.golden is None
+    assert any("bertonnx check model.onnx" in note for note in report.notes)
+    assert "Milan would saturate" in "".join(card_lines(report.card, report.bytes))
+    with pytest.raises(ModelFileError, match="no VNNI"):
+        bertonnx.load(report.path, "cpu")
+    # Where it can run, its golden examples, made in float32, hold.
+    monkeypatch.setattr(cpu, "cpu_features", lambda: there)
+    if not cpu_features().saturates:
+        assert bertonnx.check(report.path, "cpu").examples > 0
+        bertonnx.load(report.path, "cpu").close()
 
 
 def test_the_gate_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,12 @@ def _agreement_lines(precision: str, figures: Mapping[str, Any]) -> Iterator[str
 def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _agreement_lines("INT8", figures)
     yield f"              tuned on {figures['calibration_texts']} texts, judged on {figures['texts']} others"
+    if "latency_int8_ms" not in figures:
+        yield (
+            f"              for --target {figures['target']}, and judged in float32: {figures['cpu']} would "
+            "saturate; speed was not measured"
+        )
+        return
     measured = ""
     if "latency_batch" in figures:
         measured = f", one thread, {figures['latency_batch']} texts of {figures['latency_tokens']} tokens"
