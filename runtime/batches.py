@@ -106,8 +106,8 @@ def windows(
         yield window
 
 
-def equal_lengths(slots: Iterable[Slot], tokens: int) -> Iterator[Batch]:
-    """Yield batches of pieces of one length each, the longest first so that all cores finish together.
+def equal_lengths(slots: Iterable[Slot], tokens: int) -> list[Batch]:
+    """Return batches of pieces of one length each, the largest first so that all cores finish together.
 
     Args:
         slots: what is to be computed.
@@ -116,7 +116,8 @@ def equal_lengths(slots: Iterable[Slot], tokens: int) -> Iterator[Batch]:
     groups: dict[int, Batch] = {}
     for slot in slots:
         groups.setdefault(len(slot.piece.ids), []).append(slot)
-    for length in sorted(groups, reverse=True):
-        members, size = groups[length], max(1, tokens // max(1, length))
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
+    batches = []
+    for length, members in groups.items():
+        size = max(1, tokens // max(1, length))
+        batches += [members[start : start + size] for start in range(0, len(members), size)]
+    return sorted(batches, key=lambda batch: len(batch) * len(batch[0].piece.ids), reverse=True)

@@ -156,7 +156,7 @@ class Engine:
                 if slot is None:
                     slot = window.fresh[key] = Slot(piece)
                 window.slots.append(slot)
-        batches = list(equal_lengths(window.fresh.values(), self._budget(decoder)))
+        batches = equal_lengths(window.fresh.values(), self._budget(decoder))
         if len(batches) < self._runs:
             window.futures.append(_submitted(self._pool, self._run_alone, batches, decoder))
             return window
