@@ -189,7 +189,7 @@ def _agreement_lines(precision: str, figures: Mapping[str, Any]) -> Iterator[str
         f"{100 * figures['min_agreement']:g}% was asked)"
     )
     if figures["worst"] < figures["agreement"]:
-        what = "of the worst text" if metric == "cosine" else "with near ties of fp32 counted as differences"
+        what = "for the worst text" if metric == "cosine" else "with near ties of fp32 counted as differences"
         yield f"              {figures['worst']:.2%} {what}"
 
 
