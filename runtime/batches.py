@@ -1,15 +1,15 @@
-"""How batches are made: what a provider likes, windows of rows, and groups of equal length."""
+"""How batches are made: what a provider likes, windows of rows, their parts, and groups of equal length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bertonnx.errors import RowError
 from bertonnx.runtime.rows import Piece, Row
 
-__all__ = ["CPU", "CUDA", "Batch", "Policy", "Slot", "equal_lengths", "policy_for", "windows"]
+__all__ = ["CPU", "CUDA", "Batch", "Groups", "Policy", "Slot", "parts", "policy_for", "windows"]
 
 
 @dataclass(slots=True)
@@ -35,7 +35,9 @@ class Policy:
 
     Attributes:
         runs: batches at a time; None for as many as threads.
-        ahead: windows that are tokenized ahead on a thread of their own.
+        ahead: windows that are tokenized ahead on a thread of their own; 0 tokenizes each in parts,
+            while what is tokenized already runs.
+        part_characters: text in such a part.
         tokens: tokens a batch.
         tokens_vocabulary: tokens a batch where every token puts out a whole vocabulary.
         first_window: rows in the first window, so that results come soon.
@@ -46,6 +48,7 @@ class Policy:
 
     runs: int | None
     ahead: int
+    part_characters: int
     tokens: int
     tokens_vocabulary: int
     first_window: int
@@ -56,6 +59,7 @@ class Policy:
 CPU = Policy(
     runs=None,
     ahead=0,
+    part_characters=8_000,
     tokens=512,
     tokens_vocabulary=128,
     first_window=32,
@@ -67,6 +71,7 @@ CPU = Policy(
 CUDA = Policy(
     runs=2,
     ahead=1,
+    part_characters=0,
     tokens=16_384,
     tokens_vocabulary=2048,
     first_window=256,
@@ -96,8 +101,7 @@ def windows(
     limit, characters = policy.first_window if soon else policy.last_window, 0
     for row in rows:
         window.append(row)
-        if isinstance(row, Row):
-            characters += len(row.text) + len(row.pair or "")
+        characters += _characters(row)
         if len(window) >= limit or characters >= policy.window_characters:
             yield window
             window, characters = [], 0
@@ -106,18 +110,51 @@ def windows(
         yield window
 
 
-def equal_lengths(slots: Iterable[Slot], tokens: int) -> list[Batch]:
-    """Return batches of pieces of one length each, the largest first so that all cores finish together.
+def parts(window: Sequence[Row | RowError], characters: int) -> Iterator[list[Row | RowError]]:
+    """Yield a window's rows in parts of about so many characters of text."""
+    part: list[Row | RowError] = []
+    found = 0
+    for row in window:
+        part.append(row)
+        found += _characters(row)
+        if found >= characters:
+            yield part
+            part, found = [], 0
+    if part:
+        yield part
+
+
+class Groups:
+    """Slots whose pieces have one length, gathered until they make a batch.
 
     Args:
-        slots: what is to be computed.
         tokens: tokens a batch; a piece that is longer is a batch by itself.
     """
-    groups: dict[int, Batch] = {}
-    for slot in slots:
-        groups.setdefault(len(slot.piece.ids), []).append(slot)
-    batches = []
-    for length, members in groups.items():
-        size = max(1, tokens // max(1, length))
-        batches += [members[start : start + size] for start in range(0, len(members), size)]
-    return sorted(batches, key=lambda batch: len(batch) * len(batch[0].piece.ids), reverse=True)
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._groups: dict[int, Batch] = {}
+
+    def add(self, slot: Slot) -> Batch | None:
+        """Take a slot, and return the batch that it makes full."""
+        length = len(slot.piece.ids)
+        group = self._groups.setdefault(length, [])
+        group.append(slot)
+        if len(group) < max(1, self._tokens // max(1, length)):
+            return None
+        return self._groups.pop(length)
+
+    def large(self, count: int) -> list[Batch]:
+        """Return the largest batches so far, at most `count`, each a quarter full at least."""
+        order = sorted(self._groups, key=lambda length: -length * len(self._groups[length]))[:count]
+        return [self._groups.pop(n) for n in order if 4 * n * len(self._groups[n]) >= self._tokens]
+
+    def rest(self) -> list[Batch]:
+        """Return all that is left, the largest batches first so that all cores finish together."""
+        left = sorted(self._groups.values(), key=lambda batch: -len(batch) * len(batch[0].piece.ids))
+        self._groups.clear()
+        return left
+
+
+def _characters(row: Row | RowError) -> int:
+    return len(row.text) + len(row.pair or "") if isinstance(row, Row) else 0

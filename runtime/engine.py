@@ -2,7 +2,8 @@
 
 Rows are taken in bounded windows; the pieces of a window are grouped by *exactly* equal length, so
 nothing is padded and a text's result cannot depend on its neighbours. On CPU each batch runs on one
-thread, as many batches at once as there are threads; what else a provider likes is in `batches`.
+thread, as many batches at once as there are threads, while the rest of the window is still tokenized;
+what else a provider likes is in `batches`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
-from bertonnx.runtime.batches import Batch, Slot, equal_lengths, policy_for, windows
+from bertonnx.runtime.batches import Batch, Groups, Slot, parts, policy_for, windows
 from bertonnx.runtime.repeats import Key, Repeats, key_of
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece, Row
 from bertonnx.runtime.session import Session
@@ -38,16 +39,18 @@ class _Window:
     """Rows on their way through the model.
 
     Attributes:
-        encoded: the rows, tokenized.
+        encoded: the rows, tokenized so far.
         slots: of each piece of each row, in order, where its result is put.
         fresh: the slots that this window computes, by what decides their results.
         futures: batches under way.
+        lone: batches that are fewer than the cores; each gets all cores once its results are asked for.
     """
 
-    encoded: EncodedRows
+    encoded: list[Encoded | RowError] = field(default_factory=list)
     slots: list[Slot] = field(default_factory=list)
     fresh: dict[Key, Slot] = field(default_factory=dict)
     futures: list[Future[None]] = field(default_factory=list)
+    lone: list[Batch] = field(default_factory=list)
 
 
 class Engine:
@@ -97,9 +100,9 @@ class Engine:
             decoder: makes results of what the model puts out.
             soon: whether the first results should come soon; else all of them come sooner.
 
-        While one window runs, the next is read and tokenized. Closing the generator drops what
-        has not started and waits for what has. What is raised besides errors of rows is a fault of
-        bertonnx or an interrupt, and ends the job.
+        While one window runs, the next is read and tokenized, and begins to run as it is. Closing the
+        generator drops what has not started and waits for what has. What is raised besides errors of
+        rows is a fault of bertonnx or an interrupt, and ends the job.
         """
         repeats = Repeats()
         with closing(self._windows(rows, decoder, repeats, soon)) as under_way:
@@ -114,7 +117,8 @@ class Engine:
         try:
             with closing(self._tokenized(rows, soon)) as tokenized:
                 for encoded in tokenized:
-                    under_way.append(self._submit(encoded, decoder, under_way, repeats))
+                    under_way.append(_Window())
+                    self._fill(encoded, decoder, under_way, repeats)
                     if len(under_way) == _AT_ONCE:
                         yield under_way[0]
                         under_way.popleft()
@@ -123,19 +127,21 @@ class Engine:
             for window in under_way:
                 _cancel(window.futures)
 
-    def _tokenized(self, rows: Iterable[Row | RowError], soon: bool) -> Generator[EncodedRows, None, None]:
-        """Yield windows of tokenized rows, some of them made ahead on a thread of their own."""
+    def _tokenized(
+        self, rows: Iterable[Row | RowError], soon: bool
+    ) -> Generator[Iterable[EncodedRows], None, None]:
+        """Yield windows of tokenized rows: in parts made as they are asked for, or whole and made ahead."""
         waiting: deque[Future[EncodedRows]] = deque()
         try:
             for window in windows(rows, self._policy, soon=soon):
                 if not self._policy.ahead:
-                    yield self._encode(window)
+                    yield map(self._encode, parts(window, self._policy.part_characters))
                     continue
                 waiting.append(_submitted(self._ahead, self._encode, window))
                 if len(waiting) > self._policy.ahead:
-                    yield _result(waiting.popleft())
+                    yield [_result(waiting.popleft())]
             while waiting:
-                yield _result(waiting.popleft())
+                yield [_result(waiting.popleft())]
         finally:
             _cancel(waiting)
 
@@ -143,36 +149,64 @@ class Engine:
         good = iter(self._tokenizer.encode([row for row in rows if isinstance(row, Row)]))
         return [next(good) if isinstance(row, Row) else row for row in rows]
 
-    def _submit(
-        self, encoded: EncodedRows, decoder: Decoder, under_way: Iterable[_Window], repeats: Repeats
-    ) -> _Window:
-        if self._closed:
-            raise _closed()
-        window = _Window(encoded)
+    def _fill(
+        self,
+        tokenized: Iterable[EncodedRows],
+        decoder: Decoder,
+        under_way: Sequence[_Window],
+        repeats: Repeats,
+    ) -> None:
+        """Put rows into the newest window, and let batches run from when every core has one."""
+        window, groups, ready = under_way[-1], Groups(self._budget(decoder)), list[Batch]()
+        for encoded in tokenized:
+            if window.encoded:  # more rows have come, so cores that wait need not wait for all of them
+                ready += groups.large(max(0, self._waiting(under_way) - len(ready)))
+                self._start(window, ready, decoder)
+            ready += self._sorted_in(encoded, window, groups, under_way, repeats)
+            self._start(window, ready, decoder)
+        ready += groups.rest()
+        self._start(window, ready, decoder)
+        window.lone = ready
+
+    def _sorted_in(
+        self,
+        encoded: EncodedRows,
+        window: _Window,
+        groups: Groups,
+        under_way: Iterable[_Window],
+        repeats: Repeats,
+    ) -> Iterator[Batch]:
+        """Take rows into a window, and yield the batches that they make full."""
+        window.encoded.extend(encoded)
         for item in encoded:
             for piece in item.pieces if isinstance(item, Encoded) else ():
                 key = key_of(piece)
-                slot = window.fresh.get(key) or _known(key, piece, under_way, repeats)
+                slot = _known(key, piece, under_way, repeats)
                 if slot is None:
                     slot = window.fresh[key] = Slot(piece)
+                    batch = groups.add(slot)
+                    if batch is not None:
+                        yield batch
                 window.slots.append(slot)
-        batches = equal_lengths(window.fresh.values(), self._budget(decoder))
-        if len(batches) < self._runs:
-            window.futures.append(_submitted(self._pool, self._run_alone, batches, decoder))
-            return window
-        for batch in batches:
+
+    def _waiting(self, under_way: Iterable[_Window]) -> int:
+        """Return how many cores have nothing to do."""
+        return self._runs - sum(not future.done() for window in under_way for future in window.futures)
+
+    def _start(self, window: _Window, ready: list[Batch], decoder: Decoder) -> None:
+        """Let batches run, and empty the list; but a window's first only when there is one for every core."""
+        if self._closed:
+            raise _closed()
+        if not window.futures and len(ready) < self._runs:
+            return
+        for batch in ready:
             window.futures.append(_submitted(self._pool, self._run, batch, decoder))
-        return window
+        ready.clear()
 
     def _budget(self, decoder: Decoder) -> int:
         vocabulary = decoder.fetch == ("logits",)
         tokens = self._policy.tokens_vocabulary if vocabulary else self._policy.tokens
         return min(tokens, self._most_tokens or tokens)
-
-    def _run_alone(self, batches: Sequence[Batch], decoder: Decoder) -> None:
-        """Run fewer batches than there are cores one after the other, each with all cores."""
-        for batch in batches:
-            self._run(batch, decoder, alone=True)
 
     def _run(self, batch: Batch, decoder: Decoder, *, alone: bool = False) -> None:
         by_itself = self._one_at_a_time
@@ -226,6 +260,8 @@ class Engine:
             slot.kept = decoder.keep(slot.piece, named)
 
     def _collect(self, window: _Window, decoder: Decoder, repeats: Repeats) -> Iterator[Item | RowError]:
+        for batch in window.lone:  # here, as another thread would have to be woken first
+            self._run(batch, decoder, alone=True)
         for future in window.futures:
             _result(future)
         for key, slot in window.fresh.items():

@@ -322,7 +322,7 @@ def test_an_interrupt_in_a_batch_is_not_an_error_of_a_row() -> None:
 def test_closing_lets_the_threads_go_and_can_be_repeated() -> None:
     before = set(threading.enumerate())
     engine = _engine(FakeSession())
-    list(engine.map(_rows(["a"]), Sums()))
+    list(engine.map(_rows(_texts(40)), Sums()))
     assert set(threading.enumerate()) - before
     engine.close()
     engine.close()
@@ -487,3 +487,85 @@ def test_fewer_batches_than_threads_get_all_cores() -> None:
     list(_engine(session, threads=2).map(map(Row, _texts(40)), Sums()))
     assert session.alone[:2] == [True, False]
     assert not any(session.alone[2:])
+
+
+def test_a_lone_batch_runs_in_the_thread_that_asks_for_its_result() -> None:
+    threads = []
+    engine = _engine(FakeSession(lambda _: threads.append(threading.current_thread())))
+    results = engine.map([Row("one text")], Sums())
+    assert threads == []
+    next(results)
+    assert threads == [threading.current_thread()]
+    engine.close()
+
+
+def test_batches_run_while_the_rest_of_their_window_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "CPU", replace(batches.CPU, part_characters=2000))
+    encode, begun = TextTokenizer.encode, threading.Event()
+    calls, waited = 0, []
+
+    def slow(self: TextTokenizer, rows: Sequence[Row]) -> list[Encoded | RowError]:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # half of the window is tokenized, and must not wait for the other half
+            waited.append(begun.wait(5))
+        return encode(self, rows)
+
+    monkeypatch.setattr(TextTokenizer, "encode", slow)
+    engine = _engine(FakeSession(lambda _: begun.set()))
+    texts = _texts(400)
+    assert _text_of(list(engine.map(_rows(texts), Sums(), soon=False))) == texts
+    engine.close()
+    assert waited == [True]
+    assert calls > 8
+
+
+def test_a_part_that_fails_drops_what_runs_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "CPU", replace(batches.CPU, part_characters=2000))
+    encode, calls = TextTokenizer.encode, 0
+
+    def failing(self: TextTokenizer, rows: Sequence[Row]) -> list[Encoded | RowError]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return encode(self, rows)
+
+    monkeypatch.setattr(TextTokenizer, "encode", failing)
+    session = FakeSession(lambda _: time.sleep(0.01))
+    engine = _engine(session)
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.map(_rows(_texts(400)), Sums(), soon=False))
+    ran = len(session.batches)
+    time.sleep(0.05)
+    assert len(session.batches) == ran, "batches of a job that has ended still run"
+    engine.close()
+
+
+def _slots(lengths: Sequence[int]) -> list[batches.Slot]:
+    encoding = wordpiece().encode("a")
+    arrays = (np.zeros(length, dtype=np.int64) for length in lengths)
+    return [batches.Slot(Piece(array, array, encoding)) for array in arrays]
+
+
+def test_groups_give_full_batches_then_large_ones_then_the_rest_by_size() -> None:
+    groups = batches.Groups(tokens=32)
+    full = [batch for slot in _slots([8, 40, 8, 8, 4, 4, 6, 8, 8, 1]) if (batch := groups.add(slot))]
+    assert [[len(slot.piece.ids) for slot in batch] for batch in full] == [[40], [8, 8, 8, 8]]
+    # Left are 4 + 4, 6, 8 and 1 tokens; a quarter of 32 is 8.
+    assert groups.large(0) == []
+    assert [len(batch[0].piece.ids) for batch in groups.large(3)] in ([4, 8], [8, 4])
+    assert [len(batch[0].piece.ids) for batch in groups.rest()] == [6, 1]
+    assert groups.rest() == []
+
+
+def test_parts_hold_every_row_once_and_about_so_many_characters() -> None:
+    window: list[Row | RowError] = [
+        Row("x" * 30),
+        RowError("input", "broken"),
+        Row("y", "z" * 80),
+        Row("end"),
+    ]
+    assert list(batches.parts(window, 60)) == [window[:3], window[3:]]
+    assert list(batches.parts(window, 1)) == [window[:1], window[1:3], window[3:]]
+    assert list(batches.parts([], 60)) == []
