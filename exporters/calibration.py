@@ -43,8 +43,9 @@ With fewer, neither half is worth anything: one answer among 16 that differs is 
 """
 
 _OBSERVED_ROWS = 256
-_SAMPLE_TOKENS = 1024
-"""Tokens whose whole vectors are kept; figures are over all."""
+_SAMPLE_BYTES, _LEAST_TOKENS = 1 << 30, 1024
+"""Memory for whole vectors: of all tokens where they fit, else of evenly taken ones, but of so many at
+least. The more there are, the better weights are rounded (`exporters.rounding`). Figures are over all."""
 
 _LONGEST = 512
 
@@ -139,17 +140,25 @@ def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piec
         values: names inside the graph, each float32 of shape (..., width).
         pieces: inputs, at least one.
     """
-    keep = max(1, -(-sum(len(piece.ids) for piece in pieces) // _SAMPLE_TOKENS))
-    totals = {value: _Total(keep) for value in values}
     session = _open(Graph(model).extract(values))
     inputs = {item.name for item in session.get_inputs()}
+    tokens, totals = sum(len(piece.ids) for piece in pieces), dict[str, _Total]()
     for piece in pieces:
         feeds = {name: array for name, array in _feeds(piece).items() if name in inputs}
-        for value, array in zip(values, session.run(list(values), feeds), strict=True):
+        arrays = session.run(list(values), feeds)
+        if not totals:
+            keep = _every(tokens, sum(array.shape[-1] for array in arrays))
+            totals = {value: _Total(keep) for value in values}
+        for value, array in zip(values, arrays, strict=True):
             totals[value].add(
                 array.reshape(-1, array.shape[-1]), per_token=array.shape[:-1] == (1, len(piece.ids))
             )
     return {value: total.statistics() for value, total in totals.items()}
+
+
+def _every(tokens: int, width: int) -> int:
+    """Return how many tokens there are for each whose vectors, of `width` float32 together, are kept."""
+    return max(1, -(-tokens // max(_LEAST_TOKENS, _SAMPLE_BYTES // (4 * width))))
 
 
 class _Total:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from bertonnx.errors import QuantizationError, UsageError
+from bertonnx.exporters.biased_gelu import bias_gelus
 from bertonnx.exporters.calibration import observe
 from bertonnx.exporters.files import weight_bytes
 from bertonnx.exporters.gate import measure_agreement, measure_latency, require_agreement
@@ -130,6 +131,8 @@ def quantize_model(model: onnx.ModelProto, pieces: Sequence[Piece], *, target: s
     smooth(graph, layers)
     quantize_layers(graph, layers, pair_safe=TARGETS[target])
     tables = quantize_tables(graph)
+    graph.finish()
+    bias_gelus(graph)
     graph.finish()
     facts = {
         "scheme": SCHEME,

@@ -145,9 +145,9 @@ class Groups:
         return self._groups.pop(length)
 
     def large(self, count: int) -> list[Batch]:
-        """Return the largest batches so far, at most `count`, each a quarter full at least."""
+        """Return the largest batches so far, at most `count`, each an eighth full at least."""
         order = sorted(self._groups, key=lambda length: -length * len(self._groups[length]))[:count]
-        return [self._groups.pop(n) for n in order if 4 * n * len(self._groups[n]) >= self._tokens]
+        return [self._groups.pop(n) for n in order if 8 * n * len(self._groups[n]) >= self._tokens]
 
     def rest(self) -> list[Batch]:
         """Return all that is left, the largest batches first so that all cores finish together."""

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bertonnx.errors import InputError
+from bertonnx.exporters import calibration
 from bertonnx.exporters.calibration import (
     LEAST_ROWS,
     MOST_ROWS,
@@ -216,7 +217,16 @@ def test_statistics_are_over_all_tokens() -> None:
     np.testing.assert_array_equal(hidden.largest, np.abs(seen).max(axis=0))
     np.testing.assert_allclose(hidden.mean, seen.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(hidden.square, np.square(seen).mean(axis=0), rtol=1e-4)
-    np.testing.assert_array_equal(hidden.sample, seen[:: len(seen) // len(hidden.sample) + 1])
-    assert 500 < len(hidden.sample) <= 1024
+    np.testing.assert_array_equal(hidden.sample, seen)
     assert hidden.per_token
     assert not found["pooled"].per_token
+
+
+def test_of_more_vectors_than_memory_is_for_some_are_kept_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_SAMPLE_BYTES", 4 * 6 * 1100)  # the layer is 6 wide
+    table = np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
+    pieces = _pieces([5, 700, 3, 900, 11, 900])
+    hidden = observe(_lookup_model(table), ["hidden"], pieces)["hidden"]
+    seen = table[np.concatenate([piece.ids for piece in pieces])]
+    np.testing.assert_array_equal(hidden.sample, seen[::3])
+    np.testing.assert_array_equal(hidden.largest, np.abs(seen).max(axis=0))
