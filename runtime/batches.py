@@ -9,7 +9,7 @@ from typing import Any
 from bertonnx.errors import RowError
 from bertonnx.runtime.rows import Piece, Row
 
-__all__ = ["CPU", "CUDA", "Batch", "Groups", "Policy", "Slot", "parts", "policy_for", "windows"]
+__all__ = ["CPU", "CUDA", "Batch", "Groups", "Policy", "Slot", "in_parts", "policy_for", "windows"]
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ def windows(
         yield window
 
 
-def parts(window: Sequence[Row | RowError], characters: int) -> Iterator[list[Row | RowError]]:
+def in_parts(window: Sequence[Row | RowError], characters: int) -> Iterator[list[Row | RowError]]:
     """Yield a window's rows in parts of about so many characters of text."""
     part: list[Row | RowError] = []
     found = 0

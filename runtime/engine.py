@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
-from bertonnx.runtime.batches import Batch, Groups, Slot, parts, policy_for, windows
+from bertonnx.runtime.batches import Batch, Groups, Slot, in_parts, policy_for, windows
 from bertonnx.runtime.repeats import Key, Repeats, key_of
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece, Row
 from bertonnx.runtime.session import Session
@@ -43,7 +43,7 @@ class _Window:
         slots: of each piece of each row, in order, where its result is put.
         fresh: the slots that this window computes, by what decides their results.
         futures: batches under way.
-        lone: batches that are fewer than the cores; each gets all cores once its results are asked for.
+        lone: batches that are fewer than the cores; one after the other they get all of them.
     """
 
     encoded: list[Encoded | RowError] = field(default_factory=list)
@@ -117,6 +117,8 @@ class Engine:
         try:
             with closing(self._tokenized(rows, soon)) as tokenized:
                 for encoded in tokenized:
+                    if under_way:  # or the next window's batches would take the cores first
+                        self._run_lone(under_way[-1], decoder)
                     under_way.append(_Window())
                     self._fill(encoded, decoder, under_way, repeats)
                     if len(under_way) == _AT_ONCE:
@@ -135,7 +137,7 @@ class Engine:
         try:
             for window in windows(rows, self._policy, soon=soon):
                 if not self._policy.ahead:
-                    yield map(self._encode, parts(window, self._policy.part_characters))
+                    yield map(self._encode, in_parts(window, self._policy.part_characters))
                     continue
                 waiting.append(_submitted(self._ahead, self._encode, window))
                 if len(waiting) > self._policy.ahead:
@@ -203,6 +205,11 @@ class Engine:
             window.futures.append(_submitted(self._pool, self._run, batch, decoder))
         ready.clear()
 
+    def _run_lone(self, window: _Window, decoder: Decoder) -> None:
+        """Run batches that are fewer than the cores, in this thread: another would have to be woken first."""
+        while window.lone:
+            self._run(window.lone.pop(0), decoder, alone=True)
+
     def _budget(self, decoder: Decoder) -> int:
         vocabulary = decoder.fetch == ("logits",)
         tokens = self._policy.tokens_vocabulary if vocabulary else self._policy.tokens
@@ -260,8 +267,7 @@ class Engine:
             slot.kept = decoder.keep(slot.piece, named)
 
     def _collect(self, window: _Window, decoder: Decoder, repeats: Repeats) -> Iterator[Item | RowError]:
-        for batch in window.lone:  # here, as another thread would have to be woken first
-            self._run(batch, decoder, alone=True)
+        self._run_lone(window, decoder)
         for future in window.futures:
             _result(future)
         for key, slot in window.fresh.items():

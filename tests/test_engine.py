@@ -499,6 +499,16 @@ def test_a_lone_batch_runs_in_the_thread_that_asks_for_its_result() -> None:
     engine.close()
 
 
+def test_a_lone_batch_does_not_wait_for_the_window_after_it() -> None:
+    session = FakeSession(lambda _: time.sleep(0.002))
+    engine = _engine(session)
+    same = [Row("one text")] * 32  # the first window, computed once
+    assert len(list(engine.map([*same, *_rows(_texts(128))], Sums()))) == 160
+    engine.close()
+    assert session.alone[0]
+    assert not any(session.alone[1:])
+
+
 def test_batches_run_while_the_rest_of_their_window_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "CPU", replace(batches.CPU, part_characters=2000))
     encode, begun = TextTokenizer.encode, threading.Event()
@@ -566,6 +576,6 @@ def test_parts_hold_every_row_once_and_about_so_many_characters() -> None:
         Row("y", "z" * 80),
         Row("end"),
     ]
-    assert list(batches.parts(window, 60)) == [window[:3], window[3:]]
-    assert list(batches.parts(window, 1)) == [window[:1], window[1:3], window[3:]]
-    assert list(batches.parts([], 60)) == []
+    assert list(batches.in_parts(window, 60)) == [window[:3], window[3:]]
+    assert list(batches.in_parts(window, 1)) == [window[:1], window[1:3], window[3:]]
+    assert list(batches.in_parts([], 60)) == []
