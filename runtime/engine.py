@@ -208,6 +208,8 @@ class Engine:
     def _run_lone(self, window: _Window, decoder: Decoder) -> None:
         """Run batches that are fewer than the cores, in this thread: another would have to be woken first."""
         while window.lone:
+            if self._closed:
+                raise _closed()
             self._run(window.lone.pop(0), decoder, alone=True)
 
     def _budget(self, decoder: Decoder) -> int:

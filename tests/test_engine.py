@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bertonnx.errors import InferenceError, OutOfMemoryError, RowError
+from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
 from bertonnx.models.card import Card
 from bertonnx.runtime import batches, repeats
 from bertonnx.runtime.engine import Engine
@@ -497,6 +497,19 @@ def test_a_lone_batch_runs_in_the_thread_that_asks_for_its_result() -> None:
     next(results)
     assert threads == [threading.current_thread()]
     engine.close()
+
+
+def test_a_lone_batch_does_not_run_once_the_engine_is_closed() -> None:
+    session = FakeSession()
+    engine = _engine(session)
+    # The first window has many batches, the second one: it waits for its turn when the engine is closed.
+    results = engine.map(_rows([*_texts(32), "one text"]), Sums())
+    next(results)
+    ran = len(session.batches)
+    engine.close()
+    with pytest.raises(BertonnxError, match="closed"):
+        list(results)
+    assert len(session.batches) == ran
 
 
 def test_a_lone_batch_does_not_wait_for_the_window_after_it() -> None:
