@@ -78,10 +78,10 @@ opening = Loaded
 """
 
 SESSION = """
-import bertonnx.runtime.session
+import bertonnx.runtime.session.session
 class Opened:
     def __init__(self):
-        self.session = bertonnx.runtime.session.open_session(path, provider="cpu")
+        self.session = bertonnx.runtime.session.session.open_session(path, provider="cpu")
         self.inputs = self.session.inputs
     def predict(self):
         self.session.run(self.session.outputs, feeds(self))

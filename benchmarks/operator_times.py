@@ -26,7 +26,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 from common import alternate, bert_base, cache, exported, minilm, publish, table
 
-from bertonnx.runtime.session import import_onnxruntime
+from bertonnx.runtime.session.session import import_onnxruntime
 
 SHAPES = ((16, 32), (1, 512))
 MODELS = {"MiniLM": (6, 384, 1536), "bert-base": (12, 768, 3072)}

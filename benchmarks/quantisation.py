@@ -37,10 +37,10 @@ import numpy as np
 from common import machine, minilm, publish, table, verdict
 
 import bertonnx
-from bertonnx.exporters.calibration_texts import TEXTS
-from bertonnx.runtime.modelfile import read_model_file
+from bertonnx.exporters.int8.texts import TEXTS
+from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.rows import Row
-from bertonnx.runtime.session import import_onnxruntime
+from bertonnx.runtime.session.session import import_onnxruntime
 from bertonnx.runtime.tokenization import TextTokenizer
 
 TOKENS = 512

@@ -10,17 +10,15 @@ from pathlib import Path
 import onnx
 
 from bertonnx.errors import UsageError
-from bertonnx.exporters.calibration import CalibrationRows, calibration_pieces, calibration_rows
-from bertonnx.exporters.checkpoint import Checkpoint
-from bertonnx.exporters.checkpoint import load as load_checkpoint
-from bertonnx.exporters.exact import exact_products
-from bertonnx.exporters.facts import card_of, parity_figures
-from bertonnx.exporters.half import round_to_half, to_half
-from bertonnx.exporters.half_gate import HalfOptions, judge_half, require_halvable
-from bertonnx.exporters.heads import add_heads
-from bertonnx.exporters.optimization import OPTIMIZE, Draft, fuse, specialise
-from bertonnx.exporters.parity import Batch, batches, compare
-from bertonnx.exporters.quantize import (
+from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
+from bertonnx.exporters.checkpoint.folder import model_folder, read_json, resolve
+from bertonnx.exporters.describe import card_of, parity_figures
+from bertonnx.exporters.fp16.half import round_to_half, to_half
+from bertonnx.exporters.fp16.half_gate import HalfOptions, judge_half, require_halvable
+from bertonnx.exporters.int8.calibration import CalibrationRows, calibration_pieces, calibration_rows
+from bertonnx.exporters.int8.float_twin import exact_products
+from bertonnx.exporters.int8.quantize import (
     Int8Options,
     judge,
     quantize_model,
@@ -28,15 +26,17 @@ from bertonnx.exporters.quantize import (
     require_unquantized,
     runs_here,
 )
-from bertonnx.exporters.samples import sample_rows
-from bertonnx.exporters.seal import Staged, require_free, stage, stamped
-from bertonnx.exporters.sources import model_folder, read_json, resolve
-from bertonnx.exporters.trace import trace
+from bertonnx.exporters.staging import Staged, require_free, stage, stamped
+from bertonnx.exporters.steps.heads import add_heads
+from bertonnx.exporters.steps.pipeline import OPTIMIZE, Draft, fuse, specialise
+from bertonnx.exporters.steps.trace import trace
+from bertonnx.exporters.verify.parity import Batch, batches, compare
+from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
 from bertonnx.runtime.golden import CheckReport, check, examples_of, sha256_text
-from bertonnx.runtime.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.rows import Row
-from bertonnx.runtime.session import Session, open_session
+from bertonnx.runtime.session.session import Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["OPTIMIZE", "PRECISIONS", "ExportReport", "export"]
@@ -105,10 +105,10 @@ def export(
         force: replace an existing output.
         trust_remote_code: run the checkpoint's own Python code.
         allow_pickle: read `.bin` weights where there is no safetensors.
-        quantize: make it INT8 (`exporters.rowwise`), after the fp32 graph passed.
+        quantize: make it INT8 (`exporters.int8.rowwise`), after the fp32 graph passed.
         calibration: of INT8 and fp16: a file of texts like those that the model will read; default our own.
-        min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1 (`exporters.gate`); default
-            0.99.
+        min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1 (`exporters.verify.gate`);
+            default 0.99.
         target: of INT8: the machine that it is for, "avx2", "vnni" or "arm64"; default "auto", right on all.
         progress: is told what begins, in a few words.
 

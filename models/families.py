@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bertonnx.models.registry import Registry
 from bertonnx.models.tasks import TASKS
 
-__all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family"]
+__all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family", "register"]
 
 _NO_HEAD = "transformers has no such head for it"
 _NO_QUESTION_ANSWERING = "optimum-onnx 0.1.0 has no export of its question-answering head"
@@ -47,7 +48,8 @@ _DISENTANGLED = (
     "terms of its own for every text: no fused operator of ONNX Runtime takes that"
 )
 
-FAMILIES: tuple[Family, ...] = (
+FAMILIES: Registry[Family] = Registry(
+    "family",
     Family("bert"),
     Family("distilbert"),
     Family("roberta", position_offset=2),
@@ -88,9 +90,16 @@ EXCLUDED_FAMILIES: Mapping[str, str] = {
 }
 """Encoders that optimum-onnx exports and bertonnx refuses, with the reason."""
 
-_BY_NAME = {family.name: family for family in FAMILIES}
+
+def register(row: Family) -> None:
+    """Add a family, from this package or another.
+
+    Raises:
+        ValueError: another family has its name.
+    """
+    FAMILIES.register(row)
 
 
 def family(name: str) -> Family | None:
     """Return the family called `name`, or None where the table does not know it."""
-    return _BY_NAME.get(name)
+    return FAMILIES.get(name)

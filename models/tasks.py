@@ -1,12 +1,24 @@
-"""The five tasks: what each reads from a checkpoint and what its graph puts out."""
+"""The tasks: a row each, with all that is special about it.
+
+Adding one is a row here (or `register` from outside), a decoder, and a line in `tests/tiny.py`.
+Fields that name code hold an import path, "module:name", which the room that owns the code resolves
+on use (`models.registry.resolve`); so nothing heavy is imported here. No other module compares the
+names of tasks: what differs between them is a field of the row.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-__all__ = ["PROBLEM_TYPES", "TASKS", "Task", "task"]
+from bertonnx.models.registry import Registry
+
+__all__ = ["PROBLEM_TYPES", "TASKS", "Task", "register", "task"]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+Dimension = Literal["batch", "tokens", "width", "hidden", "labels", "vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -15,65 +27,163 @@ class Task:
 
     Attributes:
         name: Hugging Face's name of the task, the value of `--task`.
-        architecture: suffix of the class names in `config.json`'s `architectures`.
+        method: the method of `bertonnx.Model` that serves it; "predict" for a task without one of its own.
         auto_class: the class of transformers that loads such a checkpoint.
-        raw_outputs: outputs of Optimum's graph, before our heads.
-        outputs: outputs of the finished file, each float32.
-        method: the method of `bertonnx.Model` that serves the task.
+        architectures: endings of the class names in `config.json`'s `architectures` that mean this task,
+            transformers' own first.
+        raw_outputs: outputs of the traced graph, before our heads.
+        outputs: outputs of the finished file, each float32, with their dimensions.
+        decoder: `(DecoderContext) -> Decoder`: what makes results of outputs
+            (`runtime.decoders.DecoderContext`).
+        columns: `(Card, top_k) -> tuple[Column, ...]`: the columns of a result (`runtime.io.columns`).
+        numbers: `(Card) -> Numbers`: what a row of a `.npy` file holds (`runtime.io.npy`); empty where
+            results are more than numbers.
+        r_tables: name of a table as R asks for it -> `(Card, top, aggregation) -> Table`
+            (`runtime.r_bridge`); the first is what R's `predict()` gives.
+        head: `(config, raw) -> Head`: labels, problem type and activation of a checkpoint
+            (`exporters.checkpoint.task`).
+        graph_head: `(Graph, Checkpoint) -> None`: puts post-processing into the graph
+            (`exporters.steps.heads`); empty where there is none.
+        reference_head: `(Checkpoint, tensors, feeds) -> None`: the same in PyTorch
+            (`exporters.verify.parity`); empty where there is none.
+        comparison: `(DecoderContext) -> Comparison`: how close INT8 or fp16 is to fp32
+            (`exporters.verify.gate`).
+        pairs: whether the model reads text pairs: "always", "never", or "maybe", where the checkpoint says.
+        pair_names: what the two texts of a pair are called, in errors and as columns.
+        pair_is_cut: whether only the second text of a pair is cut or read in windows.
+        long_text: what happens to a text longer than the model where the user does not say.
+        longest: longest input in tokens, whatever the model can take; None for no such limit.
+        pooled: whether token vectors are pooled into one for each text, so that pooling, normalisation and
+            the modules of a Sentence-Transformers folder apply.
+        labelled: whether the outputs are classes with names.
+        masked: whether a text must hold a mask token.
+        candidates: how many candidates a result lists where the user does not say.
     """
 
     name: str
-    architecture: str
-    auto_class: str
-    raw_outputs: tuple[str, ...]
-    outputs: tuple[str, ...]
     method: str
+    auto_class: str
+    architectures: tuple[str, ...]
+    raw_outputs: tuple[str, ...]
+    outputs: Mapping[str, tuple[Dimension, ...]]
+    decoder: str
+    columns: str
+    comparison: str
+    numbers: str = ""
+    r_tables: Mapping[str, str] = field(default_factory=dict)
+    head: str = "bertonnx.exporters.checkpoint.task:no_head"
+    graph_head: str = ""
+    reference_head: str = ""
+    pairs: Literal["always", "maybe", "never"] = "never"
+    pair_names: tuple[str, str] = ("text", "pair")
+    pair_is_cut: bool = False
+    long_text: Literal["truncate", "stride"] = "truncate"
+    longest: int | None = None
+    pooled: bool = False
+    labelled: bool = False
+    masked: bool = False
+    candidates: int = 1
 
 
-TASKS: tuple[Task, ...] = (
+TASKS: Registry[Task] = Registry(
+    "task",
     Task(
         "feature-extraction",
-        "Model",
-        "AutoModel",
-        raw_outputs=("last_hidden_state",),
-        outputs=("sentence_embedding", "last_hidden_state"),
         method="embed",
+        auto_class="AutoModel",
+        architectures=("Model",),
+        raw_outputs=("last_hidden_state",),
+        outputs={
+            "sentence_embedding": ("batch", "width"),
+            "last_hidden_state": ("batch", "tokens", "hidden"),
+        },
+        decoder="bertonnx.runtime.decoders.embeddings:embedding_decoder",
+        columns="bertonnx.runtime.io.columns:embedding_columns",
+        comparison="bertonnx.exporters.verify.gate:compare_embeddings",
+        numbers="bertonnx.runtime.io.npy:embedding_numbers",
+        r_tables={"embeddings": "bertonnx.runtime.r_bridge:embedding_table"},
+        graph_head="bertonnx.exporters.steps.heads:add_embedding",
+        reference_head="bertonnx.exporters.verify.parity:embedding_reference",
+        pooled=True,
     ),
     Task(
         "text-classification",
-        "ForSequenceClassification",
-        "AutoModelForSequenceClassification",
-        raw_outputs=("logits",),
-        outputs=("logits", "scores"),
         method="classify",
+        auto_class="AutoModelForSequenceClassification",
+        architectures=("ForSequenceClassification",),
+        raw_outputs=("logits",),
+        outputs={"logits": ("batch", "labels"), "scores": ("batch", "labels")},
+        decoder="bertonnx.runtime.decoders.classification:classification_decoder",
+        columns="bertonnx.runtime.io.columns:classification_columns",
+        comparison="bertonnx.exporters.verify.gate:compare_classes",
+        numbers="bertonnx.runtime.io.npy:classification_numbers",
+        r_tables={
+            "labels": "bertonnx.runtime.r_bridge:label_table",
+            "scores": "bertonnx.runtime.r_bridge:score_table",
+        },
+        head="bertonnx.exporters.checkpoint.task:classification_head",
+        graph_head="bertonnx.exporters.steps.heads:add_scores",
+        reference_head="bertonnx.exporters.verify.parity:scores_reference",
+        pairs="maybe",
+        labelled=True,
     ),
     Task(
         "token-classification",
-        "ForTokenClassification",
-        "AutoModelForTokenClassification",
-        raw_outputs=("logits",),
-        outputs=("logits", "scores"),
         method="entities",
+        auto_class="AutoModelForTokenClassification",
+        architectures=("ForTokenClassification",),
+        raw_outputs=("logits",),
+        outputs={"logits": ("batch", "tokens", "labels"), "scores": ("batch", "tokens", "labels")},
+        decoder="bertonnx.runtime.decoders.entities:entity_decoder",
+        columns="bertonnx.runtime.io.columns:entity_columns",
+        comparison="bertonnx.exporters.verify.gate:compare_entities",
+        r_tables={"entities": "bertonnx.runtime.r_bridge:entity_table"},
+        head="bertonnx.exporters.checkpoint.task:token_head",
+        graph_head="bertonnx.exporters.steps.heads:add_scores",
+        reference_head="bertonnx.exporters.verify.parity:scores_reference",
+        labelled=True,
     ),
     Task(
         "question-answering",
-        "ForQuestionAnswering",
-        "AutoModelForQuestionAnswering",
-        raw_outputs=("start_logits", "end_logits"),
-        outputs=("start_logits", "end_logits"),
         method="answer",
+        auto_class="AutoModelForQuestionAnswering",
+        architectures=("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+        raw_outputs=("start_logits", "end_logits"),
+        outputs={"start_logits": ("batch", "tokens"), "end_logits": ("batch", "tokens")},
+        decoder="bertonnx.runtime.decoders.answers:answer_decoder",
+        columns="bertonnx.runtime.io.columns:answer_columns",
+        comparison="bertonnx.exporters.verify.gate:compare_answers",
+        r_tables={"answers": "bertonnx.runtime.r_bridge:answer_table"},
+        pairs="always",
+        pair_names=("question", "context"),
+        pair_is_cut=True,
+        long_text="stride",
+        longest=384,
     ),
     Task(
         "fill-mask",
-        "ForMaskedLM",
-        "AutoModelForMaskedLM",
-        raw_outputs=("logits",),
-        outputs=("logits",),
         method="fill_mask",
+        auto_class="AutoModelForMaskedLM",
+        architectures=("ForMaskedLM", "WithLMHeadModel", "ForPreTraining"),
+        raw_outputs=("logits",),
+        outputs={"logits": ("batch", "tokens", "vocabulary")},
+        decoder="bertonnx.runtime.decoders.masks:mask_decoder",
+        columns="bertonnx.runtime.io.columns:mask_columns",
+        comparison="bertonnx.exporters.verify.gate:compare_masks",
+        r_tables={"masks": "bertonnx.runtime.r_bridge:mask_table"},
+        masked=True,
+        candidates=5,
     ),
 )
 
-_BY_NAME = {task.name: task for task in TASKS}
+
+def register(row: Task) -> None:
+    """Add a task, from this package or another.
+
+    Raises:
+        ValueError: another task has its name.
+    """
+    TASKS.register(row)
 
 
 def task(name: str) -> Task:
@@ -82,4 +192,4 @@ def task(name: str) -> Task:
     Raises:
         KeyError: no such task.
     """
-    return _BY_NAME[name]
+    return TASKS[name]

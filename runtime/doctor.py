@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 from bertonnx.errors import MissingDependencyError
-from bertonnx.runtime.cores import allowed_cores
-from bertonnx.runtime.cpu import cpu_features
-from bertonnx.runtime.cuda import CUDA, both_packages, cuda_problem, prepared
-from bertonnx.runtime.session import import_onnxruntime
+from bertonnx.runtime.session.cores import allowed_cores
+from bertonnx.runtime.session.cpu import cpu_features
+from bertonnx.runtime.session.cuda import CUDA, both_packages, cuda_problem, prepared
+from bertonnx.runtime.session.session import import_onnxruntime
 
 __all__ = ["Finding", "examine"]
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from bertonnx.errors import DriftError, ModelFileError, RowError, UsageError
 from bertonnx.models.card import CARD_KEY, Card
-from bertonnx.runtime.cpu import saturation_warning
-from bertonnx.runtime.modelfile import read_model_file, weights_sha256
-from bertonnx.runtime.placement import Placement
+from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
-from bertonnx.runtime.session import PROVIDERS, Provider, Session, open_session
+from bertonnx.runtime.session.cpu import saturation_warning
+from bertonnx.runtime.session.placement import Placement
+from bertonnx.runtime.session.session import PROVIDERS, Provider, Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["TOLERANCE", "CheckReport", "check", "examples_of", "sha256_text"]

@@ -15,20 +15,26 @@ from bertonnx.errors import BertonnxError, ModelFileError, RowError, TaskError, 
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.answers import AnswerDecoder
-from bertonnx.runtime.classification import ClassificationDecoder
-from bertonnx.runtime.cores import allowed_cores
-from bertonnx.runtime.cpu import saturation_warning
-from bertonnx.runtime.cuda import CudaOptions
-from bertonnx.runtime.embeddings import EmbeddingDecoder
-from bertonnx.runtime.engine import Engine
-from bertonnx.runtime.entities import AGGREGATIONS, Aggregation, EntityDecoder, SubwordRule, subword_rule
-from bertonnx.runtime.masks import MaskDecoder
-from bertonnx.runtime.modelfile import read_model_file
+from bertonnx.runtime.decoders.answers import AnswerDecoder
+from bertonnx.runtime.decoders.classification import ClassificationDecoder
+from bertonnx.runtime.decoders.embeddings import EmbeddingDecoder
+from bertonnx.runtime.decoders.entities import (
+    AGGREGATIONS,
+    Aggregation,
+    EntityDecoder,
+    SubwordRule,
+    subword_rule,
+)
+from bertonnx.runtime.decoders.masks import MaskDecoder
+from bertonnx.runtime.engine.engine import Engine
+from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import open_optimum
-from bertonnx.runtime.placement import Placement
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, as_rows
-from bertonnx.runtime.session import PROVIDERS, Provider, Session, open_session
+from bertonnx.runtime.session.cores import allowed_cores
+from bertonnx.runtime.session.cpu import saturation_warning
+from bertonnx.runtime.session.cuda import CudaOptions
+from bertonnx.runtime.session.placement import Placement
+from bertonnx.runtime.session.session import PROVIDERS, Provider, Session, open_session
 from bertonnx.runtime.tokenization import LONG_TEXT, LongText, TextTokenizer
 
 if TYPE_CHECKING:
@@ -241,7 +247,7 @@ class Model:
         The text is taken from the column `text` (or the only column of strings), the pair from
         `pair`; for question answering `question` and `context` do as well.
         """
-        from bertonnx.runtime.arrow import predict_batch
+        from bertonnx.runtime.io.arrow import predict_batch
 
         return predict_batch(self, batch)
 

@@ -18,10 +18,10 @@ from bertonnx.models.card import Card
 from bertonnx.models.families import family
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.cuda import CudaOptions
-from bertonnx.runtime.modelfile import ModelFile, read_model_file
+from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file
 from bertonnx.runtime.rows import Array
-from bertonnx.runtime.session import Feeds, OrtSession, Provider, Session, open_session
+from bertonnx.runtime.session.cuda import CudaOptions
+from bertonnx.runtime.session.session import Feeds, OrtSession, Provider, Session, open_session
 from bertonnx.runtime.tokenization import stripped
 
 __all__ = ["open_optimum"]
@@ -126,7 +126,7 @@ def _card(file: ModelFile, folder: Path) -> Card:
         family=str(config.get("model_type", "unknown")),
         max_length=_max_length(config, tokenizer, folder),
         inputs=file.inputs,
-        outputs=task_named(task).outputs,
+        outputs=tuple(task_named(task).outputs),
         labels=names,
         problem_type=problem,
         activation=activation,
@@ -153,7 +153,8 @@ def _task(file: ModelFile) -> str:
         config = _json(file.path.parent / "config.json")
         for architecture in config.get("architectures") or []:
             for task in TASKS:
-                if "For" in task.architecture and architecture.endswith(task.architecture):
+                first = task.architectures[0]
+                if "For" in first and architecture.endswith(first):
                     return task.name
         if any("LMHead" in name or "ForPreTraining" in name for name in config.get("architectures") or []):
             return "fill-mask"

@@ -13,9 +13,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bertonnx.errors import BertonnxError
-from bertonnx.exporters.checkpoint import Checkpoint, load
+from bertonnx.exporters.checkpoint.checkpoint import Checkpoint, load
+from bertonnx.exporters.checkpoint.folder import resolve
 from bertonnx.exporters.quiet import quiet
-from bertonnx.exporters.sources import resolve
 from tests.tokenizers_zoo import pretrained
 
 __all__ = ["SMALL", "edit_json", "edit_weights", "message", "read", "save"]

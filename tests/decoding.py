@@ -55,7 +55,7 @@ class Checkpoint:
             family="bert",
             max_length=tokenizer.model_max_length,
             inputs=tuple(tokenizer.model_input_names),
-            outputs=task(task_name).outputs,
+            outputs=tuple(task(task_name).outputs),
         )
 
     def pipeline(self, **options: Any) -> Any:

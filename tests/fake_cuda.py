@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bertonnx.runtime.session import import_onnxruntime
+from bertonnx.runtime.session.session import import_onnxruntime
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -151,7 +151,7 @@ def pretend_cuda(
 
 def use_runtime(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> FakeRuntime:
     """Put a made-up ONNX Runtime in the place of the real one, for files that need not be there."""
-    from bertonnx.runtime import session as session_module
+    from bertonnx.runtime.session import session as session_module
 
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr(session_module, "without_weights", lambda _: b"")

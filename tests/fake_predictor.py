@@ -16,7 +16,7 @@ import numpy as np
 
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
-from bertonnx.runtime.job import run_job
+from bertonnx.runtime.io.job import run_job
 from bertonnx.runtime.rows import Item, Row
 
 LABELS = ("NEGATIVE", 'NEUTRAL, "so so"', "POSITIVE")

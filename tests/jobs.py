@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bertonnx.runtime.job import JobReport, run_job
+from bertonnx.runtime.io.job import JobReport, run_job
 from tests.fake_predictor import FakePredictor
 
 __all__ = ["ENDINGS", "ROOT", "names", "run", "texts", "whole_output", "write_input"]

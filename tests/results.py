@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bertonnx.errors import RowError
-from bertonnx.runtime.columns import Result
+from bertonnx.runtime.io.columns import Result
+from bertonnx.runtime.io.writers import open_writer
 from bertonnx.runtime.rows import Item, Row
-from bertonnx.runtime.writers import open_writer
 from tests.fake_predictor import card, result_of
 
 __all__ = ["CARDS", "ENDINGS", "ordered", "results_of", "same_item", "write"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertonnx.errors import RowError
-from bertonnx.runtime.readers import open_rows
+from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.rows import Row
 
 __all__ = ["rows_of", "table", "texts_of", "written"]

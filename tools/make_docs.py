@@ -37,7 +37,7 @@ def _families() -> Iterator[str]:
     yield ""
     yield (
         "Every cell with a tick is exported, compared with PyTorch, replayed and run in "
-        "`tests/test_matrix.py`, from a tiny random checkpoint with a real tokenizer."
+        "`tests/whole/test_matrix.py`, from a tiny random checkpoint with a real tokenizer."
     )
     yield ""
     yield f"| family | {' | '.join(task.name for task in TASKS)} | attention fused in every layer |"

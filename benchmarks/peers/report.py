@@ -8,7 +8,7 @@ from typing import Any
 
 from common import table, verdict
 
-from bertonnx.runtime.bench_chart import Bars, svg
+from bertonnx.runtime.bench.chart import Bars, svg
 
 __all__ = ["body", "charts"]
 

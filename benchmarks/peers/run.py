@@ -21,7 +21,7 @@ from texts import LATENCY_LENGTHS, source, texts, useful_flops
 from tokenizers import Tokenizer
 
 import bertonnx
-from bertonnx.runtime.cores import allowed_cores
+from bertonnx.runtime.session.cores import allowed_cores
 
 WORKLOADS = ("short", "mixed")
 LATENCY_RUNS = {"minilm": (40, 20, 6), "bert-base": (16, 6, 3)}

@@ -263,12 +263,12 @@ def info(
     """Print what a file says of itself."""
     if provider is not None:
         require_choice("--provider", provider, PROVIDERS)
-    from bertonnx.runtime.modelfile import read_model_file
+    from bertonnx.runtime.modelfile.modelfile import read_model_file
 
     file = read_model_file(model)
     session = None
     if provider is not None:
-        from bertonnx.runtime.session import open_session
+        from bertonnx.runtime.session.session import open_session
 
         optimized = file.card.optimize == "full"
         session = open_session(model, provider=cast("Any", provider), optimized=optimized)
@@ -326,8 +326,8 @@ def bench(
     output: ReportOption = None,
 ) -> None:
     """Measure latency and throughput of one or more files, side by side."""
-    from bertonnx.runtime.bench import bench as measure
-    from bertonnx.runtime.bench_report import check_report_output, machine_lines, write_report
+    from bertonnx.runtime.bench.measure import bench as measure
+    from bertonnx.runtime.bench.report import check_report_output, machine_lines, write_report
 
     outputs = [check_report_output(path) for path in output or ()]
     with bench_bar() as progress:

@@ -15,9 +15,9 @@ from bertonnx.models.families import family as family_named
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
     from bertonnx.models.card import Card
-    from bertonnx.runtime.bench import BenchReport
-    from bertonnx.runtime.job import JobProgress
-    from bertonnx.runtime.session import OrtSession
+    from bertonnx.runtime.bench.measure import BenchReport
+    from bertonnx.runtime.io.job import JobProgress
+    from bertonnx.runtime.session.session import OrtSession
 
 __all__ = [
     "bench_bar",
@@ -94,7 +94,7 @@ def print_bench(report: BenchReport) -> None:
     """Print a benchmark's table, what was not measured, and its notes."""
     from rich.console import Console
 
-    from bertonnx.runtime.bench_report import problems, terminal_table
+    from bertonnx.runtime.bench.report import problems, terminal_table
 
     print()
     if any(row.problem is None for row in report.rows):

@@ -21,10 +21,16 @@
     ├── OutputError               the output cannot be written
     └── RowError                  one text failed; the others are not touched
 
-A message says what was asked, what is there, and what to type.
+An error is a template and facts: what was asked, what is there, what is allowed, and what mends it.
+`str(error)` words it for Python; `error.worded(face)` for the command line or R (`bertonnx.wording`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bertonnx.wording import PYTHON, Face, Message
 
 __all__ = [
     "BertonnxError",
@@ -49,9 +55,37 @@ __all__ = [
 
 
 class BertonnxError(Exception):
-    """Base of all errors of bertonnx; `exit_code` is what the command line ends with."""
+    """Base of all errors of bertonnx; `exit_code` is what the command line ends with.
+
+    Args:
+        template: the message, with a name in braces for each fact; taken as it is where there are none.
+        facts: by those names: plain values, or terms that each face words in its own way.
+    """
 
     exit_code = 1
+
+    def __init__(self, template: str = "", /, **facts: Any) -> None:
+        super().__init__(template)
+        self.message = Message(template, **facts)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the message is made of, by name."""
+        return self.message.facts
+
+    def worded(self, face: Face) -> str:
+        """Return the message in a face's words."""
+        return self.message.worded(face)
+
+    def __str__(self) -> str:
+        return self.worded(PYTHON)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.message.template, dict(self.facts))
+
+
+def _rebuilt(kind: type[BertonnxError], template: str, facts: Mapping[str, Any]) -> BertonnxError:
+    return kind(template, **facts)
 
 
 class UsageError(BertonnxError):
@@ -128,6 +162,13 @@ class RowError(BertonnxError):
     `missing-pair`, `too-long` (with `long_text="error"`), `no-mask`, `runtime`.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, kind: str, template: str, /, **facts: Any) -> None:
+        super().__init__(template, **facts)
         self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt_row, (self.kind, self.message.template, dict(self.facts))
+
+
+def _rebuilt_row(kind: str, template: str, facts: Mapping[str, Any]) -> RowError:
+    return RowError(kind, template, **facts)

@@ -13,7 +13,7 @@ from bertonnx.errors import InputError, OutputError, RowError, UsageError
 
 if TYPE_CHECKING:
     from bertonnx.models.card import Card
-    from bertonnx.runtime.job import JobReport
+    from bertonnx.runtime.io.job import JobReport
     from bertonnx.runtime.model import Model
     from bertonnx.runtime.rows import Item, Row
 
@@ -50,9 +50,9 @@ def predict_file(
     """
     _check(on_error, provider, long_text)
     _require_streams(input, output)
-    from bertonnx.runtime.job import run_job
+    from bertonnx.runtime.io.job import run_job
+    from bertonnx.runtime.io.writers import check_output
     from bertonnx.runtime.model import Model
-    from bertonnx.runtime.writers import check_output
 
     if output is not None:
         check_output(output, input=input)
@@ -138,7 +138,7 @@ def _require_streams(input: str, output: Path | None) -> None:
 
 def _warn(output: Path, card: Card, top_k: int | None, *, resume: bool) -> None:
     """Say what an earlier run left that this one replaces."""
-    from bertonnx.runtime.job import progress_path, unfinished
+    from bertonnx.runtime.io.job import progress_path, unfinished
 
     left = unfinished(output, card=card, top_k=top_k)
     if left is None or (resume and left.noted):

@@ -1,0 +1,1 @@
+"""From a source to a checkpoint that is complete and consistent."""

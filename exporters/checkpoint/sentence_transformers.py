@@ -1,0 +1,282 @@
+"""Reads what a Sentence-Transformers folder adds to a checkpoint: pooling, dense layers, prompts.
+
+Only its files are read; the package itself is not needed. Names and defaults are those of
+sentence-transformers 5.7 (`base/modules/`, `sentence_transformer/modules/`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
+from bertonnx.exporters.checkpoint.folder import read_json
+
+__all__ = ["DENSE_ACTIVATIONS", "POOLINGS", "Dense", "SentenceModules", "read_modules"]
+
+POOLINGS = ("mean", "cls", "max", "last")
+
+_POOLING_NAMES = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+DENSE_ACTIVATIONS: Mapping[str, str] = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+}
+"""PyTorch's class -> `Dense.activation`."""
+
+_TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Arguments of the Transformer module that leave the numbers as they are.
+_HARMLESS_ARGUMENTS = frozenset(
+    {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"}
+)
+_ARGUMENTS = (
+    *("model_args", "model_kwargs", "config_args", "config_kwargs"),
+    *("tokenizer_args", "processor_kwargs", "processing_kwargs"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A linear layer on the sentence embedding, then an activation.
+
+    Attributes:
+        weight: float32 of shape (out_features, in_features).
+        bias: float32 of shape (out_features,), or None.
+        activation: one of the values of `DENSE_ACTIVATIONS`.
+    """
+
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32] | None
+    activation: str
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceModules:
+    """What follows the transformer, in this order: pooling, dense layers, normalisation.
+
+    Attributes:
+        folder: where the transformer's config.json and weights lie.
+        pooling: one of `POOLINGS`.
+        dense: the dense layers in their order.
+        normalize: whether the embedding is brought to length 1 at the end.
+        max_seq_length: longest input in tokens, or None where the folder does not say.
+        lower: whether Sentence-Transformers lower-cases the text first.
+        prefix: the default prompt, put before every text.
+    """
+
+    folder: Path
+    pooling: str
+    dense: tuple[Dense, ...] = ()
+    normalize: bool = False
+    max_seq_length: int | None = None
+    lower: bool = False
+    prefix: str = ""
+
+
+def read_modules(folder: Path, *, allow_pickle: bool = False) -> SentenceModules | None:
+    """Return the modules of a Sentence-Transformers folder, or None for any other folder.
+
+    A cross-encoder's folder is a plain checkpoint for text classification, so None too.
+
+    Raises:
+        UnsupportedError: a module, a pooling or an order of modules that bertonnx has not.
+        CheckpointError: a file is missing or broken.
+        SourceError: a dense layer lies in a pickle file, and `allow_pickle` is off.
+    """
+    if not (folder / "modules.json").is_file():
+        return None
+    settings = _optional_json(folder / "config_sentence_transformers.json")
+    if settings.get("model_type") == "CrossEncoder":
+        return None
+    modules = _module_list(folder)
+    _require_order([name for name, _ in modules], folder)
+    transformer = modules[0][1]
+    pooling, include_prompt = _pooling(next(path for name, path in modules if name == "Pooling"))
+    prefix = _default_prompt(settings, folder)
+    if prefix and not include_prompt:
+        raise UnsupportedError(
+            f"{folder}: pooling leaves the default prompt out (include_prompt is false), which bertonnx "
+            "cannot; remove default_prompt_name from config_sentence_transformers.json and put the prompt in "
+            "your texts"
+        )
+    options = _transformer_options(transformer)
+    return SentenceModules(
+        folder=transformer,
+        pooling=pooling,
+        dense=tuple(_dense(path, allow_pickle=allow_pickle) for name, path in modules if name == "Dense"),
+        normalize=any(name == "Normalize" for name, _ in modules),
+        max_seq_length=options.get("max_seq_length"),
+        lower=bool(options.get("do_lower_case", False)),
+        prefix=prefix,
+    )
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _module_list(folder: Path) -> list[tuple[str, Path]]:
+    """Return class name and folder of each module, in order."""
+    path = folder / "modules.json"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        modules = [(str(entry["type"]), str(entry["path"])) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); "
+            "put the checkpoint's original file in its place"
+        ) from error
+    return [(_class_name(kind, folder), _inside(folder, place)) for kind, place in modules]
+
+
+def _class_name(kind: str, folder: Path) -> str:
+    if not kind.startswith("sentence_transformers."):
+        raise UnsupportedError(
+            f"{folder}: the module {kind} is the checkpoint's own code, which bertonnx cannot export; "
+            "only Transformer, Pooling, Dense and Normalize of Sentence-Transformers work"
+        )
+    return kind.rpartition(".")[2]
+
+
+def _inside(folder: Path, place: str) -> Path:
+    path = folder / place
+    if not path.resolve().is_relative_to(folder.resolve()) and not _is_cache_link(folder, path):
+        raise CheckpointError(f"{folder}/modules.json points out of its folder, to {place!r}")
+    return path
+
+
+def _is_cache_link(folder: Path, path: Path) -> bool:
+    # In the Hub's cache files, not folders, are links; a place without ".." stays below.
+    return not path.is_absolute() and ".." not in path.relative_to(folder).parts
+
+
+def _require_order(names: list[str], folder: Path) -> None:
+    known = {"Transformer", "Pooling", "Dense", "Normalize", "Dropout"}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UnsupportedError(
+            f"{folder}: the Sentence-Transformers module {unknown[0]} cannot be exported; "
+            "only Transformer, Pooling, Dense and Normalize work"
+        )
+    # Dropout does nothing at inference.
+    order = [name for name in names if name != "Dropout"]
+    rank = {"Transformer": 0, "Pooling": 1, "Dense": 2, "Normalize": 3}
+    whole = order[:2] == ["Transformer", "Pooling"] and order.count("Pooling") == 1
+    if not whole or order != sorted(order, key=rank.__getitem__):
+        raise UnsupportedError(
+            f"{folder}: its modules are {' -> '.join(names)}; bertonnx exports Transformer -> Pooling, then "
+            "any Dense, then Normalize, in this order only"
+        )
+
+
+def _pooling(folder: Path) -> tuple[str, bool]:
+    config = read_json(folder / "config.json")
+    mode = config.get("pooling_mode")
+    if mode is None:
+        # No flag at all means the mean, as in Sentence-Transformers.
+        mode = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
+    modes = [mode] if isinstance(mode, str) else list(mode)
+    if len(modes) != 1 or modes[0] not in _POOLING_NAMES:
+        raise UnsupportedError(
+            f"{folder}: the pooling {' + '.join(map(str, modes))} cannot be exported; "
+            f"one of {', '.join(_POOLING_NAMES)} can"
+        )
+    return _POOLING_NAMES[modes[0]], bool(config.get("include_prompt", True))
+
+
+def _default_prompt(settings: Mapping[str, Any], folder: Path) -> str:
+    name = settings.get("default_prompt_name")
+    if name is None:
+        return ""
+    prompts = settings.get("prompts") or {}
+    # Sentence-Transformers itself always knows these two, empty where the file gives no text.
+    if name not in prompts and name not in ("query", "document"):
+        raise CheckpointError(
+            f"{folder}/config_sentence_transformers.json names the default prompt {name!r}, and its prompts "
+            f"are {', '.join(sorted(prompts)) or 'none'}; correct the name"
+        )
+    return str(prompts.get(name) or "")
+
+
+def _transformer_options(folder: Path) -> dict[str, Any]:
+    path = next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
+    options = {} if path is None else read_json(path)
+    task = options.get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise UnsupportedError(f"{path}: transformer_task {task!r} gives no sentence embeddings to export")
+    for name in _ARGUMENTS:
+        strange = sorted(set(options.get(name) or ()) - _HARMLESS_ARGUMENTS)
+        if strange:
+            raise UnsupportedError(
+                f"{path}: {name} sets {', '.join(strange)}, which bertonnx cannot follow; "
+                "write the values into config.json or tokenizer_config.json and remove them there"
+            )
+    return options
+
+
+def _dense(folder: Path, *, allow_pickle: bool) -> Dense:
+    config = read_json(folder / "config.json")
+    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if name not in DENSE_ACTIVATIONS:
+        raise UnsupportedError(
+            f"{folder}: the activation {name} of a Dense module cannot be exported; "
+            f"one of {', '.join(DENSE_ACTIVATIONS.values())} can"
+        )
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise UnsupportedError(f"{folder}: a Dense module with {key} {config[key]!r} cannot be exported")
+    tensors = _dense_tensors(folder, allow_pickle=allow_pickle)
+    weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
+    has_bias = bool(config.get("bias", True))
+    shape = (config.get("out_features"), config.get("in_features"))
+    if weight is None or weight.shape != shape or has_bias != (bias is not None):
+        raise CheckpointError(
+            f"{folder}: config.json promises linear.weight of shape {shape}"
+            f"{' and linear.bias' if has_bias else ' without linear.bias'}, and the weights are "
+            f"{ {key: value.shape for key, value in tensors.items()} }; the two files do not belong together"
+        )
+    for key, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"{folder}: {key} holds NaN or infinity; the checkpoint is damaged")
+    return Dense(weight, bias, DENSE_ACTIVATIONS[name])
+
+
+def _dense_tensors(folder: Path, *, allow_pickle: bool) -> dict[str, npt.NDArray[np.float32]]:
+    import torch
+    from safetensors.torch import load_file
+
+    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    if not safe.is_file() and pickled.is_file() and not allow_pickle:
+        raise SourceError(
+            f"{folder} has its weights only in a pickle file (pytorch_model.bin), and reading a pickle can "
+            "run any code; if you trust its author, add --allow-pickle, or convert it to model.safetensors"
+        )
+    try:
+        if safe.is_file():
+            tensors = load_file(safe)
+        else:
+            tensors = torch.load(pickled, map_location="cpu", weights_only=True)
+        return {name: tensor.to(torch.float32).numpy() for name, tensor in tensors.items()}
+    except Exception as error:  # safetensors and torch raise many kinds for a damaged file
+        raise CheckpointError(
+            f"the weights in {folder} cannot be read ({type(error).__name__}: {error}); download them again"
+        ) from error

@@ -1,0 +1,76 @@
+"""What a card says of an export: the model, the packages that made it, how close it is to PyTorch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+
+import onnx
+
+from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.verify.parity import TOLERANCE, Parity
+from bertonnx.models.card import Card
+from bertonnx.models.tasks import task as task_named
+
+__all__ = ["card_of", "parity_figures"]
+
+
+def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) -> Card:
+    """Return the card of a checkpoint's fp32 graph, before anything was measured."""
+    return Card(
+        task=checkpoint.task,
+        family=checkpoint.family,
+        max_length=checkpoint.max_length,
+        labels=checkpoint.labels,
+        problem_type=checkpoint.problem_type,
+        pairs=checkpoint.pairs,
+        pooling=checkpoint.pooling,
+        normalize=checkpoint.normalize,
+        width=checkpoint.width,
+        prefix=checkpoint.prefix,
+        mask_token=checkpoint.mask_token,
+        mask_token_id=checkpoint.mask_token_id,
+        pad_token_id=checkpoint.pad_token_id,
+        padding_side=checkpoint.padding_side,
+        truncation_side=checkpoint.truncation_side,
+        clean_up_spaces=checkpoint.clean_up_spaces,
+        activation=checkpoint.activation,
+        inputs=tuple(value.name for value in model.graph.input),
+        outputs=tuple(task_named(checkpoint.task).outputs),
+        precision="fp32",
+        optimize=optimize,
+        source={
+            "id": checkpoint.source.id,
+            "kind": checkpoint.source.kind,
+            "revision": checkpoint.source.revision,
+        },
+        versions=_versions(),
+    )
+
+
+def parity_figures(found: Mapping[str, Parity], precision: str) -> dict[str, object]:
+    """Return what the card says of a comparison with PyTorch."""
+    return {
+        "tolerance": TOLERANCE[precision],
+        "max_abs_difference": max(parity.max_abs_difference for parity in found.values()),
+        "max_abs_reference": max(parity.max_abs_reference for parity in found.values()),
+        "outputs": {
+            name: {
+                "max_abs_difference": parity.max_abs_difference,
+                "max_abs_reference": parity.max_abs_reference,
+            }
+            for name, parity in found.items()
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in ("bertonnx", "onnx", "onnxruntime", "onnxruntime-gpu", "optimum", "optimum-onnx"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for package in ("tokenizers", "torch", "transformers"):
+        versions[package] = importlib.metadata.version(package)
+    return versions

@@ -1,0 +1,1 @@
+"""The fp16 step, and its gate."""

@@ -1,0 +1,218 @@
+"""fp16: weights and arithmetic in half precision, inputs and outputs unchanged. Meant for CUDA.
+
+Requires: an fp32 graph without branches around its attention (before `exporters.steps.unmasked`).
+Ensures: the same inputs and outputs (float32), weights in float16, and every value in float16 but
+those that would overflow or lose what matters there:
+
+- sums of squares and exponentials: softmax, powers, roots, reductions. Layer normalisation takes and
+  gives float16 and computes its statistics in float32 itself (`stash_type` 1);
+- what follows an output of the graph: pooling over any number of tokens, normalisation, scores; and
+  the last sums of logits, which BigBird masks with a million;
+- what ends in an angle, a logarithm or an integer: positions, of which float16 knows 2,048 apart.
+
+Masks of -3.4e38 become -65504, the lowest number of float16: of infinities, sums make NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from bertonnx.exporters.onnxgraph.graph import Graph, reads
+from bertonnx.exporters.onnxgraph.ort_steps import float_values
+
+__all__ = ["round_to_half", "to_half"]
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+_STAYS_FLOAT32 = frozenset(
+    {"Softmax", "LogSoftmax", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pow", "Sqrt"}
+    | {"Exp", "Log", "CumSum", "Range", "Constant"}
+)
+"""`Constant`: what is left of them holds no tensor (`_constants_to_weights`)."""
+
+_LAST_SUMS = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Where", "Split", "Squeeze", "Unsqueeze", "Reshape", "Cast"}
+)
+_EXACT_INPUT = frozenset({"Sin", "Cos", "Log", "Ceil", "Floor", "Round"})
+"""Operators that need an exact input: they and all that leads to them stay float32."""
+
+
+def to_half(model: onnx.ModelProto) -> None:
+    """Change the model in place to half precision."""
+    _Conversion(model, emulate=False).run()
+
+
+def round_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that computes in float32 and rounds every value as `to_half` holds it.
+
+    ONNX Runtime's CPU has no float16 kernel for most operators, and computes whole stretches of such
+    a graph in float32: what overflows on a GPU does not there. Rounded explicitly, it does.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _Conversion(copy, emulate=True).run()
+    return copy
+
+
+class _Conversion:
+    """The rewriting of one model; `emulate` rounds to float16 and back instead of staying there."""
+
+    def __init__(self, model: onnx.ModelProto, *, emulate: bool) -> None:
+        _constants_to_weights(model)
+        Graph(model).finish()  # in order, as `_exact_nodes` goes through the nodes
+        self._graph = Graph(model)
+        self._emulate = emulate
+        self._weights = {
+            tensor.name: tensor
+            for tensor in self._graph.proto.initializer
+            if tensor.data_type == TensorProto.FLOAT
+        }
+        self._outputs = {output.name for output in self._graph.proto.output}
+        self._floats = {*float_values(model), *self._outputs}
+        exact = _exact_nodes(self._graph, self._floats)
+        self._nodes = [(node, node.output[0] in exact) for node in self._graph.nodes]
+        self._half = {
+            value for node, stays in self._nodes if not stays for value in node.output
+        } & self._floats
+        self._made: dict[tuple[str, int], str] = {}
+
+    def run(self) -> None:
+        for node, stays in self._nodes:
+            if stays:
+                self._read_float32(node)
+            else:
+                self._read_float16(node)
+                self._convert_attributes(node)
+        for node, stays in self._nodes:
+            if not stays:
+                self._deliver(node)
+        Graph(self._graph.model).finish()
+
+    def _read_float16(self, node: onnx.NodeProto) -> None:
+        for place, name in enumerate(node.input):
+            if name in self._weights:
+                node.input[place] = self._weight(name)
+            elif name in self._floats and name not in self._half:
+                half = self._cast(name, TensorProto.FLOAT16)
+                node.input[place] = self._cast(half, TensorProto.FLOAT) if self._emulate else half
+
+    def _read_float32(self, node: onnx.NodeProto) -> None:
+        if self._emulate:
+            return
+        for name in reads(node):
+            if name in self._half and name not in self._outputs:
+                _rename(node, name, self._cast(name, TensorProto.FLOAT))
+
+    def _weight(self, name: str) -> str:
+        """Return the weight in float16, made once for all nodes that read it there."""
+        if (name, TensorProto.FLOAT16) not in self._made:
+            array = _halved(numpy_helper.to_array(self._weights[name]))
+            dtype = np.float32 if self._emulate else np.float16
+            made = self._graph.add_constant(array, dtype, f"{name}/float16")
+            self._made[name, TensorProto.FLOAT16] = made
+        return self._made[name, TensorProto.FLOAT16]
+
+    def _cast(self, name: str, to: int) -> str:
+        if (name, to) not in self._made:
+            hint = f"{name}/{'float16' if to == TensorProto.FLOAT16 else 'float32'}"
+            self._made[name, to] = self._graph.add("Cast", [name], hint, attributes={"to": to})
+        return self._made[name, to]
+
+    def _convert_attributes(self, node: onnx.NodeProto) -> None:
+        if self._emulate:
+            return
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(numpy_helper.from_array(_halved(numpy_helper.to_array(attribute.t))))
+
+    def _deliver(self, node: onnx.NodeProto) -> None:
+        """Give readers what they expect under the value's name: float16, and outputs float32."""
+        for place, name in enumerate(node.output):
+            if name not in self._half or not (self._emulate or name in self._outputs):
+                continue
+            inner = node.output[place] = f"{name}/{'exact' if self._emulate else 'float16'}"
+            node.name = f"{inner}/{node.op_type}"  # the Cast below may need its name
+            if self._emulate:
+                inner = self._cast(inner, TensorProto.FLOAT16)
+            self._graph.add("Cast", [inner], name, attributes={"to": TensorProto.FLOAT}, output=name)
+
+
+def _halved(array: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Bring numbers into float16's range; where that of a weight matters, the comparison with fp32 shows."""
+    halved: npt.NDArray[np.float16] = np.clip(array, -_LARGEST, _LARGEST).astype(np.float16)
+    return halved
+
+
+def _constants_to_weights(model: onnx.ModelProto) -> None:
+    """Make weights of constant nodes, so that either precision can have its copy."""
+    nodes = model.graph.node
+    for place in reversed(range(len(nodes))):
+        if nodes[place].op_type == "Constant" and nodes[place].attribute[0].name == "value":
+            weight = model.graph.initializer.add()
+            weight.CopyFrom(nodes[place].attribute[0].t)
+            weight.name = nodes[place].output[0]
+            del nodes[place]
+
+
+def _exact_nodes(graph: Graph, floats: set[str]) -> set[str]:
+    """Return the first outputs of the nodes that stay float32."""
+    exact: set[str] = set()
+    outputs = {output.name for output in graph.proto.output}
+    after = set(outputs)
+    for node in graph.nodes:
+        follows = any(value in after for value in reads(node))
+        if follows:
+            after.update(node.output)
+        if follows or node.op_type in _STAYS_FLOAT32 or _has_branches(node) or _to_integer(node, floats):
+            exact.add(node.output[0])
+    seeds = (node for node in graph.nodes if node.op_type in _EXACT_INPUT or _to_integer(node, floats))
+    exact |= _leading_to(graph, floats, seeds)
+    logits = (graph.producer(value) for value in outputs if "logits" in value)
+    exact |= _leading_to(graph, floats, (node for node in logits if node is not None), through=_LAST_SUMS)
+    for node in graph.nodes:  # the mask that pooling reads
+        readers = graph.readers(node.output[0])
+        if node.op_type == "Cast" and readers and all(reader.output[0] in exact for reader in readers):
+            exact.add(node.output[0])
+    return exact
+
+
+def _leading_to(
+    graph: Graph, floats: set[str], seeds: Iterable[onnx.NodeProto], *, through: frozenset[str] | None = None
+) -> set[str]:
+    """Return the first outputs of nodes and of all whose float32 they need, as far as `through` goes."""
+    found: set[str] = set()
+    waiting = list(seeds)
+    while waiting:
+        node = waiting.pop()
+        if node.output[0] in found or (through is not None and node.op_type not in through):
+            continue
+        found.add(node.output[0])
+        producers = (graph.producer(value) for value in reads(node) if value in floats)
+        waiting.extend(producer for producer in producers if producer is not None)
+    return found
+
+
+def _has_branches(node: onnx.NodeProto) -> bool:
+    return any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
+
+
+def _to_integer(node: onnx.NodeProto, floats: set[str]) -> bool:
+    return node.op_type == "Cast" and node.input[0] in floats and node.output[0] not in floats
+
+
+def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
+    """Let a node, and the branches inside it, read another value."""
+    for place, name in enumerate(node.input):
+        if name == old:
+            node.input[place] = new
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            _rename(inner, old, new)

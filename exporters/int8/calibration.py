@@ -1,0 +1,262 @@
+"""What goes into linear layers on real text: the rows to look at, and the figures to keep of them.
+
+What tunes never judges: texts take turns, one to calibrate on, one to judge by.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from bertonnx.errors import InputError, RowError
+from bertonnx.exporters.int8.texts import QUESTIONS, TEXTS
+from bertonnx.exporters.onnxgraph.files import save_proto
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.runtime.io.inputs import RowSource
+from bertonnx.runtime.io.readers import open_rows
+from bertonnx.runtime.rows import Array, Encoded, Piece, Row
+from bertonnx.runtime.session.session import import_onnxruntime
+from bertonnx.runtime.tokenization import TextTokenizer
+
+__all__ = [
+    "LEAST_ROWS",
+    "MOST_ROWS",
+    "CalibrationRows",
+    "Statistics",
+    "calibration_pieces",
+    "calibration_rows",
+    "observe",
+]
+
+LEAST_ROWS, MOST_ROWS = 32, 1000
+"""Different texts that a calibration file must hold, and at most how many of it are read.
+
+With fewer, neither half is worth anything: one answer among 16 that differs is 6% already.
+"""
+
+_OBSERVED_ROWS = 256
+_SAMPLE_BYTES, _LEAST_TOKENS = 1 << 30, 1024
+"""Memory for whole vectors: of all tokens where they fit, else of evenly taken ones, but of so many at
+least. The more there are, the better weights are rounded (`exporters.int8.rounding`). Figures are over
+all."""
+
+_LONGEST = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of one input of linear layers, over all tokens seen; float32.
+
+    Attributes:
+        largest: largest absolute number of each channel, (width,).
+        mean: (width,).
+        square: mean square, (width,).
+        sample: some whole vectors, (tokens, width).
+        per_token: whether there is one vector for every token of the input.
+    """
+
+    largest: Array
+    mean: Array
+    square: Array
+    sample: Array
+    per_token: bool = True
+
+    def divided(self, factors: Array) -> Statistics:
+        """Return the statistics of the same input with each channel divided by its factor."""
+        return Statistics(
+            self.largest / factors,
+            self.mean / factors,
+            self.square / factors**2,
+            self.sample / factors,
+            self.per_token,
+        )
+
+
+@dataclass(frozen=True)
+class CalibrationRows:
+    """Texts in two halves that share none, each in the order of the file.
+
+    Attributes:
+        tune: to calibrate on.
+        judge: held out, to judge by.
+    """
+
+    tune: list[Row]
+    judge: list[Row]
+
+
+def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | None) -> CalibrationRows:
+    """Return the texts to calibrate on and those to judge by.
+
+    Args:
+        path: the user's file, in any format of `runtime.io.readers`; None for our own texts.
+        pairs: whether the model reads pairs (question and context, or two texts).
+        mask_token: of fill-mask: it takes the place of a word where a text has none.
+
+    Raises:
+        InputError: the file cannot be read, does not say which column holds the text, or holds fewer
+            than `LEAST_ROWS` different texts that are not empty.
+    """
+    if path is None:
+        # Halved before contexts are made of neighbours, so that no context reaches into the other half.
+        tune, judge = (_own_rows(TEXTS[half::2], pairs=pairs) for half in (0, 1))
+    else:
+        rows = _read(Path(path), pairs=pairs)
+        tune, judge = rows[0::2], rows[1::2]
+    if mask_token is not None:
+        tune, judge = ([Row(_masked(row.text, mask_token)) for row in half] for half in (tune, judge))
+    return CalibrationRows(tune, judge)
+
+
+def calibration_pieces(rows: Sequence[Row], tokenizer: TextTokenizer) -> list[Piece]:
+    """Return what the model sees of at most 256 rows, evenly taken, each at most 512 tokens long.
+
+    Raises:
+        InputError: the model can read none of them.
+    """
+    places = np.linspace(0, len(rows) - 1, min(len(rows), _OBSERVED_ROWS)).round().astype(int)
+    limited = tokenizer.encode([rows[place] for place in places])
+    pieces = [item.pieces[0] for item in limited if isinstance(item, Encoded)]
+    if not pieces:
+        raise InputError(
+            "the model can read none of the calibration texts, so INT8 cannot be tuned; give other texts "
+            "with --calibration FILE"
+        )
+    return [Piece(piece.ids[:_LONGEST], piece.type_ids[:_LONGEST], piece.encoding) for piece in pieces]
+
+
+def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piece]) -> dict[str, Statistics]:
+    """Run the pieces one by one and return the statistics of each value.
+
+    Args:
+        model: the fp32 graph.
+        values: names inside the graph, each float32 of shape (..., width).
+        pieces: inputs, at least one.
+    """
+    session = _open(Graph(model).extract(values))
+    inputs = {item.name for item in session.get_inputs()}
+    tokens, totals = sum(len(piece.ids) for piece in pieces), dict[str, _Total]()
+    for piece in pieces:
+        feeds = {name: array for name, array in _feeds(piece).items() if name in inputs}
+        arrays = session.run(list(values), feeds)
+        if not totals:
+            keep = _every(tokens, sum(array.shape[-1] for array in arrays))
+            totals = {value: _Total(keep) for value in values}
+        for value, array in zip(values, arrays, strict=True):
+            totals[value].add(
+                array.reshape(-1, array.shape[-1]), per_token=array.shape[:-1] == (1, len(piece.ids))
+            )
+    return {value: total.statistics() for value, total in totals.items()}
+
+
+def _every(tokens: int, width: int) -> int:
+    """Return how many tokens there are for each whose vectors, of `width` float32 together, are kept."""
+    return max(1, -(-tokens // max(_LEAST_TOKENS, _SAMPLE_BYTES // (4 * width))))
+
+
+class _Total:
+    """Adds up over batches; keeps every `keep`th vector."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep, self._count, self._per_token = keep, 0, True
+        self._largest: Array = np.zeros(1, dtype=np.float32)
+        self._sum = self._square = np.zeros(1)
+        self._sample: list[Array] = []
+
+    def add(self, vectors: Array, *, per_token: bool) -> None:
+        self._per_token = self._per_token and per_token
+        self._sample.append(vectors[-self._count % self._keep :: self._keep].copy())
+        self._largest = np.maximum(self._largest, np.abs(vectors).max(axis=0))
+        self._sum = self._sum + vectors.sum(axis=0, dtype=np.float64)
+        self._square = self._square + np.square(vectors, dtype=np.float64).sum(axis=0)
+        self._count += len(vectors)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            self._largest,
+            (self._sum / self._count).astype(np.float32),
+            (self._square / self._count).astype(np.float32),
+            np.concatenate(self._sample),
+            self._per_token,
+        )
+
+
+def _open(model: onnx.ModelProto) -> Any:
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        path = Path(folder) / "observed.onnx"
+        save_proto(model, path)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _feeds(piece: Piece) -> Mapping[str, npt.NDArray[np.int64]]:
+    return {
+        "input_ids": piece.ids[None],
+        "attention_mask": np.ones_like(piece.ids)[None],
+        "token_type_ids": piece.type_ids[None],
+    }
+
+
+def _own_rows(texts: Sequence[str], *, pairs: bool) -> list[Row]:
+    if not pairs:
+        return [Row(text) for text in texts]
+    # Every text has both roles once: a context of three texts, and half of the time a first text.
+    contexts = [" ".join((*texts[i:], *texts[:i])[:3]) for i in range(len(texts))]
+    firsts = [QUESTIONS[i // 2 % len(QUESTIONS)] if i % 2 else texts[i] for i in range(len(texts))]
+    return [Row(first, context) for first, context in zip(firsts, contexts, strict=True)]
+
+
+def _read(path: Path, *, pairs: bool) -> list[Row]:
+    with _opened(path, pairs=pairs) as source:
+        found = list(islice(source, 10 * MOST_ROWS))
+    rows = [row for row in found if isinstance(row, Row)]
+    rows = [row for row in rows if row.text.strip() and (not pairs or (row.pair or "").strip())]
+    rows = list(dict.fromkeys(rows))[:MOST_ROWS]  # a text that comes twice would tune and judge
+    if len(rows) < LEAST_ROWS:
+        what = "pairs of texts" if pairs else "texts"
+        broken = [row for row in found if isinstance(row, RowError)]
+        why = f" ({len(broken)} rows cannot be read, the first because {broken[0]})" if broken else ""
+        raise InputError(
+            f"the calibration file {path} holds {len(rows)} different {what} that are not empty{why}, and at "
+            f"least {LEAST_ROWS} are needed, half to tune and half to judge; give more (256 or so, of "
+            "the kind that the model will read), or leave --calibration out to use the texts that come with "
+            "bertonnx"
+        )
+    return rows
+
+
+def _opened(path: Path, *, pairs: bool) -> RowSource:
+    try:
+        return open_rows(path, needs_pair=pairs)
+    except InputError as error:
+        # The reader advises --column, which prediction has and export has not.
+        problem, advice, _ = str(error).partition("; say --column")
+        if not advice:
+            raise
+        mend = (
+            "rename the columns to text and text_pair"
+            if pairs
+            else "rename the column to text, or write one text a line in a file that ends in .txt"
+        )
+        raise InputError(f"--calibration: {problem}; {mend}") from error
+
+
+def _masked(text: str, mask_token: str) -> str:
+    if mask_token in text:
+        return text
+    words = text.split(" ")
+    if len(words) == 1:  # as in Chinese, where a word is a character or two
+        return text[: len(text) // 2] + mask_token + text[len(text) // 2 + 1 :]
+    words[len(words) // 2] = mask_token
+    return " ".join(words)

@@ -1,0 +1,112 @@
+"""Find the linear layers of a graph: products with a weight, the bias after them, what they share.
+
+Requires: a graph after `ort_steps.clean`. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from bertonnx.exporters.onnxgraph.graph import Graph
+
+__all__ = ["Linear", "Shared", "attention_inputs", "find_linears", "linear_at"]
+
+_LEAST_SIDE = 16
+"""A weight with a side below this is a head of a few classes: nothing to gain, accuracy to lose."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """One linear layer: `output = source @ weight + bias`.
+
+    Attributes:
+        source: name of its input, (..., width).
+        weight: name of the weight, float32 of shape (width, features).
+        bias: name of the bias, float32 of shape (features,); "" for none.
+        output: name of the value after the bias.
+    """
+
+    source: str
+    weight: str
+    bias: str
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Linear layers that read the same value, as queries, keys and values do."""
+
+    source: str
+    linears: tuple[Linear, ...]
+
+
+def find_linears(graph: Graph) -> list[Shared]:
+    """Return all linear layers that are worth quantising, those with one input together.
+
+    Layers on one vector a text (pooler, classifier; `Gemm` in the graph) and those with under 16
+    inputs or features stay as they are: they take no time, and errors there are not averaged out.
+    """
+    by_source: dict[str, list[Linear]] = {}
+    for node in graph.nodes:
+        linear = _linear(graph, node)
+        if linear is not None:
+            by_source.setdefault(linear.source, []).append(linear)
+    return [Shared(source, tuple(linears)) for source, linears in by_source.items()]
+
+
+def linear_at(layers: Sequence[Shared], output: str) -> Linear | None:
+    """Return the layer that makes `output`, if one does."""
+    return next((linear for shared in layers for linear in shared.linears if linear.output == output), None)
+
+
+def attention_inputs(graph: Graph, context: str) -> tuple[str, str, str] | None:
+    """Return the names of queries, keys and values whose attention is `context`, or None.
+
+    The operator may stand in both branches of an `If` (`exporters.steps.unmasked`).
+    """
+    node = graph.producer(context, "MultiHeadAttention", "If")
+    if node is None:
+        return None
+    if node.op_type == "MultiHeadAttention":
+        return _inputs(node)
+    found = {_branch_inputs(helper.get_attribute_value(attribute)) for attribute in node.attribute}
+    return found.pop() if len(found) == 1 else None
+
+
+def _branch_inputs(branch: onnx.GraphProto) -> tuple[str, str, str] | None:
+    attentions = [node for node in branch.node if node.op_type == "MultiHeadAttention"]
+    if len(attentions) != 1 or branch.output[0].name != attentions[0].output[0]:
+        return None
+    return _inputs(attentions[0])
+
+
+def _inputs(attention: onnx.NodeProto) -> tuple[str, str, str]:
+    query, key, value = attention.input[:3]
+    return query, key, value
+
+
+def _linear(graph: Graph, node: onnx.NodeProto) -> Linear | None:
+    if node.op_type != "MatMul" or graph.constant(node.input[0]) is not None:
+        return None
+    weight = graph.constant(node.input[1])
+    if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or min(weight.shape) < _LEAST_SIDE:
+        return None
+    add = graph.only_reader(node.output[0], "Add")
+    bias = "" if add is None else _bias(graph, add, weight)
+    if add is None or not bias:
+        return Linear(node.input[0], node.input[1], "", node.output[0])
+    return Linear(node.input[0], node.input[1], bias, add.output[0])
+
+
+def _bias(graph: Graph, add: onnx.NodeProto, weight: npt.NDArray[np.generic]) -> str:
+    for name in add.input:
+        array = graph.constant(name)
+        if array is not None and array.ndim == 1 and array.size == weight.shape[1]:
+            return str(name)
+    return ""

@@ -1,0 +1,1 @@
+"""Reading, editing, running and storing ONNX graphs."""

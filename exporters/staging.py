@@ -1,0 +1,150 @@
+"""Writing the finished file: aside, whole, checked, and then renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from bertonnx.errors import ModelFileError, OutputError
+from bertonnx.exporters.onnxgraph.files import save_proto
+from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
+from bertonnx.runtime.modelfile.modelfile import read_model_file
+
+__all__ = ["Staged", "require_free", "stage", "stamped"]
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A model file on its way: complete but for its metadata, in a folder of its own.
+
+    Attributes:
+        path: the file, which has its final name already, as its sidecar must.
+        target: where it will be put.
+    """
+
+    path: Path
+    target: Path
+
+    def write_metadata(self, card: Card, tokenizer: str, golden: list[dict[str, object]]) -> None:
+        """Add the card, the tokenizer and the golden examples to the file."""
+        entries: Mapping[str, str] = {
+            CARD_KEY: card.to_json(),
+            TOKENIZER_KEY: tokenizer,
+            GOLDEN_KEY: json.dumps(golden, ensure_ascii=False),
+        }
+        metadata = onnx.ModelProto()
+        for key, value in entries.items():
+            metadata.metadata_props.add(key=key, value=value)
+        # Protobuf reads two messages one after the other as one merged: no gigabytes written again.
+        with _disk_errors(self.target), self.path.open("ab") as stream:
+            stream.write(metadata.SerializeToString(deterministic=True))
+
+    def publish(self) -> None:
+        """Put the file, and its sidecar before it, in their place."""
+        sidecars = read_model_file(self.path).sidecars
+        old = _sidecars_of(self.target)
+        for sidecar in sidecars:
+            place = self.target.parent / sidecar.name
+            if place.exists() and place not in old and not self.target.exists():
+                raise OutputError(
+                    f"{place} exists and is needed for weights; remove it, or choose another -o"
+                )
+        with _disk_errors(self.target):
+            if sidecars:
+                # Between the two renames there must be no model, rather than one with another's weights.
+                self.target.unlink(missing_ok=True)
+            for sidecar in sidecars:
+                sidecar.replace(self.target.parent / sidecar.name)
+            self.path.replace(self.target)
+            for path in old - {self.target.parent / sidecar.name for sidecar in sidecars}:
+                path.unlink(missing_ok=True)
+
+
+def require_free(output: str | Path, *, force: bool) -> Path:
+    """Return the output's path after checking that it may and can be written.
+
+    Raises:
+        OutputError: it exists and `force` is off, or its folder is missing or not writable.
+    """
+    path = Path(output)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the file to write, such as -o {path / 'model.onnx'}")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists; add --force to replace it, or choose another with -o")
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"there is no folder {folder} to write {path.name} to; make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"the folder {folder} cannot be written to; choose another with -o")
+    return path
+
+
+@contextlib.contextmanager
+def stage(model: onnx.ModelProto, target: Path) -> Iterator[Staged]:
+    """Write the model's graph beside its target; whatever happens, nothing half-written stays.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written to.
+    """
+    with _disk_errors(target):
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        staged = Staged(folder / target.name, target)
+        with _disk_errors(target):
+            save_proto(model, staged.path)
+        yield staged
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sidecars_of(path: Path) -> set[Path]:
+    """Return the sidecars of the file that is about to be replaced."""
+    if not path.is_file():
+        return set()
+    try:
+        return {path.parent / sidecar.name for sidecar in read_model_file(path).sidecars}
+    except ModelFileError:  # whatever it was, it is not ours to clean up after
+        return set()
+
+
+@contextlib.contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def stamped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model, the maker named in it, without what earlier makers noted of their own folders."""
+    model.producer_name = "bertonnx"
+    model.producer_version = importlib.metadata.version("bertonnx")
+    model.graph.name = "bertonnx"
+    del model.metadata_props[:]
+    used = _domains(model.graph)
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
+
+
+def _domains(graph: onnx.GraphProto) -> set[str]:
+    """Return the operator sets that a graph and its branches use; each optimiser declares all it knows."""
+    used = {""}
+    for node in graph.node:
+        used.add("" if node.domain == "ai.onnx" else node.domain)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                used |= _domains(attribute.g)
+    return used

@@ -1,0 +1,1 @@
+"""The graph steps of an export, in the order of `pipeline`."""

@@ -1,0 +1,85 @@
+"""The pooling modes: how the vectors of a text's tokens become one, a row each.
+
+Names and flags are those of Sentence-Transformers (`sentence_transformers/models/Pooling.py`).
+Fields that name code hold an import path, as in `models.tasks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bertonnx.models.registry import Registry
+
+__all__ = ["POOLINGS", "UNSUPPORTED", "Pooling", "modes_of", "register"]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """One pooling mode.
+
+    Attributes:
+        name: the value of `--pooling`.
+        mode: Sentence-Transformers' `pooling_mode`.
+        flag: its older form, true in a pooling module's config.json.
+        graph: `(Graph) -> str`: adds the nodes, and returns the name of the pooled value
+            (`exporters.steps.heads`).
+        reference: `(tokens, mask) -> tensor`: the same in PyTorch (`exporters.verify.parity`).
+        array: `(tokens) -> array`: the same in NumPy, of texts without padding
+            (`runtime.optimum`).
+    """
+
+    name: str
+    mode: str
+    flag: str
+    graph: str
+    reference: str
+    array: str
+
+
+def _row(name: str, mode: str, flag: str) -> Pooling:
+    return Pooling(
+        name,
+        mode,
+        flag,
+        graph=f"bertonnx.exporters.steps.heads:pool_{name}",
+        reference=f"bertonnx.exporters.verify.parity:pool_{name}",
+        array=f"bertonnx.runtime.optimum:pool_{name}",
+    )
+
+
+POOLINGS: Registry[Pooling] = Registry(
+    "pooling",
+    _row("mean", "mean", "pooling_mode_mean_tokens"),
+    _row("cls", "cls", "pooling_mode_cls_token"),
+    _row("max", "max", "pooling_mode_max_tokens"),
+    _row("last", "lasttoken", "pooling_mode_lasttoken"),
+)
+
+UNSUPPORTED: Mapping[str, str] = {
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+"""Flags of modes that Sentence-Transformers has and bertonnx does not."""
+
+
+def register(row: Pooling) -> None:
+    """Add a pooling mode, from this package or another.
+
+    Raises:
+        ValueError: another mode has its name.
+    """
+    POOLINGS.register(row)
+
+
+def modes_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the modes that a pooling module's config.json asks for, by Sentence-Transformers' names.
+
+    Several are joined there. No mode at all means the mean.
+    """
+    mode = config.get("pooling_mode")
+    if mode is None:
+        flags = {row.flag: row.mode for row in POOLINGS} | dict(UNSUPPORTED)
+        mode = [name for flag, name in flags.items() if config.get(flag)] or ["mean"]
+    return [mode] if isinstance(mode, str) else [str(name) for name in mode]

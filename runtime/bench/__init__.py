@@ -1,0 +1,1 @@
+"""Measuring latency and throughput, and reporting them."""

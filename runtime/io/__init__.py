@@ -1,0 +1,1 @@
+"""From a file of texts to a file of results: inputs, outputs, and the job between them."""

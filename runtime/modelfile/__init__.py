@@ -1,0 +1,1 @@
+"""Reading a model file by itself: metadata, weights, external data, without ONNX and without ONNX Runtime."""

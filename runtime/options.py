@@ -1,0 +1,82 @@
+"""What a user may choose when a model is opened, a text decoded, or a file run: one frozen object each.
+
+Every face (command line, Python, R, a server) fills these in, and every room takes the object: an option
+is named in the face, here, and where it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "AGGREGATIONS",
+    "LONG_TEXT",
+    "ON_ERROR",
+    "Aggregation",
+    "DecodeOptions",
+    "LoadOptions",
+    "LongText",
+    "OnError",
+    "RunOptions",
+]
+
+LongText = Literal["truncate", "stride", "error"]
+LONG_TEXT: tuple[LongText, ...] = ("truncate", "stride", "error")
+
+Aggregation = Literal["none", "simple", "first", "average", "max"]
+AGGREGATIONS: tuple[Aggregation, ...] = ("none", "simple", "first", "average", "max")
+
+OnError = Literal["record", "fail"]
+ON_ERROR: tuple[OnError, ...] = ("record", "fail")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is opened.
+
+    Attributes:
+        provider: name of a row of `models.providers`, or "auto".
+        threads: batches at a time; None for as many as cores that this process may use.
+        max_length: a shorter limit than the model's own, in tokens.
+        long_text: one of `LONG_TEXT`; None for what the task does by itself.
+        tf32: on CUDA, let fp32 models multiply in TF32.
+        gpu_memory: on CUDA, GiB that ONNX Runtime may take; None for no limit.
+    """
+
+    provider: str = "auto"
+    threads: int | None = None
+    max_length: int | None = None
+    long_text: LongText | None = None
+    tf32: bool = False
+    gpu_memory: float | None = None
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How outputs become results.
+
+    Attributes:
+        top_k: how many candidates a result lists; None for what the task does by itself.
+        aggregation: how tokens become entities, one of `AGGREGATIONS`.
+    """
+
+    top_k: int | None = None
+    aggregation: Aggregation = "simple"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a file is run.
+
+    Attributes:
+        column: the column, or JSON field, that holds the text.
+        pair_column: the one that holds the second text of a pair.
+        on_error: one of `ON_ERROR`: whether a failed row's error is written in its place, or ends the run.
+        resume: whether to go on with an output that an earlier run did not finish.
+    """
+
+    column: str | None = None
+    pair_column: str | None = None
+    on_error: OnError = "record"
+    resume: bool = False

@@ -1,0 +1,276 @@
+"""One message, worded for whom it is for: the command line, Python and R each have their own terms.
+
+An error or a note is a template and facts. Facts are plain values (numbers, names, texts), or one of the
+terms below, which every face writes in its own way::
+
+    UsageError("{asked} is more than the model takes ({limit} tokens)",
+               asked=Option("max_length", 9999), limit=512)
+
+    command line    --max-length 9999 is more than the model takes (512 tokens)
+    Python          max_length=9999 is more than the model takes (512 tokens)
+    R               max_length = 9999 is more than the model takes (512 tokens)
+
+What a user typed goes into facts, never into a template: it may hold braces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from string import Formatter
+from typing import Any
+
+__all__ = ["COMMAND_LINE", "PYTHON", "Call", "Face", "Install", "Message", "Option", "Options", "R", "Term"]
+
+_NO_VALUE = object()
+
+
+class Term:
+    """A part of a message that each face words in its own way."""
+
+    def worded(self, face: Face) -> str:
+        """Return the term in a face's words."""
+        raise TypeError(f"{type(self).__name__} does not say how {face.name} words it")
+
+    def __str__(self) -> str:
+        return self.worded(PYTHON)
+
+
+@dataclass(frozen=True)
+class Option(Term):
+    """An option or argument, by its name in Python, and its value where one is meant."""
+
+    name: str
+    value: Any = _NO_VALUE
+
+    def worded(self, face: Face) -> str:
+        """Return the option in a face's words."""
+        return face.option(self.name) if self.value is _NO_VALUE else face.given(self.name, self.value)
+
+
+@dataclass(frozen=True)
+class Options(Term):
+    """Several options, listed: "--quantize or --precision fp16"."""
+
+    options: Sequence[Option]
+    last: str = "or"
+
+    def worded(self, face: Face) -> str:
+        """Return the options in a face's words."""
+        words = [option.worded(face) for option in self.options]
+        return f" {self.last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+class Call(Term):
+    """What to type to call a function of bertonnx; `None` for an argument leaves it out.
+
+    Args:
+        function: "export", "load", "run", "check", "info", "doctor" or "bench".
+        arguments: positional arguments, in order; upper-case words stand for what the user knows.
+        options: by their names in Python.
+    """
+
+    def __init__(self, function: str, *arguments: object, **options: object) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.options = {name: value for name, value in options.items() if value is not None}
+
+    def __eq__(self, other: object) -> bool:
+        mine = (self.function, self.arguments, self.options)
+        return isinstance(other, Call) and mine == (other.function, other.arguments, other.options)
+
+    def __hash__(self) -> int:
+        return hash((self.function, self.arguments, tuple(self.options)))
+
+    def __repr__(self) -> str:
+        return f"Call({self.worded(PYTHON)})"
+
+    def worded(self, face: Face) -> str:
+        """Return the line to type in a face's words."""
+        return face.call(self.function, self.arguments, self.options)
+
+
+@dataclass(frozen=True)
+class Install(Term):
+    """What to type to install bertonnx with an extra.
+
+    Attributes:
+        extra: the extra, or several with commas between them.
+        upgrade: whether newer versions are needed.
+        remove: packages that must go first.
+    """
+
+    extra: str
+    upgrade: bool = False
+    remove: tuple[str, ...] = ()
+
+    def worded(self, face: Face) -> str:
+        """Return the line to type in a face's words."""
+        return face.install(self)
+
+
+class Face:
+    """Words of the command line; Python and R differ in what they override."""
+
+    name = "command line"
+
+    def option(self, name: str) -> str:
+        """Return an option's name."""
+        return "--" + name.replace("_", "-")
+
+    def given(self, name: str, value: Any) -> str:
+        """Return an option with its value."""
+        if name == "output":
+            return f"-o {value}"
+        if value is True:
+            return self.option(name)
+        if value is False:
+            return self.option(f"no_{name}")
+        if isinstance(value, (list, tuple)):
+            return f"{self.option(name)} {','.join(map(str, value))}"
+        return f"{self.option(name)} {value}"
+
+    def call(self, function: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
+        """Return the line that calls a function."""
+        words = [function, *map(str, arguments), *(self.given(*item) for item in options.items())]
+        return " ".join(["bertonnx", *words])
+
+    def install(self, what: Install) -> str:
+        """Return the line that installs an extra."""
+        first = f"pip uninstall -y {' '.join(what.remove)} && " if what.remove else ""
+        return f'{first}pip install {"--upgrade " if what.upgrade else ""}"bertonnx[{what.extra}]"'
+
+
+class _Python(Face):
+    name = "Python"
+    _functions: Mapping[str, str] = {
+        "run": "bertonnx.load({0}).predict(texts)",
+        "info": "bertonnx info {0}",
+        "doctor": "bertonnx doctor",
+        "bench": "bertonnx bench {0}",
+    }
+    """What has no function of the same name here."""
+
+    def option(self, name: str) -> str:
+        return name
+
+    def given(self, name: str, value: Any) -> str:
+        return f"{name}={self._literal(value)}"
+
+    def call(self, function: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
+        literals = [self._argument(argument) for argument in arguments]
+        if function in self._functions:
+            return self._functions[function].format(*literals)
+        given = [self.given(*item) for item in options.items()]
+        return f"{self._function(function)}({', '.join([*literals, *given])})"
+
+    def _function(self, name: str) -> str:
+        return f"bertonnx.{name}"
+
+    def _argument(self, argument: object) -> str:
+        text = str(argument)
+        return text.lower() if text.isupper() and text.isalpha() else self._literal(argument)
+
+    def _literal(self, value: Any) -> str:
+        return repr(str(value)) if isinstance(value, (str, PurePath)) else repr(value)
+
+
+class _R(_Python):
+    name = "R"
+    _functions: Mapping[str, str] = {
+        "run": "bert_load({0})",
+        "info": "bert_load({0})",
+        "doctor": "bert_sitrep()",
+        "bench": "bert_benchmark({0})",
+    }
+    _names: Mapping[str, str] = {"top_k": "top_n", "provider": "device", "pair_column": "pairs"}
+
+    def option(self, name: str) -> str:
+        return self._names.get(name, name)
+
+    def given(self, name: str, value: Any) -> str:
+        return f"{self.option(name)} = {self._literal(value)}"
+
+    def install(self, what: Install) -> str:
+        extras = what.extra.split(",")
+        options = [f"{name} = TRUE" for name in ("gpu", "export") if name in extras]
+        force = ["force = TRUE"] if what.remove else []
+        return f"bert_install({', '.join([*options, *force])})"
+
+    def _function(self, name: str) -> str:
+        return "bert_verify" if name == "check" else f"bert_{name}"
+
+    def _literal(self, value: Any) -> str:
+        if value is None or isinstance(value, bool):
+            return {None: "NULL", True: "TRUE", False: "FALSE"}[value]
+        if isinstance(value, (list, tuple)):
+            return f"c({', '.join(map(self._literal, value))})"
+        if isinstance(value, (str, PurePath)):
+            return json.dumps(str(value), ensure_ascii=False)
+        return str(value)
+
+
+COMMAND_LINE, PYTHON, R = Face(), _Python(), _R()
+
+
+class Message:
+    """A text for people: a template and its facts.
+
+    Args:
+        template: a text with a name in braces for each fact; taken as it is where there are no facts.
+        facts: values and terms by those names.
+    """
+
+    __slots__ = ("facts", "template")
+
+    def __init__(self, template: str, /, **facts: Any) -> None:
+        self.template = template
+        self.facts = facts
+
+    def worded(self, face: Face) -> str:
+        """Return the message in a face's words."""
+        if not self.facts:
+            return self.template
+        return _FORMATTER.vformat(self.template, (), _Worded(face, self.facts))
+
+    def __str__(self) -> str:
+        return self.worded(PYTHON)
+
+    def __repr__(self) -> str:
+        return f"Message({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and (self.template, self.facts) == (other.template, other.facts)
+
+    def __hash__(self) -> int:
+        return hash(self.template)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.template, self.facts)
+
+
+def _rebuilt(template: str, facts: Mapping[str, Any]) -> Message:
+    return Message(template, **facts)
+
+
+class _Worded(Mapping[str, Any]):
+    """Facts as a face words them, one at a time; numbers stay numbers, so that `{x:.2g}` works."""
+
+    def __init__(self, face: Face, facts: Mapping[str, Any]) -> None:
+        self._face = face
+        self._facts = facts
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._facts[name]
+        return value.worded(self._face) if hasattr(value, "worded") else value
+
+    def __iter__(self) -> Any:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+
+_FORMATTER = Formatter()

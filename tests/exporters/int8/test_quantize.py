@@ -1,0 +1,312 @@
+"""INT8 from the outside: every family, the file, the card, the gate, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import bertonnx
+from bertonnx.display import card_lines
+from bertonnx.errors import (
+    BertonnxError,
+    InputError,
+    ModelFileError,
+    QuantizationError,
+    RowError,
+    UsageError,
+)
+from bertonnx.exporters.int8.quantize import Int8Options
+from bertonnx.exporters.verify.gate import Agreement, Latency
+from bertonnx.models.families import FAMILIES, Family
+from bertonnx.models.tasks import TASKS
+from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.rows import Encoded, Row, as_rows
+from bertonnx.runtime.session.cpu import CpuFeatures, cpu_features
+from bertonnx.runtime.session.session import import_onnxruntime, open_session
+from bertonnx.runtime.tokenization import TextTokenizer
+from tests.corpus import SENTENCES
+from tests.tiny import save_tiny
+
+CELLS = [(family, task.name) for family in FAMILIES for task in TASKS if task.name not in family.gaps]
+
+_ERROR = 0.05
+"""Allowed median error of outputs as part of their spread: at widths of 16 to 64, errors do not average out
+as they do at 384."""
+
+_LARGEST = 1e4
+"""What is beyond is no result: BigBird subtracts a million where no answer can be."""
+
+_STOCK: dict[str, dict[str, Any]] = {
+    "per channel": {"per_channel": True, "reduce_range": True},
+    "U8U8": {"weight_type": "QUInt8"},
+}
+
+
+def _id(value: object) -> str:
+    return value.name if isinstance(value, Family) else str(value)
+
+
+def _outputs(path: Path, exact: bertonnx.ExportReport) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return a file's first output for some texts as `exact` reads them, all numbers one after the other."""
+    card = exact.card
+    texts = [f"{text} {card.mask_token or ''}" for text in SENTENCES[:20]]
+    pairs = texts[::-1] if card.task == "question-answering" else None
+    rows = [row for row in as_rows(texts, pairs) if isinstance(row, Row)]
+    tokenizer = TextTokenizer(read_model_file(exact.path).tokenizer, card)
+    session = open_session(path, provider="cpu")
+    parts = []
+    for item in tokenizer.encode(rows):
+        assert isinstance(item, Encoded)
+        ids, types = item.pieces[0].ids[None], item.pieces[0].type_ids[None]
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}
+        parts.append(session.run(card.outputs[:1], {name: feeds[name] for name in session.inputs})[0].ravel())
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize(("family", "task"), CELLS, ids=_id)
+def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "checkpoint", family.name, task)
+    exact = bertonnx.export(source, tmp_path / "fp32.onnx")
+    report = bertonnx.export(source, tmp_path / "int8.onnx", quantize=True, min_agreement=0.0)
+    assert report.card.precision == "int8"
+    assert report.card.quantization["layers"] >= 6
+    assert report.golden is not None
+    assert report.golden.max_abs_difference <= report.golden.tolerance
+
+    expected = _outputs(exact.path, exact)
+    usual = np.abs(expected) < _LARGEST
+    errors = np.abs(_outputs(report.path, exact) - expected)[usual]
+    assert errors.mean() > 0
+    assert np.median(errors) < _ERROR * expected[usual].std()
+    for name, options in _STOCK.items():
+        stock = _outputs(_stock(exact.path, tmp_path / f"{name}.onnx", **options), exact)
+        lost = np.abs(stock - expected)[usual].mean()
+        assert errors.mean() < lost, f"{errors.mean() / lost:.2f} times the error of stock {name}"
+    _independent_of_the_batch(report)
+
+
+def _stock(source: Path, target: Path, *, weight_type: str = "QInt8", **options: bool) -> Path:
+    """Quantise the fp32 file as ONNX Runtime itself does."""
+    import_onnxruntime()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source,
+        target,
+        weight_type=QuantType[weight_type],
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        **options,
+    )
+    return target
+
+
+def _independent_of_the_batch(report: bertonnx.ExportReport) -> None:
+    texts = [f"{text} {report.card.mask_token or ''}" for text in SENTENCES[:16]]
+    pairs = texts[::-1] if report.card.task == "question-answering" else None
+    with bertonnx.load(report.path, threads=1) as one, bertonnx.load(report.path, threads=2) as two:
+        together = list(one.stream(as_rows(texts, pairs)))
+        backwards = list(two.stream(as_rows(texts[::-1], pairs[::-1] if pairs else None)))[::-1]
+        alone = [
+            next(iter(one.stream(as_rows([t], [pairs[i]] if pairs else None)))) for i, t in enumerate(texts)
+        ]
+    assert not any(isinstance(item, RowError) for item in together)
+    for first, second, third in zip(together, backwards, alone, strict=True):
+        assert _bits(first) == _bits(second) == _bits(third)
+
+
+def _bits(item: Any) -> Any:
+    if isinstance(item, dict):
+        return {
+            key: value.tobytes() if isinstance(value, np.ndarray) else value for key, value in item.items()
+        }
+    return item
+
+
+def test_the_card_says_what_int8_changed(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "checkpoint")
+    said: list[str] = []
+    report = bertonnx.export(
+        source, tmp_path / "model.onnx", quantize=True, min_agreement=0.5, progress=said.append
+    )
+    facts = bertonnx.load(report.path).card.quantization
+    assert facts == json.loads(json.dumps(dict(report.card.quantization)))
+    assert facts["scheme"] == "row-wise dynamic INT8"
+    assert (facts["metric"], facts["target"], facts["pair_safe"]) == ("labels", "auto", True)
+    assert 0.5 <= facts["agreement"] <= 1.0
+    assert facts["texts"] == facts["calibration_texts"] == 128
+    assert facts["latency_batch"] * facts["latency_tokens"] > 0
+    assert facts["latency_ratio"] == pytest.approx(facts["latency_fp32_ms"] / facts["latency_int8_ms"])
+    assert 0 < facts["weights_bytes"] < facts["weights_bytes_fp32"]
+    assert any("INT8" in text for text in said)
+
+
+@pytest.mark.parametrize(("name", "noted"), [("Neoverse", "Neoverse"), ("", platform.machine())])
+def test_the_card_names_a_cpu_that_has_no_name(
+    name: str, noted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertonnx.exporters.int8 import quantize
+
+    card = bertonnx.Card(
+        task="fill-mask", family="bert", max_length=8, inputs=("input_ids",), outputs=("logits",)
+    )
+    monkeypatch.setattr(quantize, "cpu_features", lambda: CpuFeatures("arm64", name, (), known=True))
+    monkeypatch.setattr(quantize, "measure_agreement", lambda *_, **__: Agreement("words", 1.0, 1.0, 32, 0.0))
+    monkeypatch.setattr(quantize, "measure_latency", lambda *_: Latency(2.0, 1.0))
+    session: Any = None
+    judged = quantize.judge(
+        session, session, [], Int8Options(), card=card, tokenizer=session, tokenizer_text=""
+    )
+    assert judged["cpu"] == noted != ""
+
+
+def test_check_finds_a_changed_int8_weight(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "checkpoint")
+    report = bertonnx.export(source, tmp_path / "model.onnx", quantize=True, min_agreement=0.0)
+    assert bertonnx.check(report.path, "cpu").max_abs_difference == 0.0
+    model = onnx.load(str(report.path))
+    weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8)
+    weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+    report.path.write_bytes(model.SerializeToString())
+    with pytest.raises(BertonnxError, match="weights"):
+        bertonnx.check(report.path, "cpu")
+
+
+def test_check_says_where_a_cpu_would_saturate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported where VNNI is, checked where it is not."""
+    from bertonnx.exporters.int8 import quantize
+    from bertonnx.runtime.session import cpu
+
+    source = save_tiny(tmp_path / "checkpoint")
+    there = CpuFeatures("x86_64", "Sapphire Rapids", ("avx2", "avx512_vnni"), known=True)
+    here = CpuFeatures("x86_64", "Milan", ("avx2",), known=True)
+    for module in (cpu, quantize):
+        monkeypatch.setattr(module, "cpu_features", lambda: there)
+    options: dict[str, Any] = {"quantize": True, "min_agreement": 0.0}
+    unsafe = bertonnx.export(source, tmp_path / "vnni.onnx", target="vnni", **options)
+    safe = bertonnx.export(source, tmp_path / "auto.onnx", **options)
+    bertonnx.check(unsafe.path, "cpu")
+    monkeypatch.setattr(cpu, "cpu_features", lambda: here)
+    with pytest.raises(BertonnxError, match=r"--target vnni.*no VNNI.*--target auto"):
+        bertonnx.check(unsafe.path, "cpu")
+    bertonnx.check(safe.path, "cpu")
+
+
+@pytest.mark.parametrize("target", ["vnni", "arm64"])
+def test_a_file_for_another_cpu_is_judged_without_that_cpu(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertonnx.exporters.int8 import quantize
+    from bertonnx.runtime.session import cpu
+
+    here = CpuFeatures("x86_64", "Milan", ("avx2",), known=True)
+    there = CpuFeatures("x86_64", "Sapphire Rapids", ("avx2", "avx512_vnni"), known=True)
+    monkeypatch.setattr(quantize, "cpu_features", lambda: here)
+    monkeypatch.setattr(cpu, "cpu_features", lambda: here)
+    source = save_tiny(tmp_path / "checkpoint")
+    options: dict[str, Any] = {"quantize": True, "min_agreement": 0.0}
+    report = bertonnx.export(source, tmp_path / "model.onnx", target=target, **options)
+    figures = report.card.quantization
+    assert figures["agreement"] > 0.5
+    assert "latency_int8_ms" not in figures
+    assert report.golden is None
+    assert any("bertonnx check model.onnx" in note for note in report.notes)
+    assert "Milan would saturate" in "".join(card_lines(report.card, report.bytes))
+    with pytest.raises(ModelFileError, match="no VNNI"):
+        bertonnx.load(report.path, "cpu")
+    # Where it can run, its golden examples, made in float32, hold.
+    monkeypatch.setattr(cpu, "cpu_features", lambda: there)
+    if not cpu_features().saturates:
+        assert bertonnx.check(report.path, "cpu").examples > 0
+        bertonnx.load(report.path, "cpu").close()
+
+
+def test_the_gate_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertonnx.exporters.int8 import pairsafe, rowwise
+
+    def broken(weight: Any, sample: Any = None, *, pair_safe: bool) -> Any:
+        quantized, scales = pairsafe.quantize_weight(weight, sample, pair_safe=pair_safe)
+        return quantized[::-1].copy(), scales
+
+    monkeypatch.setattr(rowwise, "quantize_weight", broken)
+    source = save_tiny(tmp_path / "checkpoint", task="feature-extraction")
+    with pytest.raises(QuantizationError, match="--min-agreement"):
+        bertonnx.export(source, tmp_path / "model.onnx", quantize=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_the_gate_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertonnx.exporters.int8 import quantize
+
+    low = Agreement("labels", 0.98, 0.98, 128, 0.1)
+    monkeypatch.setattr(quantize, "measure_agreement", lambda *_, **__: low)
+    source = save_tiny(tmp_path / "checkpoint")
+    output = tmp_path / "model.onnx"
+    output.write_bytes(b"precious")
+    with pytest.raises(QuantizationError, match="no file was written"):
+        bertonnx.export(source, output, quantize=True, force=True)
+    assert output.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "model.onnx"]
+
+
+def test_the_users_texts_are_used(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(SENTENCES[:50]))
+    source = save_tiny(tmp_path / "checkpoint")
+    report = bertonnx.export(
+        source, tmp_path / "model.onnx", quantize=True, calibration=texts, min_agreement=0.0
+    )
+    assert report.card.quantization["texts"] == report.card.quantization["calibration_texts"] == 25
+
+
+def _refused(error: type[BertonnxError], tmp_path: Path, **options: Any) -> str:
+    source = save_tiny(tmp_path / "checkpoint")
+    with pytest.raises(error) as caught:
+        bertonnx.export(source, tmp_path / "model.onnx", **options)
+    assert not (tmp_path / "model.onnx").exists()
+    return str(caught.value)
+
+
+def test_fp16_and_int8_contradict_each_other(tmp_path: Path) -> None:
+    message = _refused(UsageError, tmp_path, quantize=True, precision="fp16")
+    assert "--quantize" in message
+    assert "--precision fp16" in message
+
+
+@pytest.mark.parametrize("optimize", ["none", "basic"])
+def test_int8_needs_the_fused_graph(optimize: str, tmp_path: Path) -> None:
+    assert f"--optimize {optimize}" in _refused(UsageError, tmp_path, quantize=True, optimize=optimize)
+
+
+def test_an_unknown_target_lists_those_there_are(tmp_path: Path) -> None:
+    message = _refused(UsageError, tmp_path, quantize=True, target="sse")
+    assert "auto, avx2, vnni, arm64" in message
+
+
+@pytest.mark.parametrize("share", [-0.1, 99.0, float("nan")])
+def test_agreement_is_a_share(share: float, tmp_path: Path) -> None:
+    assert "from 0 to 1" in _refused(UsageError, tmp_path, quantize=True, min_agreement=share)
+
+
+def test_calibration_without_int8_is_a_mistake(tmp_path: Path) -> None:
+    assert "add --quantize" in _refused(UsageError, tmp_path, calibration=tmp_path / "texts.txt")
+
+
+def test_an_empty_calibration_file_is_refused(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n\n")
+    assert "holds 0 different texts" in _refused(InputError, tmp_path, quantize=True, calibration=texts)
+
+
+def test_a_quantised_checkpoint_is_refused(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "checkpoint")
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QuantizationError, match=r"quantised already .*gptq"):
+        bertonnx.export(source, tmp_path / "model.onnx", quantize=True)

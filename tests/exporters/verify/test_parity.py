@@ -1,0 +1,174 @@
+"""PyTorch against ONNX Runtime: what must be found, and how much is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import bertonnx
+from bertonnx.errors import ParityError
+from bertonnx.exporters import convert
+from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
+from bertonnx.exporters.checkpoint.folder import resolve
+from bertonnx.exporters.verify import parity
+from bertonnx.exporters.verify.parity import TOLERANCE, Batch, batches, compare
+from bertonnx.exporters.verify.samples import sample_rows
+from bertonnx.models.card import Card
+from bertonnx.models.tasks import TASKS
+from bertonnx.runtime.rows import Array
+from bertonnx.runtime.tokenization import TextTokenizer
+from tests.tiny import save_tiny
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("parity") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Checkpoint:
+    return load_checkpoint(resolve(folder))
+
+
+@pytest.fixture(scope="module")
+def inputs(checkpoint: Checkpoint) -> list[Batch]:
+    card = Card(
+        task=checkpoint.task, family="bert", max_length=checkpoint.max_length, inputs=INPUTS, outputs=()
+    )
+    rows = sample_rows(pairs=False, mask_token=None, max_length=checkpoint.max_length)
+    return batches(rows, TextTokenizer(checkpoint.tokenizer_text, card), inputs=INPUTS, pad_token_id=0)
+
+
+class Echo:
+    """A session that answers what PyTorch would, changed by `change`."""
+
+    provider = "cpu"
+
+    def __init__(self, checkpoint: Checkpoint, change: Callable[[str, Array], Array]) -> None:
+        self.checkpoint, self.change = checkpoint, change
+        self.inputs: tuple[str, ...] = INPUTS
+        self.outputs: tuple[str, ...] = ("logits", "scores")
+
+    def run(
+        self,
+        outputs: Sequence[str],
+        feeds: Any,
+        *,
+        alone: bool = False,  # noqa: ARG002
+    ) -> list[npt.NDArray[np.float32]]:
+        reference = parity._reference(self.checkpoint, Batch(dict(feeds)))
+        return [self.change(name, reference[name]) for name in outputs]
+
+
+def test_a_padded_batch_and_every_text_alone(inputs: list[Batch]) -> None:
+    together, *alone = inputs
+    assert len(alone) == len(together.feeds["input_ids"]) >= 5
+    lengths = together.feeds["attention_mask"].sum(axis=1)
+    assert len(set(lengths.tolist())) >= 4
+    assert max(lengths) == together.feeds["input_ids"].shape[1]
+    for row, batch in enumerate(alone):
+        assert (batch.feeds["attention_mask"] == 1).all()
+        np.testing.assert_array_equal(
+            batch.feeds["input_ids"][0], together.feeds["input_ids"][row, : lengths[row]]
+        )
+        assert (together.feeds["input_ids"][row, lengths[row] :] == 0).all()
+
+
+def test_equal_is_zero(checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+    found = compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs)
+    assert set(found) == {"logits", "scores"}
+    assert all(figures.max_abs_difference == 0 for figures in found.values())
+    assert 0 < found["scores"].max_abs_reference <= 1 < found["logits"].max_abs_reference
+
+
+@pytest.mark.parametrize("precision", list(TOLERANCE))
+@pytest.mark.parametrize(("part", "passes"), [(0.9, True), (1.1, False)])
+def test_the_tolerance_grows_with_the_largest_number_but_not_below_one(
+    part: float, passes: bool, precision: str, checkpoint: Checkpoint, inputs: list[Batch]
+) -> None:
+    usual = compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs)
+    for moved in ("logits", "scores"):
+        step = part * TOLERANCE[precision] * max(1.0, usual[moved].max_abs_reference)
+        session = Echo(checkpoint, lambda name, a, m=moved, s=step: a + s if name == m else a)  # type: ignore[misc]
+        if passes:
+            found = compare(checkpoint, session, inputs, precision=precision)
+            assert found[moved].max_abs_difference == pytest.approx(step, rel=1e-2)
+        else:
+            with pytest.raises(
+                ParityError, match=rf"disagree on {moved}: largest difference .*\({precision}\)"
+            ):
+                compare(checkpoint, session, inputs, precision=precision)
+
+
+def test_fp32_allows_what_the_contract_says() -> None:
+    assert TOLERANCE["fp32"] == 1e-4
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_never_small(number: float, checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+    def change(_: str, array: Array) -> Array:
+        changed = array.copy()
+        changed.flat[0] = number
+        return changed
+
+    with pytest.raises(ParityError, match="largest difference inf"):
+        compare(checkpoint, Echo(checkpoint, change), inputs)
+
+
+def test_another_shape(checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+    with pytest.raises(ParityError, match=r"gives shape \(\d+, 2\) where PyTorch gives \(\d+, 3\)"):
+        compare(checkpoint, Echo(checkpoint, lambda _, array: array[:, :2]), inputs)
+
+
+def test_a_difference_in_one_single_text_is_found(checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+    def change(_: str, array: Array) -> Array:
+        return array + 1 if array.shape[0] == 1 else array
+
+    with pytest.raises(ParityError):
+        compare(checkpoint, Echo(checkpoint, change), inputs)
+
+
+def _wrong_weight(model: onnx.ModelProto) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if "LayerNorm.weight" in tensor.name)
+    array = numpy_helper.to_array(tensor).copy()
+    array.ravel()[0] += 0.1
+    tensor.raw_data = array.tobytes()
+
+
+def _no_softmax(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if "scores" in node.output or "logits" in node.output)
+    inner = f"{node.output[0]}/before"
+    output = node.output[0]
+    node.output[0] = inner
+    model.graph.node.append(onnx.helper.make_node("Neg", [inner], [output]))
+
+
+@pytest.mark.parametrize("task", [task.name for task in TASKS])
+@pytest.mark.parametrize("damage", [_wrong_weight, _no_softmax])
+def test_a_wrong_graph_gives_no_file(
+    damage: Callable[[onnx.ModelProto], None], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if damage is _no_softmax and task in ("feature-extraction", "question-answering"):
+        pytest.skip("has neither logits nor scores")
+    source = save_tiny(tmp_path / "checkpoint", task=task)
+    real = convert._with_heads
+
+    def patched(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelProto:
+        model = real(model, checkpoint)
+        damage(model)
+        return model
+
+    monkeypatch.setattr(convert, "_with_heads", patched)
+    with pytest.raises(ParityError, match=r"no file was written\. Try --optimize basic or none"):
+        bertonnx.export(source, tmp_path / "model.onnx", optimize="none")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertonnx.errors import UsageError
+from bertonnx.models.card import Card
+from bertonnx.runtime.decoders.entities import (
+    AGGREGATIONS,
+    Aggregation,
+    EntityDecoder,
+    SubwordRule,
+    subword_rule,
+)
+from bertonnx.runtime.rows import Array, Encoded, Item, Row
+from bertonnx.runtime.tokenization import TextTokenizer
+from tests.corpus import PARAGRAPHS, SENTENCES
+from tests.decoding import Checkpoint, shared_checkpoint, shared_folder, tiny_checkpoint
+from tests.tokenizers_zoo import KINDS, bpe, unigram, wordpiece
+
+LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+UNTAGGED = ("O", "PER", "X-LOC", "B-O", "I-PER")
+UNKNOWN = ("We met a ☃ and two ☂☂ at the Ѫ-café <unk> [UNK].", "☃ ☂", "ᚠᛇᚻ", "")
+TEXTS = [*SENTENCES, *PARAGRAPHS, *UNKNOWN]
+
+heuristic_warning = pytest.mark.filterwarnings("ignore:Tokenizer does not support real words:UserWarning")
+
+
+def as_item(expected: list[dict[str, Any]], text: str) -> list[Item]:
+    return [
+        {
+            "entity": entity.get("entity_group", entity.get("entity")),
+            "text": text[entity["start"] : entity["end"]],
+            "score": pytest.approx(float(entity["score"]), abs=1e-6),
+            "start": entity["start"],
+            "end": entity["end"],
+        }
+        for entity in expected
+    ]
+
+
+def without_padding(_: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Cut off the padding that the pipeline puts at the last window, for the same bits as without it."""
+    length = int(inputs["attention_mask"].sum())
+    return args, {name: value[:, :length] for name, value in inputs.items() if hasattr(value, "shape")}
+
+
+def decoder_for(checkpoint: Checkpoint, aggregation: Aggregation) -> EntityDecoder:
+    return EntityDecoder(checkpoint.labels, aggregation, subword_rule(checkpoint.tokenizer_json))
+
+
+def assert_as_pipeline(checkpoint: Checkpoint, aggregation: Aggregation, texts: list[str]) -> set[str]:
+    pipeline = checkpoint.pipeline(aggregation_strategy=aggregation)
+    decoder = decoder_for(checkpoint, aggregation)
+    found = set()
+    for text, encoded in zip(texts, checkpoint.encode([Row(text) for text in texts]), strict=True):
+        item = checkpoint.decode(decoder, encoded)
+        assert item == {"entities": as_item(pipeline(text), text)}
+        found |= {entity["entity"] for entity in item["entities"]}
+    return found
+
+
+@heuristic_warning
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_entities_are_the_pipelines(kind: str, aggregation: Aggregation) -> None:
+    checkpoint = tiny_checkpoint("token-classification", kind, labels=LABELS)
+    found = assert_as_pipeline(checkpoint, aggregation, TEXTS)
+    assert found == (set(LABELS[1:]) if aggregation == "none" else {"PER", "LOC"})
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_labels_without_b_and_i_are_grouped_as_the_pipeline_does(aggregation: Aggregation) -> None:
+    checkpoint = tiny_checkpoint("token-classification", "wordpiece", labels=UNTAGGED)
+    found = assert_as_pipeline(checkpoint, aggregation, TEXTS[:60])
+    assert found == (set(UNTAGGED[1:]) if aggregation == "none" else {"PER", "LOC"})
+
+
+@heuristic_warning
+@pytest.mark.parametrize("aggregation", AGGREGATIONS[1:])
+@pytest.mark.parametrize("kind", KINDS)
+def test_entities_of_windows_are_the_pipelines(kind: str, aggregation: Aggregation) -> None:
+    checkpoint = tiny_checkpoint("token-classification", kind, labels=LABELS)
+    checkpoint.model.register_forward_pre_hook(without_padding, with_kwargs=True)
+    pipeline = checkpoint.pipeline(aggregation_strategy=aggregation, stride=32)
+    decoder = decoder_for(checkpoint, aggregation)
+    rows = [Row(text) for text in PARAGRAPHS]
+    for encoded in checkpoint.encode(rows, long_text="stride", stride=32):
+        assert len(encoded.pieces) > 3
+        text = encoded.row.text
+        assert checkpoint.decode(decoder, encoded)["entities"] == as_item(pipeline(text), text)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_entities_of_a_real_model_are_the_pipelines(aggregation: Aggregation) -> None:
+    data = (shared_folder() / "data" / "conll_dev.txt").read_text(encoding="utf-8")
+    blocks = [block.splitlines() for block in data.split("\n\n") if block.strip()][:150]
+    texts = [" ".join(line.split()[0] for line in block) for block in blocks]
+    checkpoint = shared_checkpoint("token-classification", "ner-minilm")
+    found = assert_as_pipeline(checkpoint, aggregation, texts)
+    assert {name[-3:] for name in found} == {"PER", "LOC", "ORG", "ISC"}
+
+
+# Hand-made scores
+
+
+def read(text: str) -> Encoded:
+    card = Card("token-classification", "bert", 128, inputs=(), outputs=())
+    (encoded,) = TextTokenizer(wordpiece().to_str(), card).encode([Row(text)])
+    assert isinstance(encoded, Encoded)
+    return encoded
+
+
+RULE = subword_rule(wordpiece().to_str())
+
+
+def entities(text: str, scores: list[list[float]], aggregation: Aggregation = "simple") -> list[Item]:
+    """Decode `text` with the given scores of its tokens; the special tokens shout PER."""
+    encoded = read(text)
+    special = [0.0, 0.0, 1.0]
+    table: Array = np.array([special, *scores, special], dtype=np.float32)
+    assert len(table) == len(encoded.pieces[0].ids), encoded.pieces[0].encoding.tokens
+    decoder = EntityDecoder(("O", "B-PER", "I-PER"), aggregation, RULE)
+    kept = decoder.keep(encoded.pieces[0], {"scores": table})
+    found: list[Item] = decoder.decode(encoded, [kept])["entities"]
+    return found
+
+
+OUT, BEGIN, INSIDE = [1.0, 0.0, 0.0], [0.0, 0.75, 0.25], [0.25, 0.25, 0.5]
+
+
+def test_a_begin_tag_starts_a_new_entity() -> None:
+    found = entities("a b c d", [BEGIN, INSIDE, BEGIN, OUT])
+    assert found == [
+        {"entity": "PER", "text": "a b", "score": 0.625, "start": 0, "end": 3},
+        {"entity": "PER", "text": "c", "score": 0.75, "start": 4, "end": 5},
+    ]
+
+
+def test_the_words_of_a_split_word_agree() -> None:
+    assert read("it's raining").pieces[0].encoding.tokens[4:6] == ["ra", "##ining"]
+    scores = [OUT, OUT, OUT, [0.1, 0.6, 0.3], [0.0, 0.1, 0.9]]
+    expected = {"first": 0.6, "average": 0.6, "max": 0.9}
+    for aggregation in ("first", "average", "max"):
+        (entity,) = entities("it's raining", scores, aggregation)
+        assert (entity["text"], entity["entity"]) == ("raining", "PER")
+        assert entity["score"] == pytest.approx(expected[aggregation], abs=1e-6)
+
+
+def test_an_unknown_token_begins_a_word() -> None:
+    assert read("the ☃").pieces[0].encoding.tokens[2] == "[UNK]"
+    (entity,) = entities("the ☃", [OUT, BEGIN], "first")
+    assert entity["text"] == "☃"
+
+
+def test_offsets_are_code_points_of_the_text_as_given() -> None:
+    (entity,) = entities("\N{GRINNING FACE} É b", [OUT, INSIDE, OUT])
+    assert (entity["text"], entity["start"], entity["end"]) == ("É", 2, 3)
+
+
+def test_no_entities_in_nothing() -> None:
+    assert entities("", []) == []
+    assert entities("a", [OUT]) == []
+
+
+def test_of_overlapping_entities_the_longer_then_the_better_stays() -> None:
+    from bertonnx.runtime.decoders.entities import _without_overlaps
+
+    def entity(start: int, end: int, score: float) -> Item:
+        return {"start": start, "end": end, "score": score}
+
+    first, longer, better, apart = entity(0, 3, 0.5), entity(2, 9, 0.1), entity(2, 9, 0.2), entity(9, 9, 0.3)
+    assert _without_overlaps([apart, first, longer, better]) == [better, apart]
+    assert _without_overlaps([]) == []
+
+
+def test_the_subword_rule_is_read_from_the_tokenizer() -> None:
+    assert subword_rule(wordpiece().to_str()) == SubwordRule(True, wordpiece().token_to_id("[UNK]"))
+    assert subword_rule(bpe().to_str()) == SubwordRule(False, bpe().token_to_id("<unk>"))
+    assert subword_rule(unigram().to_str()) == SubwordRule(False, unigram().token_to_id("<unk>"))
+
+
+def test_a_tokenizer_may_have_no_unknown_token() -> None:
+    data = {"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "continuing_subword_prefix": ""}}
+    assert subword_rule(json.dumps(data)) == SubwordRule(False, None)
+
+
+def test_an_unknown_aggregation_is_refused() -> None:
+    with pytest.raises(UsageError, match="no aggregation 'best'; choose one of none, simple, first"):
+        EntityDecoder(LABELS, "best", SubwordRule(True))  # type: ignore[arg-type]

@@ -1,0 +1,268 @@
+"""Why CUDA does not work: every cause, faked where ONNX Runtime, the loader or the driver would say it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertonnx.runtime.session import cuda
+from bertonnx.runtime.session.cuda import CudaOptions, both_packages, cuda_problem, prepared, provider_options
+from tests.fake_cuda import CPU, CUDA, DRIVER_TOO_OLD, NO_DEVICE, OUT_OF_MEMORY, FakeRuntime
+
+GPU_BUILD = FakeRuntime([CUDA, CPU], [CPU])
+INSTALL = 'pip install --upgrade "bertonnx[gpu]"'
+
+
+class FakeDriver:
+    """What libcuda answers."""
+
+    def __init__(self, version: int = 13000, status: int = 0, devices: int = 1) -> None:
+        self.version, self.status, self.devices = version, status, devices
+
+    def cuDriverGetVersion(self, place: Any) -> int:
+        place._obj.value = self.version
+        return 0
+
+    def cuInit(self, _: int) -> int:
+        return self.status
+
+    def cuDeviceGetCount(self, place: Any) -> int:
+        place._obj.value = self.devices
+        return 0
+
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Return what sets which libraries load, which driver is there, and which packages."""
+
+    def fake(
+        *,
+        driver: FakeDriver | None = None,
+        missing: dict[str, str] | None = None,
+        packages: tuple[str, ...] = ("onnxruntime-gpu",),
+    ) -> None:
+        def load(name: str, *, everywhere: bool = False) -> Any:
+            assert everywhere == ("onnxruntime" in name)
+            if "onnxruntime" in name:
+                for part, message in (missing or {}).items():
+                    if part in name:
+                        raise OSError(message)
+                return object()
+            if driver is None:
+                raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+            return driver
+
+        monkeypatch.setattr(cuda, "_load_library", load)
+        monkeypatch.setattr(cuda, "_is_installed", packages.__contains__)
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+        monkeypatch.setattr(sys, "path", [])
+
+    return fake
+
+
+def missing(name: str) -> dict[str, str]:
+    return {"cuda": f"{name}: cannot open shared object file: No such file or directory"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "what", "remedy"),
+    [
+        (
+            ("onnxruntime",),
+            "the package onnxruntime, not onnxruntime-gpu",
+            "pip uninstall -y onnxruntime && ",
+        ),
+        ((), "this ONNX Runtime is a CPU build", 'pip install "bertonnx[gpu]"'),
+        (
+            ("onnxruntime", "onnxruntime-gpu"),
+            "both onnxruntime and onnxruntime-gpu are installed",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && ",
+        ),
+    ],
+)
+def test_a_cpu_build(machine: Machine, packages: tuple[str, ...], what: str, remedy: str) -> None:
+    machine(packages=packages)
+    problem = cuda_problem(FakeRuntime([CPU], [CPU]))
+    assert what in problem.what
+    assert problem.what.startswith("this ONNX Runtime is a CPU build")
+    assert remedy in problem.remedy
+    assert f"type: {problem.remedy}" in str(problem)
+
+
+def test_macos_has_no_cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert str(cuda_problem(FakeRuntime([CPU], [CPU]))) == "there is no CUDA on macOS; use --provider cpu"
+
+
+def test_both_packages_are_a_problem_and_one_is_not(machine: Machine) -> None:
+    machine(packages=("onnxruntime", "onnxruntime-gpu"))
+    assert both_packages() is not None
+    machine(packages=("onnxruntime-gpu",))
+    assert both_packages() is None
+
+
+@pytest.mark.parametrize("name", ["libcublasLt.so.13", "libcudnn.so.9", "libcudart.so.13", "libcufft.so.12"])
+def test_a_library_that_is_missing(machine: Machine, name: str) -> None:
+    machine(missing=missing(name))
+    problem = cuda_problem(GPU_BUILD)
+    assert problem.what == f"{name} was not found"
+    assert problem.remedy == INSTALL
+
+
+def test_a_library_of_another_major_version(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(missing=missing("libcublas.so.13"))
+    folder = tmp_path / "nvidia" / "cublas" / "lib"
+    folder.mkdir(parents=True)
+    for name in ("libcublas.so.12", "libcublasLt.so.12", "libcublas.so.12.8.4.1"):
+        (folder / name).touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    problem = cuda_problem(GPU_BUILD)
+    assert problem.what == "libcublas.so.13 was not found; there is libcublas.so.12, of another major version"
+
+
+def test_cudnn_of_another_major_version(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(driver=FakeDriver())
+    (tmp_path / "libcudnn.so.8").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    problem = cuda_problem(GPU_BUILD, "cuDNN is not available. Install cuDNN, update the system library ...")
+    assert problem.what == (
+        "cuDNN cannot be used: cuDNN is not available (libcudnn.so.8 is there, and version 9 is needed)"
+    )
+    assert problem.remedy == INSTALL
+
+
+def test_the_loader_says_something_else(machine: Machine) -> None:
+    machine(missing={"shared": "libonnxruntime_providers_shared.so:\n undefined symbol: x"})
+    assert "cannot be loaded: libonnxruntime_providers_shared.so: undefined" in cuda_problem(GPU_BUILD).what
+
+
+@pytest.mark.parametrize("libraries", [{}, missing("libcuda.so.1")])
+def test_no_driver(machine: Machine, libraries: dict[str, str]) -> None:
+    machine(driver=None, missing=libraries)
+    problem = cuda_problem(GPU_BUILD)
+    assert problem.what == "there is no NVIDIA driver here (libcuda was not found)"
+    assert "--gpus all" in problem.remedy
+    assert "type:" not in str(problem)
+
+
+@pytest.mark.parametrize("error", [DRIVER_TOO_OLD, ""])
+def test_a_driver_that_is_too_old_says_its_version(machine: Machine, error: str) -> None:
+    machine(driver=FakeDriver(version=12040))
+    problem = cuda_problem(GPU_BUILD, error)
+    assert problem.what == (
+        "the NVIDIA driver is too old (for CUDA 12.4): this ONNX Runtime needs one for CUDA 13"
+    )
+    assert "install driver 580 or newer" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("driver", "error"),
+    [
+        (FakeDriver(status=100), ""),
+        (FakeDriver(devices=0), ""),
+        (FakeDriver(), NO_DEVICE),
+    ],
+)
+def test_no_device(machine: Machine, driver: FakeDriver, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(driver=driver)
+    assert cuda_problem(GPU_BUILD, error).what == "no GPU is visible to CUDA"
+    assert "nvidia-smi" in cuda_problem(GPU_BUILD, error).remedy
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hidden = cuda_problem(GPU_BUILD, error)
+    assert "CUDA_VISIBLE_DEVICES is ''" in hidden.what
+    assert "unset CUDA_VISIBLE_DEVICES" in hidden.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (
+            DRIVER_TOO_OLD.replace(
+                "35: CUDA driver version is insufficient for CUDA runtime version", "999: unknown error"
+            ),
+            "the NVIDIA driver does not work (CUDA failure 999: unknown error)",
+        ),
+        (
+            "CUDA failure 209: no kernel image is available for execution on the device ; GPU=0",
+            "no kernels for the GPU",
+        ),
+        (OUT_OF_MEMORY, "the memory of the GPU does not suffice"),
+        ("CUDA failure 2: out of memory ; GPU=0", "the memory of the GPU does not suffice"),
+        (
+            "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED ; GPU=0",
+            "cuBLAS cannot be used: CUBLAS failure 1",
+        ),
+        ("something\n  new", "ONNX Runtime failed with CUDA: something new"),
+        ("", "ONNX Runtime did not take CUDA and gives no reason"),
+    ],
+)
+def test_what_onnx_runtime_says(machine: Machine, error: str, what: str) -> None:
+    machine(driver=FakeDriver())
+    problem = cuda_problem(GPU_BUILD, error)
+    assert what in problem.what
+    assert problem.remedy
+
+
+def test_a_driver_that_fails(machine: Machine) -> None:
+    machine(driver=FakeDriver(status=804))
+    assert cuda_problem(GPU_BUILD).what == "the NVIDIA driver does not work (cuInit returned 804)"
+
+
+def test_a_build_that_does_not_say_its_cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(driver=FakeDriver(version=11000))
+    monkeypatch.setattr(FakeRuntime, "cuda_version", "")
+    assert "gives no reason" in cuda_problem(GPU_BUILD).what
+    assert "needs one for its CUDA" in cuda_problem(GPU_BUILD, DRIVER_TOO_OLD).what
+
+
+def test_nothing_is_printed_and_the_log_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
+    fake = FakeRuntime([CUDA, CPU], [CPU])
+    with pytest.raises(KeyboardInterrupt), prepared(fake):
+        raise KeyboardInterrupt
+    assert fake.severities == [4, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_options() -> None:
+    assert provider_options(CudaOptions()) == {
+        "use_tf32": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    chosen = provider_options(CudaOptions(tf32=True, memory=2**31))
+    assert (chosen["use_tf32"], chosen["gpu_mem_limit"]) == ("1", "2147483648")
+
+
+def test_what_is_installed_is_found() -> None:
+    names = {name.lower() for dist in importlib.metadata.distributions() if (name := dist.metadata["Name"])}
+    assert set(cuda.installed_packages()) == names & {"onnxruntime", "onnxruntime-gpu"}
+
+
+def test_libraries_are_really_loaded() -> None:
+    assert isinstance(
+        cuda._load_library("libc.so.6" if sys.platform == "linux" else "libSystem.dylib"), ctypes.CDLL
+    )
+    with pytest.raises(OSError, match="no-such"):
+        cuda._load_library("/no-such/library.so", everywhere=True)
+
+
+def test_cudas_runtime_is_found_by_its_major_version(machine: Machine) -> None:
+    machine(driver=FakeDriver())
+    assert cuda.cuda_runtime(GPU_BUILD) is not None
+    machine(driver=None)
+    assert cuda.cuda_runtime(GPU_BUILD) is None

@@ -1,0 +1,366 @@
+"""Golden examples: what `check` must find, and what it must not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from bertonnx.errors import DriftError, ModelFileError, UsageError
+from bertonnx.exporters.onnxgraph.files import load_proto, save_proto
+from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY
+from bertonnx.runtime import golden
+from bertonnx.runtime.golden import check, sha256_text
+from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from tests.fake_cuda import pretend_cuda
+
+TASKS = (
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+)
+
+
+def _entry(model: onnx.ModelProto, key: str) -> Any:
+    return next(item for item in model.metadata_props if item.key == key)
+
+
+def _forge(path: Path) -> None:
+    """Put hashes of what is really there on the card, as who changes a file on purpose would."""
+    file = read_model_file(path)
+    card = dataclasses.replace(
+        file.card, weights_sha256=weights_sha256(path), tokenizer_sha256=sha256_text(file.tokenizer)
+    )
+    model = load_proto(path)
+    _entry(model, CARD_KEY).value = card.to_json()
+    examples = [{**example, "card": sha256_text(card.to_json())} for example in file.golden]
+    _entry(model, GOLDEN_KEY).value = json.dumps(examples, ensure_ascii=False)
+    save_proto(model, path)
+
+
+def _with_weight(source: Path, target: Path, name: str, change: Callable[[Any], None]) -> Path:
+    model = load_proto(source)
+    tensor = next(tensor for tensor in model.graph.initializer if name in tensor.name)
+    array = numpy_helper.to_array(tensor).copy()
+    change(array)
+    tensor.raw_data = array.tobytes()
+    save_proto(model, target)
+    return target
+
+
+def _with_tokenizer(source: Path, target: Path, change: Callable[[Any], None]) -> Path:
+    model = load_proto(source)
+    entry = _entry(model, TOKENIZER_KEY)
+    rules = json.loads(entry.value)
+    change(rules)
+    entry.value = json.dumps(rules, ensure_ascii=False, separators=(",", ":"))
+    save_proto(model, target)
+    return target
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_untouched_file_passes_with_no_difference(task: str, exported: dict[str, Path]) -> None:
+    report = check(exported[task], "cpu")
+    assert report.examples >= 5
+    assert report.max_abs_difference == 0.0
+    assert report.tolerance >= 1e-4
+    assert report.provider == "cpu"
+
+
+def test_saving_again_without_a_change_passes(exported: dict[str, Path], tmp_path: Path) -> None:
+    save_proto(load_proto(exported["fill-mask"]), tmp_path / "m.onnx")
+    assert check(tmp_path / "m.onnx").max_abs_difference == 0.0
+
+
+def _one_element(array: Any) -> None:
+    array.ravel()[5] += 0.5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_changed_element_of_one_weight(task: str, exported: dict[str, Path], tmp_path: Path) -> None:
+    path = _with_weight(exported[task], tmp_path / "m.onnx", "LayerNorm.weight", _one_element)
+    with pytest.raises(DriftError, match=r"the weights in .* changed after export \(SHA-256"):
+        check(path)
+
+
+def test_the_last_bit_of_one_weight(exported: dict[str, Path], tmp_path: Path) -> None:
+    def last_bit(array: Any) -> None:
+        flat = array.reshape(-1)
+        flat[-1] = np.nextafter(flat[-1], np.float32(np.inf))
+
+    path = _with_weight(exported["fill-mask"], tmp_path / "m.onnx", "LayerNorm.bias", last_bit)
+    with pytest.raises(DriftError, match="weights"):
+        check(path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_changed_weight_with_a_forged_card(task: str, exported: dict[str, Path], tmp_path: Path) -> None:
+    path = _with_weight(exported[task], tmp_path / "m.onnx", "LayerNorm.weight", _one_element)
+    _forge(path)
+    with pytest.raises(DriftError, match=r"golden example 0 of .* comes out differently: largest difference"):
+        check(path)
+
+
+def test_nan_is_never_a_small_difference(exported: dict[str, Path], tmp_path: Path) -> None:
+    def not_a_number(array: Any) -> None:
+        array.ravel()[0] = np.nan
+
+    path = _with_weight(exported["feature-extraction"], tmp_path / "m.onnx", "LayerNorm.bias", not_a_number)
+    _forge(path)
+    with pytest.raises(DriftError, match="largest difference inf"):
+        check(path)
+
+
+def _keeps_case(rules: Any) -> None:
+    rules["normalizer"]["lowercase"] = False
+
+
+def _keeps_accents(rules: Any) -> None:
+    rules["normalizer"]["strip_accents"] = False
+
+
+def _swaps_pieces(rules: Any) -> None:
+    vocabulary = rules["model"]["vocab"]
+    vocabulary["the"], vocabulary["in"] = vocabulary["in"], vocabulary["the"]
+
+
+def _other_normalizer(rules: Any) -> None:
+    rules["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"}]}
+
+
+def _no_template(rules: Any) -> None:
+    rules["post_processor"] = None
+
+
+CHANGES = [_keeps_case, _keeps_accents, _swaps_pieces, _other_normalizer, _no_template]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_changed_rule_of_the_tokenizer(
+    change: Callable[[Any], None], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = _with_tokenizer(exported["text-classification"], tmp_path / "m.onnx", change)
+    with pytest.raises(DriftError, match=r"the tokenizer in .* changed after export"):
+        check(path)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_rule_with_a_forged_card(
+    change: Callable[[Any], None], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = _with_tokenizer(exported["text-classification"], tmp_path / "m.onnx", change)
+    _forge(path)
+    with pytest.raises(DriftError, match=r"golden example \d+ is tokenized differently than at export"):
+        check(path)
+
+
+def test_changed_numbers_in_the_golden_examples(exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["fill-mask"])
+    entry = _entry(model, GOLDEN_KEY)
+    golden = json.loads(entry.value)
+    golden[-1]["outputs"]["logits"][7] += 0.01
+    entry.value = json.dumps(golden)
+    save_proto(model, tmp_path / "m.onnx")
+    with pytest.raises(DriftError, match=f"golden example {len(golden) - 1} of"):
+        check(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("numbers", [[], [0.0]])
+def test_fewer_golden_numbers_are_no_agreement(
+    numbers: list[float], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load_proto(exported["fill-mask"])
+    entry = _entry(model, GOLDEN_KEY)
+    golden = json.loads(entry.value)
+    golden[0]["outputs"]["logits"] = numbers
+    entry.value = json.dumps(golden)
+    save_proto(model, tmp_path / "m.onnx")
+    with pytest.raises(DriftError, match="golden example 0"):
+        check(tmp_path / "m.onnx")
+
+
+def test_no_golden_examples(exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["fill-mask"])
+    _entry(model, GOLDEN_KEY).value = "[]"
+    save_proto(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="carries no golden examples; export the checkpoint again"):
+        check(tmp_path / "m.onnx")
+
+
+def _with_card(source: Path, target: Path, **changes: Any) -> Path:
+    model = load_proto(source)
+    entry = _entry(model, CARD_KEY)
+    entry.value = json.dumps(json.loads(entry.value) | changes)
+    save_proto(model, target)
+    _forge(target)
+    return target
+
+
+def test_an_unknown_precision(exported: dict[str, Path], tmp_path: Path) -> None:
+    _with_card(exported["fill-mask"], tmp_path / "m.onnx", precision="fp7")
+    with pytest.raises(ModelFileError, match="precision fp7"):
+        check(tmp_path / "m.onnx")
+
+
+def test_an_unknown_provider(exported: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="provider is 'tpu'; it can be auto, cpu, cuda"):
+        check(exported["fill-mask"], "tpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_an_example_holds(task: str, exported: dict[str, Path]) -> None:
+    file = read_model_file(exported[task])
+    lengths = {len(example["ids"]) for example in file.golden}
+    assert len(lengths) >= 4
+    assert max(lengths) == file.card.max_length  # one that is cut
+    for example in file.golden:
+        assert set(example) == {"card", "text", "pair", "ids", "outputs"}
+        assert (example["pair"] is not None) == (task == "question-answering")
+        assert set(example["outputs"]) == set(file.card.outputs)
+        assert all(0 < len(numbers) <= 1024 for numbers in example["outputs"].values())
+
+
+@pytest.mark.parametrize("task", ["feature-extraction", "question-answering"])
+def test_replayed_on_cuda_with_its_own_tolerance(
+    task: str, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = check(exported[task], "cpu")
+    assert cpu.placement is None
+    pretend_cuda(monkeypatch)
+    report = check(exported[task], "cuda")
+    assert report.provider == "cuda"
+    assert report.tolerance == pytest.approx(10 * cpu.tolerance, rel=1e-6)
+    assert report.placement is not None
+    assert report.placement.nodes > report.placement.on_cpu > 0
+
+
+def test_fp32_on_cuda_is_within_a_thousandth() -> None:
+    assert golden.TOLERANCE["fp32", "cuda"] == 1e-3
+    assert {provider for _, provider in golden.TOLERANCE} == {"cpu", "cuda"}
+
+
+def test_a_cpu_that_would_saturate_this_files_weights_says_so(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden, "saturation_warning", lambda _: "its sums of products can saturate")
+    with pytest.raises(DriftError, match="can saturate"):
+        check(exported["fill-mask"])
+
+
+def test_swapped_labels(exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["text-classification"])
+    card = json.loads(_entry(model, CARD_KEY).value)
+    card["labels"] = card["labels"][::-1]
+    _entry(model, CARD_KEY).value = json.dumps(card, ensure_ascii=False)
+    save_proto(model, tmp_path / "swapped.onnx")
+    with pytest.raises(DriftError, match=r"the card in .* changed after export"):
+        check(tmp_path / "swapped.onnx")
+
+
+def _with_numbers(path: Path, output: str, change: Callable[[float], float]) -> None:
+    """Change the golden numbers of one output."""
+    model = load_proto(path)
+    entry = _entry(model, GOLDEN_KEY)
+    examples = json.loads(entry.value)
+    for example in examples:
+        example["outputs"][output] = [change(number) for number in example["outputs"][output]]
+    entry.value = json.dumps(examples)
+    save_proto(model, path)
+
+
+@pytest.fixture
+def embedder(exported: dict[str, Path], tmp_path: Path) -> Path:
+    """Return an embedding model that passes with the wide tolerance of INT8."""
+    path = _with_card(exported["feature-extraction"], tmp_path / "m.onnx", precision="int8")
+    assert check(path, "cpu").max_abs_difference == 0.0
+    return path
+
+
+def _times(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Let every output come out multiplied."""
+    run = golden._run
+    monkeypatch.setattr(
+        golden, "_run", lambda *given: {name: factor * array for name, array in run(*given).items()}
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_small_numbers_may_not_be_zero(
+    precision: str, embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _with_card(embedder, tmp_path / "small.onnx", precision=precision)
+    for output in ("sentence_embedding", "last_hidden_state"):  # below 0.05, as of a normalised embedding
+        _with_numbers(path, output, lambda number: number / 100)
+    with monkeypatch.context() as same:
+        _times(same, 0.01)
+        assert check(path, "cpu").max_abs_difference < 1e-6
+    _times(monkeypatch, 0.0)
+    with pytest.raises(DriftError, match="comes out differently"):
+        check(path, "cpu")
+
+
+def _numbers(path: Path, output: str) -> list[float]:
+    examples = read_model_file(path).golden
+    return [abs(number) for example in examples for number in example["outputs"][output]]
+
+
+def test_one_output_does_not_loosen_another(embedder: Path) -> None:
+    small = max(_numbers(embedder, "sentence_embedding"))
+    large = max(_numbers(embedder, "last_hidden_state"))
+    assert small < large
+    off = 0.05 * (small + large) / 2
+    _with_numbers(embedder, "sentence_embedding", lambda number: number - off * (number > 0))
+    with pytest.raises(DriftError, match="in sentence_embedding"):
+        check(embedder, "cpu")
+
+
+def test_the_report_is_of_the_output_closest_to_its_limit(embedder: Path) -> None:
+    embedding, hidden = (
+        max(_numbers(embedder, name)) for name in ("sentence_embedding", "last_hidden_state")
+    )
+    _with_numbers(embedder, "sentence_embedding", lambda number: number + 0.02 * embedding)
+    _with_numbers(embedder, "last_hidden_state", lambda number: number + 0.01 * hidden)
+    report = check(embedder, "cpu")
+    assert report.max_abs_difference == pytest.approx(0.02 * embedding, rel=1e-3)
+    assert report.tolerance == pytest.approx(0.05 * max(_numbers(embedder, "sentence_embedding")))
+
+
+def test_fp32_keeps_an_absolute_tolerance_for_small_numbers(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    save_proto(load_proto(exported["text-classification"]), path)
+    _with_numbers(path, "scores", lambda number: number + 9e-5)
+    report = check(path, "cpu")
+    assert report.max_abs_difference == pytest.approx(9e-5, rel=1e-2)
+    assert report.tolerance == 1e-4
+
+
+def test_an_infinite_golden_number_allows_nothing(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_proto(load_proto(exported["fill-mask"]), path)
+    _with_numbers(path, "logits", lambda number: float("inf") if number > 1 else number)
+    with pytest.raises(DriftError, match="largest difference inf"):
+        check(path, "cpu")
+
+
+def test_an_example_that_cannot_be_tokenized(exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["question-answering"])
+    entry = _entry(model, GOLDEN_KEY)
+    examples = json.loads(entry.value)
+    examples[1]["text"] = "Who? " * 200  # leaves no room for the context
+    entry.value = json.dumps(examples)
+    save_proto(model, tmp_path / "m.onnx")
+    with pytest.raises(
+        ModelFileError, match=r"golden example 1 of .* cannot be tokenized .*export the check"
+    ):
+        check(tmp_path / "m.onnx", "cpu")

@@ -1,0 +1,352 @@
+"""The Python side of the R package: what crosses, bit for bit, without R."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import bertonnx
+from bertonnx.errors import RowError
+from bertonnx.runtime import r_bridge
+from bertonnx.runtime.r_bridge import PROTOCOL, Handle, golden, open_model, verify
+
+R_PACKAGE = Path(__file__).parents[2] / "r"
+HARD_TEXTS = R_PACKAGE / "tests" / "testthat" / "python" / "hard-texts.jsonl"
+TEXTS: list[str] = [json.loads(line)["text"] for line in HARD_TEXTS.read_text("utf-8").split("\n") if line]
+QUESTION = "Who lived where?"
+
+
+def opened(path: Path, **options: Any) -> Handle:
+    answer = open_model(
+        str(path), options.get("device", "cpu"), options.get("threads"), options.get("max_length")
+    )
+    assert answer["ok"], answer
+    handle: Handle = answer["handle"]
+    return handle
+
+
+def start(
+    handle: Handle,
+    kind: str,
+    texts: list[str],
+    *,
+    pairs: list[str] | None = None,
+    places: list[int] | None = None,
+    top: int = 0,
+    aggregation: Any = "simple",
+) -> dict[str, Any]:
+    return handle.start(kind, texts, pairs, places, top, aggregation)
+
+
+def predicted(handle: Handle, kind: str, texts: list[str], **options: Any) -> dict[str, Any]:
+    """Return the columns of all chunks, joined as R joins them."""
+    started = start(handle, kind, texts, **options)
+    assert started["ok"], started
+    joined: dict[str, Any] = {}
+    while True:
+        chunk = started["run"].chunk()
+        assert chunk["ok"], chunk
+        for name, column in chunk["columns"].items():
+            joined[name] = joined.get(name, type(column)()) + column
+        if chunk["texts"] == 0:
+            return joined
+
+
+def ints(column: bytearray) -> list[int]:
+    numbers: list[int] = np.frombuffer(bytes(column), "<i4").tolist()
+    return numbers
+
+
+def floats(column: bytearray) -> npt.NDArray[np.float32]:
+    return np.frombuffer(bytes(column), "<f4")
+
+
+def same_bits(column: bytearray, expected: Any) -> bool:
+    return bytes(column) == np.array(expected, dtype="<f4").tobytes()
+
+
+def lines_of(model: Path, tmp_path: Path, *, pairs: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield what the command line makes of the hard texts."""
+    rows = [{"question": QUESTION, "text": text} for text in TEXTS]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    columns = ["--column", "question", "--pair-column", "text"] if pairs else ["--column", "text"]
+    command = [sys.executable, "-m", "bertonnx", "run", str(model), str(source), *columns, "-o", str(out)]
+    subprocess.run([*command, "--provider", "cpu"], check=True, capture_output=True, timeout=300)
+    for line in out.read_text("utf-8").split("\n"):
+        if line:
+            yield json.loads(line)
+
+
+def matrix(column: bytearray, rows: int) -> npt.NDArray[np.float32]:
+    return floats(column).reshape((rows, -1), order="F")
+
+
+def test_r_knows_this_protocol() -> None:
+    assert f"PROTOCOL <- {PROTOCOL}L\n" in (R_PACKAGE / "R" / "python.R").read_text()
+
+
+def test_there_are_hard_texts_enough() -> None:
+    assert len(TEXTS) >= 400
+    assert not any("\0" in text for text in TEXTS)
+
+
+def test_embeddings_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = exported["feature-extraction"]
+    expected = bertonnx.load(path, "cpu").embed(TEXTS)
+    found = predicted(opened(path), "embeddings", TEXTS)
+    assert ints(found["row"]) == list(range(1, len(TEXTS) + 1))
+    assert matrix(found["values"], len(TEXTS)).tobytes() == expected.tobytes()
+    lines = [line["embedding"] for line in lines_of(path, tmp_path)]
+    assert np.array(lines, dtype=np.float32).tobytes() == expected.tobytes()
+
+
+def test_labels_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = exported["text-classification"]
+    handle, items = opened(path), bertonnx.load(path, "cpu").classify(TEXTS)
+    found = predicted(handle, "labels", TEXTS, top=1)
+    labels = start(handle, "labels", [])["levels"]
+    assert [labels[place - 1] for place in ints(found["label"])] == [item["label"] for item in items]
+    assert same_bits(found["score"], [item["score"] for item in items])
+    lines = list(lines_of(path, tmp_path))
+    assert [line["label"] for line in lines] == [item["label"] for item in items]
+    assert same_bits(found["score"], [line["score"] for line in lines])
+
+
+def test_entities_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = exported["token-classification"]
+    found = predicted(opened(path), "entities", TEXTS)
+    items = [item["entities"] for item in bertonnx.load(path, "cpu").entities(TEXTS)]
+    lines = [line["entities"] for line in lines_of(path, tmp_path)]
+    for side in (items, lines):
+        every = [(row, entity) for row, entities in enumerate(side, start=1) for entity in entities]
+        assert ints(found["row"]) == [row for row, _ in every]
+        assert ints(found["start"]) == [entity["start"] + 1 for _, entity in every]
+        assert ints(found["end"]) == [entity["end"] for _, entity in every]
+        assert found["text"] == [entity["text"] for _, entity in every]
+        assert same_bits(found["score"], [entity["score"] for _, entity in every])
+
+
+def test_answers_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = exported["question-answering"]
+    questions = [QUESTION] * len(TEXTS)
+    found = predicted(opened(path), "answers", questions, pairs=TEXTS, top=1)
+    items = bertonnx.load(path, "cpu").answer(questions, TEXTS)
+    for side in (items, list(lines_of(path, tmp_path, pairs=True))):
+        assert found["answer"] == [item["answer"] for item in side]
+        assert ints(found["start"]) == [item["start"] + 1 for item in side]
+        assert ints(found["end"]) == [item["end"] for item in side]
+        assert same_bits(found["score"], [item["score"] for item in side])
+
+
+def test_masks_are_python_s(exported: dict[str, Path]) -> None:
+    path, texts = exported["fill-mask"], ["one [MASK]", "[MASK] and [MASK]"]
+    found = predicted(opened(path), "masks", texts, top=2)
+    items = [item["masks"] for item in bertonnx.load(path, "cpu").fill_mask(texts, top_k=2)]
+    every = [candidate for masks in items for mask in masks for candidate in mask]
+    assert ints(found["row"]) == [1, 1, 2, 2, 2, 2]
+    assert ints(found["mask"]) == [1, 1, 1, 1, 2, 2]
+    assert ints(found["rank"]) == [1, 2] * 3
+    assert found["token"] == [candidate["token"] for candidate in every]
+    assert found["sequence"] == [candidate["sequence"] for candidate in every]
+    assert same_bits(found["score"], [candidate["score"] for candidate in every])
+
+
+def test_tokens_are_python_s(exported: dict[str, Path]) -> None:
+    path = exported["text-classification"]
+    found = predicted(opened(path), "tokens", TEXTS)
+    encoded = bertonnx.load(path, "cpu").tokenize(TEXTS)
+    assert ints(found["id"]) == [i for row in encoded for piece in row.pieces for i in piece.ids.tolist()]
+    rows, starts, ends = ints(found["row"]), ints(found["start"]), ints(found["end"])
+    for row, start_, end in zip(rows, starts, ends, strict=True):
+        assert (start_, end) == (0, 0) or 1 <= start_ <= end <= len(TEXTS[row - 1])
+
+
+def test_tokens_do_not_count_the_prefix(exported: dict[str, Path]) -> None:
+    handle = opened(exported["feature-extraction"])
+    model = handle._model
+    plain = predicted(handle, "tokens", ["two words"])
+    object.__setattr__(model.card, "prefix", "query: ")
+    found = predicted(handle, "tokens", ["two words"])
+    text = [place for place, end in enumerate(ints(found["end"])) if end]
+    assert [ints(found["start"])[i] for i in text] == [i for i in ints(plain["start"]) if i]
+    assert [ints(found["end"])[i] for i in text] == [i for i in ints(plain["end"]) if i]
+    assert len(found["token"]) > len(plain["token"])
+
+
+def test_rows_keep_the_numbers_that_r_gave_them(exported: dict[str, Path]) -> None:
+    handle = opened(exported["text-classification"])
+    found = predicted(handle, "labels", ["one", "two"], places=[3, 7], top=3)
+    assert ints(found["row"]) == [3, 3, 3, 7, 7, 7]
+    scores = floats(found["score"]).reshape(2, 3)
+    assert np.all(np.diff(scores, axis=1) <= 0)
+
+
+def test_scores_come_as_a_matrix_in_column_order(exported: dict[str, Path]) -> None:
+    path = exported["text-classification"]
+    found = predicted(opened(path), "scores", TEXTS[:5])
+    items = bertonnx.load(path, "cpu").classify(TEXTS[:5])
+    expected = np.array([list(item["scores"].values()) for item in items], dtype=np.float32)
+    assert np.array_equal(matrix(found["values"], 5), expected)
+    assert bytes(found["values"]) == expected.tobytes(order="F")
+
+
+@pytest.mark.parametrize("aggregation", ["none", "simple", "first", "average", "max"])
+def test_levels_are_the_model_s_labels(exported: dict[str, Path], aggregation: str) -> None:
+    handle = opened(exported["token-classification"])
+    levels = start(handle, "entities", [], aggregation=aggregation)["levels"]
+    full = ["B-PER", "I-PER", "B-LOC", "I-LOC"]
+    assert levels == (full if aggregation == "none" else ["PER", "LOC"])
+
+
+def test_no_texts_are_no_rows(exported: dict[str, Path]) -> None:
+    found = predicted(opened(exported["feature-extraction"]), "embeddings", [])
+    assert found == {"row": bytearray(), "values": bytearray()}
+
+
+def test_a_matrix_crosses_in_few_blocks(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(r_bridge, "_CHUNK_ROWS", 10)
+    monkeypatch.setattr(r_bridge, "_BLOCK_ROWS", 25)
+    path, texts = exported["feature-extraction"], TEXTS[:64]
+    expected = bertonnx.load(path, "cpu").embed(texts)
+    run = start(opened(path), "embeddings", texts)["run"]
+    blocks: list[tuple[list[int], npt.NDArray[np.float32]]] = []
+    texts_seen: list[int] = []
+    while not texts_seen or texts_seen[-1]:
+        chunk = run.chunk()
+        texts_seen.append(int(chunk["texts"]))
+        if chunk["columns"]:
+            rows = ints(chunk["columns"]["row"])
+            blocks.append((rows, matrix(chunk["columns"]["values"], len(rows))))
+    assert sum(texts_seen) == 64
+    # As many rows as the chunks that fill a block have, which end early on a slow machine.
+    assert all(25 <= len(rows) < 35 for rows, _ in blocks[:-1])
+    assert [row for rows, _ in blocks for row in rows] == list(range(1, 65))
+    assert np.concatenate([values for _, values in blocks]).tobytes() == expected.tobytes()
+
+
+def test_a_failed_row_is_an_answer_that_names_it(exported: dict[str, Path]) -> None:
+    started = start(opened(exported["fill-mask"]), "masks", ["[MASK]", "none"], places=[2, 5], top=1)
+    error = started["run"].chunk()["error"]
+    assert (error["type"], error["kind"], error["expected"]) == ("RowError", "no-mask", "yes")
+    assert error["message"].startswith("row 5: ")
+    assert "Traceback" in error["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("nowhere.onnx", "cpu", None, None), "ModelFileError"),
+        (("nowhere.onnx", "tpu", None, None), "UsageError"),
+        (("nowhere.onnx", "cpu", 0, None), "UsageError"),
+    ],
+)
+def test_errors_are_answers(arguments: tuple[Any, ...], kind: str) -> None:
+    answer = open_model(*arguments)
+    assert not answer["ok"]
+    assert answer["error"]["type"] == kind
+
+
+def test_an_error_that_nobody_foresaw_is_marked(exported: dict[str, Path]) -> None:
+    error = start(opened(exported["feature-extraction"]), "nonsense", [])["error"]
+    assert (error["type"], error["expected"]) == ("KeyError", "")
+
+
+def test_an_interrupt_goes_through() -> None:
+    def interrupted() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        r_bridge._answering(interrupted)()
+
+
+def test_a_model_of_pairs_needs_them(exported: dict[str, Path]) -> None:
+    handle = opened(exported["text-classification"])
+    object.__setattr__(handle._model.card, "pairs", True)
+    assert start(handle, "labels", ["one"])["error"]["type"] == "UsageError"
+    assert start(handle, "labels", ["one"], pairs=["two"])["ok"]
+
+
+def test_a_closed_run_cancels_and_the_model_goes_on(exported: dict[str, Path]) -> None:
+    handle = opened(exported["feature-extraction"])
+    run = start(handle, "embeddings", ["text"] * 5000)["run"]
+    assert run.chunk()["texts"] > 0
+    assert run.close()["ok"]
+    assert run.chunk()["texts"] == 0
+    assert len(ints(predicted(handle, "embeddings", ["text"])["row"])) == 1
+
+
+def plain_values(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from plain_values(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from plain_values(inner)
+    else:
+        yield value
+
+
+def test_only_plain_values_cross(exported: dict[str, Path]) -> None:
+    for task, path in exported.items():
+        answer = open_model(str(path), "cpu", None, None)
+        handle = answer.pop("handle")
+        assert {type(value) for value in plain_values(answer)} <= {str, float, bool}
+        kind = {"feature-extraction": "embeddings", "fill-mask": "masks"}.get(task, "tokens")
+        chunk = start(handle, kind, ["a [MASK]"], top=1)["run"].chunk()
+        assert {type(value) for value in plain_values(chunk)} <= {str, float, bool, bytearray}
+
+
+def test_texts_that_r_cannot_hold_are_replaced() -> None:
+    assert r_bridge._plain("a\0b") == "a\N{REPLACEMENT CHARACTER}b"
+    assert r_bridge._plain("é\0\ud800") == "é\N{REPLACEMENT CHARACTER}?"
+    assert r_bridge._plain("é\U0001f600") == "é\U0001f600"
+
+
+def test_a_size_over_two_gigabytes_is_not_lost(tmp_path: Path) -> None:
+    model, sidecar = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    model.write_bytes(b"12")
+    with sidecar.open("wb") as file:
+        file.truncate(2**31 + 5)  # sparse: takes no room
+    assert r_bridge._bytes(model) == 2**31 + 7
+
+
+def test_golden_examples_are_replayed_and_read(exported: dict[str, Path]) -> None:
+    for task, path in exported.items():
+        report = verify(str(path), "cpu")
+        assert report["ok"], report
+        assert report["max_abs_difference"] <= report["tolerance"]
+        examples = golden(str(path))
+        assert len(examples["texts"]) == report["examples"]
+        assert any(examples["pairs"]) == (task == "question-answering")
+
+
+def test_the_fingerprint_is_of_the_floats(exported: dict[str, Path]) -> None:
+    import hashlib
+
+    handle = opened(exported["feature-extraction"])
+    values = matrix(predicted(handle, "embeddings", TEXTS[:3])["values"], 3)
+    expected = hashlib.md5(values.tobytes(order="C"), usedforsecurity=False).hexdigest()
+    assert handle.fingerprint(TEXTS[:3], None)["md5"] == expected
+    assert handle.timed(TEXTS[:3])["rows"] == 3
+
+
+def test_a_closed_model_says_so(exported: dict[str, Path]) -> None:
+    handle = opened(exported["feature-extraction"])
+    assert handle.close()["ok"]
+    assert "closed" in start(handle, "embeddings", ["a"])["error"]["message"]
+
+
+def test_row_errors_of_texts_are_named(exported: dict[str, Path]) -> None:
+    run = start(opened(exported["feature-extraction"]), "tokens", ["fine", "\ud800"])["run"]
+    error = run.chunk()["error"]
+    assert error["type"] == RowError.__name__
+    assert error["message"].startswith("row 2: ")

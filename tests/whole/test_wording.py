@@ -1,0 +1,100 @@
+"""One message in the words of the command line, of Python and of R."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from bertonnx.errors import BertonnxError, RowError, UsageError
+from bertonnx.wording import COMMAND_LINE, PYTHON, Call, Install, Message, Option, Options, R
+
+FACES = (COMMAND_LINE, PYTHON, R)
+
+WORDED = [
+    (Option("max_length"), ("--max-length", "max_length", "max_length")),
+    (Option("max_length", 9), ("--max-length 9", "max_length=9", "max_length = 9")),
+    (Option("top_k", 3), ("--top-k 3", "top_k=3", "top_n = 3")),
+    (Option("provider", "cuda"), ("--provider cuda", "provider='cuda'", 'device = "cuda"')),
+    (Option("quantize", True), ("--quantize", "quantize=True", "quantize = TRUE")),
+    (Option("normalize", False), ("--no-normalize", "normalize=False", "normalize = FALSE")),
+    (Option("lengths", (8, 16)), ("--lengths 8,16", "lengths=(8, 16)", "lengths = c(8, 16)")),
+    (
+        Options([Option("quantize", True), Option("precision", "fp16")]),
+        (
+            "--quantize or --precision fp16",
+            "quantize=True or precision='fp16'",
+            'quantize = TRUE or precision = "fp16"',
+        ),
+    ),
+    (
+        Call("export", "SOURCE", output=Path("a b.onnx"), task=None, force=True),
+        (
+            "bertonnx export SOURCE -o a b.onnx --force",
+            "bertonnx.export(source, output='a b.onnx', force=True)",
+            'bert_export(source, output = "a b.onnx", force = TRUE)',
+        ),
+    ),
+    (Call("doctor"), ("bertonnx doctor", "bertonnx doctor", "bert_sitrep()")),
+    (
+        Call("check", "m.onnx"),
+        ("bertonnx check m.onnx", "bertonnx.check('m.onnx')", 'bert_verify("m.onnx")'),
+    ),
+    (Install("cpu"), ('pip install "bertonnx[cpu]"', 'pip install "bertonnx[cpu]"', "bert_install()")),
+    (
+        Install("gpu", remove=("onnxruntime",)),
+        (
+            'pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"',
+            'pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"',
+            "bert_install(gpu = TRUE, force = TRUE)",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("term", "words"), WORDED, ids=lambda value: repr(value)[:40])
+def test_terms(term: Option, words: tuple[str, str, str]) -> None:
+    assert tuple(term.worded(face) for face in FACES) == words
+    assert str(term) == words[1]
+
+
+def test_facts_are_values_and_each_face_words_the_message() -> None:
+    error = UsageError("{asked} is over {limit:.1f}", asked=Option("max_length", 9), limit=5)
+    assert str(error) == "max_length=9 is over 5.0"
+    assert error.worded(COMMAND_LINE) == "--max-length 9 is over 5.0"
+    assert error.worded(R) == "max_length = 9 is over 5.0"
+    assert error.facts["limit"] == 5
+
+
+def test_braces_of_a_user_are_left_alone() -> None:
+    assert str(BertonnxError("a {thing} {0}")) == "a {thing} {0}"
+    assert str(BertonnxError("no file {name}", name="{limit} {}")) == "no file {limit} {}"
+
+
+def test_errors_inside_errors_are_worded_too() -> None:
+    inner = UsageError("use {option}", option=Option("top_k"))
+    outer = BertonnxError("row {row}: {why}", row=3, why=inner)
+    assert outer.worded(COMMAND_LINE) == "row 3: use --top-k"
+    assert outer.worded(R) == "row 3: use top_n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("use {option}", option=Option("top_k", 2)),
+        RowError("too-long", "{n} tokens", n=7),
+        RowError("runtime", "plain {text}"),
+    ],
+)
+def test_errors_survive_pickling(error: BertonnxError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert again.worded(COMMAND_LINE) == error.worded(COMMAND_LINE)
+    assert getattr(again, "kind", None) == getattr(error, "kind", None)
+
+
+def test_messages_are_values() -> None:
+    assert Message("{a}", a=1) == Message("{a}", a=1) != Message("{a}", a=2)
+    assert pickle.loads(pickle.dumps(Message("{a}", a=1))) == Message("{a}", a=1)
