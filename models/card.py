@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from bertonnx.errors import ModelFileError
 from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import task as task_named
 
 __all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card"]
 
@@ -89,6 +90,16 @@ class Card:
     quantization: Mapping[str, Any] = field(default_factory=dict)
     half: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs_pair(self) -> bool:
+        """Whether the model cannot do without a second text."""
+        return self.pairs is True or task_named(self.task).pairs == "always"
+
+    @property
+    def takes_pair(self) -> bool:
+        """Whether a second text may be given."""
+        return self.needs_pair or self.pairs is None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as JSON-ready values, `format` first."""

@@ -6,8 +6,12 @@ is named in the face, here, and where it is used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+from bertonnx.errors import UsageError
+from bertonnx.wording import Option
 
 __all__ = [
     "AGGREGATIONS",
@@ -19,7 +23,10 @@ __all__ = [
     "LongText",
     "OnError",
     "RunOptions",
+    "chosen",
 ]
+
+Choice = TypeVar("Choice", bound=str)
 
 LongText = Literal["truncate", "stride", "error"]
 LONG_TEXT: tuple[LongText, ...] = ("truncate", "stride", "error")
@@ -80,3 +87,22 @@ class RunOptions:
     pair_column: str | None = None
     on_error: OnError = "record"
     resume: bool = False
+
+
+def chosen(option: str, value: str, choices: Sequence[Choice]) -> Choice:
+    """Return an option's value, now known to be one of its choices.
+
+    Args:
+        option: the option's name in Python.
+        value: what the user gave.
+        choices: what it can be.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise UsageError(
+        "{given} is unknown; it can be {choices}", given=Option(option, value), choices=", ".join(choices)
+    )
