@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tarfile
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +57,29 @@ def test_the_types_are_shipped(settings: dict[str, Any]) -> None:
     assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["bertonnx"]
 
 
+def test_data_files_are_shipped(settings: dict[str, Any]) -> None:
+    for place in DATA:
+        package, _, name = place.rpartition("/")
+        patterns = settings["tool"]["setuptools"]["package-data"][package.replace("/", ".")]
+        assert any(fnmatch(name, pattern) for pattern in patterns)
+        assert (ROOT / place.removeprefix("bertonnx/")).is_file()
+
+
 def test_the_command_is_the_main_function(settings: dict[str, Any]) -> None:
     assert settings["project"]["scripts"] == {"bertonnx": "bertonnx.__main__:main"}
 
 
+DATA = {f"bertonnx/exporters/int8/{name}.txt" for name in ("questions", "texts")}
+"""Files that are no modules, by their place in a wheel."""
+
+
 def _modules(folder: Path) -> set[str]:
+    """Return the places in a wheel of all modules; links in src/bertonnx are not followed."""
     return {
-        f"{package.replace('.', '/')}/{file.name}"
+        f"{package.replace('.', '/')}/{file.relative_to(folder / place).as_posix()}"
         for package, place in FOLDERS.items()
-        for file in (folder / place).glob("*.py")
+        for file in (folder / place).rglob("*.py")
+        if package != "bertonnx" or file.parent == folder / place
     }
 
 
@@ -79,7 +95,7 @@ def test_a_wheel_has_every_module_and_works_from_elsewhere(tmp_path: Path) -> No
         names = set(archive.namelist())
         archive.extractall(tmp_path / "target")
     shipped = {name for name in names if ".dist-info/" not in name}
-    assert shipped == _modules(ROOT) | {"bertonnx/py.typed"}
+    assert shipped == _modules(ROOT) | DATA | {"bertonnx/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
     # -S keeps the editable install out of the way; the packages it needs come by name.
@@ -98,6 +114,19 @@ def test_a_wheel_has_every_module_and_works_from_elsewhere(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(tmp_path / "target")
+
+
+def test_a_source_archive_has_the_data_files(tmp_path: Path) -> None:
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("building a source archive needs setuptools 77 in this environment")
+    source = _copy_of_the_sources(tmp_path / "source")
+    program = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path], cwd=source, check=True, timeout=300, capture_output=True
+    )
+    with tarfile.open(tmp_path / f"bertonnx-{bertonnx.__version__}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {place.removeprefix("bertonnx/") for place in DATA} <= names
 
 
 def _copy_of_the_sources(target: Path) -> Path:
