@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands import written
-from tests.jobs import ROOT
 
 EXPORT_ONLY = {"torch", "transformers", "optimum", "onnx", "sentence_transformers", "scipy", "safetensors"}
 HEAVY = EXPORT_ONLY | {"pyarrow", "pandas"}
 ENGINE = {"numpy", "onnxruntime", "tokenizers"}
-SOURCES = {name: sorted((ROOT / name).rglob("*.py")) for name in ("models", "runtime", "exporters")}
 
 
 def modules_after(program: str, *arguments: object) -> set[str]:
@@ -95,36 +91,3 @@ def test_running_works_where_exporting_is_not_installed(exported: dict[str, Path
         "    if sys.modules[name] is None: del sys.modules[name]"
     )
     modules_after(program, exported["text-classification"])
-
-
-def _imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            yield node.module or ""
-
-
-@pytest.mark.parametrize("path", [*SOURCES["runtime"], *SOURCES["models"]], ids=lambda path: path.stem)
-def test_imports_point_one_way(path: Path) -> None:
-    for name in _imported(path):
-        assert not name.startswith("bertonnx.exporters"), name
-        assert name.partition(".")[0] not in EXPORT_ONLY, name
-        if path.parent.name == "models":
-            assert not name.startswith("bertonnx.runtime"), name
-        if name.partition(".")[0] == "onnxruntime":
-            pytest.fail("only runtime/session.py loads ONNX Runtime, and not by an import statement")
-
-
-PUBLIC = [*(path for paths in SOURCES.values() for path in paths), *(ROOT / "src" / "bertonnx").glob("*.py")]
-
-
-@pytest.mark.parametrize("path", PUBLIC, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_no_public_function_swallows_keyword_arguments(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.args.kwarg:
-            # A decorator's wrapper keeps the signature of what it wraps, and is no tunnel.
-            hint = node.args.kwarg.annotation
-            kept = isinstance(hint, ast.Attribute) and hint.attr == "kwargs"
-            assert kept, f"{path.name}: {node.name}() takes any keyword"
