@@ -15,27 +15,18 @@ from bertonnx.errors import BertonnxError, ModelFileError, RowError, TaskError, 
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.decoders.answers import AnswerDecoder
-from bertonnx.runtime.decoders.classification import ClassificationDecoder
-from bertonnx.runtime.decoders.embeddings import EmbeddingDecoder
-from bertonnx.runtime.decoders.entities import (
-    AGGREGATIONS,
-    Aggregation,
-    EntityDecoder,
-    SubwordRule,
-    subword_rule,
-)
-from bertonnx.runtime.decoders.masks import MaskDecoder
+from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import open_optimum
+from bertonnx.runtime.options import LONG_TEXT, Aggregation, DecodeOptions, LongText, chosen
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.cpu import saturation_warning
 from bertonnx.runtime.session.cuda import CudaOptions
 from bertonnx.runtime.session.placement import Placement
 from bertonnx.runtime.session.session import PROVIDERS, Provider, Session, open_session
-from bertonnx.runtime.tokenization import LONG_TEXT, LongText, TextTokenizer
+from bertonnx.runtime.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     import pyarrow
@@ -105,10 +96,10 @@ class Model:
         tf32: bool = False,
         gpu_memory: float | None = None,
     ) -> None:
-        _check_choice("provider", provider, PROVIDERS)
+        chosen("provider", provider, PROVIDERS)
         cuda = _cuda_options(provider, tf32, gpu_memory)
         if long_text is not None:
-            _check_choice("long_text", long_text, LONG_TEXT)
+            chosen("long_text", long_text, LONG_TEXT)
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}; give a number of at least 1")
         self.path = Path(path)
@@ -132,8 +123,6 @@ class Model:
             raise ModelFileError(f"{self.path}: {warning}")
         self.provider = session.provider
         self.placement: Placement | None = getattr(session, "placement", None)
-        by_words = self.card.task == "token-classification"
-        self._subwords = subword_rule(tokenizer_text) if by_words else SubwordRule(False)
         self._engine = Engine(session, self.tokenizer, threads=threads)
         self._closed = False
 
@@ -194,7 +183,7 @@ class Model:
         self._require("embed")
         texts = _listed(texts)
         result = np.empty((len(texts), self.card.width or 0), dtype=np.float32)
-        for i, item in enumerate(self._all(texts, None, EmbeddingDecoder(self.card.normalize))):
+        for i, item in enumerate(self._all(texts, None, self._decoder())):
             result[i] = item["embedding"]
         return result
 
@@ -217,7 +206,6 @@ class Model:
                 "simple", "first", "average" or "max".
         """
         self._require("entities")
-        _check_choice("aggregation", aggregation, AGGREGATIONS)
         return list(self._all(texts, None, self._decoder(aggregation=aggregation)))
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], *, top_k: int = 1) -> list[Item]:
@@ -293,24 +281,7 @@ class Model:
             yield item
 
     def _decoder(self, *, top_k: int | None = None, aggregation: Aggregation = "simple") -> Decoder:
-        card = self.card
-        if top_k is not None and top_k < 1:
-            raise UsageError(f"top_k is {top_k}; give a number of at least 1")
-        if card.task == "feature-extraction":
-            return EmbeddingDecoder(card.normalize)
-        if card.task == "text-classification":
-            return ClassificationDecoder(card.labels, card.problem_type, top_k or 1)
-        if card.task == "token-classification":
-            return EntityDecoder(card.labels, aggregation, self._subwords)
-        if card.task == "question-answering":
-            return AnswerDecoder(top_k or 1)
-        return MaskDecoder(
-            card.mask_token or "",
-            card.mask_token_id or 0,
-            card.pad_token_id,
-            self.tokenizer.decode_ids,
-            top_k or 5,
-        )
+        return decoder_for(DecoderContext(self.card, self.tokenizer, DecodeOptions(top_k, aggregation)))
 
     def _require(self, method: str) -> None:
         serving = task_named(self.card.task).method
@@ -340,18 +311,13 @@ def _open(
 
 
 def _usual(card: Card) -> LongText:
-    return "stride" if card.task == "question-answering" else "truncate"
+    return task_named(card.task).long_text
 
 
 def _listed(texts: Sequence[str]) -> Sequence[str]:
     if isinstance(texts, (str, bytes)):
         raise UsageError("a list of texts is expected, and this is one text; give [text]")
     return texts if isinstance(texts, (list, tuple)) else list(texts)
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} is {value!r}; it can be {', '.join(choices)}")
 
 
 def _cuda_options(provider: Provider, tf32: bool, gpu_memory: float | None) -> CudaOptions:

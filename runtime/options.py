@@ -24,6 +24,7 @@ __all__ = [
     "OnError",
     "RunOptions",
     "chosen",
+    "require_at_least",
 ]
 
 Choice = TypeVar("Choice", bound=str)
@@ -66,10 +67,17 @@ class DecodeOptions:
     Attributes:
         top_k: how many candidates a result lists; None for what the task does by itself.
         aggregation: how tokens become entities, one of `AGGREGATIONS`.
+
+    Raises:
+        UsageError: there is no such aggregation, or `top_k` is less than 1.
     """
 
     top_k: int | None = None
     aggregation: Aggregation = "simple"
+
+    def __post_init__(self) -> None:
+        require_at_least("top_k", self.top_k)
+        chosen("aggregation", self.aggregation, AGGREGATIONS)
 
 
 @dataclass(frozen=True)
@@ -106,3 +114,20 @@ def chosen(option: str, value: str, choices: Sequence[Choice]) -> Choice:
     raise UsageError(
         "{given} is unknown; it can be {choices}", given=Option(option, value), choices=", ".join(choices)
     )
+
+
+def require_at_least(name: str, value: int | None, least: int = 1) -> None:
+    """Refuse a number that is too small; None, where the user gave none, is well.
+
+    Args:
+        name: the option's name in Python.
+        value: what was asked for.
+        least: the smallest that is allowed.
+
+    Raises:
+        UsageError: naming the smallest.
+    """
+    if value is not None and value < least:
+        raise UsageError(
+            "{asked} is too small; give a number of at least {least}", asked=Option(name, value), least=least
+        )

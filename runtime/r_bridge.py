@@ -27,10 +27,10 @@ import numpy as np
 
 from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.models.card import Card
-from bertonnx.runtime.decoders.entities import Aggregation
 from bertonnx.runtime.golden import check
 from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.options import Aggregation
 from bertonnx.runtime.rows import Encoded, Item, Row, as_rows
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
+from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Piece, Row
 
-__all__ = ["LONG_TEXT", "LongText", "TextTokenizer", "stripped"]
-
-LongText = Literal["truncate", "stride", "error"]
-LONG_TEXT: tuple[LongText, ...] = ("truncate", "stride", "error")
-
+__all__ = ["SubwordRule", "TextTokenizer", "stripped", "subword_rule"]
 
 _CLEAN_UP = (
     (" .", "."),
@@ -42,6 +39,30 @@ _CHARACTERS_PER_TOKEN = 200
 
 _MARGIN = 64
 """Tokens behind the cut that must be there as well, so that the cut cannot have changed what counts."""
+
+
+_UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+
+
+@dataclass(frozen=True)
+class SubwordRule:
+    """How a token is known to continue the word before it.
+
+    Attributes:
+        has_prefix: the tokenizer marks such tokens ("##ing"), so that they are longer than their text.
+            Without a mark, a token continues a word where no space is before it or at its start.
+        unknown_id: id of the unknown token, which always begins a word; None where there is none.
+    """
+
+    has_prefix: bool
+    unknown_id: int | None = None
+
+
+def subword_rule(tokenizer_json: str) -> SubwordRule:
+    """Read the rule from the text of a `tokenizer.json`."""
+    data = json.loads(tokenizer_json)
+    model = data["model"]
+    return SubwordRule(bool(model.get("continuing_subword_prefix")), _unknown_id(data, model))
 
 
 class TextTokenizer:
@@ -116,6 +137,11 @@ class TextTokenizer:
             for spaced, clean in _CLEAN_UP:
                 text = text.replace(spaced, clean)
         return text
+
+    @cached_property
+    def subwords(self) -> SubwordRule:
+        """How this tokenizer marks the inside of words."""
+        return subword_rule(self._tokenizer.to_str())
 
     def _foreshortened(self, row: Row) -> Row:
         """Return the beginning of a text of megabytes that will be cut to a few hundred tokens anyway.
@@ -204,6 +230,19 @@ def stripped(text: str) -> str:
     data = json.loads(text)
     data["padding"] = data["truncation"] = None
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _unknown_id(data: dict[str, Any], model: dict[str, Any]) -> int | None:
+    if isinstance(model.get("unk_id"), int):  # Unigram
+        return int(model["unk_id"])
+    added = {token["content"]: int(token["id"]) for token in data.get("added_tokens") or ()}
+    # RoBERTa's tokenizer.json leaves the model's unknown token empty and lists it as an added one.
+    for token in (model.get("unk_token"), *_UNKNOWN_TOKENS):
+        if token in added:
+            return added[token]
+        if token in model["vocab"]:
+            return int(model["vocab"][token])
+    return None
 
 
 def _piece(encoding: Encoding, *, one_segment: bool = False) -> Piece:

@@ -15,8 +15,9 @@ import transformers
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task
+from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Outputs, Piece, Row
-from bertonnx.runtime.tokenization import LongText, TextTokenizer
+from bertonnx.runtime.tokenization import TextTokenizer
 from tests.tokenizers_zoo import pretrained
 
 __all__ = ["MAX_LENGTH", "Checkpoint", "outputs_of", "shared_checkpoint", "shared_folder", "tiny_checkpoint"]

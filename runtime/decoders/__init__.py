@@ -1,1 +1,44 @@
-"""From the outputs of the graph to results: one decoder for each task, pure NumPy."""
+"""From the outputs of the graph to results: one decoder for each task, in NumPy, which its row names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bertonnx.models.card import Card
+from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import task
+from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.rows import Decoder
+from bertonnx.runtime.tokenization import TextTokenizer
+
+__all__ = ["DecoderContext", "decoder_for"]
+
+
+@dataclass(frozen=True)
+class DecoderContext:
+    """What a decoder is made of.
+
+    Attributes:
+        card: of the model.
+        tokenizer: of the model.
+        options: what the user chose.
+    """
+
+    card: Card
+    tokenizer: TextTokenizer
+    options: DecodeOptions = field(default_factory=DecodeOptions)
+
+    @property
+    def top_k(self) -> int:
+        """How many candidates a result lists: the user's number, or the task's."""
+        return self.options.top_k or task(self.card.task).candidates
+
+
+def decoder_for(context: DecoderContext) -> Decoder:
+    """Return the decoder of the model's task. Imports that task's module and no other's.
+
+    Raises:
+        KeyError: there is no such task.
+    """
+    decoder: Decoder = resolve(task(context.card.task).decoder)(context)
+    return decoder

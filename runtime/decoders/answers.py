@@ -13,13 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from bertonnx.errors import UsageError
+from bertonnx.runtime.decoders import DecoderContext
+from bertonnx.runtime.options import require_at_least
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
 
-__all__ = ["AnswerDecoder"]
+__all__ = ["AnswerDecoder", "answer_decoder"]
 
 _CONTEXT = 1
 """The context is the second sequence of the pair."""
+
+
+def answer_decoder(context: DecoderContext) -> AnswerDecoder:
+    """Return the decoder of a model that finds answers."""
+    return AnswerDecoder(context.top_k)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class AnswerDecoder:
             answers; its score is the least that any window gives it.
 
     Raises:
-        UsageError: `top_k` or `max_answer_len` is less than 1.
+        UsageError: `max_answer_len` is less than 1.
     """
 
     top_k: int = 1
@@ -48,9 +54,7 @@ class AnswerDecoder:
     fetch = ("start_logits", "end_logits")
 
     def __post_init__(self) -> None:
-        for option, value in (("--top-k", self.top_k), ("max_answer_len", self.max_answer_len)):
-            if value < 1:
-                raise UsageError(f"{option} must be at least 1, and {value} was given")
+        require_at_least("max_answer_len", self.max_answer_len)
 
     def keep(self, piece: Piece, outputs: Outputs) -> Array:  # noqa: ARG002
         """Return a copy of the piece's logits, float32 of shape (2, sequence_length)."""

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertonnx.errors import UsageError
+from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.overlap import weighted_mean
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
 
-__all__ = ["ClassificationDecoder"]
+__all__ = ["ClassificationDecoder", "classification_decoder"]
 
 _THRESHOLD = 0.5
+
+
+def classification_decoder(context: DecoderContext) -> ClassificationDecoder:
+    """Return the decoder of a model that labels whole texts."""
+    return ClassificationDecoder(context.card.labels, context.card.problem_type, context.top_k)
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,6 @@ class ClassificationDecoder:
         labels: names in the order of the scores (`Card.labels`).
         problem_type: one of `models.tasks.PROBLEM_TYPES`; None counts as single label.
         top_k: how many labels `"top"` lists, at most.
-
-    Raises:
-        UsageError: `top_k` is less than 1.
     """
 
     labels: tuple[str, ...]
@@ -41,10 +43,6 @@ class ClassificationDecoder:
     top_k: int = 1
 
     fetch = ("scores",)
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise UsageError(f"--top-k must be at least 1, and {self.top_k} was given")
 
     def keep(self, piece: Piece, outputs: Outputs) -> Array:  # noqa: ARG002
         """Return a copy of the piece's scores, float32 of shape (number_of_labels,)."""

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.overlap import weighted_mean
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
 
-__all__ = ["EmbeddingDecoder"]
+__all__ = ["EmbeddingDecoder", "embedding_decoder"]
 
 _LEAST_NORM = 1e-12
 """Below it a vector is not stretched, as in torch.nn.functional.normalize."""
+
+
+def embedding_decoder(context: DecoderContext) -> EmbeddingDecoder:
+    """Return the decoder of a model that embeds."""
+    return EmbeddingDecoder(context.card.normalize)
 
 
 @dataclass(frozen=True)

@@ -5,58 +5,29 @@ Source of the rules: transformers 4.57.6, `pipelines/token_classification.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from bertonnx.errors import UsageError
+from bertonnx.runtime.decoders import DecoderContext
+from bertonnx.runtime.options import AGGREGATIONS, Aggregation, chosen
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
+from bertonnx.runtime.tokenization import SubwordRule, subword_rule
 
-__all__ = ["AGGREGATIONS", "Aggregation", "EntityDecoder", "SubwordRule", "subword_rule"]
-
-Aggregation = Literal["none", "simple", "first", "average", "max"]
-AGGREGATIONS: tuple[Aggregation, ...] = ("none", "simple", "first", "average", "max")
+__all__ = ["EntityDecoder", "SubwordRule", "entity_decoder", "subword_rule"]
 
 _OUTSIDE = "O"
-_UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 
 
-@dataclass(frozen=True)
-class SubwordRule:
-    """How a token is known to continue the word before it.
-
-    Attributes:
-        has_prefix: the tokenizer marks such tokens ("##ing"), so that they are longer than their text.
-            Without a mark, a token continues a word where no space is before it or at its start.
-        unknown_id: id of the unknown token, which always begins a word; None where there is none.
-    """
-
-    has_prefix: bool
-    unknown_id: int | None = None
-
-
-def subword_rule(tokenizer_json: str) -> SubwordRule:
-    """Read the rule from the text of a `tokenizer.json`."""
-    data = json.loads(tokenizer_json)
-    model = data["model"]
-    return SubwordRule(bool(model.get("continuing_subword_prefix")), _unknown_id(data, model))
-
-
-def _unknown_id(data: dict[str, Any], model: dict[str, Any]) -> int | None:
-    if isinstance(model.get("unk_id"), int):  # Unigram
-        return int(model["unk_id"])
-    added = {token["content"]: int(token["id"]) for token in data.get("added_tokens") or ()}
-    # RoBERTa's tokenizer.json leaves the model's unknown token empty and lists it as an added one.
-    for token in (model.get("unk_token"), *_UNKNOWN_TOKENS):
-        if token in added:
-            return added[token]
-        if token in model["vocab"]:
-            return int(model["vocab"][token])
-    return None
+def entity_decoder(context: DecoderContext) -> EntityDecoder:
+    """Return the decoder of a model that labels tokens."""
+    aggregation = context.options.aggregation
+    # The rule is read from the whole vocabulary, for which the other aggregations need not wait.
+    subwords = context.tokenizer.subwords if aggregation in _COMBINE else SubwordRule(False)
+    return EntityDecoder(context.card.labels, aggregation, subwords)
 
 
 class _Unit(NamedTuple):
@@ -105,10 +76,7 @@ class EntityDecoder:
     fetch = ("scores",)
 
     def __post_init__(self) -> None:
-        if self.aggregation not in AGGREGATIONS:
-            raise UsageError(
-                f"there is no aggregation {self.aggregation!r}; choose one of {', '.join(AGGREGATIONS)}"
-            )
+        chosen("aggregation", self.aggregation, AGGREGATIONS)
 
     def keep(self, piece: Piece, outputs: Outputs) -> Array:  # noqa: ARG002
         """Return a copy of the piece's scores, float32 of shape (sequence_length, number_of_labels)."""

@@ -11,10 +11,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertonnx.errors import RowError, UsageError
+from bertonnx.errors import RowError
+from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
+from bertonnx.wording import Option
 
-__all__ = ["Candidates", "MaskDecoder"]
+__all__ = ["Candidates", "MaskDecoder", "mask_decoder"]
+
+
+def mask_decoder(context: DecoderContext) -> MaskDecoder:
+    """Return the decoder of a model that fills masks."""
+    card = context.card
+    return MaskDecoder(
+        card.mask_token or "",
+        card.mask_token_id or 0,
+        card.pad_token_id,
+        context.tokenizer.decode_ids,
+        context.top_k,
+    )
 
 
 class Candidates(NamedTuple):
@@ -49,9 +63,6 @@ class MaskDecoder:
         pad_token_id: left out of `sequence` (`Card.pad_token_id`).
         decode_ids: token ids, and whether to skip special tokens, to text.
         top_k: how many candidates there are for each mask.
-
-    Raises:
-        UsageError: `top_k` is less than 1.
     """
 
     mask_token: str
@@ -61,10 +72,6 @@ class MaskDecoder:
     top_k: int = 5
 
     fetch = ("logits",)
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise UsageError(f"--top-k must be at least 1, and {self.top_k} was given")
 
     def keep(self, piece: Piece, outputs: Outputs) -> list[Candidates]:
         """Return the best tokens of each mask of the piece, in order; all other logits are let go."""
@@ -117,11 +124,14 @@ class MaskDecoder:
         if encoded.truncated and self.mask_token in encoded.row.text:
             return RowError(
                 "no-mask",
-                f"{self.mask_token} stands after the part of the text that the model can take; "
-                "use --long-text stride",
+                "{mask} stands after the part of the text that the model can take; use {option}",
+                mask=self.mask_token,
+                option=Option("long_text", "stride"),
             )
         return RowError(
-            "no-mask", f"there is no mask token in the text; write {self.mask_token} for the missing word"
+            "no-mask",
+            "there is no mask token in the text; write {mask} for the missing word",
+            mask=self.mask_token,
         )
 
 

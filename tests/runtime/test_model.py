@@ -188,8 +188,8 @@ def test_threads_out_of_range(threads: int, exported: dict[str, Path]) -> None:
         ({"max_length": 97}, r"--max-length 97 is more than the model takes \(96 tokens\)"),
         ({"max_length": 4}, "--max-length 4 leaves no room for text; use at least 5"),
         ({"max_length": 0}, "leaves no room"),
-        ({"long_text": "wrap"}, "long_text is 'wrap'; it can be truncate, stride, error"),
-        ({"provider": "tpu"}, "provider is 'tpu'; it can be auto, cpu, cuda"),
+        ({"long_text": "wrap"}, "long_text='wrap' is unknown; it can be truncate, stride, error"),
+        ({"provider": "tpu"}, "provider='tpu' is unknown; it can be auto, cpu, cuda"),
     ],
 )
 def test_arguments_out_of_range(options: dict[str, Any], message: str, exported: dict[str, Path]) -> None:
@@ -199,15 +199,15 @@ def test_arguments_out_of_range(options: dict[str, Any], message: str, exported:
 
 @pytest.mark.parametrize("top_k", [0, -3])
 def test_top_k_out_of_range(top_k: int, classifier: bertonnx.Model) -> None:
-    with pytest.raises(UsageError, match=f"top_k is {top_k}; give a number of at least 1"):
+    with pytest.raises(UsageError, match=f"top_k={top_k} is too small; give a number of at least 1"):
         classifier.classify(["a"], top_k=top_k)
 
 
 def test_an_unknown_aggregation(exported: dict[str, Path]) -> None:
     with bertonnx.load(exported["token-classification"]) as model:
-        with pytest.raises(UsageError, match="aggregation is 'most'; it can be none, simple"):
+        with pytest.raises(UsageError, match="aggregation='most' is unknown; it can be none, simple"):
             model.entities(["a"], aggregation="most")  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="aggregation 'most'"):
+        with pytest.raises(UsageError, match="aggregation='most'"):
             list(model.stream(as_rows(["a"]), aggregation="most"))  # type: ignore[arg-type]
 
 

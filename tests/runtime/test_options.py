@@ -1,11 +1,13 @@
-"""Choices: what an option can be, said in one place."""
+"""What a user may choose is checked where it is held, in one place for every face."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
 from bertonnx.errors import UsageError
-from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, chosen
+from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, chosen, require_at_least
 from bertonnx.wording import COMMAND_LINE, R
 
 
@@ -20,3 +22,27 @@ def test_an_unknown_choice_lists_those_there_are() -> None:
     assert str(caught.value) == "long_text='{fold}'" + said
     assert caught.value.worded(COMMAND_LINE) == "--long-text {fold}" + said
     assert caught.value.worded(R) == 'long_text = "{fold}"' + said
+
+
+@pytest.mark.parametrize("top_k", [0, -3])
+def test_fewer_than_one_candidate_is_refused(top_k: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        DecodeOptions(top_k=top_k)
+    said = " is too small; give a number of at least 1"
+    assert str(caught.value) == f"top_k={top_k}" + said
+    assert caught.value.worded(COMMAND_LINE) == f"--top-k {top_k}" + said
+    assert caught.value.worded(R) == f"top_n = {top_k}" + said
+
+
+def test_an_unknown_aggregation_is_refused() -> None:
+    message = "aggregation='most' is unknown; it can be none, simple, first, average, max"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        DecodeOptions(aggregation="most")  # type: ignore[arg-type]
+
+
+def test_what_is_well_passes() -> None:
+    assert DecodeOptions(top_k=1, aggregation="none") == DecodeOptions(1, "none")
+    require_at_least("threads", None)
+    require_at_least("threads", 2, 2)
+    with pytest.raises(UsageError, match="threads=1 is too small; give a number of at least 2"):
+        require_at_least("threads", 1, 2)

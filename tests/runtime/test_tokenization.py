@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
+from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Row
-from bertonnx.runtime.tokenization import LongText, TextTokenizer, stripped
+from bertonnx.runtime.tokenization import SubwordRule, TextTokenizer, stripped, subword_rule
 from tests.corpus import SENTENCES
 from tests.tokenizers_zoo import bpe, unigram, wordpiece
 
@@ -100,3 +103,19 @@ def test_padding_and_truncation_are_stripped() -> None:
     padded.enable_padding(length=40)
     padded.enable_truncation(8)
     assert stripped(padded.to_str()) == stripped(wordpiece().to_str())
+
+
+def test_the_subword_rule_is_read_from_the_tokenizer() -> None:
+    assert subword_rule(wordpiece().to_str()) == SubwordRule(True, wordpiece().token_to_id("[UNK]"))
+    assert subword_rule(bpe().to_str()) == SubwordRule(False, bpe().token_to_id("<unk>"))
+    assert subword_rule(unigram().to_str()) == SubwordRule(False, unigram().token_to_id("<unk>"))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_tokenizer_knows_the_subword_rule_of_its_text(kind: str) -> None:
+    assert make(kind).subwords == subword_rule(MAKERS[kind]().to_str())
+
+
+def test_a_tokenizer_may_have_no_unknown_token() -> None:
+    data = {"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "continuing_subword_prefix": ""}}
+    assert subword_rule(json.dumps(data)) == SubwordRule(False, None)

@@ -120,11 +120,11 @@ def test_an_unknown_choice_lists_those_there_are(
 
 def test_the_choices_are_those_of_the_runtime() -> None:
     from bertonnx import prediction
-    from bertonnx.runtime import tokenization
-    from bertonnx.runtime.session import session
+    from bertonnx.models import providers
+    from bertonnx.runtime import options
 
-    assert prediction.PROVIDERS == session.PROVIDERS
-    assert prediction.LONG_TEXT == tokenization.LONG_TEXT
+    assert providers.choices() == prediction.PROVIDERS
+    assert prediction.LONG_TEXT == options.LONG_TEXT
 
 
 # check, info, doctor, export -----------------------------------------------------------------------

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.decoders.classification import ClassificationDecoder
 from bertonnx.runtime.rows import Encoded, Item, Row
@@ -139,8 +138,3 @@ def test_keep_copies() -> None:
     assert isinstance(encoded, Encoded)
     kept = ClassificationDecoder(("a", "b")).keep(encoded.pieces[0], {"scores": scores[0]})
     assert not np.shares_memory(kept, scores)
-
-
-def test_top_k_below_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="--top-k must be at least 1, and 0 was given"):
-        ClassificationDecoder(LABELS, top_k=0)

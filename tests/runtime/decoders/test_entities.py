@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,18 +7,13 @@ import pytest
 
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
-from bertonnx.runtime.decoders.entities import (
-    AGGREGATIONS,
-    Aggregation,
-    EntityDecoder,
-    SubwordRule,
-    subword_rule,
-)
+from bertonnx.runtime.decoders.entities import EntityDecoder
+from bertonnx.runtime.options import AGGREGATIONS, Aggregation
 from bertonnx.runtime.rows import Array, Encoded, Item, Row
-from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.runtime.tokenization import SubwordRule, TextTokenizer, subword_rule
 from tests.corpus import PARAGRAPHS, SENTENCES
 from tests.decoding import Checkpoint, shared_checkpoint, shared_folder, tiny_checkpoint
-from tests.tokenizers_zoo import KINDS, bpe, unigram, wordpiece
+from tests.tokenizers_zoo import KINDS, wordpiece
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 UNTAGGED = ("O", "PER", "X-LOC", "B-O", "I-PER")
@@ -177,17 +171,6 @@ def test_of_overlapping_entities_the_longer_then_the_better_stays() -> None:
     assert _without_overlaps([]) == []
 
 
-def test_the_subword_rule_is_read_from_the_tokenizer() -> None:
-    assert subword_rule(wordpiece().to_str()) == SubwordRule(True, wordpiece().token_to_id("[UNK]"))
-    assert subword_rule(bpe().to_str()) == SubwordRule(False, bpe().token_to_id("<unk>"))
-    assert subword_rule(unigram().to_str()) == SubwordRule(False, unigram().token_to_id("<unk>"))
-
-
-def test_a_tokenizer_may_have_no_unknown_token() -> None:
-    data = {"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "continuing_subword_prefix": ""}}
-    assert subword_rule(json.dumps(data)) == SubwordRule(False, None)
-
-
 def test_an_unknown_aggregation_is_refused() -> None:
-    with pytest.raises(UsageError, match="no aggregation 'best'; choose one of none, simple, first"):
+    with pytest.raises(UsageError, match="aggregation='best' is unknown; it can be none, simple, first"):
         EntityDecoder(LABELS, "best", SubwordRule(True))  # type: ignore[arg-type]

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertonnx.errors import RowError, UsageError
+from bertonnx.errors import RowError
 from bertonnx.models.card import Card
 from bertonnx.runtime.decoders.masks import MaskDecoder
+from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Item, Row
-from bertonnx.runtime.tokenization import LongText, TextTokenizer
+from bertonnx.runtime.tokenization import TextTokenizer
 from tests.corpus import PARAGRAPHS, SENTENCES
 from tests.decoding import Checkpoint, tiny_checkpoint
 from tests.tokenizers_zoo import KINDS, wordpiece
@@ -158,10 +159,5 @@ def test_a_text_without_mask_is_told_what_to_write() -> None:
 
 def test_a_mask_that_was_cut_off_is_told_apart() -> None:
     encoded = read("a " * 20 + "[MASK]", max_length=10)
-    with pytest.raises(RowError, match=r"\[MASK\] stands after the part .* use --long-text stride"):
+    with pytest.raises(RowError, match=r"\[MASK\] stands after the part .* use long_text='stride'"):
         make().decode(encoded, [make().keep(encoded.pieces[0], logits_for("in", 10))])
-
-
-def test_top_k_below_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="--top-k must be at least 1, and 0 was given"):
-        make(0)

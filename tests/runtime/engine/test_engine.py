@@ -18,9 +18,10 @@ from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, Row
 from bertonnx.models.card import Card
 from bertonnx.runtime.engine import batches, repeats
 from bertonnx.runtime.engine.engine import Engine
+from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Item, Outputs, Piece, Row
 from bertonnx.runtime.session.session import Feeds
-from bertonnx.runtime.tokenization import LongText, TextTokenizer
+from bertonnx.runtime.tokenization import TextTokenizer
 from tests.tokenizers_zoo import wordpiece
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
