@@ -142,7 +142,8 @@ def _into_norm(
     own = graph.constant(norm.input[2])
     if own is None or own.shape != moved.shape:
         return
-    norm.input[2] = graph.add_constant(own.astype(np.float64) + moved, np.float32, f"{norm.output[0]}/bias")
+    name = graph.add_constant(own.astype(np.float64) + moved, np.float32, f"{norm.output[0]}/bias")
+    graph.set_input(norm, 2, name)
     left[layer.output] = None
     for reader in residual.readers:
         if reader.output not in keys:

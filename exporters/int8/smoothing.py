@@ -94,7 +94,7 @@ def _into_norm(graph: Graph, layer: Layer, factors: Array) -> bool:
     for place in range(1, len(norm.input)):
         constant = graph.constant(norm.input[place])
         assert constant is not None
-        norm.input[place] = graph.add_constant(
-            constant.astype(np.float32) / factors, np.float32, f"{layer.source}/smooth_{place}"
-        )
+        divided = constant.astype(np.float32) / factors
+        name = graph.add_constant(divided, np.float32, f"{layer.source}/smooth_{place}")
+        graph.set_input(norm, place, name)
     return True

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["MS_DOMAIN", "Graph", "reads"]
+__all__ = ["MS_DOMAIN", "Graph", "branches", "reads"]
 
 MS_DOMAIN = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
@@ -25,15 +25,16 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        self._hold(model)
+
+    def _hold(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.proto = model.graph
-        self._initializers = {tensor.name: tensor for tensor in self.proto.initializer}
         self._producers: dict[str, onnx.NodeProto] = {}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
-        self._names = set(self._initializers) | {value.name for value in self.proto.input}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        for node in self.proto.node:
-            self._index(node)
+        self._names = {item.name for item in (*self.proto.input, *self.proto.initializer)}
+        self._reindex()
 
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
@@ -125,25 +126,47 @@ class Graph:
     def remove(self, node: onnx.NodeProto) -> None:
         """Take a node out; what it made has no producer until another is added."""
         for value in reads(node):
-            self._readers[value] = [reader for reader in self.readers(value) if reader is not node]
+            self._forget_reader(value, node)
         for value in node.output:
             self._producers.pop(value, None)
         self.proto.node.remove(node)
-        self._reindex()
+
+    def set_input(self, node: onnx.NodeProto, place: int, value: str) -> None:
+        """Let a node read `value` as its input number `place`, which it has already."""
+        before = reads(node)
+        node.input[place] = value
+        self._follow(node, before)
+
+    def redirect(self, node: onnx.NodeProto, old: str, new: str) -> None:
+        """Let a node, and the branches inside it, read `new` where they read `old`.
+
+        A branch that makes a value called `old` itself means its own, and keeps it.
+        """
+        if _hides(node, old, new):
+            new = self.add("Identity", [new], f"{new}/outside")
+        before = reads(node)
+        _rename(node, old, new)
+        self._follow(node, before)
 
     def replace(self, old: str, new: str) -> None:
-        """Let every reader of `old` in the main graph read `new`, and outputs too.
+        """Let every reader of `old` read `new`, those in branches too, and outputs of the graph.
 
         An output of the graph keeps its name: an Identity carries the new value to it.
+
+        Raises:
+            ValueError: `old` is an output that no node makes, so that its name cannot be given to another.
         """
+        if old == new:
+            return
         for node in list(self.readers(old)):
-            for i, value in enumerate(node.input):
-                if value == old:
-                    node.input[i] = new
-            self._readers.setdefault(new, []).append(node)
-        self._readers[old] = []
+            self.redirect(node, old, new)
         if self.is_output(old):
-            self._producers.pop(old).output[:] = [self.fresh(f"{old}/replaced")]
+            maker = self._producers.pop(old, None)
+            if maker is None:
+                raise ValueError(f"{old} is an output of the graph, and no node makes it")
+            inner = self.fresh(f"{old}/replaced")
+            maker.output[list(maker.output).index(old)] = inner
+            self._producers[inner] = maker
             self.add("Identity", [new], old, output=old)
 
     def extract(self, values: Sequence[str]) -> onnx.ModelProto:
@@ -188,6 +211,7 @@ class Graph:
 
     def _ordered(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         by_output = {value: node for node in nodes for value in node.output}
+        entered: set[str] = set()
         done: set[str] = set()
         for output in self.proto.output:
             stack = [(output.name, False)]
@@ -201,16 +225,20 @@ class Graph:
                     copy = onnx.NodeProto()
                     copy.CopyFrom(node)
                     yield copy
+                elif node.output[0] in entered:
+                    raise ValueError(f"the graph has a cycle: {value} is made from itself")
                 else:
+                    entered.add(node.output[0])
                     stack.append((value, True))
                     stack.extend((read, False) for read in reversed(reads(node)))
 
     def _index(self, node: onnx.NodeProto) -> None:
         for value in node.output:
-            self._producers[value] = node
-            self._names.add(value)
+            if value:
+                self._producers[value] = node
         for value in reads(node):
             self._readers.setdefault(value, []).append(node)
+        self._names.update(_names_in(node))
 
     def _reindex(self) -> None:
         self._producers.clear()
@@ -219,13 +247,80 @@ class Graph:
         for node in self.proto.node:
             self._index(node)
 
+    def _follow(self, node: onnx.NodeProto, before: Sequence[str]) -> None:
+        """Bring the index up to date with a node that read `before` until now."""
+        after = reads(node)
+        for value in before:
+            if value not in after:
+                self._forget_reader(value, node)
+        for value in after:
+            if value not in before:
+                self._readers.setdefault(value, []).append(node)
+
+    def _forget_reader(self, value: str, node: onnx.NodeProto) -> None:
+        left = [reader for reader in self.readers(value) if reader is not node]
+        if left:
+            self._readers[value] = left
+        else:
+            self._readers.pop(value, None)
+
+
+def branches(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside a node: the two ways of an `If`, the body of a `Loop`."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
 
 def reads(node: onnx.NodeProto) -> list[str]:
     """Return the values that a node reads, those that its branches take from outside included."""
     values = [value for value in node.input if value]
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            inner = {value for child in attribute.g.node for value in child.output}
-            inner |= {tensor.name for tensor in attribute.g.initializer}
-            values += [value for child in attribute.g.node for value in reads(child) if value not in inner]
+    for branch in branches(node):
+        inner = _made_in(branch)
+        values += [value for child in branch.node for value in reads(child) if value not in inner]
+        values += [output.name for output in branch.output if output.name not in inner]
     return list(dict.fromkeys(values))
+
+
+def _made_in(branch: onnx.GraphProto) -> set[str]:
+    """Return the names that mean a branch's own values, whatever they mean outside."""
+    made = {value for child in branch.node for value in child.output}
+    return made | {tensor.name for tensor in branch.initializer} | {value.name for value in branch.input}
+
+
+def _names_in(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield all names that a node gives to values, in its branches too: ONNX wants them all different."""
+    yield from node.output
+    for branch in branches(node):
+        yield from (tensor.name for tensor in branch.initializer)
+        yield from (value.name for value in branch.input)
+        for child in branch.node:
+            yield from _names_in(child)
+
+
+def _hides(node: onnx.NodeProto, old: str, new: str) -> bool:
+    """Say whether a branch that reads `old` has a value of its own called `new`."""
+    for branch in branches(node):
+        inner = _made_in(branch)
+        readers = [child for child in branch.node if old in reads(child)]
+        ends = any(output.name == old for output in branch.output)
+        if old in inner or not (readers or ends):
+            continue
+        if new in inner or any(_hides(child, old, new) for child in readers):
+            return True
+    return False
+
+
+def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
+    for place, value in enumerate(node.input):
+        if value == old:
+            node.input[place] = new
+    for branch in branches(node):
+        if old in _made_in(branch):
+            continue
+        for child in branch.node:
+            _rename(child, old, new)
+        for output in branch.output:
+            if output.name == old:
+                output.name = new

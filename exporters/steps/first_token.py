@@ -47,7 +47,7 @@ def keep_first_token(model: onnx.ModelProto, feeds: dict[str, npt.NDArray[np.int
         return False
     rebuilt = _rebuild(graph, demanded, tokens)
     for head in heads:
-        head.input[0] = rebuilt.get(head.input[0], head.input[0])
+        graph.set_input(head, 0, rebuilt.get(head.input[0], head.input[0]))
     graph.finish()
     return True
 
