@@ -20,8 +20,10 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#
 _GREY = "#9a9a9a"
 
 _WIDTH, _PLOT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 44, 52
+_RIGHT, _TOP, _BOTTOM = 20, 44, 52
 _LEGEND_ROW = 18
+_AXIS_TITLE, _DIGIT, _GAP = 28, 8.3, 8
+"""Room for the upright title of an axis, for a digit beside it (in the widest fonts), and up to the chart."""
 
 
 @dataclass(frozen=True)
@@ -150,17 +152,18 @@ def _lines_svg(chart: Lines) -> str:
     ticks = _log_ticks(min(values), max(values)) if chart.log else _ticks(max(values))
     top = _TOP + _LEGEND_ROW * len(chart.lines)
     floor = top + _PLOT
+    left = _AXIS_TITLE + _DIGIT * max(len(_number(tick)) for tick in ticks) + _GAP
 
     def x_of(x: float) -> float:
-        return _along(x, lengths[0], lengths[-1], _LEFT + 20, _WIDTH - _RIGHT - 20, log=True)
+        return _along(x, lengths[0], lengths[-1], left + 20, _WIDTH - _RIGHT - 20, log=True)
 
     def y_of(y: float) -> float:
         return _along(y, ticks[0], ticks[-1], floor, top, log=chart.log)
 
-    parts = [*_frame(chart.title, chart.unit, [(tick, y_of(tick)) for tick in ticks], floor - _PLOT / 2)]
+    parts = [*_frame(chart, [(tick, y_of(tick)) for tick in ticks], left=left, middle=floor - _PLOT / 2)]
     for x in lengths:
         parts.append(_text(x_of(x), floor + 18, f"{x:g}", anchor="middle"))
-    parts.append(_text((_LEFT + _WIDTH) / 2, floor + 40, "tokens in a text", anchor="middle"))
+    parts.append(_text((left + _WIDTH) / 2, floor + 40, "tokens in a text", anchor="middle"))
     for i, line in enumerate(chart.lines):
         colour = _COLOURS[i % len(_COLOURS)]
         places = [(x_of(x), y_of(y)) for x, y in line.points]
@@ -172,8 +175,8 @@ def _lines_svg(chart: Lines) -> str:
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{tip}</title></circle>'
             )
         y = _TOP + _LEGEND_ROW * i + 4
-        parts.append(f'<rect x="{_LEFT}" y="{y - 7}" width="18" height="4" fill="{colour}"/>')
-        parts.append(_text(_LEFT + 26, y, line.name))
+        parts.append(f'<rect x="{left:.1f}" y="{y - 7}" width="18" height="4" fill="{colour}"/>')
+        parts.append(_text(left + 26, y, line.name))
     return _svg(parts, floor + _BOTTOM, chart.title)
 
 
@@ -195,14 +198,16 @@ def _bar_colour(chart: Bars, place: int) -> str:
     return _COLOURS[0] if chart.bars[place][0] in chart.marked else _GREY
 
 
-def _frame(title: str, unit: str, ticks: Sequence[tuple[float, float]], middle: float) -> Iterator[str]:
-    yield _text(16, 24, title, size=16)
+def _frame(
+    chart: Lines, ticks: Sequence[tuple[float, float]], *, left: float, middle: float
+) -> Iterator[str]:
+    yield _text(16, 24, chart.title, size=16)
     for value, y in ticks:
-        yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-        yield _text(_LEFT - 8, y + 4, _number(value), anchor="end")
+        yield f'<line x1="{left:.1f}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+        yield _text(left - _GAP, y + 4, _number(value), anchor="end")
     yield (
         f'<text x="16" y="{middle:.1f}" font-size="13" text-anchor="middle" '
-        f'transform="rotate(-90 16 {middle:.1f})">{escape(unit)}</text>'
+        f'transform="rotate(-90 16 {middle:.1f})">{escape(chart.unit)}</text>'
     )
 
 

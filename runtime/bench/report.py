@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -33,15 +34,20 @@ _TEXT_COLUMNS = 4
 _SHARED_COLUMNS = 5
 """Columns from the left that are often the same in every row."""
 
+_MARKUP = re.compile(r"[\\`*~|\[\]]|(?<!\w)_|_(?!\w)")
+"""What is markup in a line of Markdown, tags aside: an underscore only at the edge of a word."""
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
   padding: 0 1rem; max-width: 84rem; }
 figure { display: inline-block; width: min(40rem, 100%); margin: 0 1rem 1rem 0; vertical-align: top; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th:nth-child(-n+4), td:nth-child(-n+4), td.problem { text-align: left; }
-td.problem { color: #a33; white-space: normal; }
+td:nth-child(1), td:nth-child(4), td.problem { white-space: normal; overflow-wrap: anywhere; }
+td:nth-child(1) { min-width: 8rem; }
+td.problem { color: #a33; }
 """
 
 
@@ -205,13 +211,18 @@ def _markdown(report: BenchReport) -> str:
         else:
             start = [row.model, row.precision, row.provider, _what(row), str(row.threads)]
             lines.append(_line([*start, row.problem, *[""] * (len(header) - len(start) - 1)]))
-    notes = "".join(f"\n- {note}" for note in _explained(report))
-    about = "".join(f"\n- {line}" for line in machine_lines(report))
+    notes = "".join(f"\n- {_plain(note)}" for note in _explained(report))
+    about = "".join(f"\n- {_plain(line)}" for line in machine_lines(report))
     return "\n".join(["# Benchmark", "", *lines, notes, "\n## Machine", about, ""])
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_plain, cells)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return a text that Markdown shows as it is; a file may be called `<script>` or `[x](y)`."""
+    return _MARKUP.sub(r"\\\g<0>", escape(" ".join(text.split()), quote=False))
 
 
 def _explained(report: BenchReport) -> Iterator[str]:

@@ -261,6 +261,24 @@ def test_markdown_is_one_table_of_equal_width(report: BenchReport, tmp_path: Pat
     assert report.machine["cpu"] in text
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<script>alert(1)</script>.onnx", "&lt;script&gt;alert(1)&lt;/script&gt;.onnx"),
+        ("[here](x)", r"\[here\](x)"),
+        ("`a` *b* _c_ d_e ~~f~~", r"\`a\` \*b\* \_c\_ d_e \~\~f\~\~"),
+        ("a\n# b", "a # b"),
+        ("a&amp;b\\", r"a&amp;amp;b\\"),
+    ],
+)
+def test_markdown_shows_names_as_they_are(report: BenchReport, tmp_path: Path, name: str, shown: str) -> None:
+    row = replace(measured(report)[0], model=name)
+    write_report(replace(report, rows=(row,), notes=(f"of {name}",)), tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"| {shown} |" in text
+    assert f"- Of {shown}." in text
+
+
 class Page(HTMLParser):
     """Collects a page's tags, their attributes and its cells."""
 
@@ -322,6 +340,21 @@ def test_every_point_lies_inside_the_chart(values: tuple[float, ...], log: bool)
     heights = [float(circle.attrib["cy"]) for circle in circles]
     if len(set(values)) > 1:
         assert heights == sorted(heights, reverse=True)
+
+
+@pytest.mark.parametrize("most", [5.0, 20_000.0, 3_000_000.0])
+def test_an_axis_title_lies_beside_its_ticks(most: float) -> None:
+    (chart,) = (item for item in charts(chart_of((most / 2, most))) if isinstance(item, Lines))
+    texts = [
+        node for node in ET.fromstring(svg(replace(chart, log=False))).iter() if node.tag.endswith("text")
+    ]
+    (title,) = (node for node in texts if "rotate" in node.attrib.get("transform", ""))
+    ticks = [node for node in texts if node.attrib["text-anchor"] == "end"]
+    assert ticks
+    for tick in ticks:
+        # A digit of 13 pixels is 8.3 wide in the widest of the fonts that a browser may take.
+        start = float(tick.attrib["x"]) - 8.3 * len(tick.text or "")
+        assert start > float(title.attrib["x"]) + 13 / 2
 
 
 def chart_of(values: tuple[float, ...]) -> BenchReport:
