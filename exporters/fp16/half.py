@@ -24,7 +24,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from bertonnx.exporters.onnxgraph.graph import Graph, reads
-from bertonnx.exporters.onnxgraph.ort_steps import float_values
+from bertonnx.exporters.onnxgraph.probe import float_values
 
 __all__ = ["round_to_half", "to_half"]
 

@@ -5,12 +5,10 @@ What tunes never judges: texts take turns, one to calibrate on, one to judge by.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +16,11 @@ import onnx
 
 from bertonnx.errors import InputError, RowError
 from bertonnx.exporters.int8.texts import QUESTIONS, TEXTS
-from bertonnx.exporters.onnxgraph.files import save_proto
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.probe import open_values
 from bertonnx.runtime.io.inputs import RowSource
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
-from bertonnx.runtime.session.session import import_onnxruntime
 from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = [
@@ -141,12 +138,10 @@ def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piec
         values: names inside the graph, each float32 of shape (..., width).
         pieces: inputs, at least one.
     """
-    session = _open(Graph(model).extract(values))
-    inputs = {item.name for item in session.get_inputs()}
+    session = open_values(Graph(model).extract(values), values)
     tokens, totals = sum(len(piece.ids) for piece in pieces), dict[str, _Total]()
     for piece in pieces:
-        feeds = {name: array for name, array in _feeds(piece).items() if name in inputs}
-        arrays = session.run(list(values), feeds)
+        arrays = session.run(values, _feeds(piece))
         if not totals:
             keep = _every(tokens, sum(array.shape[-1] for array in arrays))
             totals = {value: _Total(keep) for value in values}
@@ -187,17 +182,6 @@ class _Total:
             np.concatenate(self._sample),
             self._per_token,
         )
-
-
-def _open(model: onnx.ModelProto) -> Any:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
-        path = Path(folder) / "observed.onnx"
-        save_proto(model, path)
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _feeds(piece: Piece) -> Mapping[str, npt.NDArray[np.int64]]:

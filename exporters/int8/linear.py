@@ -1,6 +1,6 @@
 """Find the linear layers of a graph: products with a weight, the bias after them, what they share.
 
-Requires: a graph after `ort_steps.clean`. Reads only.
+Requires: a graph after `onnxgraph.clean`. Reads only.
 """
 
 from __future__ import annotations

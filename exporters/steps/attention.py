@@ -1,6 +1,6 @@
 """Fuse scaled dot-product attention into ONNX Runtime's `MultiHeadAttention`, whatever the family.
 
-Requires: a graph after `ort_steps.clean`, with attention spelled out (`attn_implementation="eager"`).
+Requires: a graph after `onnxgraph.clean`, with attention spelled out (`attn_implementation="eager"`).
 Ensures: the same outputs; every `Softmax(Q K^T * scale + bias) V` is one node, whose bias
 (padding mask, relative positions, sliding window) is its `attention_bias`.
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 
 __all__ = ["Attention", "fuse_attention"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from bertonnx.exporters.onnxgraph.graph import Graph
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 
 __all__ = ["keep_first_token"]
 

@@ -11,7 +11,7 @@ import onnx
 
 from bertonnx.errors import FusionError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
-from bertonnx.exporters.onnxgraph.ort_steps import clean, fuse_elementwise
+from bertonnx.exporters.onnxgraph.clean import clean, fuse_elementwise
 from bertonnx.exporters.steps.attention import fuse_attention
 from bertonnx.exporters.steps.first_token import keep_first_token
 from bertonnx.exporters.steps.unmasked import unmask_attention

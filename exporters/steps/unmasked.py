@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph, reads
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 
 __all__ = ["unmask_attention"]
 

@@ -80,8 +80,8 @@ class Session(Protocol):
         ...
 
 
-def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime with its telemetry off.
+def import_onnxruntime(part: str = "") -> ModuleType:
+    """Import ONNX Runtime, or a module inside it ("transformers.fusion_options"), with its telemetry off.
 
     From 1.29 the Linux wheels report home, and leave a device id under `~/.cache/Microsoft`, unless
     the environment says otherwise before the library is loaded.
@@ -91,7 +91,7 @@ def import_onnxruntime() -> ModuleType:
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
-        return importlib.import_module("onnxruntime")
+        return importlib.import_module(f"onnxruntime.{part}" if part else "onnxruntime")
     except ImportError as error:
         raise MissingDependencyError(
             'ONNX Runtime is not installed; type: pip install "bertonnx[cpu]" '

@@ -18,7 +18,7 @@ import bertonnx
 from bertonnx.errors import BertonnxError, InputError, ParityError, QuantizationError, UsageError
 from bertonnx.exporters.fp16 import half_gate
 from bertonnx.exporters.fp16.half import round_to_half, to_half
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.verify import gate
 from bertonnx.models.families import FAMILIES, Family
 from bertonnx.models.tasks import TASKS

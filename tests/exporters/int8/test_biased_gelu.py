@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bertonnx.exporters.int8.biased_gelu import bias_gelus
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 
 WIDTH = 24
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import bertonnx
 from bertonnx.exporters.int8.biases import Matrix, spare_biases
 from bertonnx.exporters.int8.linear import Linear, find_linears
 from bertonnx.exporters.onnxgraph.graph import Graph
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from tests.tiny import save_tiny
 
 OUTPUT = {"feature-extraction": "last_hidden_state", "text-classification": "logits"}

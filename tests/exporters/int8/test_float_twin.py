@@ -9,7 +9,7 @@ import onnx
 
 import bertonnx
 from bertonnx.exporters.int8.float_twin import exact_products
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from tests.tiny import save_tiny
 
 

@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bertonnx.exporters.onnxgraph.clean import clean
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph, branches, reads
-from bertonnx.exporters.onnxgraph.ort_steps import clean, run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from tests.graphs import assert_index_true
 
 FLOAT = TensorProto.FLOAT

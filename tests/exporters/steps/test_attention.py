@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bertonnx.exporters.onnxgraph.graph import Graph
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.steps.attention import fuse_attention
 from bertonnx.exporters.steps.unmasked import unmask_attention
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import bertonnx
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.steps import pipeline as optimization
 from bertonnx.exporters.steps.first_token import keep_first_token
 from tests.tiny import save_tiny

@@ -10,8 +10,9 @@ import pytest
 
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
 from bertonnx.exporters.checkpoint.folder import resolve
+from bertonnx.exporters.onnxgraph.clean import clean, fuse_elementwise
 from bertonnx.exporters.onnxgraph.files import without_large_weights
-from bertonnx.exporters.onnxgraph.ort_steps import clean, float_values, fuse_elementwise, run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.steps.trace import trace
 from tests.tiny import save_tiny
 
@@ -55,11 +56,3 @@ def test_fusion_gives_back_every_weight(traced: onnx.ModelProto) -> None:
         for tensor in fused.graph.initializer
         if tensor.name in weights
     )
-
-
-def test_float_values(traced: onnx.ModelProto) -> None:
-    names = float_values(traced)
-    assert len(names) > 50
-    assert "last_hidden_state" not in names
-    values = run_graph(traced, FEEDS, names[:10])
-    assert all(array.dtype == np.float32 for array in values.values())

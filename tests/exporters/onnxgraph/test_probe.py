@@ -1,0 +1,55 @@
+"""Looking into a graph: values and types, and the model stays as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bertonnx.exporters.onnxgraph.probe import float_values, open_values, run_graph
+
+TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
+FEEDS = {"input_ids": np.array([[1, 3], [0, 2]]), "attention_mask": np.ones((2, 2), dtype=np.int64)}
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["halves"], to=TensorProto.FLOAT16),
+        helper.make_node("Shape", ["rows"], ["shape"]),
+        helper.make_node("Neg", ["rows"], ["negative"]),
+        helper.make_node("Identity", ["negative"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(TABLE, "table")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_values_have_their_own_types_and_what_is_not_an_input_is_left_out(model: onnx.ModelProto) -> None:
+    before = model.SerializeToString()
+    values = run_graph(model, FEEDS, ["shape", "halves", "out", "shape"])
+    assert list(values) == ["shape", "halves", "out"]
+    assert values["shape"].tolist() == [2, 2, 3]
+    assert values["halves"].dtype == np.float16
+    np.testing.assert_array_equal(values["out"], -TABLE[FEEDS["input_ids"]])
+    assert model.SerializeToString() == before
+
+
+def test_float_values(model: onnx.ModelProto) -> None:
+    """Outputs are float32 whatever happens inside, and are not asked for."""
+    assert float_values(model) == ["rows", "negative"]
+
+
+def test_outputs_come_back_where_opening_fails(model: onnx.ModelProto) -> None:
+    model.graph.node[3].op_type = "NoSuchOperator"
+    before = model.SerializeToString()
+    with pytest.raises(Exception, match="NoSuchOperator"):
+        open_values(model, ["negative"])
+    assert model.SerializeToString() == before
