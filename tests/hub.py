@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["COMMIT", "FakeHub", "Repo", "files_of", "run_against", "serving"]
+__all__ = ["COMMIT", "FakeHub", "Repo", "environment_for", "files_of", "run_against", "serving"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -75,6 +75,18 @@ def serving(repos: Mapping[str, Repo]) -> Iterator[FakeHub]:
         thread.join()
 
 
+def environment_for(endpoint: str, home: Path) -> dict[str, str]:
+    """Return the environment of a process that uses this Hub and this cache folder."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    settings = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+    }
+    return {**clean, **settings}
+
+
 def run_against(
     endpoint: str, home: Path, code: str, *, environment: Mapping[str, str] | None = None
 ) -> tuple[Any, str]:
@@ -83,17 +95,9 @@ def run_against(
     Returns:
         What it printed as its last line, read as JSON, and its standard error.
     """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    settings = {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "NO_PROXY": "127.0.0.1",
-        "OMP_NUM_THREADS": "1",
-        **(environment or {}),
-    }
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**clean, **settings},
+        env={**environment_for(endpoint, home), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=300,

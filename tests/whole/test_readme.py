@@ -1,0 +1,141 @@
+"""README's first screen, its Python and its list of methods work as they stand there."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomllib
+
+import bertonnx
+from bertonnx.models.tasks import TASKS
+from tests.hub import COMMIT, FakeHub, Repo, environment_for, files_of, serving
+from tests.markdown import ROOT, pages
+from tests.tiny import save_tiny
+
+README = pages()["README.md"]
+FIRST_SCREEN = README.before("## Why bertonnx")
+CLASSIFIER = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+MASKED = "bert-base-uncased"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
+    """Serve tiny checkpoints under the names that README uses."""
+    folder = tmp_path_factory.mktemp("hub")
+    labels = ("NEGATIVE", "POSITIVE")
+    classifier = save_tiny(folder / "classifier", "distilbert", "text-classification", labels=labels)
+    masked = save_tiny(folder / "masked", "bert", "fill-mask")
+    served = {name: files_of(path) for name, path in ((CLASSIFIER, classifier), (MASKED, masked))}
+    with serving({name: Repo({COMMIT: files}) for name, files in served.items()}) as hub:
+        yield hub
+
+
+def typed(lines: str, folder: Path, hub: FakeHub) -> str:
+    """Type lines into a shell in a folder and return what they print."""
+    environment = environment_for(hub.endpoint, folder.parent / "cache")
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["sh", "-e", "-c", lines],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with nothing but the examples."""
+    made = tmp_path / "work"
+    shutil.copytree(ROOT / "examples", made / "examples")
+    return made
+
+
+def commands() -> list[str]:
+    """Return the blocks of the first screen, without the lines that install."""
+    blocks = ["\n".join(_without_install(block)) for block in FIRST_SCREEN.blocks("sh")]
+    return [block for block in blocks if block]
+
+
+def _without_install(block: str) -> Iterator[str]:
+    for line in block.splitlines():
+        if line.startswith("pip install"):
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            asked = re.fullmatch(r'pip install "\.\[([\w,]+)\]"', line)
+            assert asked, line
+            assert set(asked[1].split(",")) <= set(extras), line
+        elif not line.startswith("python3 -m venv"):
+            yield line
+
+
+def test_the_first_screen_labels_reviews(folder: Path, hub: FakeHub) -> None:
+    printed = typed(commands()[0], folder, hub)
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    reviews = (ROOT / "examples/reviews.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(reviews)
+    assert all(line["label"] in ("NEGATIVE", "POSITIVE") for line in lines)
+    shown = [json.loads(line) for block in FIRST_SCREEN.blocks("json") for line in block.splitlines()]
+    for got, promised in zip(lines, shown, strict=False):
+        assert got.keys() == promised.keys()
+        assert got["scores"].keys() == promised["scores"].keys()
+
+
+def test_the_first_screen_fills_masks(folder: Path, hub: FakeHub) -> None:
+    printed = typed(commands()[1], folder, hub)
+    assert "int8" in printed
+    line = json.loads(printed.splitlines()[-1])
+    assert len(line["masks"]) == 1
+    assert all("token" in candidate for candidate in line["masks"][0])
+
+
+def test_the_first_screen_has_no_other_commands() -> None:
+    assert len(commands()) == 2
+
+
+def test_the_picture_shows_the_lines_of_the_first_screen() -> None:
+    picture = (ROOT / "docs/terminal.svg").read_text(encoding="utf-8")
+    shown = re.sub(r"<[^>]+>", "", picture).replace("&#160;", " ").replace("&quot;", '"')
+    for block in FIRST_SCREEN.blocks("json"):
+        for line in block.splitlines():
+            assert line in shown
+
+
+def test_python_runs(folder: Path, hub: FakeHub) -> None:
+    (block,) = README.blocks("python")
+    (folder / "snippet.py").write_text(f"{block}print(_)\n".replace("model.predict", "_ = model.predict"))
+    assert "POSITIVE" in typed("python snippet.py", folder, hub)
+
+
+def test_methods_exist(exported: dict[str, Path]) -> None:
+    """Each method of README's list is called as it is written there, with a model of its task."""
+    pa = pytest.importorskip("pyarrow")
+    names: dict[str, Any] = {
+        "texts": ["Ada lives in Paris.", "Bob lives in [MASK]."],
+        "questions": ["Who?", "Where?"],
+        "contexts": ["Ada lives in Paris.", "Bob lives in Rome."],
+        "record_batch": pa.RecordBatch.from_pydict({"text": ["Ada lives in Paris."]}),
+    }
+    task_of = {task.method: task.name for task in TASKS}
+    calls = [span for span in README.spans if re.fullmatch(r"model\.\w+\(.+\)", span)]
+    called = set()
+    for span in calls:
+        method = ast.parse(span, mode="eval").body.func.attr  # type: ignore[attr-defined]
+        texts = names["texts"][1:] if method == "fill_mask" else names["texts"]
+        with bertonnx.load(exported[task_of.get(method, "feature-extraction")]) as model:
+            assert len(eval(span, {**names, "model": model, "texts": texts})) >= 1
+        called.add(method)
+    assert called >= set(task_of)
