@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer.main
 
@@ -36,8 +37,8 @@ def _families() -> Iterator[str]:
     yield "# Families and tasks"
     yield ""
     yield (
-        "Every cell with a tick is exported, compared with PyTorch, replayed and run in "
-        "`tests/whole/test_matrix.py`, from a tiny random checkpoint with a real tokenizer."
+        "`tests/whole/test_matrix.py` tests every tick: it exports a tiny random checkpoint with a real "
+        "tokenizer, compares the file with PyTorch, checks it and runs it."
     )
     yield ""
     yield f"| family | {' | '.join(task.name for task in TASKS)} | attention fused in every layer |"
@@ -51,12 +52,12 @@ def _families() -> Iterator[str]:
     yield from (f"{i}. {note[0].upper()}{note[1:]}." for i, note in enumerate(notes, 1))
     yield ""
     yield (
-        "Other encoders that Optimum can export from text alone are exported too, without the check that "
-        "attention was found in every layer. Checkpoints whose tokenizer has no fast version (as those of "
-        "XLM and FlauBERT on the Hub) need a `tokenizer.json`; the error says so."
+        "Other encoders are exported too if Optimum can export them and they read text alone. For those, "
+        "nothing checks that attention is fused in every layer. A checkpoint needs a `tokenizer.json` where "
+        "transformers has no fast tokenizer for it, as for XLM and FlauBERT on the Hub; the error says so."
     )
     yield ""
-    yield "Refused, with the reason:"
+    yield "These are refused:"
     yield ""
     yield from (f"- `{name}`: {reason}" for name, reason in EXCLUDED_FAMILIES.items())
 
@@ -82,26 +83,34 @@ def _commands() -> Iterator[str]:
         yield ""
         yield str(command.help)
         yield ""
+        items = [item for item in command.params if item.name != "help"]
+        if not items:
+            yield "It has no options."
+            continue
         yield "| option | meaning |"
         yield "|---|---|"
-        for item in command.params:
-            if item.name == "help":
-                continue
+        for item in items:
             names = ", ".join(f"`{option}`" for option in (*item.opts, *item.secondary_opts))
             if item.param_type_name == "argument":
                 names = f"`{item.metavar}`"
             choices = f" `{item.metavar}`." if item.metavar and "|" in item.metavar else ""
-            yield f"| {names} |{choices.replace('|', chr(92) + '|')} {item.help} |"
+            yield f"| {names} |{choices.replace('|', chr(92) + '|')} {item.help}{_default(item)} |"
     yield ""
     yield "## Exit codes"
     yield ""
     yield "| code | meaning |"
     yield "|---|---|"
-    yield "| 0 | all well |"
-    yield "| 1 | an error; one line says what, why and what to type |"
+    yield "| 0 | success |"
+    yield "| 1 | an error; the message says what is wrong and what to type |"
     yield "| 2 | wrong usage |"
-    yield "| 3 | finished, but some rows carry errors |"
-    yield "| 130 | interrupted; `--resume` goes on |"
+    yield "| 3 | finished, but some rows have errors |"
+    yield "| 130 | interrupted; `--resume` continues |"
+
+
+def _default(item: Any) -> str:
+    """Return an option's default where it has one and its help does not say it."""
+    shown = item.default not in (None, False, True) and not item.required and "efault" not in item.help
+    return f" Default: `{item.default}`." if shown else ""
 
 
 def main() -> int:

@@ -43,7 +43,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="bertonnx",
     cls=_Commands,
-    help="Export fine-tuned BERT models to one verified ONNX file, and run it.",
+    help="Export a fine-tuned BERT model to one ONNX file, and run it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,39 +52,46 @@ app = typer.Typer(
 
 ModelPath = Annotated[
     Path,
-    typer.Argument(
-        metavar="MODEL", help="A file that bertonnx made, or a folder or file that optimum-cli made."
-    ),
+    typer.Argument(metavar="MODEL", help="A model file from bertonnx, or a folder or file from optimum-cli."),
 ]
 ModelPaths = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MODEL...", help="Files that bertonnx made, or folders or files that optimum-cli made."
+        metavar="MODEL...", help="Model files from bertonnx, or folders or files from optimum-cli."
     ),
 ]
-OwnModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that bertonnx made.")]
+OwnModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file from bertonnx.")]
 ProviderOption = Annotated[
-    str, typer.Option("--provider", metavar="auto|cpu|cuda", help="cuda never becomes cpu in silence.")
+    str,
+    typer.Option(
+        "--provider",
+        metavar="auto|cpu|cuda",
+        help="Where to run. cuda is an error if CUDA does not work; auto then uses the CPU.",
+    ),
 ]
 
 Tf32Option = Annotated[
-    bool, typer.Option("--tf32", help="On CUDA: faster products of fp32 models, about three digits exact.")
+    bool, typer.Option("--tf32", help="On CUDA: run fp32 models faster, accurate to about three digits.")
 ]
 GpuMemoryOption = Annotated[
     float | None,
-    typer.Option("--gpu-memory", metavar="GIB", help="On CUDA: the most GiB that ONNX Runtime may take."),
+    typer.Option("--gpu-memory", metavar="GIB", help="On CUDA: GPU memory to use at most, in GiB."),
 ]
 LongTextOption = Annotated[
     str | None,
     typer.Option(
         metavar="truncate|stride|error",
-        help="What to do with text longer than the model: cut it, read it in overlapping windows, or "
-        "fail the row. Default: truncate; stride for question answering.",
+        help="What to do with a text longer than the model takes: cut it, read it in overlapping windows, or "
+        "report an error. Default: truncate; stride for question answering.",
     ),
 ]
 ReportOption = Annotated[
     list[Path] | None,
-    typer.Option("-o", "--output", help=".json .csv .md .html .png; can be given several times."),
+    typer.Option(
+        "-o",
+        "--output",
+        help="Write the results to .json, .csv, .md, .html or .png. Can be given more than once.",
+    ),
 ]
 
 
@@ -108,51 +115,69 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A Hub id, a checkpoint folder, or a Sentence-Transformers folder."
+            metavar="SOURCE",
+            help="A Hugging Face Hub id, a checkpoint folder, or a Sentence-Transformers folder.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.onnx"),
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Default: from the checkpoint's architecture.")
+        str | None,
+        typer.Option(
+            metavar="TASK", help="What the model does. Default: what the checkpoint was trained for."
+        ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     quantize: Annotated[
-        bool, typer.Option("--quantize", help="INT8: smaller, faster, refused where it costs too much.")
+        bool,
+        typer.Option(
+            "--quantize",
+            help="Write an INT8 file: smaller and faster. An error if its results differ too much from fp32.",
+        ),
     ] = False,
-    precision: Annotated[str, typer.Option(metavar="fp32|fp16", help="fp16 is meant for CUDA.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|fp16", help="Number format of the file. fp16 is meant for CUDA.")
+    ] = "fp32",
     optimize: Annotated[
-        str, typer.Option(metavar="none|basic|full", help="full fuses attention and GELU.")
+        str,
+        typer.Option(
+            metavar="none|basic|full", help="How much to optimize the graph. full fuses attention and GELU."
+        ),
     ] = "full",
     max_length: Annotated[
-        int | None, typer.Option(help="A shorter limit than the model's, in tokens.")
+        int | None, typer.Option(help="Longest input in tokens; at most what the model takes.")
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(metavar="mean|cls|max|last", help="How token vectors become one.")
+        str | None, typer.Option(metavar="mean|cls|max|last", help="How token vectors become one embedding.")
     ] = None,
     normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Whether embeddings get length 1.")
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Scale embeddings to length 1, or do not."),
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Of INT8 and fp16: texts like yours, to tune and judge by."),
+        typer.Option(
+            metavar="FILE", help="Texts like yours, to tune and measure --quantize or --precision fp16."
+        ),
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(help="Of INT8 and fp16: least agreement with fp32 on the judging texts; default 0.99."),
+        typer.Option(help="How well --quantize or --precision fp16 must agree with fp32; default 0.99."),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="auto|avx2|vnni|arm64", help="Of INT8: the machine that it is for."),
+        typer.Option(metavar="auto|avx2|vnni|arm64", help="CPU to target with --quantize."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+        bool,
+        typer.Option("--trust-remote-code", help="Allow running Python code that comes with the checkpoint."),
     ] = False,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read .bin weights, which can run code when loaded.")
+        bool,
+        typer.Option("--allow-pickle", help="Allow reading .bin weights, which can run code when loaded."),
     ] = False,
 ) -> None:
-    """Export a checkpoint to one verified file."""
+    """Export a checkpoint to one ONNX file and compare it with PyTorch."""
     from bertonnx import export as export_checkpoint
 
     with steps() as step:
@@ -183,39 +208,47 @@ def export(
 def run(
     model: ModelPath,
     input: Annotated[
-        str, typer.Argument(metavar="INPUT", help=".txt .csv .tsv .jsonl .parquet, or - for standard input.")
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A .txt, .csv, .tsv, .jsonl, .parquet or .arrow file, or - for standard input.",
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help=".jsonl .csv .tsv .parquet .arrow .npy; default: JSON Lines on standard output.",
+            help="A .jsonl, .csv, .tsv, .parquet, .arrow or .npy file. Default: JSON "
+            "Lines on standard output.",
         ),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column or field that holds the text.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column or JSON field that holds the text.")] = None,
     pair_column: Annotated[
-        str | None, typer.Option(help="Column or field that holds the second text (the context).")
+        str | None, typer.Option(help="Column or JSON field that holds the second text, such as the context.")
     ] = None,
     provider: ProviderOption = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Default: the cores that this process may use.")
+        int | None, typer.Option(min=1, help="How many threads to use. Default: as many as available cores.")
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="How many labels, answers or tokens to give.")
+        int | None, typer.Option(min=1, help="How many of the best labels, answers or tokens to list.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="A shorter limit than the model's, in tokens.")
+        int | None, typer.Option(help="Longest input in tokens; at most what the model takes.")
     ] = None,
     long_text: LongTextOption = None,
     on_error: Annotated[
-        str, typer.Option(metavar="record|fail", help="Write a failed row's error in its place, or stop.")
+        str,
+        typer.Option(
+            metavar="record|fail", help="Write the error in place of a failed row's result, or stop."
+        ),
     ] = "record",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     tf32: Tf32Option = False,
     gpu_memory: GpuMemoryOption = None,
 ) -> None:
-    """Predict every row of a file, in order."""
+    """Run a model on every row of a file, one result per row."""
     code = predict_file(
         model,
         input,
@@ -238,7 +271,7 @@ def run(
 
 @app.command()
 def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
-    """Replay the golden examples in a file on this machine; exit code 1 where it drifted."""
+    """Check that a model file is unchanged and gives the right results here (exit code 1 if not)."""
     require_choice("--provider", provider, PROVIDERS)
     from bertonnx.runtime.golden import check as replay
 
@@ -254,13 +287,16 @@ def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
 @app.command()
 def info(
     model: OwnModelPath,
-    as_json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     provider: Annotated[
         str | None,
-        typer.Option(metavar="auto|cpu|cuda", help="Also open it there, and say which nodes are where."),
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            help="Also open the model there, and print which parts of it the GPU runs.",
+        ),
     ] = None,
 ) -> None:
-    """Print what a file says of itself."""
+    """Print what is in a model file: task, size, labels, accuracy."""
     if provider is not None:
         require_choice("--provider", provider, PROVIDERS)
     from bertonnx.runtime.modelfile.modelfile import read_model_file
@@ -284,7 +320,7 @@ def info(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine offers, and how to mend what is missing."""
+    """Report what is available on this machine, and the command that fixes what is not."""
     from bertonnx.runtime.doctor import examine
 
     findings = examine()
@@ -301,31 +337,37 @@ def bench(
     models: ModelPaths,
     provider: Annotated[
         str | None,
-        typer.Option(metavar="cpu,cuda", help="Default: what this ONNX Runtime was built with."),
+        typer.Option(
+            metavar="cpu,cuda",
+            help="Where to run, such as cpu,cuda. Default: all that this ONNX Runtime has.",
+        ),
     ] = None,
     lengths: Annotated[
-        str | None, typer.Option(help="Tokens in a text; default 16,128,512, or none with --text.")
+        str | None,
+        typer.Option(help="Lengths of the texts, in tokens. Default: 16,128,512; none with --text."),
     ] = None,
-    batch_sizes: Annotated[str, typer.Option(help="Texts handed over at once.")] = "1,8,32",
+    batch_sizes: Annotated[str, typer.Option(help="How many texts are given at once.")] = "1,8,32",
     threads: Annotated[
-        str | None, typer.Option(help="Such as 1,2; default: the cores that this process may use.")
+        str | None, typer.Option(help="Numbers of threads, such as 1,2. Default: as many as available cores.")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Your own text, measured from the file to the results.")
+        Path | None, typer.Option(help="Measure a file of your own, from reading it to the results.")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column or field of --text that holds the text.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column or JSON field of --text that holds the text.")
+    ] = None,
     pair_column: Annotated[
-        str | None, typer.Option(help="Column or field of --text that holds the second text.")
+        str | None, typer.Option(help="Column or JSON field of --text that holds the second text.")
     ] = None,
     tf32: Tf32Option = False,
     gpu_memory: GpuMemoryOption = None,
-    seconds: Annotated[float, typer.Option(help="Time for each configuration.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="How long to measure each combination.")] = 2.0,
     repeat: Annotated[
-        int | None, typer.Option(help="Runs of each configuration, instead of --seconds.")
+        int | None, typer.Option(help="How often to run each combination, instead of --seconds.")
     ] = None,
     output: ReportOption = None,
 ) -> None:
-    """Measure latency and throughput of one or more files, side by side."""
+    """Measure latency and throughput of one or more models."""
     from bertonnx.runtime.bench.measure import bench as measure
     from bertonnx.runtime.bench.report import check_report_output, machine_lines, write_report
 
