@@ -44,8 +44,8 @@ class Family:
 
 
 _DISENTANGLED = (
-    "disentangled attention multiplies heads folded into the batch (three dimensions), with position "
-    "terms of its own for every text: no fused operator of ONNX Runtime takes that"
+    "its disentangled attention adds scores of relative positions, in a form that no fused operator of "
+    "ONNX Runtime takes"
 )
 
 FAMILIES: Registry[Family] = Registry(
@@ -82,7 +82,7 @@ FAMILIES: Registry[Family] = Registry(
 EXCLUDED_FAMILIES: Mapping[str, str] = {
     "longformer": "its graph works only for lengths that are a multiple of the attention window, and "
     "it needs a global attention mask that no tokenizer makes",
-    "perceiver": "it reads bytes, with a tokenizer that has no fast version",
+    "perceiver": "it reads bytes, and transformers has no fast tokenizer for it",
     "layoutlm": "it needs the place of every word on a page (bbox), not only its text",
     "layoutlmv3": "it needs the place of every word on a page (bbox) and an image",
     "lilt": "it needs the place of every word on a page (bbox), not only its text",
