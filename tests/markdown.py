@@ -10,7 +10,7 @@ __all__ = ["ROOT", "Page", "pages"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
@@ -39,7 +39,12 @@ class Page:
 
     def blocks(self, language: str) -> list[str]:
         """Return the text of every code block in a language; "" for blocks that name none."""
-        return [text for named, text in _BLOCK.findall(self.text) if named == language]
+        return [text for named, _, text in _BLOCK.findall(self.text) if named == language]
+
+    @property
+    def excerpts(self) -> list[tuple[str, str]]:
+        """The blocks that show a part of a file, as "```python models/tasks.py": the file and the part."""
+        return [(file, text) for _, file, text in _BLOCK.findall(self.text) if file]
 
     @property
     def prose(self) -> str:

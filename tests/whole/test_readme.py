@@ -17,6 +17,7 @@ import pytest
 import tomllib
 
 import bertonnx
+from bertonnx.models.families import FAMILIES
 from bertonnx.models.tasks import TASKS
 from tests.hub import COMMIT, FakeHub, Repo, environment_for, files_of, serving
 from tests.markdown import ROOT, pages
@@ -26,6 +27,9 @@ README = pages()["README.md"]
 FIRST_SCREEN = README.before("## Why bertonnx")
 CLASSIFIER = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
 MASKED = "bert-base-uncased"
+
+
+WORDS = {5: "five", 6: "six", 7: "seven", 8: "eight"}
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +143,37 @@ def test_methods_exist(exported: dict[str, Path]) -> None:
             assert len(eval(span, {**names, "model": model, "texts": texts})) >= 1
         called.add(method)
     assert called >= set(task_of)
+
+
+def test_it_counts_families_and_tasks() -> None:
+    assert f"{len(FAMILIES)} families" in README.text
+    assert f"{WORDS[len(TASKS)]} tasks" in README.text
+
+
+def _result(name: str, pattern: str) -> float:
+    text = (ROOT / f"benchmarks/results/{name}.md").read_text(encoding="utf-8")
+    return float(re.search(pattern, text)[1])  # type: ignore[index]
+
+
+def test_figures_are_those_of_the_benchmarks() -> None:
+    """What README says of speed and size is what the last runs wrote down."""
+    startup = _result("startup", r"the pipeline; measured: ([\d.]+)")
+    load = _result("load", r"`default, same file`; measured: ([\d.]+) of medians")
+    size = _result("install_size", r"measured: ([\d.]+) MB")
+    assert f"`bertonnx run` is {startup:.1f} times faster" in README.text
+    assert f"{1 / load:.1f} times faster than the same file" in README.text
+    assert f"{size:.0f} MB more than NumPy" in README.text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "INT8"])
+def test_figures_of_peers(precision: str) -> None:
+    """README's shares are those of the fastest peer: its time over ours."""
+    results = (ROOT / "benchmarks/results/peers.md").read_text(encoding="utf-8")
+    tables = results.partition("## minilm")[2].partition("### One text")[0].split("\n### ")[1:]
+    shares = []
+    for table in tables:
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[4:]]
+        ratios = [float(row[7]) for row in rows if len(row) > 7 and row[1] == precision.lower()]
+        shares.append(round((min(ratio for ratio in ratios if ratio != 1.0) - 1) * 100))
+    (line,) = [line for line in README.text.splitlines() if line.startswith(f"| {precision} |")]
+    assert re.findall(r"(\d+)% faster", line) == [str(share) for share in shares]
