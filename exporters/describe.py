@@ -66,7 +66,7 @@ def parity_figures(found: Mapping[str, Parity], precision: str) -> dict[str, obj
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for package in ("bertonnx", "onnx", "onnxruntime", "onnxruntime-gpu", "optimum", "optimum-onnx"):
+    for package in ("bertonnx", "onnx", "onnxruntime", "onnxruntime-gpu", "optimum"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

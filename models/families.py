@@ -15,7 +15,6 @@ from bertonnx.models.tasks import TASKS
 __all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family", "register"]
 
 _NO_HEAD = "transformers has no such head for it"
-_NO_QUESTION_ANSWERING = "optimum-onnx 0.1.0 has no export of its question-answering head"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ FAMILIES: Registry[Family] = Registry(
     Family("flaubert"),
     Family("xlm"),
     Family("nystromformer"),
-    Family("modernbert", gaps={"question-answering": _NO_QUESTION_ANSWERING}),
+    Family("modernbert"),
     Family("data2vec-text", position_offset=2),
     Family("ibert", position_offset=2),
     Family("rembert"),
@@ -88,7 +87,7 @@ EXCLUDED_FAMILIES: Mapping[str, str] = {
     "lilt": "it needs the place of every word on a page (bbox), not only its text",
     "markuplm": "it needs XPath expressions beside the text",
 }
-"""Encoders that optimum-onnx exports and bertonnx refuses, with the reason."""
+"""Encoders that transformers has and bertonnx refuses, with the reason."""
 
 
 def register(row: Family) -> None:

@@ -99,6 +99,7 @@ def save_tiny(
     *,
     labels: tuple[str, ...] = ("negative", "neutral", "positive"),
     seed: int = 0,
+    tokenizer: str | None = None,
     **config: Any,
 ) -> Path:
     """Save a random checkpoint with its tokenizer and return its folder.
@@ -109,24 +110,25 @@ def save_tiny(
         task: what its head is for.
         labels: of the classification tasks.
         seed: of the weights.
+        tokenizer: another than the family's.
         config: entries of the configuration that differ.
     """
     import torch
     import transformers
 
     tiny = FAMILY_CONFIGS[family]
-    tokenizer = pretrained(tiny.tokenizer, model_max_length=MAX_LENGTH)
+    own = pretrained(tokenizer or tiny.tokenizer, model_max_length=MAX_LENGTH)
     names = dict(enumerate(labels)) if "classification" in task else None
     settings = {
         **_COMMON,
-        "vocab_size": len(tokenizer),
+        "vocab_size": len(own),
         # RoBERTa's relatives lose the positions up to the padding index.
         "max_position_embeddings": MAX_LENGTH + 2,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "cls_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
+        "pad_token_id": own.pad_token_id,
+        "bos_token_id": own.cls_token_id,
+        "cls_token_id": own.cls_token_id,
+        "eos_token_id": own.sep_token_id,
+        "sep_token_id": own.sep_token_id,
         **({"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}),
         **tiny.config,
         **config,
@@ -136,5 +138,5 @@ def save_tiny(
     auto_class = getattr(transformers, task_named(task).auto_class)
     model = auto_class.from_config(made).eval()
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    own.save_pretrained(folder)
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UsageError
-from bertonnx.exporters.checkpoint.encoders import require_encoder
+from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
 from bertonnx.exporters.checkpoint.folder import Source, model_folder, read_json
 from bertonnx.exporters.checkpoint.length import longest_input, prepare_attention
 from bertonnx.exporters.checkpoint.sentence_transformers import POOLINGS, Dense, SentenceModules, read_modules
@@ -62,7 +62,7 @@ class Checkpoint:
         padding_side: "right" or "left".
         truncation_side: "right" or "left".
         clean_up_spaces: of decoded text.
-        input_names: inputs of the graph that the tokenizer makes, in their usual order.
+        input_names: what the tokenizer makes and the model reads, in their usual order.
         notes: what was chosen for the user, a sentence each.
     """
 
@@ -186,7 +186,7 @@ def _planned(
     require_encoder(raw, source.id)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     chosen, task_note = _chosen_task(task, config, sentence)
-    require_exportable(chosen, config.model_type)
+    require_exportable(chosen, config.model_type, getattr(config, "auto_map", None) or ())
     head = values_of(chosen, config, raw)
     attention_limit, attention_note = prepare_attention(config)
     pooling, normalize, pooling_note = _pooled(chosen, sentence, pooling, normalize)
@@ -326,6 +326,6 @@ def _assembled(
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
         clean_up_spaces=tokenizer.clean_up_spaces,
-        input_names=tokenizer.input_names,
+        input_names=accepted_inputs(model, tokenizer.input_names),
         notes=notes,
     )

@@ -1,18 +1,32 @@
-"""Which checkpoints are encoders that can be exported, told from config.json alone."""
+"""Which checkpoints are encoders that can be exported, told from config.json and transformers' own tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, family
-from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import TASKS, Task
+from bertonnx.wording import Install
 
-__all__ = ["GRAPH_INPUTS", "exportable_tasks", "require_encoder"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["GRAPH_INPUTS", "accepted_inputs", "exportable_tasks", "require_encoder"]
 
 GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+_OTHER_INPUTS = frozenset(
+    {"bbox", "decoder_input_ids", "global_attention_mask", "image", "input_features", "input_values"}
+    | {"pixel_values", "visual_embeds", "visual_feats", "xpath_tags_seq"}
+)
+"""Arguments of `forward` that no tokenizer makes, and without which the model is another one."""
+
+_ENCODER = "AutoModel"
+"""The class that loads an encoder without a head."""
 
 
 def require_encoder(config: Mapping[str, Any], what: str) -> None:
@@ -25,36 +39,84 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
     name = config.get("model_type")
     if not isinstance(name, str) or not name:
         raise CheckpointError(
-            f"{what}: config.json has no model_type, so its architecture is unknown; "
-            'add the line, such as "model_type": "bert"'
+            "{what}: config.json has no model_type, so its architecture is unknown; add the line, such as "
+            "{line}",
+            what=what,
+            line='"model_type": "bert"',
         )
     if name in EXCLUDED_FAMILIES:
         raise UnsupportedError(
-            f"{what} is a {name} model, which cannot be exported: {EXCLUDED_FAMILIES[name]}"
+            "{what} is a {family} model, which cannot be exported: {reason}",
+            what=what,
+            family=name,
+            reason=EXCLUDED_FAMILIES[name],
         )
     if config.get("is_encoder_decoder") or config.get("is_decoder") or _generates(name):
         raise UnsupportedError(
-            f"{what} is a {name} model that generates text (a decoder); bertonnx exports encoders: {_known()}"
+            "{what} is a {family} model that generates text (a decoder); bertonnx exports encoders: {known}",
+            what=what,
+            family=name,
+            known=_known(),
         )
-    if family(name) is None and "auto_map" not in config and not _optimum_tasks(name):
+    if "auto_map" in config:
+        return
+    if not _has_code(name):
         raise UnsupportedError(
-            f"{what} is a {name} model, and Optimum has no ONNX export of {name} as a text encoder; "
-            f"bertonnx exports: {_known()}"
+            "{what} is a {family} model, which the installed transformers ({version}) has no code for; "
+            "a newer version may have it: {install}",
+            what=what,
+            family=name,
+            version=_version(),
+            install=Install("export", upgrade=True, packages=("transformers",)),
+        )
+    if family(name) is None and not _text_tasks(name):
+        raise UnsupportedError(
+            "{what} is a {family} model, and transformers has no text encoder of that kind with a head for a "
+            "task; bertonnx exports: {known}",
+            what=what,
+            family=name,
+            known=_known(),
         )
 
 
-def exportable_tasks(name: str) -> dict[str, str]:
-    """Return, for every task, "" where family `name` can be exported for it, or else the reason."""
+def exportable_tasks(name: str, own: Collection[str] = ()) -> dict[str, str]:
+    """Return, for every task, "" where family `name` can be exported for it, or else the reason.
+
+    Args:
+        name: `model_type`.
+        own: classes that the checkpoint's own Python code provides (the keys of `auto_map`).
+    """
     row = family(name)
-    if row is not None:
-        return {task.name: row.gaps.get(task.name, "") for task in TASKS}
-    supported = _optimum_tasks(name)
-    reason = f"Optimum has no export of {name} for it"
-    return {task.name: "" if task.name in supported else reason for task in TASKS}
+    gaps = {} if row is None else row.gaps
+    there = _text_tasks(name) if row is None else [task for task in TASKS if _head(task, name) is not None]
+    missing = f"transformers {_version()} has no such head for it"
+    return {
+        task.name: gaps.get(task.name, "" if task in there or task.auto_class in own else missing)
+        for task in TASKS
+    }
+
+
+def accepted_inputs(model: PreTrainedModel, made: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the inputs that a tokenizer makes which the model's `forward` takes, in their order."""
+    taken = inspect.signature(model.forward).parameters
+    return tuple(name for name in GRAPH_INPUTS if name in taken and name in {*made, "attention_mask"})
 
 
 def _known() -> str:
     return ", ".join(row.name for row in FAMILIES)
+
+
+def _version() -> str:
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def _has_code(name: str) -> bool:
+    with quiet():
+        from transformers import CONFIG_MAPPING
+
+        return name in CONFIG_MAPPING
 
 
 def _generates(name: str) -> bool:
@@ -73,28 +135,34 @@ def _generates(name: str) -> bool:
     return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
-def _optimum_tasks(name: str) -> tuple[str, ...]:
-    """Return our tasks that Optimum exports for a family that reads only what a tokenizer makes."""
+def _text_tasks(name: str) -> list[Task]:
+    """Return the tasks for which transformers has a class of a family that reads what a tokenizer makes.
+
+    A family without any head is no encoder that people fine-tune, but a part of a larger model.
+    """
+    if not _has_code(name):
+        return []
+    found = [task for task in TASKS if _reads_text(_head(task, name))]
+    return found if any(task.auto_class != _ENCODER for task in found) else []
+
+
+def _head(task: Task, name: str) -> Any:
+    """Return transformers' class for a family and task, or None where it has none."""
     with quiet():
-        import optimum.exporters.onnx.model_configs  # noqa: F401  fills TasksManager
-        from optimum.exporters.tasks import TasksManager
-    try:
-        makers = TasksManager.get_supported_tasks_for_model_type(
-            name, exporter="onnx", library_name="transformers"
-        )
-    except KeyError:
-        return ()
-    return tuple(task.name for task in TASKS if task.name in makers and _reads_text(name, makers[task.name]))
+        import transformers
+
+        if name not in transformers.CONFIG_MAPPING:
+            return None
+        config: Any = transformers.CONFIG_MAPPING[name]
+        classes = getattr(transformers, task.auto_class)._model_mapping
+        if config not in classes:
+            return None
+        found = classes[config]
+    return found[0] if isinstance(found, tuple) else found
 
 
-def _reads_text(name: str, maker: Any) -> bool:
-    from transformers import CONFIG_MAPPING
-
-    if name not in CONFIG_MAPPING:
+def _reads_text(model: Any) -> bool:
+    if model is None:
         return False
-    try:
-        with quiet():
-            inputs = set(maker(CONFIG_MAPPING[name]()).inputs)
-    except Exception:  # a config of another kind (vision, speech) may fail in any way
-        return False
-    return "input_ids" in inputs and inputs <= set(GRAPH_INPUTS)
+    taken = set(inspect.signature(model.forward).parameters)
+    return {"input_ids", "attention_mask"} <= taken and not taken & _OTHER_INPUTS

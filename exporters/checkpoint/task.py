@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,15 @@ def require_known(task: str) -> None:
         raise UsageError(f"--task {task} is no task of bertonnx; type one of: {', '.join(names)}")
 
 
-def require_exportable(task: str, family: str) -> None:
-    """Raise UnsupportedError where no checkpoint of the family can be exported for the task."""
-    tasks = exportable_tasks(family)
+def require_exportable(task: str, family: str, own: Collection[str] = ()) -> None:
+    """Raise UnsupportedError where no checkpoint of the family can be exported for the task.
+
+    Args:
+        task: the task's name.
+        family: `model_type`.
+        own: classes that the checkpoint's own Python code provides.
+    """
+    tasks = exportable_tasks(family, own)
     if tasks[task]:
         working = ", ".join(name for name, reason in tasks.items() if not reason)
         raise UnsupportedError(

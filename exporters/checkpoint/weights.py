@@ -263,7 +263,8 @@ def _other_classifier(task: str, config: PretrainedConfig) -> bool:
 def _servable(attempt: Any, config: PretrainedConfig) -> list[str]:
     """Return the tasks whose every weight the checkpoint has; loads it once for each."""
     names = []
-    for task, reason in exportable_tasks(config.model_type).items():
+    own = getattr(config, "auto_map", None) or ()
+    for task, reason in exportable_tasks(config.model_type, own).items():
         if reason or _other_classifier(task, config):
             continue
         try:

@@ -282,7 +282,7 @@ def _merges(graph: Graph, reshape: onnx.NodeProto, width: int) -> bool:
     if target is not None:
         return target.size == 3 and int(target.ravel()[-1]) in (width, -1)
     concat = graph.producer(reshape.input[1], "Concat")
-    return concat is not None and len(concat.input) == 3 and graph.scalar(concat.input[2]) == width
+    return concat is not None and len(concat.input) == 3 and graph.scalar(concat.input[2]) in (width, -1)
 
 
 def _outlives(graph: Graph, transpose: onnx.NodeProto, reshape: onnx.NodeProto) -> bool:

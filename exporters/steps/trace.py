@@ -1,11 +1,13 @@
-"""Checkpoint to graph, by Optimum."""
+"""Checkpoint to graph: Optimum's configuration, PyTorch's exporter."""
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -15,6 +17,10 @@ from bertonnx.exporters.onnxgraph.files import load_proto
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.tasks import task as task_named
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
 __all__ = ["OPSET", "trace"]
 
 OPSET = 18
@@ -22,60 +28,97 @@ OPSET = 18
 
 
 def trace(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """Return the checkpoint's graph as Optimum exports it, all weights in memory.
+    """Return the checkpoint's graph as PyTorch exports it, all weights in memory.
 
-    The graph's inputs are those that the checkpoint's tokenizer makes, so that a model whose
-    tokenizer has no segment ids gets none, as in PyTorch.
+    The graph's inputs are those that the checkpoint's tokenizer makes and its model reads, so that a model
+    whose tokenizer has no segment ids gets none, as in PyTorch.
 
     Raises:
-        CheckpointError: Optimum or PyTorch cannot export it.
+        CheckpointError: PyTorch cannot export it.
     """
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from optimum.exporters.onnx.convert import export_pytorch
-
-        config = _export_config(checkpoint)
-        with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
-            path = Path(folder) / "traced.onnx"
-            try:
-                export_pytorch(checkpoint.model, config, OPSET, path)
-            except Exception as error:  # torch and optimum raise anything
-                raise CheckpointError(
-                    f"optimum cannot export this {checkpoint.family} model for {checkpoint.task}: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            model = load_proto(path)
+    with quiet(), tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        path = Path(folder) / "traced.onnx"
+        try:
+            _export(checkpoint, path)
+        except Exception as error:  # tracing runs the model's own code, which may raise anything
+            raise CheckpointError(
+                "PyTorch cannot export this {family} model for {task}: {kind}: {reason}",
+                family=checkpoint.family,
+                task=checkpoint.task,
+                kind=type(error).__name__,
+                reason=str(error),
+            ) from error
+        model = load_proto(path)
     _check_outputs(model, checkpoint)
     return model
 
 
-def _export_config(checkpoint: Checkpoint) -> Any:
-    from optimum.exporters.tasks import TasksManager
+def _export(checkpoint: Checkpoint, path: Path) -> None:
+    import torch
 
-    constructor = TasksManager.get_exporter_config_constructor(
-        "onnx",
-        model=checkpoint.model,
-        task=checkpoint.task,
-        model_type=checkpoint.family,
-        library_name="transformers",
-    )
-    base = constructor(checkpoint.model.config)
-    names = {*checkpoint.input_names, "attention_mask"}
-    wanted = {name: axes for name, axes in base.inputs.items() if name in names}
+    from bertonnx.exporters.steps.export_configs import export_config
 
-    class Narrowed(type(base)):  # type: ignore[misc]  # the class is known at run time only
-        inputs = property(lambda _: wanted)
+    model = checkpoint.model
+    config = export_config(model, task_named(checkpoint.task), checkpoint.input_names)
+    for name, value in (config.values_override or {}).items():
+        setattr(model.config, name, value)
+    example = config.generate_dummy_inputs()
+    with _positional(model, tuple(example), tuple(config.outputs)), torch.no_grad():
+        torch.onnx.export(
+            model,
+            tuple(example.values()),
+            str(path),
+            input_names=list(example),
+            output_names=list(config.outputs),
+            dynamic_axes={**config.inputs, **config.outputs},
+            opset_version=OPSET,
+            # The other exporter writes operators that the graph steps do not know, and takes longer.
+            dynamo=False,
+        )
 
-    base.__class__ = Narrowed
-    return base
+
+@contextmanager
+def _positional(model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[None]:
+    """Let the model take and give plain tensors in a known order, which is all that a trace understands."""
+    own: Any = model.forward
+    taken = inspect.signature(own).parameters
+    # XLM and FlauBERT fill a cache unasked, and tracing one in its first, empty state costs copies.
+    others = {"cache": _NoCache()} if "cache" in taken and "use_cache" not in taken else {}
+
+    def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = own(**dict(zip(inputs, tensors, strict=True)), **others)
+        return tuple(result[name] for name in outputs)
+
+    # An attribute of this object: taken away again, the class's own method is back.
+    model.forward = forward
+    try:
+        yield
+    finally:
+        del model.forward
+
+
+class _NoCache:
+    """A cache of keys and values that keeps nothing."""
+
+    def get_seq_length(self) -> int:
+        """Return how many tokens it holds."""
+        return 0
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, *_: Any, kwargs: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values as they are."""
+        del kwargs
+        return keys, values
 
 
 def _check_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     expected = task_named(checkpoint.task).raw_outputs
-    names = [output.name for output in model.graph.output]
-    if tuple(names[: len(expected)]) != expected:
+    names = tuple(output.name for output in model.graph.output)
+    if names != expected:
         raise CheckpointError(
-            f"the exported graph puts out {', '.join(names)}, and {checkpoint.task} needs "
-            f"{', '.join(expected)}"
+            "the exported graph puts out {names}, and {task} needs {expected}",
+            names=", ".join(names),
+            task=checkpoint.task,
+            expected=", ".join(expected),
         )
-    del model.graph.output[len(expected) :]

@@ -56,7 +56,7 @@ def _require_exporters() -> None:
             return True
         return False
 
-    needed = ["torch", "transformers", "optimum", "optimum-onnx", "onnx"]
+    needed = ["torch", "transformers", "optimum", "onnx"]
     absent = [name for name in needed if missing(name)]
     if missing("onnxruntime") and missing("onnxruntime-gpu"):
         absent.append("onnxruntime")

@@ -100,11 +100,13 @@ class Install(Term):
         extra: the extra, or several with commas between them.
         upgrade: whether newer versions are needed.
         remove: packages that must go first.
+        packages: others, named beside it.
     """
 
     extra: str
     upgrade: bool = False
     remove: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
     def worded(self, face: Face) -> str:
         """Return the line to type in a face's words."""
@@ -140,7 +142,8 @@ class Face:
     def install(self, what: Install) -> str:
         """Return the line that installs an extra."""
         first = f"pip uninstall -y {' '.join(what.remove)} && " if what.remove else ""
-        return f'{first}pip install {"--upgrade " if what.upgrade else ""}"bertonnx[{what.extra}]"'
+        line = f'{first}pip install {"--upgrade " if what.upgrade else ""}"bertonnx[{what.extra}]"'
+        return " ".join([line, *what.packages])
 
 
 class _Python(Face):

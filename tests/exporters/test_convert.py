@@ -210,7 +210,7 @@ def test_a_task_that_the_checkpoint_cannot_serve_lists_those_it_can(embedder: Pa
 
 
 def test_a_task_that_the_family_cannot_serve_lists_those_it_can(tmp_path: Path) -> None:
-    source = save_tiny(tmp_path / "checkpoint", "modernbert", "feature-extraction")
+    source = save_tiny(tmp_path / "checkpoint", "esm", "feature-extraction")
     with pytest.raises(UnsupportedError, match="what works: --task feature-extraction"):
         bertonnx.export(source, tmp_path / "model.onnx", task="question-answering")
 

@@ -1,0 +1,74 @@
+"""What is traced: through Optimum's table, with all that the tokenizer makes and the model reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bertonnx.errors import CheckpointError
+from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.steps.trace import trace
+from bertonnx.models.tasks import TASKS
+from tests.checkpoints import read
+from tests.tiny import save_tiny
+
+
+def _inputs(model: object) -> list[str]:
+    return [value.name for value in model.graph.input]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("task", TASKS.names)
+def test_optimum_knows_our_configuration_of_what_was_traced(task: str, tmp_path: Path) -> None:
+    from optimum.exporters.tasks import TasksManager
+
+    checkpoint = read(save_tiny(tmp_path, "electra", task))
+    outputs = [value.name for value in trace(checkpoint).graph.output]
+    constructor = TasksManager.get_exporter_config_constructor(
+        "bertonnx", model_type="electra", task=task, library_name="transformers"
+    )
+    assert list(constructor(checkpoint.config).outputs) == outputs
+
+
+def test_segment_ids_that_the_model_reads_are_an_input_whatever_the_family(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path, "roberta", "text-classification", tokenizer="wordpiece", type_vocab_size=2)
+    checkpoint = read(source)
+    graph = trace(checkpoint)
+    assert _inputs(graph) == ["input_ids", "attention_mask", "token_type_ids"]
+
+    ids = np.arange(5, 29).reshape(2, 12)
+    segments = np.repeat([[0] * 6 + [1] * 6], 2, axis=0)
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": segments}
+    with torch.no_grad():
+        expected = checkpoint.model(**{name: torch.from_numpy(array) for name, array in feeds.items()}).logits
+    actual = run_graph(graph, feeds, ["logits"])["logits"]
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
+    without = run_graph(graph, feeds | {"token_type_ids": np.zeros_like(ids)}, ["logits"])["logits"]
+    assert np.abs(without - actual).max() > 1e-2
+
+
+def test_segment_ids_that_the_model_does_not_take_are_no_input(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path, "distilbert", "text-classification")
+    assert _inputs(trace(read(source))) == ["input_ids", "attention_mask"]
+
+
+def test_the_model_is_the_same_after_a_trace(tmp_path: Path) -> None:
+    checkpoint = read(save_tiny(tmp_path, "xlm", "text-classification"))
+    before = checkpoint.model.forward
+    trace(checkpoint)
+    assert checkpoint.model.forward == before
+
+
+def test_what_the_model_itself_raises_is_an_error_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = read(save_tiny(tmp_path, "bert", "text-classification"))
+
+    def forward(*_: object, **__: object) -> None:
+        raise RuntimeError("no {such} operator")
+
+    monkeypatch.setattr(type(checkpoint.model), "forward", forward)
+    with pytest.raises(CheckpointError, match=r"this bert model for text-classification: .*no \{such\} oper"):
+        trace(checkpoint)
