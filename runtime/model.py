@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["Model", "load"]
+
+_DEFAULTS = DecodeOptions()
 
 
 def load(
@@ -235,7 +237,7 @@ class Model:
         The text is taken from the column `text` (or the only column of strings), the pair from
         `pair`; for question answering `question` and `context` do as well.
         """
-        from bertonnx.runtime.io.arrow import predict_batch
+        from bertonnx.runtime.io.arrow_batch import predict_batch
 
         return predict_batch(self, batch)
 
@@ -254,8 +256,8 @@ class Model:
         return encoded
 
     def stream(
-        self, rows: Iterable[Row | RowError], *, top_k: int | None = None, aggregation: Aggregation = "simple"
-    ) -> Iterator[Item | RowError]:
+        self, rows: Iterable[Row | RowError], decode: DecodeOptions = _DEFAULTS
+    ) -> Generator[Item | RowError, None, None]:
         """Yield one result a row, in order, reading ahead only a bounded number of rows.
 
         An error stands in place of a row's result; embeddings are float32 arrays of shape (width,).
@@ -263,7 +265,7 @@ class Model:
         """
         if self._closed:
             raise BertonnxError("this model was closed; open it again with bertonnx.load()")
-        return self._engine.map(rows, self._decoder(top_k=top_k, aggregation=aggregation))
+        return self._engine.map(rows, self._decoder(top_k=decode.top_k, aggregation=decode.aggregation))
 
     def _all(self, texts: Sequence[str], pairs: Sequence[str] | None, decoder: Decoder) -> Iterator[Item]:
         if self._closed:

@@ -30,7 +30,7 @@ from bertonnx.models.card import Card
 from bertonnx.runtime.golden import check
 from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
-from bertonnx.runtime.options import Aggregation
+from bertonnx.runtime.options import Aggregation, DecodeOptions
 from bertonnx.runtime.rows import Encoded, Item, Row, as_rows
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
@@ -141,7 +141,7 @@ class Handle:
             raise UsageError(
                 f"this model was trained for {model.card.task} of text pairs, and no pairs were given"
             )
-        items = model.stream(rows, top_k=table.top_k, aggregation=aggregation)
+        items = model.stream(rows, DecodeOptions(table.top_k, aggregation))
         return {"run": Run(items, table, places), "levels": list(map(_plain, table.levels))}
 
     @_answering

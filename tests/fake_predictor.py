@@ -1,24 +1,29 @@
 """A model for tests of files and jobs: results computed from the text alone, without ONNX.
 
 As a program it runs one job, so that tests can interrupt and kill it:
-`python fake_predictor.py TASK INPUT OUTPUT SECONDS_A_ROW [--resume]`.
+`python fake_predictor.py TASK INPUT OUTPUT TELLS HOLDS [--resume]` writes a byte to standard error
+at its row TELLS, and at its row HOLDS waits for standard input to end.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from itertools import islice
 
 import numpy as np
 
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
-from bertonnx.runtime.io.job import run_job
+from bertonnx.runtime.io import arrow_out
+from bertonnx.runtime.io.job import Job
+from bertonnx.runtime.io.writers import check_output
+from bertonnx.runtime.options import DecodeOptions, RunOptions
 from bertonnx.runtime.rows import Item, Row
 
+_DEFAULTS = DecodeOptions()
 LABELS = ("NEGATIVE", 'NEUTRAL, "so so"', "POSITIVE")
 
 
@@ -40,20 +45,20 @@ def card(task: str, **changes: object) -> Card:
 class FakePredictor:
     """A text with FAIL fails, one with LONG is truncated; reads `window` rows ahead."""
 
-    def __init__(
-        self, task: str = "text-classification", *, seconds: float = 0.0, window: int = 16, **changes: object
-    ) -> None:
+    def __init__(self, task: str = "text-classification", *, window: int = 16, **changes: object) -> None:
         self.card = card(task, **changes)
         self.identity = "ab" * 32
-        self.seconds = seconds
         self.window = window
         self.texts: list[str] = []
 
-    def stream(self, rows: Iterable[Row | RowError]) -> Iterator[Item | RowError]:
+    def stream(
+        self,
+        rows: Iterable[Row | RowError],
+        decode: DecodeOptions = _DEFAULTS,  # noqa: ARG002
+    ) -> Generator[Item | RowError, None, None]:
         source = iter(rows)
         while ahead := list(islice(source, self.window)):
             for row in ahead:
-                time.sleep(self.seconds)
                 yield row if isinstance(row, RowError) else self._result(row)
 
     def _result(self, row: Row) -> Item | RowError:
@@ -88,10 +93,26 @@ def result_of(card: Card, row: Row) -> Item:
     return {"label": best, "score": scores[best], "scores": scores}
 
 
-def main(task: str, input: str, output: str, seconds: str, *flags: str) -> None:
-    run_job(
-        FakePredictor(task, seconds=float(seconds)), input=input, output=output, resume="--resume" in flags
-    )
+class HeldPredictor(FakePredictor):
+    """Says that it has come to a row, and stands still at a later one."""
+
+    def __init__(self, task: str, tells: int, holds: int) -> None:
+        super().__init__(task)
+        self.tells, self.holds = tells, holds
+
+    def _result(self, row: Row) -> Item | RowError:
+        if len(self.texts) == self.tells:
+            os.write(2, b".")
+        if len(self.texts) == self.holds:
+            sys.stdin.buffer.read()
+        return super()._result(row)
+
+
+def main(task: str, input: str, output: str, tells: str, holds: str, *flags: str) -> None:
+    # Arrow's rows reach the disk in batches, of which a short job must have several.
+    arrow_out.ROWS_SPOOLED = 50
+    predictor = HeldPredictor(task, int(tells), int(holds))
+    Job(predictor, input, check_output(output), options=RunOptions(resume="--resume" in flags)).run()
 
 
 if __name__ == "__main__":

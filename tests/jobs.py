@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bertonnx.runtime.io.job import JobReport, run_job
+import pytest
+
+from bertonnx.runtime.io.job import Job, JobProgress, JobReport
+from bertonnx.runtime.io.writers import check_output
+from bertonnx.runtime.options import RunOptions
 from tests.fake_predictor import FakePredictor
 
-__all__ = ["ENDINGS", "ROOT", "names", "run", "texts", "whole_output", "write_input"]
+__all__ = [
+    "ENDINGS",
+    "ROOT",
+    "Stop",
+    "names",
+    "run",
+    "run_until",
+    "texts",
+    "whole_output",
+    "write_input",
+]
 
 ROOT = Path(__file__).parent.parent
 ENDINGS = [".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".npy"]
@@ -28,7 +43,26 @@ def write_input(folder: Path, count: int = 50, name: str = "in.txt") -> Path:
 def run(
     input: Path, output: Path | None, predictor: FakePredictor | None = None, **options: Any
 ) -> JobReport:
-    return run_job(predictor or FakePredictor(), input=input, output=output, **options)
+    """Run a job; what is an option of a run goes there, the rest to the job."""
+    own = {field.name for field in fields(RunOptions)} & set(options)
+    asked = RunOptions(**{name: options.pop(name) for name in own})
+    target = None if output is None else check_output(output, input=input)
+    return Job(predictor or FakePredictor(), input, target, options=asked, **options).run()
+
+
+class Stop(Exception):
+    """What a job is stopped with."""
+
+
+def run_until(rows: int, input: Path, output: Path, **options: Any) -> None:
+    """Run a job whose progress bar fails after so many rows: an unexpected error in mid-run."""
+
+    def stop(now: JobProgress) -> None:
+        if now.rows == rows:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(input, output, progress=stop, **options)
 
 
 def names(folder: Path) -> list[str]:

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from bertonnx.errors import RowError
+from bertonnx.models.card import Card
 from bertonnx.runtime.io.columns import Result
-from bertonnx.runtime.io.writers import open_writer
+from bertonnx.runtime.io.outputs import Writer
+from bertonnx.runtime.io.writers import check_output, open_writer
+from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Item, Row
 from tests.fake_predictor import card, result_of
 
-__all__ = ["CARDS", "ENDINGS", "ordered", "results_of", "same_item", "write"]
+__all__ = ["CARDS", "ENDINGS", "ordered", "results_of", "same_item", "write", "writer_of"]
 
 CARDS = {
     "feature-extraction": card("feature-extraction"),
@@ -39,8 +42,13 @@ def results_of(name: str, count: int = 12) -> list[Result]:
     return results
 
 
+def writer_of(path: Path, card: Card, *, top_k: int | None = None, resume: bool = False) -> Writer:
+    """Check an output and open it."""
+    return open_writer(check_output(path), card=card, decode=DecodeOptions(top_k=top_k), resume=resume)
+
+
 def write(path: Path, name: str, results: list[Result]) -> Path:
-    writer = open_writer(path, card=CARDS[name])
+    writer = writer_of(path, CARDS[name])
     for index, result in enumerate(results):
         writer.write(index, result)
     writer.finish()

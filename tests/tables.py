@@ -12,15 +12,19 @@ import pyarrow.parquet as pq
 
 from bertonnx.errors import RowError
 from bertonnx.runtime.io.readers import open_rows
+from bertonnx.runtime.options import RunOptions
 from bertonnx.runtime.rows import Row
 
-__all__ = ["rows_of", "table", "texts_of", "written"]
+__all__ = ["TABLES", "rows_of", "table", "texts_of", "written"]
+
+TABLES = [".csv", ".tsv", ".jsonl", ".parquet", ".arrow"]
 
 
 def rows_of(path: Path, **options: Any) -> list[Row | RowError]:
-    options = {"needs_pair": False, **options}
-    with open_rows(path, **options) as source:
-        return list(source)
+    """Read a file; what is an option of a run goes there, the rest to the reader."""
+    asked = {name: options.pop(name) for name in ("column", "pair_column") if name in options}
+    with open_rows(path, RunOptions(**asked), **{"needs_pair": False, **options}) as rows:
+        return list(rows)
 
 
 def texts_of(path: Path, **options: Any) -> list[str]:

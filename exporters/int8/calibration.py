@@ -18,10 +18,11 @@ from bertonnx.errors import InputError, RowError
 from bertonnx.exporters.int8.texts import QUESTIONS, TEXTS
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import open_values
-from bertonnx.runtime.io.inputs import RowSource
+from bertonnx.runtime.io.inputs import Input
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import Option
 
 __all__ = [
     "LEAST_ROWS",
@@ -220,20 +221,24 @@ def _read(path: Path, *, pairs: bool) -> list[Row]:
     return rows
 
 
-def _opened(path: Path, *, pairs: bool) -> RowSource:
+def _opened(path: Path, *, pairs: bool) -> Input:
     try:
         return open_rows(path, needs_pair=pairs)
     except InputError as error:
-        # The reader advises --column, which prediction has and export has not.
-        problem, advice, _ = str(error).partition("; say --column")
-        if not advice:
+        # The reader says which column to name, which prediction takes and export does not.
+        if "say" not in error.facts:
             raise
         mend = (
             "rename the columns to text and text_pair"
             if pairs
             else "rename the column to text, or write one text a line in a file that ends in .txt"
         )
-        raise InputError(f"--calibration: {problem}; {mend}") from error
+        raise InputError(
+            "{option}: {problem}; {mend}",
+            option=Option("calibration"),
+            problem=error.facts["problem"],
+            mend=mend,
+        ) from error
 
 
 def _masked(text: str, mask_token: str) -> str:

@@ -25,6 +25,7 @@ from bertonnx.runtime.bench.machine import machine
 from bertonnx.runtime.bench.texts import exact_rows
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.model import Model
+from bertonnx.runtime.options import RunOptions
 from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import PROVIDERS, Provider, import_onnxruntime
@@ -313,8 +314,8 @@ def _run_text(model: Model, text: _Text, limit: int | None = None) -> None:
 
 
 def _source(model: Model, text: _Text) -> Any:
-    needs_pair = model.card.task == "question-answering" or model.card.pairs is True
-    return open_rows(text.path, column=text.column, pair_column=text.pair_column, needs_pair=needs_pair)
+    columns = RunOptions(column=text.column, pair_column=text.pair_column)
+    return open_rows(text.path, columns, needs_pair=model.card.needs_pair)
 
 
 def _counted(model: Model, text: _Text) -> tuple[int, int]:

@@ -92,7 +92,7 @@ class Engine:
 
     def map(
         self, rows: Iterable[Row | RowError], decoder: Decoder, *, soon: bool = True
-    ) -> Iterator[Item | RowError]:
+    ) -> Generator[Item | RowError, None, None]:
         """Yield one result a row, in order; an error in place of the result where a row failed.
 
         Args:

@@ -1,95 +1,141 @@
-"""What an output row consists of: its columns by task, and float32 as the shortest exact text."""
+"""What an output row consists of: its columns, by the row of its task.
+
+Each task's function here, or in another package, is named by its row (`models.tasks.Task.columns`).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from bertonnx.errors import OutputError, RowError
 from bertonnx.models.card import Card
-from bertonnx.runtime.rows import Array, Item
+from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.rows import Item
 
-__all__ = ["Column", "Result", "columns", "exact", "floats_text", "message", "values", "width"]
+__all__ = [
+    "Column",
+    "Result",
+    "Scalar",
+    "answer_columns",
+    "classification_columns",
+    "columns",
+    "embedding_columns",
+    "entity_columns",
+    "mask_columns",
+    "message",
+    "values",
+    "width",
+]
 
 Result = Item | RowError
+Scalar = Literal["int", "bool", "text", "float"]
 
-_LEAST = float(np.finfo(np.float32).tiny)  # below it, fewer than seven digits can be enough
 
-
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """One column of a table of results.
 
-    `kind` is int, bool, text, float, labels (list of text), embedding (float32 of the card's
-    width), entities, top, answers (lists of structs) or masks (list of lists of structs).
+    Attributes:
+        name: its name.
+        kind: what it holds, or its lists hold: a scalar, a vector of float32, or a structure.
+        lists: how many lists deep; 0 for one value a row.
+        width: of a vector: its length.
+        fields: of a structure: the kinds of its fields, by name.
+        path: where an item has the value: the names of fields, each inside the one before.
     """
 
     name: str
-    kind: str
+    kind: Scalar | Literal["vector", "struct"]
+    lists: int = 0
+    width: int = 0
+    fields: Mapping[str, Scalar] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+
+    def value(self, item: Item) -> Any:
+        """Return what an item has for this column; None where it has nothing."""
+        found: Any = item
+        for name in self.path or (self.name,):
+            found = None if found is None else found.get(name)
+        return found
 
 
 _ROW = Column("row", "int")
 _STATUS = (Column("truncated", "bool"), Column("error_type", "text"), Column("error_message", "text"))
-_BY_TASK: dict[str, tuple[Column, ...]] = {
-    "feature-extraction": (Column("embedding", "embedding"),),
-    "token-classification": (Column("entities", "entities"),),
-    "question-answering": (
-        Column("answer", "text"),
-        Column("score", "float"),
-        Column("start", "int"),
-        Column("end", "int"),
-    ),
-    "fill-mask": (Column("masks", "masks"),),
+
+_ENTITY: Mapping[str, Scalar] = {
+    "entity": "text",
+    "text": "text",
+    "score": "float",
+    "start": "int",
+    "end": "int",
 }
+_BEST: Mapping[str, Scalar] = {"label": "text", "score": "float"}
+_ANSWER: Mapping[str, Scalar] = {"answer": "text", "score": "float", "start": "int", "end": "int"}
+_CANDIDATE: Mapping[str, Scalar] = {"token": "text", "token_id": "int", "score": "float", "sequence": "text"}
 
 
-def columns(card: Card, *, top_k: int = 1) -> tuple[Column, ...]:
+def columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
     """Return the columns of a model's results: `row`, those of its task, then what went wrong.
 
-    With `top_k` over 1 there is one more for the tasks that then list their best.
+    Raises:
+        OutputError: the card does not say what a column needs to know.
     """
-    of_task = _BY_TASK.get(card.task) or _of_classification(card)
-    return (_ROW, *of_task, *_best(card, top_k), *_STATUS)
+    return (_ROW, *resolve(task_named(card.task).columns)(card, decode), *_STATUS)
 
 
-def _best(card: Card, top_k: int) -> tuple[Column, ...]:
-    if top_k > 1 and card.task == "question-answering":
-        return (Column("answers", "answers"),)
-    if top_k > 1 and card.task == "text-classification" and card.problem_type != "regression":
-        return (Column("top", "top"),)
-    return ()
+def embedding_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
+    """Return the column of a sentence embedding."""
+    return (Column("embedding", "vector", width=width(card)),)
 
 
-def _of_classification(card: Card) -> tuple[Column, ...]:
-    scores = tuple(Column(f"score_{label}", "float") for label in card.labels)
+def classification_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
+    """Return the label or labels, and a score for each label of the model; with several asked for, `top`."""
+    scores = tuple(Column(f"score_{label}", "float", path=("scores", label)) for label in card.labels)
     if card.problem_type == "regression":
         return scores if len(scores) > 1 else (Column("score", "float"),)
+    top = _several("top", _BEST, decode)
     if card.problem_type == "multi_label_classification":
-        return (Column("labels", "labels"), *scores)
-    return (Column("label", "text"), Column("score", "float"), *scores)
+        return (Column("labels", "text", lists=1), *scores, *top)
+    return (Column("label", "text"), Column("score", "float"), *scores, *top)
+
+
+def entity_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
+    """Return the column of a text's entities."""
+    return (Column("entities", "struct", lists=1, fields=_ENTITY),)
+
+
+def answer_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
+    """Return the fields of the best answer; with several asked for, `answers` too."""
+    best = tuple(Column(name, kind) for name, kind in _ANSWER.items())
+    return (*best, *_several("answers", _ANSWER, decode))
+
+
+def mask_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
+    """Return the column of the candidates for each mask of a text."""
+    return (Column("masks", "struct", lists=2, fields=_CANDIDATE),)
+
+
+def _several(name: str, fields: Mapping[str, Scalar], decode: DecodeOptions) -> tuple[Column, ...]:
+    # Items list their best only where more than one is asked for.
+    return (Column(name, "struct", lists=1, fields=fields),) if (decode.top_k or 1) > 1 else ()
 
 
 def values(table: Sequence[Column], index: int, result: Result) -> list[Any]:
     """Return one row's values for a table of `columns`; None where the row has none."""
-    names = [column.name for column in table[1:-3]]
+    own = table[1:-3]
     if isinstance(result, RowError):
-        return [index, *(None for _ in names), False, result.kind, message(result)]
-    scores = result.get("scores", {})
-    fields = [_field(result, scores, name) for name in names]
+        return [index, *(None for _ in own), False, result.kind, message(result)]
+    fields = [column.value(result) for column in own]
     return [index, *fields, bool(result.get("truncated", False)), None, None]
 
 
 def message(error: RowError) -> str:
     """Return the error's text as valid Unicode: it may quote a row that is not."""
     return str(error).encode("utf-8", "backslashreplace").decode()
-
-
-def _field(result: Item, scores: dict[str, float], name: str) -> Any:
-    if name in result:
-        return result[name]
-    return scores.get(name.removeprefix("score_")) if name.startswith("score_") else None
 
 
 def width(card: Card) -> int:
@@ -103,43 +149,3 @@ def width(card: Card) -> int:
             "the model does not say how wide its embeddings are, and this format needs to know; write .jsonl"
         )
     return card.width
-
-
-def exact(value: float) -> float | None:
-    """Return the float whose `repr` is the shortest text that reads back as this float32.
-
-    JSON has no NaN and no infinity: both become None.
-    """
-    number = float(str(np.float32(value)))
-    return number if math.isfinite(number) else None
-
-
-def floats_text(array: Array, separator: str = ", ") -> str:
-    """Return float32 numbers as shortest exact texts; NaN and infinity as `null`.
-
-    Rounding to six, seven, eight or nine digits with NumPy, then `%.9g` (which drops final zeros),
-    takes half the time of NumPy's own shortest text, and writes 40% less than the digits of
-    the doubles.
-    """
-    wide = array.astype(np.float64).ravel()
-    with np.errstate(invalid="ignore"):
-        plain = bool(np.all(np.isfinite(wide) & (wide != np.trunc(wide)) & (np.abs(wide) >= _LEAST)))
-    # "%g" writes 1 for 1.0, and -0 for -0.0, which JSON readers take for integers.
-    if not plain:
-        return separator.join("null" if (x := exact(v)) is None else repr(x) for v in wide.tolist())
-    form = separator.join(["%.9g"] * len(wide))
-    return form % tuple(_short(wide, array.ravel()).tolist())
-
-
-def _short(
-    wide: np.ndarray[Any, np.dtype[np.float64]], array: Array
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    exponent = np.floor(np.log10(np.abs(wide)))
-    result = wide.copy()
-    for digits in (8, 7, 6):  # a text of at most 6 is found by rounding to 6; 9 are always enough
-        scale = 10.0 ** (digits - 1 - exponent)
-        candidate = np.round(wide * scale) / scale
-        with np.errstate(over="ignore"):  # the largest float32, rounded up, is none
-            same = candidate.astype(np.float32) == array
-        result[same] = candidate[same]
-    return result

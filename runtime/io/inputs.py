@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
 
 from bertonnx.errors import InputError, RowError
+from bertonnx.runtime.options import RunOptions
 from bertonnx.runtime.rows import Row
+from bertonnx.wording import Message, Option, Options
 
-__all__ = ["Choice", "RowSource", "choose_columns"]
+__all__ = ["Choice", "Input", "choose_columns"]
 
 PAIRS = (
     ("question", "context"),
@@ -22,7 +24,7 @@ PAIRS = (
 TEXTS = ("text", "sentence")
 
 
-class RowSource(ABC):
+class Input(ABC):
     """An open input: iterate over it once, then close it. A context manager.
 
     Attributes:
@@ -49,7 +51,7 @@ class RowSource(ABC):
     def close(self) -> None:
         """Close the file; standard input stays open."""
 
-    def __enter__(self) -> RowSource:
+    def __enter__(self) -> Input:
         return self
 
     def __exit__(
@@ -58,54 +60,79 @@ class RowSource(ABC):
         self.close()
 
 
-class Choice(NamedTuple):
-    """What the caller asked for, as far as it decides which columns are read."""
+@dataclass(frozen=True)
+class Choice:
+    """What decides which columns of an input are read.
+
+    Attributes:
+        path: the input, as the caller named it; "-" is standard input.
+        options: the columns that the caller named.
+        needs_pair: whether the model cannot do without a second text.
+    """
 
     path: str
-    column: str | None
-    pair_column: str | None
+    options: RunOptions
     needs_pair: bool
+
+    @property
+    def reads_pair(self) -> bool:
+        """Whether a second text is needed or asked for."""
+        return self.needs_pair or self.options.pair_column is not None
 
 
 def choose_columns(names: Sequence[str], choice: Choice) -> tuple[str, str | None]:
     """Return the column of the text and that of its pair, None where no pair is read.
 
     Raises:
-        InputError: the file lacks a column that was asked for, or nothing says which to take.
+        InputError: the file lacks a column that was asked for, or nothing says which to take; then its
+            facts are the `problem` and what to `say`.
     """
-    for wanted in (choice.column, choice.pair_column):
+    column, pair = choice.options.column, choice.options.pair_column
+    for wanted in (column, pair):
         if wanted is not None and names.count(wanted) != 1:
-            problem = "has no column" if wanted not in names else "has more than one column"
-            raise InputError(f"{choice.path} {problem} {wanted!r}; {_listed(names)}")
-    column, pair = choice.column, choice.pair_column
+            raise InputError(
+                "{path} has {count} column {wanted!r}; its columns are: {columns}",
+                path=choice.path,
+                count="more than one" if wanted in names else "no",
+                wanted=wanted,
+                columns=_listed(names),
+            )
     if not choice.needs_pair or (column is not None and pair is not None):
         return (_single(names, choice) if column is None else column), pair
     return _pair(names, choice)
 
 
 def _single(names: Sequence[str], choice: Choice) -> str:
-    others = [name for name in names if name != choice.pair_column]
+    others = [name for name in names if name != choice.options.pair_column]
     if len(others) == 1:
         return others[0]
     for name in TEXTS:
         if others.count(name) == 1:
             return name
-    raise InputError(f"which column of {choice.path} holds the text? {_listed(names)}; say --column NAME")
+    problem = Message(
+        "which column of {path} holds the text? its columns are: {columns}",
+        path=choice.path,
+        columns=_listed(names),
+    )
+    raise InputError("{problem}; say {say}", problem=problem, say=Option("column", "NAME"))
 
 
 def _pair(names: Sequence[str], choice: Choice) -> tuple[str, str]:
-    column, pair = choice.column, choice.pair_column
+    column, pair = choice.options.column, choice.options.pair_column
     for first, second in PAIRS:
         if first in names and second in names and column in (None, first) and pair in (None, second):
             return first, second
     if len(names) == 2 and (column, pair) != (None, None):
         other = next(name for name in names if name not in (column, pair))
         return column or other, pair or other
-    raise InputError(
-        f"the model reads pairs of texts; which columns of {choice.path} hold them? {_listed(names)}; "
-        "say --column NAME --pair-column NAME"
+    problem = Message(
+        "the model reads pairs of texts; which columns of {path} hold them? its columns are: {columns}",
+        path=choice.path,
+        columns=_listed(names),
     )
+    both = Options([Option("column", "NAME"), Option("pair_column", "NAME")], last="and")
+    raise InputError("{problem}; say {say}", problem=problem, say=both)
 
 
 def _listed(names: Sequence[str]) -> str:
-    return "its columns are: " + ", ".join(name.encode("utf-8", "replace").decode() for name in names)
+    return ", ".join(name.encode("utf-8", "replace").decode() for name in names)

@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from bertonnx.errors import OutputError
+from bertonnx.errors import OutputError, UsageError
 from bertonnx.runtime.io.columns import Result
+from bertonnx.wording import Option
 
-__all__ = ["Done", "SpoolWriter", "Writer"]
+__all__ = ["Done", "SpoolWriter", "Writer", "has_other_columns", "not_ours"]
 
 
 class Done(NamedTuple):
@@ -102,11 +103,15 @@ class Writer(ABC):
         except BrokenPipeError:
             raise
         except OSError as error:
-            kept = (
-                "; the rows written so far are kept: mend that and go on with --resume" if self.path else ""
-            )
+            why = error.strerror or str(error)
+            if self.path is None:
+                raise OutputError("cannot write standard output: {why}", why=why) from error
             raise OutputError(
-                f"cannot write {self.path or 'standard output'}: {error.strerror or error}{kept}"
+                "cannot write {path}: {why}; the rows written so far are kept: mend that and go on with "
+                "{resume}",
+                path=self.path,
+                why=why,
+                resume=Option("resume", True),
             ) from error
 
 
@@ -121,7 +126,9 @@ class SpoolWriter(Writer):
         self._file: BinaryIO | None = None
         self._end = 0
         if path.exists() and not path.is_file():
-            raise OutputError(f"{path} is no ordinary file; only .jsonl, .csv and .tsv can be written to it")
+            raise OutputError(
+                "{path} is no ordinary file; only .jsonl, .csv and .tsv can be written to it", path=path
+            )
         if resume and self.spool.is_file():
             self.done, self._end = self._guarded(self._scan)
 
@@ -177,3 +184,21 @@ class SpoolWriter(Writer):
         """Remove the spool."""
         with suppress(OSError):
             self.spool.unlink(missing_ok=True)
+
+
+def not_ours(path: Path) -> UsageError:
+    """Return the error for a finished output that cannot come from the command that shall go on with it."""
+    return UsageError(
+        "{path} was not written by this command; run without {resume} to replace it",
+        path=path,
+        resume=Option("resume"),
+    )
+
+
+def has_other_columns(path: Path) -> UsageError:
+    """Return the error for an unfinished output that holds the results of another model."""
+    return UsageError(
+        "{path} has other columns than this model's results; run without {resume} to replace it",
+        path=path,
+        resume=Option("resume"),
+    )

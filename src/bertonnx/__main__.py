@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from bertonnx.errors import BertonnxError
+from bertonnx.wording import command_face
 
 __all__ = ["main"]
 
@@ -18,7 +19,7 @@ def main() -> None:
     try:
         _run(sys.argv[1:])
     except BertonnxError as error:
-        _fail(str(error), error.exit_code)
+        _fail(error.worded(command_face()), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
@@ -33,10 +34,10 @@ def _run(arguments: list[str]) -> None:
 
         app()
         return
-    from bertonnx.prediction import predict_file
+    from bertonnx.prediction import run_file
 
     try:
-        sys.exit(predict_file(*plain))
+        sys.exit(run_file(*plain))
     except BrokenPipeError:
         # The reader has gone (run ... | head); Python would complain again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

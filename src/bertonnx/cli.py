@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -23,7 +23,9 @@ from bertonnx.display import (
     summary,
 )
 from bertonnx.errors import UsageError
-from bertonnx.prediction import PROVIDERS, predict_file, require_choice
+from bertonnx.models.providers import choices as providers
+from bertonnx.prediction import run_file
+from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, LoadOptions, RunOptions, chosen
 
 __all__ = ["app"]
 
@@ -50,6 +52,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_PROVIDERS = "|".join(providers())
+
 ModelPath = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="A model file from bertonnx, or a folder or file from optimum-cli."),
@@ -65,7 +69,7 @@ ProviderOption = Annotated[
     str,
     typer.Option(
         "--provider",
-        metavar="auto|cpu|cuda",
+        metavar=_PROVIDERS,
         help="Where to run. cuda is an error if CUDA does not work; auto then uses the CPU.",
     ),
 ]
@@ -80,9 +84,15 @@ GpuMemoryOption = Annotated[
 LongTextOption = Annotated[
     str | None,
     typer.Option(
-        metavar="truncate|stride|error",
+        metavar="|".join(LONG_TEXT),
         help="What to do with a text longer than the model takes: cut it, read it in overlapping windows, or "
         "report an error. Default: truncate; stride for question answering.",
+    ),
+]
+OnErrorOption = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ON_ERROR), help="Write the error in place of a failed row's result, or stop."
     ),
 ]
 ReportOption = Annotated[
@@ -238,33 +248,27 @@ def run(
         int | None, typer.Option(help="Longest input in tokens; at most what the model takes.")
     ] = None,
     long_text: LongTextOption = None,
-    on_error: Annotated[
-        str,
-        typer.Option(
-            metavar="record|fail", help="Write the error in place of a failed row's result, or stop."
-        ),
-    ] = "record",
+    on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     tf32: Tf32Option = False,
     gpu_memory: GpuMemoryOption = None,
 ) -> None:
     """Run a model on every row of a file, one result per row."""
-    code = predict_file(
-        model,
-        input,
-        output,
-        column=column,
-        pair_column=pair_column,
-        provider=provider,
+    load = LoadOptions(
+        provider=chosen("provider", provider, providers()),
         threads=threads,
-        top_k=top_k,
         max_length=max_length,
-        long_text=long_text,
-        on_error=on_error,
-        resume=resume,
+        long_text=None if long_text is None else chosen("long_text", long_text, LONG_TEXT),
         tf32=tf32,
         gpu_memory=gpu_memory,
     )
+    run = RunOptions(
+        column=column,
+        pair_column=pair_column,
+        on_error=chosen("on_error", on_error, ON_ERROR),
+        resume=resume,
+    )
+    code = run_file(model, input, output, load=load, decode=DecodeOptions(top_k=top_k), run=run)
     if code:
         raise typer.Exit(code)
 
@@ -272,10 +276,11 @@ def run(
 @app.command()
 def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
     """Check that a model file is unchanged and gives the right results here (exit code 1 if not)."""
-    require_choice("--provider", provider, PROVIDERS)
+    chosen("provider", provider, providers())
     from bertonnx.runtime.golden import check as replay
+    from bertonnx.runtime.session.session import PROVIDERS
 
-    report = replay(model, cast("Any", provider))
+    report = replay(model, chosen("provider", provider, PROVIDERS))
     typer.echo(
         f"ok: {report.examples} golden examples on {report.provider}, largest difference "
         f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); weights and tokenizer unchanged"
@@ -291,23 +296,23 @@ def info(
     provider: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|cpu|cuda",
+            metavar=_PROVIDERS,
             help="Also open the model there, and print which parts of it the GPU runs.",
         ),
     ] = None,
 ) -> None:
     """Print what is in a model file: task, size, labels, accuracy."""
     if provider is not None:
-        require_choice("--provider", provider, PROVIDERS)
+        chosen("provider", provider, providers())
     from bertonnx.runtime.modelfile.modelfile import read_model_file
 
     file = read_model_file(model)
     session = None
     if provider is not None:
-        from bertonnx.runtime.session.session import open_session
+        from bertonnx.runtime.session.session import PROVIDERS, open_session
 
         optimized = file.card.optimize == "full"
-        session = open_session(model, provider=cast("Any", provider), optimized=optimized)
+        session = open_session(model, provider=chosen("provider", provider, PROVIDERS), optimized=optimized)
     if as_json:
         running = {} if session is None else {"running": running_on(session)}
         typer.echo(json.dumps({**file.card.as_dict(), **running}, indent=2, ensure_ascii=False))

@@ -16,13 +16,26 @@ What a user typed goes into facts, never into a template: it may hold braces.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from string import Formatter
 from typing import Any
 
-__all__ = ["COMMAND_LINE", "PYTHON", "Call", "Face", "Install", "Message", "Option", "Options", "R", "Term"]
+__all__ = [
+    "COMMAND_LINE",
+    "PYTHON",
+    "Call",
+    "Face",
+    "Install",
+    "Message",
+    "Option",
+    "Options",
+    "R",
+    "Term",
+    "command_face",
+]
 
 _NO_VALUE = object()
 
@@ -216,6 +229,14 @@ class _R(_Python):
 
 
 COMMAND_LINE, PYTHON, R = Face(), _Python(), _R()
+
+
+def command_face() -> Face:
+    """Return for whom the command `bertonnx` speaks.
+
+    R's `bert_export()` runs it in a process of its own, and shows what it says to people who type R.
+    """
+    return R if os.environ.get("BERTONNX_FACE") == R.name else COMMAND_LINE
 
 
 class Message:

@@ -14,6 +14,7 @@ import pytest
 import bertonnx
 from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
 from bertonnx.models.tasks import TASKS
+from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import as_rows
 from tests.corpus import SENTENCES
 from tests.fake_cuda import pretend_cuda
@@ -208,7 +209,7 @@ def test_an_unknown_aggregation(exported: dict[str, Path]) -> None:
         with pytest.raises(UsageError, match="aggregation='most' is unknown; it can be none, simple"):
             model.entities(["a"], aggregation="most")  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="aggregation='most'"):
-            list(model.stream(as_rows(["a"]), aggregation="most"))  # type: ignore[arg-type]
+            list(model.stream(as_rows(["a"]), DecodeOptions(aggregation="most")))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task", ["feature-extraction", "text-classification", "token-classification"])

@@ -118,15 +118,6 @@ def test_an_unknown_choice_lists_those_there_are(
     assert command("run", classifier, "-", option, "x").error == f"{option} x is unknown; it can be {choices}"
 
 
-def test_the_choices_are_those_of_the_runtime() -> None:
-    from bertonnx import prediction
-    from bertonnx.models import providers
-    from bertonnx.runtime import options
-
-    assert providers.choices() == prediction.PROVIDERS
-    assert prediction.LONG_TEXT == options.LONG_TEXT
-
-
 # check, info, doctor, export -----------------------------------------------------------------------
 
 

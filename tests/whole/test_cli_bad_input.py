@@ -134,7 +134,7 @@ def test_question_answering_needs_contexts(
     model = exported["question-answering"]
     for file, said in (
         (written(tmp_path / "a.txt", "Who?\n"), "pairs of texts are needed"),
-        (written(tmp_path / "a.csv", "q,c\nWho?,Ada.\n"), "--column NAME --pair-column NAME"),
+        (written(tmp_path / "a.csv", "q,c\nWho?,Ada.\n"), "say --column NAME and --pair-column NAME"),
     ):
         outcome = command("run", model, file)
         assert outcome.code == 1

@@ -182,7 +182,7 @@ def test_columns_that_say_nothing_are_to_be_renamed(
     with pytest.raises(InputError) as caught:
         calibration_rows(path, pairs=pairs, mask_token=None)
     message = str(caught.value)
-    for part in ("--calibration", str(path), "review, stars, city", hint):
+    for part in ("calibration: ", str(path), "review, stars, city", hint):
         assert part in message
     assert "--column" not in message
 

@@ -165,7 +165,7 @@ def test_long_texts_close_a_window_early(monkeypatch: pytest.MonkeyPatch) -> Non
     for done in range(1, 40):
         next(results)
         assert read - done <= 6
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     engine.close()
 
 
@@ -182,7 +182,7 @@ def test_closing_the_generator_cancels_what_waits() -> None:
     next(results)
     assert started.is_set()
     begin = time.monotonic()
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     ran = len(session.batches)
     time.sleep(0.1)
     assert len(session.batches) == ran  # nothing goes on behind the user's back
@@ -194,7 +194,7 @@ def test_the_engine_works_on_after_a_closed_generator() -> None:
     engine = _engine(FakeSession())
     results = engine.map(_rows(_texts(500)), Sums())
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert _text_of(list(engine.map(_rows(["again"]), Sums()))) == ["again"]
     engine.close()
 
@@ -476,7 +476,7 @@ def test_a_closed_generator_stops_what_is_tokenized_ahead() -> None:
     engine = _engine(FakeSession(provider="cuda"))
     results = engine.map(rows(), Sums())
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     engine.close()
     assert read <= 256 + 1024 + 4096
 

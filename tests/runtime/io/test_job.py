@@ -1,45 +1,19 @@
-"""Jobs: interrupted, killed and gone on with, on every kind of output."""
+"""Jobs that are not disturbed, and what can be wrong."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from bertonnx.errors import BertonnxError, InputError, OutputError, RowError, UsageError
-from bertonnx.runtime.io import job
-from bertonnx.runtime.io.job import JobProgress, Unfinished, progress_path, unfinished
-from bertonnx.runtime.io.writers import open_writer
+from bertonnx.runtime.io.job import JobProgress
+from bertonnx.runtime.io.resume import progress_path
 from tests.fake_predictor import FakePredictor
-from tests.jobs import ENDINGS, ROOT, names, run, texts, whole_output, write_input
-
-
-class Stop(Exception):
-    pass
-
-
-def _stopped(*_: object) -> None:
-    raise Stop
-
-
-def run_until(rows: int, input: Path, output: Path, **options: Any) -> None:
-    """Run a job whose progress bar fails after so many rows: an unexpected error in mid-run."""
-
-    def stop(now: JobProgress) -> None:
-        if now.rows == rows:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(input, output, progress=stop, **options)
-
-
-# A job that is not disturbed --------------------------------------------------------------------
+from tests.jobs import ENDINGS, ROOT, names, run, whole_output, write_input
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -68,8 +42,8 @@ def test_standard_output(tmp_path: Path) -> None:
     input = write_input(tmp_path)
     run(input, tmp_path / "out.jsonl")
     program = (
-        "from bertonnx.runtime.io.job import run_job\nfrom tests.fake_predictor import FakePredictor\n"
-        "run_job(FakePredictor(), input='-', output=None)"
+        "from bertonnx.runtime.io.job import Job\nfrom tests.fake_predictor import FakePredictor\n"
+        "Job(FakePredictor(), '-', None).run()"
     )
     with input.open("rb") as file:
         done = subprocess.run(
@@ -108,9 +82,6 @@ def test_the_look_ahead_is_the_predictors(tmp_path: Path) -> None:
         assert output.read_bytes().count(b"\n") == now.rows
 
     run(input, output, predictor, progress=look)
-
-
-# What can be wrong ------------------------------------------------------------------------------
 
 
 def test_nothing_is_touched_when_the_input_is_bad(tmp_path: Path) -> None:
@@ -177,7 +148,7 @@ def test_a_full_device_says_what_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertonnx.runtime.io.writers import _LineWriter
+    from bertonnx.runtime.io.text import _LineWriter
 
     input, output = write_input(tmp_path), tmp_path / "out.jsonl"
     put = _LineWriter._put
@@ -190,269 +161,9 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(_LineWriter, "_put", full)
     with pytest.raises(
-        OutputError, match=r"No space left on device; .* kept: mend that and go on with --resume"
+        OutputError, match=r"No space left on device; .* kept: mend that and go on with resume=True"
     ):
         run(input, output)
     monkeypatch.undo()
     assert run(input, output, resume=True).resumed_rows == 25
     assert output.read_bytes() == whole_output(tmp_path, input, ".jsonl")
-
-
-# Going on ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.jsonl", "in.parquet"])
-def test_going_on_after_an_error(tmp_path: Path, ending: str, name: str) -> None:
-    import pyarrow as pa
-
-    input = tmp_path / name
-    if name == "in.parquet":
-        pq.write_table(pa.table({"text": texts(50)}), input, row_group_size=8)
-    elif name == "in.jsonl":
-        input.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(50)))
-    else:
-        lines = ['"' + text.replace('"', '""') + '"' if name == "in.csv" else text for text in texts(50)]
-        input.write_text("".join(f"{line}\n" for line in (["text"] if name == "in.csv" else []) + lines))
-    whole = whole_output(tmp_path, input, ending)
-    output = tmp_path / f"out{ending}"
-    run_until(21, input, output)
-    assert progress_path(output).exists()
-    predictor = FakePredictor()
-    report = run(input, output, predictor, resume=True)
-    assert (report.rows, report.errors, report.truncated, report.resumed_rows) == (50, 3, 1, 21)
-    assert predictor.texts == texts(50)[21:]
-    assert output.read_bytes() == whole
-    assert names(tmp_path) == sorted([name, output.name, f"whole{ending}"])
-
-
-def test_nothing_to_go_on_with_starts_from_the_beginning(tmp_path: Path) -> None:
-    input = write_input(tmp_path)
-    for ending in ENDINGS:
-        output = tmp_path / f"out{ending}"
-        assert run(input, output, resume=True).resumed_rows == 0
-    (tmp_path / "empty.jsonl").touch()
-    assert run(input, tmp_path / "empty.jsonl", resume=True).resumed_rows == 0
-    # A spool alone does not say what it was begun with.
-    (tmp_path / "out.npy").rename(tmp_path / "new.npy.partial")
-    assert run(input, tmp_path / "new.npy", resume=True).resumed_rows == 0
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_complete_is_left_alone(tmp_path: Path, ending: str) -> None:
-    input = write_input(tmp_path)
-    output = tmp_path / f"out{ending}"
-    run(input, output)
-    before = output.stat()
-    predictor = FakePredictor()
-    report = run(input, output, predictor, resume=True)
-    assert (report.rows, report.errors, report.resumed_rows) == (50, 3, 50)
-    assert report.truncated == (0 if ending == ".npy" else 1)
-    assert predictor.texts == []
-    after = output.stat()
-    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
-
-
-def test_a_finished_output_of_another_input(tmp_path: Path) -> None:
-    output = tmp_path / "out.jsonl"
-    run(write_input(tmp_path), output)
-    longer = write_input(tmp_path, 60, "longer.txt")
-    with pytest.raises(UsageError, match=r"holds 50 rows, the input has 60, and no .*out\.jsonl\.progress"):
-        run(longer, output, resume=True)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"options": {"max_length": 64}}, r"begun with --max-length 128, and now it is 64;"),
-        ({"options": {}}, r"begun with --max-length 128, and now it is not given"),
-        ({"options": {"max_length": 128, "top_k": 2}}, r"begun with --top-k not given, and now it is 2"),
-        ({"column": "id"}, r"begun with --column text, and now it is id"),
-        ({}, None),
-        ({"predictor": FakePredictor(max_length=99)}, r"begun with another model"),
-    ],
-)
-def test_another_model_or_option_is_not_gone_on_with(
-    tmp_path: Path, changes: dict[str, Any], message: str | None
-) -> None:
-    if message is None:
-        predictor = FakePredictor()
-        predictor.identity = "cd" * 32
-        changes, message = {"predictor": predictor}, "begun with another model"
-    input = tmp_path / "in.csv"
-    input.write_text("id,text\n" + "".join(f"{i},text {i}\n" for i in range(30)))
-    output = tmp_path / "out.csv"
-    same: dict[str, Any] = {"column": "text", "options": {"max_length": 128}}
-    run_until(10, input, output, **same)
-    left = output.read_bytes()
-    with pytest.raises(
-        UsageError, match=message + r".*--resume needs the same again, or run without --resume"
-    ):
-        run(input, output, resume=True, **{**same, **changes})
-    assert output.read_bytes() == left
-    assert run(input, output, resume=True, **same).resumed_rows == 10
-
-
-def test_another_input_is_not_gone_on_with(tmp_path: Path) -> None:
-    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
-    run_until(10, input, output)
-    with pytest.raises(UsageError, match=r"another input, or the input in\.txt has changed since"):
-        run(write_input(tmp_path, 60, "other.txt"), output, resume=True)
-    os.utime(input, ns=(0, 0))
-    with pytest.raises(UsageError, match=r"the input in\.txt has changed since"):
-        run(input, output, resume=True)
-    assert run(input, output).resumed_rows == 0, "without resume it starts over"
-
-
-def test_a_note_that_cannot_be_read(tmp_path: Path) -> None:
-    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
-    run_until(10, input, output)
-    for text in ("", "{", "[]", '{"format": 99}'):
-        progress_path(output).write_text(text)
-        with pytest.raises(
-            UsageError, match=r"out\.jsonl\.progress is not of this version .* without --resume"
-        ):
-            run(input, output, resume=True)
-
-
-def test_standard_output_cannot_be_gone_on_with(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--resume goes on with a file; name it with -o FILE"):
-        run(write_input(tmp_path), None, resume=True)
-
-
-def test_standard_input_that_has_become_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = tmp_path / "out.jsonl"
-
-    class Stdin:
-        def __init__(self, rows: int) -> None:
-            self.buffer = write_input(tmp_path, rows, "stdin").open("rb")
-
-    def feed(rows: int) -> Stdin:
-        stdin = Stdin(rows)
-        monkeypatch.setattr(sys, "stdin", stdin)
-        return stdin
-
-    first = feed(50)
-    run_until(20, Path("-"), output)
-    second = feed(10)
-    with pytest.raises(UsageError, match="holds 20 rows already, and the input has 10: it is another input"):
-        run(Path("-"), output, resume=True)
-    third = feed(50)
-    assert run(Path("-"), output, resume=True).resumed_rows == 20
-    for stdin in (first, second, third):
-        stdin.buffer.close()
-
-
-@pytest.mark.parametrize("ending", [".parquet", ".npy"])
-def test_a_disk_that_fills_up_while_the_output_is_completed(
-    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
-
-    def full(self: object, target: object) -> None:  # noqa: ARG001
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(open_writer(output, card=FakePredictor().card)), "_assemble", full)
-        with pytest.raises(OutputError, match="No space left on device"):
-            run(input, output)
-    assert names(tmp_path) == ["in.txt", f"out{ending}.partial", f"out{ending}.progress"]
-    assert run(input, output, resume=True).resumed_rows == 50
-
-
-def test_a_kill_between_emptying_the_output_and_the_note(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An older, longer output must not be taken for the rows of the run that replaces it."""
-    output = tmp_path / "out.jsonl"
-    input = write_input(tmp_path, 30)
-    run(input, output)
-
-    def die(self: object, path: Path) -> None:  # noqa: ARG001
-        raise Stop
-
-    monkeypatch.setattr(job._Note, "_write", die)
-    other = write_input(tmp_path, 60, "other.txt")
-    with pytest.raises(Stop):
-        run(other, output)
-    monkeypatch.undo()
-    assert run(other, output, resume=True).resumed_rows == 0
-    assert output.read_bytes().count(b"\n") == 60
-
-
-@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".npy"])
-def test_a_kill_while_the_output_is_completed(
-    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
-    whole = whole_output(tmp_path, input, ending)
-    output.write_bytes(b"older")
-    writer = type(open_writer(output, card=FakePredictor().card))
-    with monkeypatch.context() as patch:
-        patch.setattr(writer, "_assemble", _stopped)
-        with pytest.raises(Stop):
-            run(input, output)
-    assert output.read_bytes() == b"older"
-    assert not (tmp_path / f"out{ending}.finishing").exists()
-    with monkeypatch.context() as patch:  # complete, but its note and its spool still there
-        patch.setattr(job._Note, "remove", _stopped)
-        with pytest.raises(Stop):
-            run(input, output, resume=True)
-    assert output.read_bytes() == whole
-    predictor = FakePredictor()
-    assert run(input, output, predictor, resume=True).resumed_rows == 50
-    assert predictor.texts == []
-    assert output.read_bytes() == whole
-    assert names(tmp_path) == sorted(["in.txt", output.name, f"whole{ending}"])
-
-
-# What a run finds and says ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_report_says_whether_the_output_was_complete_before(tmp_path: Path, ending: str) -> None:
-    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
-    run_until(10, input, output)
-    assert not run(input, output, resume=True).complete_before
-    assert run(input, output, resume=True).complete_before
-    assert not run(input, output).complete_before
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_unfinished_is_counted(tmp_path: Path, ending: str) -> None:
-    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
-    card = FakePredictor().card
-    assert unfinished(output, card=card) is None
-    run_until(10, input, output)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert unfinished(output, card=card) == Unfinished(10, noted=True)
-    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    run(input, output)
-    assert unfinished(output, card=card) is None
-
-
-@pytest.mark.parametrize("ending", [".csv", ".parquet", ".arrow"])
-def test_what_is_unfinished_may_be_of_other_columns(tmp_path: Path, ending: str) -> None:
-    output = tmp_path / f"out{ending}"
-    run_until(10, write_input(tmp_path), output)
-    other = FakePredictor("token-classification").card
-    assert unfinished(output, card=other) == Unfinished(None, noted=True)
-
-
-@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".npy"])
-def test_rows_that_nothing_tells_the_origin_of_are_counted_too(tmp_path: Path, ending: str) -> None:
-    output = tmp_path / f"out{ending}"
-    run_until(10, write_input(tmp_path), output)
-    progress_path(output).unlink()
-    assert unfinished(output, card=FakePredictor().card) == Unfinished(10, noted=False)
-
-
-def test_the_option_is_named_before_a_model_that_differs_by_it(tmp_path: Path) -> None:
-    """The identity of a model depends on its limits, too."""
-    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
-    run_until(10, input, output, options={"max_length": 128, "long_text": "truncate"})
-    predictor = FakePredictor()
-    predictor.identity = "cd" * 32
-    options = {"max_length": 128, "long_text": "stride"}
-    with pytest.raises(UsageError, match="begun with --long-text truncate, and now it is stride"):
-        run(input, output, predictor, resume=True, options=options)

@@ -1,0 +1,41 @@
+"""Record batches in memory: texts in, predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bertonnx.models.card import Card
+from bertonnx.runtime.io.arrow import holds_text, texts_of
+from bertonnx.runtime.io.arrow_out import to_batch
+from bertonnx.runtime.io.inputs import Choice, choose_columns
+from bertonnx.runtime.io.predictor import Predictor
+from bertonnx.runtime.options import DecodeOptions, RunOptions
+from bertonnx.runtime.rows import as_rows
+
+__all__ = ["predict_batch"]
+
+_NEITHER_NAMED = RunOptions()
+_DEFAULTS = DecodeOptions()
+
+
+def predict_batch(model: Predictor, batch: Any, decode: DecodeOptions = _DEFAULTS) -> Any:
+    """Return the RecordBatch of predictions for a RecordBatch of texts, a row for a row.
+
+    The columns are chosen among those that hold text, as for a file without `column`; where the
+    model may read pairs, `text` and `pair` are taken together.
+
+    Raises:
+        InputError: nothing says which column holds the text, or the pair.
+    """
+    names = [field.name for field in batch.schema if holds_text(field.type)]
+    column, pair = _chosen(model.card, names)
+    texts = texts_of(batch.column(column))
+    rows = as_rows(texts, None if pair is None else texts_of(batch.column(pair)))
+    return to_batch(model.card, list(enumerate(model.stream(rows, decode))), decode)
+
+
+def _chosen(card: Card, names: Sequence[str]) -> tuple[str, str | None]:
+    if card.takes_pair and {"text", "pair"} <= set(names):
+        return "text", "pair"
+    return choose_columns(names, Choice("the record batch", _NEITHER_NAMED, card.needs_pair))

@@ -1,0 +1,185 @@
+"""Parquet and Arrow IPC as outputs, and the record batches that they consist of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bertonnx.models.card import Card
+from bertonnx.runtime.io.arrow import require_pyarrow
+from bertonnx.runtime.io.columns import Column, Result, columns, values
+from bertonnx.runtime.io.outputs import Done, SpoolWriter, Writer, has_other_columns, not_ours
+from bertonnx.runtime.options import DecodeOptions
+
+__all__ = ["open_ipc", "open_parquet", "schema_of", "to_batch"]
+
+ROWS_WRITTEN = 8192
+"""Rows of a batch or row group in a finished file, whatever the batches in which they came."""
+
+ROWS_SPOOLED = 1024
+SECONDS_SPOOLED = 1.0
+"""Rows are handed to the spool at either, so that a kill costs little."""
+
+
+def open_parquet(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
+    """Open a Parquet file."""
+    return _ArrowWriter(path, card, decode, parquet=True, resume=resume)
+
+
+def open_ipc(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
+    """Open an Arrow IPC file."""
+    return _ArrowWriter(path, card, decode, parquet=False, resume=resume)
+
+
+def schema_of(card: Card, decode: DecodeOptions) -> Any:
+    """Return the Arrow schema of a model's results: the columns of `columns.columns`.
+
+    Floats are float32, whole numbers int64, a vector is a FixedSizeList of float32.
+    """
+    pa = require_pyarrow()
+    return pa.schema([(column.name, _type(pa, column)) for column in columns(card, decode)])
+
+
+def _type(pa: Any, column: Column) -> Any:
+    scalars = {"int": pa.int64(), "bool": pa.bool_(), "text": pa.string(), "float": pa.float32()}
+    if column.kind == "vector":
+        kind = pa.list_(pa.float32(), column.width)
+    elif column.kind == "struct":
+        kind = pa.struct([(name, scalars[scalar]) for name, scalar in column.fields.items()])
+    else:
+        kind = scalars[column.kind]
+    for _ in range(column.lists):
+        kind = pa.list_(kind)
+    return kind
+
+
+def to_batch(card: Card, results: list[tuple[int, Result]], decode: DecodeOptions) -> Any:
+    """Return a RecordBatch with a row for every (row number, result)."""
+    pa = require_pyarrow()
+    schema = schema_of(card, decode)
+    names = columns(card, decode)
+    table = list(zip(*(values(names, index, result) for index, result in results), strict=True))
+    arrays = [
+        _vectors(pa, cells, field.type)
+        if pa.types.is_fixed_size_list(field.type)
+        else pa.array(cells, field.type)
+        for cells, field in zip(table or [()] * len(schema), schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _vectors(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
+    flat = np.zeros((len(cells), kind.list_size), np.float32)
+    missing = np.array([cell is None for cell in cells], dtype=bool)
+    for place, cell in enumerate(cells):
+        if cell is not None:
+            flat[place] = cell
+    mask = pa.array(missing) if missing.any() else None
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), type=kind, mask=mask)
+
+
+class _ArrowWriter(SpoolWriter):
+    """Parquet or Arrow IPC. The spool is an Arrow IPC stream without its end."""
+
+    def __init__(self, path: Path, card: Card, decode: DecodeOptions, *, parquet: bool, resume: bool) -> None:
+        self._pa = require_pyarrow()
+        self._schema = schema_of(card, decode)
+        self._card, self._decode = card, decode
+        self._parquet = parquet
+        self._waiting: list[tuple[int, Result]] = []
+        self._since = time.monotonic()
+        super().__init__(path, resume=resume)
+
+    def _write(self, index: int, result: Result) -> None:
+        self._waiting.append((index, result))
+        if len(self._waiting) >= ROWS_SPOOLED or time.monotonic() - self._since >= SECONDS_SPOOLED:
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting and self._file is not None and not self._file.closed:
+            self._file.write(to_batch(self._card, waiting, self._decode).serialize())
+            self._file.flush()
+        self._since = time.monotonic()
+
+    def _begin(self, file: BinaryIO) -> None:
+        file.write(self._schema.serialize())
+
+    def _scan(self) -> tuple[Done, int]:
+        """Read the spool as far as it is whole."""
+        done, end = Done(0, 0, 0), 0
+        with self._pa.OSFile(str(self.spool)) as file:
+            try:
+                schema = self._pa.ipc.read_schema(self._pa.ipc.read_message(file))
+                self._check_schema(schema)
+                end = file.tell()
+                while True:
+                    batch = self._pa.ipc.read_record_batch(self._pa.ipc.read_message(file), schema)
+                    done, end = done.plus(*_counts(batch)), file.tell()
+            except (EOFError, OSError, self._pa.ArrowInvalid):
+                return done, end
+
+    def _check_schema(self, schema: Any) -> None:
+        if not schema.equals(self._schema):
+            raise has_other_columns(self.spool)
+
+    def _spooled(self) -> Iterator[Any]:
+        """The spool's rows as tables of ROWS_WRITTEN rows, the last one shorter."""
+        held: list[Any] = []
+        with self._pa.OSFile(str(self.spool)) as file:
+            reader = self._pa.ipc.open_stream(file)
+            for batch in reader:
+                held.append(batch)
+                while sum(b.num_rows for b in held) >= ROWS_WRITTEN:
+                    table = self._pa.Table.from_batches(held).combine_chunks()
+                    yield table.slice(0, ROWS_WRITTEN)
+                    held = table.slice(ROWS_WRITTEN).to_batches()
+        if held:
+            yield self._pa.Table.from_batches(held).combine_chunks()
+
+    def _assemble(self, target: BinaryIO) -> None:
+        if self._parquet:
+            opened = self._pa.parquet.ParquetWriter(target, self._schema)
+        else:
+            opened = self._pa.ipc.new_file(target, self._schema)
+        with opened:
+            for table in self._spooled():
+                opened.write_table(table)
+
+    def _scan_finished(self) -> Done:
+        done = Done(0, 0, 0)
+        try:
+            for batch in self._finished_parquet() if self._parquet else self._finished_ipc():
+                done = done.plus(*_counts(batch))
+        except self._pa.ArrowException as error:
+            raise not_ours(self.path) from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # Without a number it is pyarrow's, about what the file holds.
+            raise not_ours(self.path) from error
+        return done
+
+    def _finished_parquet(self) -> Iterator[Any]:
+        with self._pa.parquet.ParquetFile(self.path) as file:
+            self._must_be_ours(file.schema_arrow)
+            yield from file.iter_batches(columns=["truncated", "error_type"])
+
+    def _finished_ipc(self) -> Iterator[Any]:
+        with self._pa.memory_map(str(self.path)) as file:
+            reader = self._pa.ipc.open_file(file)
+            self._must_be_ours(reader.schema)
+            yield from map(reader.get_batch, range(reader.num_record_batches))
+
+    def _must_be_ours(self, schema: Any) -> None:
+        if not schema.equals(self._schema):
+            raise not_ours(self.path)
+
+
+def _counts(batch: Any) -> tuple[int, int, int]:
+    errors = batch.num_rows - batch.column("error_type").null_count
+    return batch.num_rows, errors, sum(filter(None, batch.column("truncated").to_pylist()))

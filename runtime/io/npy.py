@@ -1,0 +1,126 @@
+"""Outputs of numbers alone: NumPy's `.npy`, float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from bertonnx.errors import RowError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.io.columns import Result, width
+from bertonnx.runtime.io.outputs import Done, SpoolWriter, Writer, not_ours
+from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.rows import Array, Item
+
+__all__ = ["Numbers", "classification_numbers", "embedding_numbers", "open_npy"]
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a row of a `.npy` file holds.
+
+    Attributes:
+        width: how many numbers.
+        of: takes them out of an item: an array or list of `width` numbers, or the only one.
+    """
+
+    width: int
+    of: Callable[[Item], Any]
+
+
+def embedding_numbers(card: Card) -> Numbers:
+    """Return what takes the embedding."""
+    return Numbers(width(card), lambda item: item["embedding"])
+
+
+def classification_numbers(card: Card) -> Numbers:
+    """Return what takes the score of each label, or the only score of regression."""
+    labels = card.labels
+    if not labels or (card.problem_type == "regression" and len(labels) == 1):
+        return Numbers(1, lambda item: item["score"])
+    return Numbers(len(labels), lambda item: [item["scores"].get(label, np.nan) for label in labels])
+
+
+def _numbers_of(card: Card) -> Numbers:
+    place = task_named(card.task).numbers
+    if not place:
+        raise UsageError(
+            ".npy holds numbers, and the results of {task} are more than that; "
+            "write .jsonl, .csv, .tsv, .parquet or .arrow",
+            task=card.task,
+        )
+    return cast("Numbers", resolve(place)(card))
+
+
+def open_npy(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:  # noqa: ARG001
+    """Open a `.npy` file.
+
+    Raises:
+        UsageError: the results of the model's task are more than numbers.
+    """
+    return _NpyWriter(path, card, resume=resume)
+
+
+class _NpyWriter(SpoolWriter):
+    """NumPy's format. A record of the spool is a row and one float32 more: 0 fine, 1 truncated, 2 failed."""
+
+    def __init__(self, path: Path, card: Card, *, resume: bool) -> None:
+        self._numbers = _numbers_of(card)
+        self._width = self._numbers.width
+        self._size = (self._width + 1) * 4
+        super().__init__(path, resume=resume)
+
+    def _begin(self, file: BinaryIO) -> None:
+        pass
+
+    def _write(self, index: int, result: Result) -> None:  # noqa: ARG002  (the place says the row)
+        record = np.full(self._width + 1, np.nan, "<f4")
+        if isinstance(result, RowError):
+            record[-1] = 2
+        else:
+            record[:-1] = self._numbers.of(result)
+            record[-1] = bool(result.get("truncated", False))
+        assert self._file is not None
+        self._file.write(record.tobytes())
+        self._file.flush()
+
+    def _scan(self) -> tuple[Done, int]:
+        done = Done(0, 0, 0)
+        for records in self._chunks():
+            flags = records[:, -1]
+            done = done.plus(len(records), int((flags == 2).sum()), int((flags == 1).sum()))
+        return done, done.rows * self._size
+
+    def _chunks(self) -> Iterator[Array]:
+        """The whole records of the spool, a few megabytes at a time."""
+        many = max(_CHUNK_BYTES // self._size, 1) * self._size
+        with self.spool.open("rb") as file:
+            while data := file.read(many):
+                whole = len(data) // self._size * self._size
+                yield np.frombuffer(data[:whole], "<f4").reshape(-1, self._width + 1)
+
+    def _assemble(self, target: BinaryIO) -> None:
+        shape = (self.spool.stat().st_size // self._size, self._width)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(target, header)
+        for records in self._chunks():
+            target.write(np.ascontiguousarray(records[:, :-1]).tobytes())
+
+    def _scan_finished(self) -> Done:
+        try:
+            array = np.lib.format.open_memmap(self.path, mode="r")
+        except (ValueError, EOFError) as error:
+            raise not_ours(self.path) from error
+        if array.dtype != np.dtype("<f4") or array.shape[1:] != (self._width,):
+            raise not_ours(self.path)
+        step = max(_CHUNK_BYTES // self._size, 1)
+        parts = (array[i : i + step] for i in range(0, len(array), step))
+        return Done(len(array), sum(int(np.isnan(part).all(axis=1).sum()) for part in parts), 0)

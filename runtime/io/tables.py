@@ -1,0 +1,180 @@
+"""Inputs of records with separated fields and a header: CSV and TSV."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from bertonnx.errors import InputError, RowError
+from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
+from bertonnx.runtime.io.lines import LineInput, Lines, open_lines
+from bertonnx.runtime.rows import Row
+
+__all__ = ["open_csv", "open_tsv"]
+
+LONGEST_RECORD = 64 << 20
+"""Bytes over which a quoted field may spread before the quote counts as one never closed."""
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
+
+
+def open_csv(choice: Choice) -> Input:
+    """Open a file of comma-separated values, with quotes as in RFC 4180."""
+    return open_lines(choice, _TableRows)
+
+
+def open_tsv(choice: Choice) -> Input:
+    """Open a file of tab-separated values."""
+    return open_lines(choice, _TabRows)
+
+
+class _QuoteError(Exception):
+    """A quoted field that does not follow the rules."""
+
+
+class _Record:
+    """Splits one record into fields, fed with its lines one by one.
+
+    Not the `csv` module: its limit on fields is global, it refuses a lone CR (and in Python 3.10
+    a NUL), and it can neither say where a record began nor go back there.
+    """
+
+    def __init__(self, delimiter: str) -> None:
+        self._delimiter = delimiter
+        self._open: list[str] | None = None
+        self.fields: list[str] = []
+
+    def feed(self, line: str, end_before: str = "\n") -> bool:
+        """Take a line, and how the line before it ended; return whether the record is complete.
+
+        Raises:
+            _QuoteError: there is text behind a closing quote.
+        """
+        position = 0
+        if self._open is not None:
+            self._open.append(end_before)
+            position = self._quoted(line, 0)
+        while self._open is None and position <= len(line):
+            if line.startswith('"', position):
+                self._open = []
+                position = self._quoted(line, position + 1)
+            else:
+                end = line.find(self._delimiter, position)
+                end = len(line) if end < 0 else end
+                self.fields.append(line[position:end])
+                position = end + 1
+        return self._open is None
+
+    def _quoted(self, line: str, position: int) -> int:
+        """Read on inside quotes; return where the next field begins, past the end if there is none."""
+        assert self._open is not None
+        while (end := line.find('"', position)) >= 0:
+            self._open.append(line[position:end])
+            position = end + 1
+            if not line.startswith('"', position):
+                return self._closed(line, position)
+            self._open.append('"')
+            position += 1
+        self._open.append(line[position:])
+        return len(line) + 1
+
+    def _closed(self, line: str, position: int) -> int:
+        if position < len(line) and line[position] != self._delimiter:
+            raise _QuoteError("there is text behind a closing quote; a quote inside quotes must be doubled")
+        assert self._open is not None
+        self.fields.append("".join(self._open))
+        self._open = None
+        return position + 1
+
+
+class _TableRows(LineInput):
+    """Separated values with a header."""
+
+    delimiter = ","
+    literal = False
+
+    def __init__(self, lines: Lines, choice: Choice) -> None:
+        super().__init__(lines, choice)
+        self._width = 0
+        header = self._record()
+        if isinstance(header, RowError):
+            raise InputError(
+                "the first line of {path} does not name its columns: {why}", path=choice.path, why=header
+            )
+        if header is None:
+            self._places: tuple[int, ...] = (0,)
+            return
+        self._width = len(header)
+        names = choose_columns(header, choice)
+        self._places = tuple(header.index(name) for name in names if name is not None)
+
+    def skip(self, count: int) -> int:
+        return sum(1 for _ in islice(iter(self._record, None), count))
+
+    def __iter__(self) -> Iterator[Row | RowError]:
+        while True:
+            number = self._lines.number + 1
+            record = self._record()
+            if record is None:
+                return
+            yield record if isinstance(record, RowError) else self._of_record(record, number)
+
+    def _of_record(self, fields: list[str], number: int) -> Row | RowError:
+        if len(fields) != self._width:
+            return RowError(
+                "ragged-row",
+                "the record on line {line} has {fields} fields, and the first line has {expected}",
+                line=number,
+                fields=len(fields),
+                expected=self._width,
+            )
+        texts = [fields[place] for place in self._places]
+        if any(not text.isascii() and _NOT_UTF8.search(text) for text in texts):
+            return RowError("invalid-text", "the record on line {line} is not valid UTF-8", line=number)
+        return Row(*texts)
+
+    def _record(self) -> list[str] | RowError | None:
+        """Read one record; one whose quotes are wrong costs its first line alone."""
+        line = self._lines.read()
+        if line is None:
+            return None
+        text = line.decode("utf-8", "surrogateescape")
+        if '"' not in text:
+            return text.split(self.delimiter)
+        number = self._lines.number
+        record = _Record(self.delimiter)
+        more: list[bytes] = []
+        try:
+            if record.feed(text) or self._read_on(record, text, more):
+                return record.fields
+            problem = "the quote is never closed"
+        except _QuoteError as error:
+            problem = str(error)
+        self._lines.put_back(more)
+        if self.literal:
+            return text.split(self.delimiter)
+        return RowError(
+            "malformed-row", "the record on line {line} cannot be split: {why}", line=number, why=problem
+        )
+
+    def _read_on(self, record: _Record, first: str, more: list[bytes]) -> bool:
+        """Feed a record that is open at the end of its first line; return whether it was closed."""
+        if self.literal and first.count(self.delimiter) + 1 == max(self._width, 1):
+            return False
+        size = len(first)
+        end = "\r\n" if self._lines.raw.endswith(b"\r\n") else "\n"
+        while size <= LONGEST_RECORD and (line := self._lines.read()) is not None:
+            more.append(self._lines.raw)
+            size += len(line)
+            if record.feed(line.decode("utf-8", "surrogateescape"), end):
+                return True
+            end = "\r\n" if self._lines.raw.endswith(b"\r\n") else "\n"
+        return False
+
+
+class _TabRows(_TableRows):
+    """Tab-separated values, where a quote that does not enclose a whole field is a character."""
+
+    delimiter = "\t"
+    literal = True

@@ -1,0 +1,287 @@
+"""Outputs of text, appended to the file itself row by row: JSON Lines, CSV and TSV."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from bertonnx.errors import RowError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.runtime.io.columns import Column, Result, columns, message, values
+from bertonnx.runtime.io.floats import floats_text, shortest
+from bertonnx.runtime.io.outputs import Done, Writer, has_other_columns
+from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.rows import Array, Item
+from bertonnx.wording import Option
+
+__all__ = ["json_line", "open_csv", "open_json", "open_standard_output", "open_tsv"]
+
+_LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+_SPECIAL = re.compile('[",\t\r\n]')
+
+
+def open_standard_output() -> Writer:
+    """Open standard output for JSON Lines."""
+    return _LineWriter(None, _JsonForm(), resume=False)
+
+
+def open_json(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:  # noqa: ARG001
+    """Open a file of JSON Lines."""
+    return _LineWriter(path, _JsonForm(), resume=resume)
+
+
+def open_csv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
+    """Open a file of comma-separated values."""
+    return _LineWriter(path, _TableForm(",", columns(card, decode)), resume=resume)
+
+
+def open_tsv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
+    """Open a file of tab-separated values."""
+    return _LineWriter(path, _TableForm("\t", columns(card, decode)), resume=resume)
+
+
+def json_line(index: int, result: Result) -> str:
+    """Return the JSON line of one row, without its end."""
+    if isinstance(result, RowError):
+        text = _json({"row": index, "error": {"type": result.kind, "message": message(result)}})
+    elif any(isinstance(value, np.ndarray) for value in result.values()):
+        fields = {"row": index, **_truncated_last(result)}
+        text = "{" + ", ".join(f"{_json(name)}: {_fast(value)}" for name, value in fields.items()) + "}"
+    else:
+        text = _json({"row": index, **_truncated_last(result)})
+    # Readers that split at every Unicode line end must not find one inside a line.
+    return text if text.isascii() else text.translate(_LINE_BREAKS)
+
+
+def _fast(value: Any) -> str:
+    # A vector has hundreds of numbers, which the JSON encoder would take one by one.
+    return f"[{floats_text(value)}]" if isinstance(value, np.ndarray) and value.ndim == 1 else _json(value)
+
+
+def _truncated_last(item: Item) -> Item:
+    rest = {name: value for name, value in item.items() if name != "truncated"}
+    return {**rest, "truncated": True} if item.get("truncated") else rest
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with every float shortened, and without NumPy."""
+    if isinstance(value, str | bool) or value is None:
+        return value
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float | np.floating):
+        return shortest(float(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+class _Form(Protocol):
+    """How rows become text, and what a whole record of a file holds."""
+
+    @property
+    def header(self) -> str: ...
+
+    @property
+    def quoted(self) -> bool:
+        """Whether a line end can stand inside quotes."""
+        ...
+
+    def text(self, index: int, result: Result) -> str: ...
+
+    def number(self, record: bytes) -> int | None: ...
+
+    def failed(self, record: bytes) -> bool: ...
+
+    def truncated(self, record: bytes) -> bool: ...
+
+
+class _JsonForm:
+    """JSON Lines, and how to know what a line of it holds."""
+
+    header = ""
+    quoted = False
+    _number = re.compile(rb'\{"row": (\d+), ')
+    _error = re.compile(rb'\{"row": \d+, "error": ')
+
+    def text(self, index: int, result: Result) -> str:
+        return json_line(index, result) + "\n"
+
+    def number(self, record: bytes) -> int | None:
+        match = self._number.match(record)
+        return int(match[1]) if match else None
+
+    def failed(self, record: bytes) -> bool:
+        return bool(self._error.match(record))
+
+    def truncated(self, record: bytes) -> bool:
+        return record.endswith(b'"truncated": true}\n')
+
+
+class _TableForm:
+    """CSV or TSV."""
+
+    quoted = True
+    _number = re.compile(rb"(\d+)[,\t]")
+
+    def __init__(self, delimiter: str, table: tuple[Column, ...]) -> None:
+        self._delimiter = delimiter
+        self._columns = table
+        self._end = (delimiter * 2 + "\n").encode()
+        self.header = delimiter.join(map(_quoted, self._names())) + "\n"
+
+    def _names(self) -> Iterator[str]:
+        for column in self._columns:
+            if _is_vector(column):
+                yield from (f"e{i}" for i in range(column.width))
+            else:
+                yield column.name
+
+    def text(self, index: int, result: Result) -> str:
+        row = values(self._columns, index, result)
+        cells = (
+            self._numbers(value, column) if _is_vector(column) else _cell(value, column)
+            for value, column in zip(row, self._columns, strict=True)
+        )
+        return self._delimiter.join(cells) + "\n"
+
+    def _numbers(self, vector: Array | None, column: Column) -> str:
+        """The cells of a vector, joined."""
+        if vector is None:
+            return self._delimiter * (column.width - 1)
+        return floats_text(vector, self._delimiter).replace("null", "")
+
+    def number(self, record: bytes) -> int | None:
+        match = self._number.match(record)
+        return int(match[1]) if match else None
+
+    def failed(self, record: bytes) -> bool:
+        return not record.endswith(self._end)
+
+    def truncated(self, record: bytes) -> bool:
+        return record.endswith(self._delimiter.encode() + b"true" + self._end)
+
+
+def _quoted(cell: str) -> str:
+    # Not csv.writer, which before Python 3.13 leaves a lone CR without quotes.
+    if _SPECIAL.search(cell):
+        return '"' + cell.replace('"', '""') + '"'
+    return cell
+
+
+def _is_vector(column: Column) -> bool:
+    return column.kind == "vector" and not column.lists
+
+
+def _cell(value: Any, column: Column) -> str:
+    if value is None:
+        return ""
+    if column.kind == "text" and column.lists < 2:
+        return _quoted("|".join(value) if column.lists else value)
+    if column.lists == 0 and column.kind == "float":
+        number = shortest(value)
+        return "" if number is None else repr(number)
+    return str(value) if column.lists == 0 and column.kind == "int" else _quoted(_json(value))
+
+
+class _LineWriter(Writer):
+    """Appends lines to the file itself."""
+
+    def __init__(self, path: Path | None, form: _Form, *, resume: bool) -> None:
+        self.path = path
+        self.lasting = path is not None and (path.is_file() or not path.exists())
+        self._form = form
+        self._file: BinaryIO | None = None
+        self._end = 0
+        if resume and path is not None and path.is_file():
+            self.done, self._end = self._guarded(self._scan)
+
+    def _start(self) -> None:
+        if self._file is not None:
+            return
+        if self.path is None:
+            self._file = sys.stdout.buffer
+        elif self._end:
+            self._file = self.path.open("r+b")
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+        else:
+            self._file = self.path.open("wb")
+        if not self._end:
+            self._put(self._form.header)
+
+    def _put(self, text: str) -> None:
+        assert self._file is not None
+        # Every row goes to the operating system at once: a flush costs a microsecond or two, a row of
+        # inference a hundred times that, and nobody can know how long the next row will take.
+        self._file.write(text.encode())
+        self._file.flush()
+
+    def _write(self, index: int, result: Result) -> None:
+        self._put(self._form.text(index, result))
+
+    def _flush(self) -> None:
+        if self._file is not None and not self._file.closed:
+            self._file.flush()
+
+    def _finish(self) -> None:
+        self._flush()
+        if self.path is not None and self._file is not None:
+            self._file.close()
+
+    def abort(self) -> None:
+        if self._file is not None and self.path is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _scan_finished(self) -> Done:
+        return self._scan()[0]
+
+    def _scan(self) -> tuple[Done, int]:
+        """Return what the file holds, and where its last whole record ends."""
+        done, end, last = Done(0, 0, 0), 0, b""
+        header = self._form.header.encode()
+        for record in self._records():
+            if end == 0 and header:
+                if record != header:
+                    raise has_other_columns(self._there)
+            else:
+                last = record
+                done = done.plus(1, self._form.failed(record), self._form.truncated(record))
+            end += len(record)
+        number = self._form.number(last) if last else -1
+        if number != done.rows - 1:
+            raise UsageError(
+                "{path} does not hold one row of results for each row of input; "
+                "run without {resume} to replace it",
+                path=self.path,
+                resume=Option("resume"),
+            )
+        return done, end
+
+    @property
+    def _there(self) -> Path:
+        assert self.path is not None  # standard output is never read
+        return self.path
+
+    def _records(self) -> Iterator[bytes]:
+        parts: list[bytes] = []
+        quotes = 0
+        with self._there.open("rb") as file:
+            for line in file:
+                parts.append(line)
+                quotes += line.count(b'"') if self._form.quoted else 0
+                if line.endswith(b"\n") and quotes % 2 == 0:
+                    yield b"".join(parts)
+                    parts, quotes = [], 0
