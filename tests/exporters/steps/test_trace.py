@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bertonnx.errors import CheckpointError
-from bertonnx.exporters.onnxgraph.ort_steps import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.steps.trace import trace
 from bertonnx.models.tasks import TASKS
 from tests.checkpoints import read
