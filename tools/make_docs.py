@@ -52,8 +52,8 @@ def _families() -> Iterator[str]:
     yield from (f"{i}. {note[0].upper()}{note[1:]}." for i, note in enumerate(notes, 1))
     yield ""
     yield (
-        "Other encoders are exported too if Optimum can export them and they read text alone. For those, "
-        "nothing checks that attention is fused in every layer. A checkpoint needs a `tokenizer.json` where "
+        "Other text encoders of transformers are exported too. For those, nothing checks that attention is "
+        "fused in every layer. A checkpoint needs a `tokenizer.json` where "
         "transformers has no fast tokenizer for it, as for XLM and FlauBERT on the Hub; the error says so."
     )
     yield ""
