@@ -23,14 +23,14 @@ class Batching:
 
     Attributes:
         runs: batches at a time; None for as many as threads.
-        ahead: windows that are tokenized ahead on a thread of their own; 0 tokenizes each in parts,
+        ahead: chunks that are tokenized ahead on a thread of their own; 0 tokenizes each in parts,
             while what is tokenized already runs.
         part_characters: text in such a part.
         tokens: tokens a batch.
         tokens_vocabulary: tokens a batch where every token puts out a whole vocabulary.
-        first_window: rows in the first window, so that results come soon.
-        last_window: rows in later windows, where texts of one length meet; windows grow fourfold until then.
-        window_characters: text that closes a window early, so that memory stays bounded with very
+        first_chunk: rows in the first chunk, so that results come soon.
+        last_chunk: rows in later chunks, where texts of one length meet; chunks grow fourfold until then.
+        chunk_characters: text that closes a chunk early, so that memory stays bounded with very
             long texts.
     """
 
@@ -39,9 +39,9 @@ class Batching:
     part_characters: int
     tokens: int
     tokens_vocabulary: int
-    first_window: int
-    last_window: int
-    window_characters: int
+    first_chunk: int
+    last_chunk: int
+    chunk_characters: int
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ PROVIDERS: Registry[Provider] = Registry(
             part_characters=8_000,
             tokens=512,
             tokens_vocabulary=128,
-            first_window=32,
-            last_window=2048,
-            window_characters=2_000_000,
+            first_chunk=32,
+            last_chunk=2048,
+            chunk_characters=2_000_000,
         ),
         # Of INT8, a last bit that another CPU rounds otherwise can move an activation by a whole step.
         tolerances={"fp32": 1e-4, "fp16": 5e-3, "int8": 5e-2},
@@ -103,7 +103,7 @@ PROVIDERS: Registry[Provider] = Registry(
         execution_provider="CUDAExecutionProvider",
         opens="bertonnx.runtime.session.cuda_session:open_cuda",
         problem="bertonnx.runtime.session.cuda_diagnosis:cuda_problem",
-        # Batches that fill a GPU, and windows in which enough texts of each length meet to fill them. While
+        # Batches that fill a GPU, and chunks in which enough texts of each length meet to fill them. While
         # one of two runs computes, the other's results are copied and decoded and its next batch is put
         # together.
         batching=Batching(
@@ -112,9 +112,9 @@ PROVIDERS: Registry[Provider] = Registry(
             part_characters=0,
             tokens=16_384,
             tokens_vocabulary=2048,
-            first_window=256,
-            last_window=16_384,
-            window_characters=16_000_000,
+            first_chunk=256,
+            last_chunk=16_384,
+            chunk_characters=16_000_000,
         ),
         tolerances={"fp32": 1e-3, "fp16": 5e-3, "int8": 5e-2},
         options=("tf32", "gpu_memory"),

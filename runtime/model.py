@@ -125,7 +125,8 @@ class Model:
             raise ModelFileError(f"{self.path}: {warning}")
         self.provider = session.provider
         self.placement: Placement | None = getattr(session, "placement", None)
-        self._engine = Engine(session, self.tokenizer, threads=threads)
+        outputs = task_named(self.card.task).outputs
+        self._engine = Engine(session, self.tokenizer, threads=threads, outputs=outputs)
         self._closed = False
 
     def __enter__(self) -> Model:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import QuantizationError, RowError
 from bertonnx.models.card import Card
+from bertonnx.models.tasks import task
 from bertonnx.runtime.decoders.answers import AnswerDecoder
 from bertonnx.runtime.decoders.classification import ClassificationDecoder
 from bertonnx.runtime.decoders.embeddings import EmbeddingDecoder
@@ -123,12 +124,14 @@ def measure_agreement(
         QuantizationError: fp32 predicts no row, or the candidate fails on one that fp32 predicts.
     """
     decoder, compare = _judged_by(card, tokenizer, tokenizer_text)
-    expected = list(zip(rows, _items(reference, tokenizer, rows, decoder), strict=True))
+    expected = list(
+        zip(rows, _items(reference, tokenizer, rows, decoder, task(card.task).outputs), strict=True)
+    )
     good = [(row, item) for row, item in expected if not isinstance(item, RowError)]
     if not good:
         raise QuantizationError(_NO_TEXTS.format(precision=precision))
     rows = [row for row, _ in good]
-    actual = _predicted(_items(candidate, tokenizer, rows, decoder), precision)
+    actual = _predicted(_items(candidate, tokenizer, rows, decoder, task(card.task).outputs), precision)
     pairs = [(item, other) for (_, item), other in zip(good, actual, strict=True)]
     metric, value, worst = compare(pairs)
     raw = list(_raw_outputs(reference, candidate, rows, tokenizer, output=card.outputs[0]))
@@ -224,9 +227,13 @@ def _batch(rows: Sequence[Row], tokenizer: TextTokenizer) -> Mapping[str, Ids]:
 
 
 def _items(
-    session: Session, tokenizer: TextTokenizer, rows: Sequence[Row], decoder: Decoder
+    session: Session,
+    tokenizer: TextTokenizer,
+    rows: Sequence[Row],
+    decoder: Decoder,
+    outputs: Mapping[str, Sequence[str]],
 ) -> list[Item | RowError]:
-    with closing(Engine(session, tokenizer, threads=1)) as engine:
+    with closing(Engine(session, tokenizer, threads=1, outputs=outputs)) as engine:
         return list(engine.map(rows, decoder))
 
 

@@ -1,160 +1,206 @@
-"""How batches are made: what a provider likes, windows of rows, their parts, and groups of equal length."""
+"""What the queue holds: callers, their chunks of rows, slots of pieces, and batches of slots.
+
+Nothing here locks. What several threads share (all but a chunk's rows) is touched under the queue's lock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from bertonnx.errors import RowError
-from bertonnx.runtime.rows import Piece, Row
+from bertonnx.runtime.engine.repeats import Key
+from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece
 
-__all__ = ["CPU", "CUDA", "Batch", "Groups", "Policy", "Slot", "in_parts", "policy_for", "windows"]
+__all__ = ["Batch", "Caller", "Chunk", "Groups", "Kind", "Slot", "largest_first"]
+
+Kind = tuple[int, tuple[str, ...]]
+"""What the pieces of a batch have in common: their length in tokens, and the outputs that are fetched."""
 
 
-@dataclass(slots=True)
 class Slot:
-    """A piece that is to be computed, once for all rows that have it, and what the decoder keeps of it.
+    """A piece that is to be computed, once for all rows of a caller that have it, and what its decoder keeps.
 
     Attributes:
         piece: the input of the graph.
+        chunk: whose it is.
         kept: what the decoder kept, or the `RowError` of a piece that failed; None before.
     """
 
-    piece: Piece
-    kept: Any = None
+    __slots__ = ("chunk", "kept", "piece")
+
+    def __init__(self, piece: Piece, chunk: Chunk, kept: Any = None) -> None:
+        self.piece = piece
+        self.chunk = chunk
+        self.kept = kept
 
 
-Batch = list[Slot]
-"""Slots whose pieces have one length."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a provider likes.
+class Batch:
+    """Slots whose pieces have one length, of any number of callers.
 
     Attributes:
-        runs: batches at a time; None for as many as threads.
-        ahead: windows that are tokenized ahead on a thread of their own; 0 tokenizes each in parts,
-            while what is tokenized already runs.
-        part_characters: text in such a part.
-        tokens: tokens a batch.
-        tokens_vocabulary: tokens a batch where every token puts out a whole vocabulary.
-        first_window: rows in the first window, so that results come soon.
-        last_window: rows in later windows, where texts of one length meet; windows grow fourfold until then.
-        window_characters: text that closes a window early, so that memory stays bounded with very
-            long texts.
+        kind: what they have in common.
+        slots: the slots.
+        budget: tokens of a full batch.
+        due: whether it waits in a caller's line, so that it may run; else it waits for company.
+        taken: whether it runs, has run, or never will.
+        alone: whether no other batch runs beside it and fewer wait than there are cores, so that it may take
+            all of them.
+        exclusive: whether no other can start beside it.
     """
 
-    runs: int | None
-    ahead: int
-    part_characters: int
-    tokens: int
-    tokens_vocabulary: int
-    first_window: int
-    last_window: int
-    window_characters: int
+    __slots__ = ("alone", "budget", "due", "exclusive", "kind", "slots", "taken")
 
+    def __init__(self, kind: Kind, budget: int, slots: list[Slot]) -> None:
+        self.kind = kind
+        self.slots = slots
+        self.budget = budget
+        self.due = self.taken = self.alone = self.exclusive = False
 
-CPU = Policy(
-    runs=None,
-    ahead=0,
-    part_characters=8_000,
-    tokens=512,
-    tokens_vocabulary=128,
-    first_window=32,
-    last_window=2048,
-    window_characters=2_000_000,
-)
-"""Batches that stay in the caches of a core, one core each."""
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its pieces."""
+        return self.kind[0] * len(self.slots)
 
-CUDA = Policy(
-    runs=2,
-    ahead=1,
-    part_characters=0,
-    tokens=16_384,
-    tokens_vocabulary=2048,
-    first_window=256,
-    last_window=16_384,
-    window_characters=16_000_000,
-)
-"""Batches that fill a GPU, and windows in which enough texts of each length meet to fill them. While one
-of two runs computes, the other's results are copied and decoded and its next batch is put together."""
+    @property
+    def full(self) -> bool:
+        """Whether no other piece of this length fits in; a longer piece than the budget is a batch alone."""
+        return self.tokens + self.kind[0] > self.budget
 
-
-def policy_for(provider: str) -> Policy:
-    """Return the policy of a provider, "cpu" or "cuda"."""
-    return CUDA if provider == "cuda" else CPU
-
-
-def windows(
-    rows: Iterable[Row | RowError], policy: Policy, *, soon: bool = True
-) -> Iterator[list[Row | RowError]]:
-    """Yield the rows in windows, reading no row before its window is asked for.
-
-    Args:
-        rows: the rows.
-        policy: how large windows are.
-        soon: whether the first windows are small. Small windows make small batches, which cost more.
-    """
-    window: list[Row | RowError] = []
-    limit, characters = policy.first_window if soon else policy.last_window, 0
-    for row in rows:
-        window.append(row)
-        characters += _characters(row)
-        if len(window) >= limit or characters >= policy.window_characters:
-            yield window
-            window, characters = [], 0
-            limit = min(4 * limit, policy.last_window)
-    if window:
-        yield window
-
-
-def in_parts(window: Sequence[Row | RowError], characters: int) -> Iterator[list[Row | RowError]]:
-    """Yield a window's rows in parts of about so many characters of text."""
-    part: list[Row | RowError] = []
-    found = 0
-    for row in window:
-        part.append(row)
-        found += _characters(row)
-        if found >= characters:
-            yield part
-            part, found = [], 0
-    if part:
-        yield part
+    def feeds(self, inputs: Iterable[str]) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Return the graph's inputs by their names, int64 of shape (slots, tokens); nothing is padded."""
+        ids = np.array([slot.piece.ids for slot in self.slots])
+        made = {"input_ids": ids}
+        if "attention_mask" in inputs:
+            made["attention_mask"] = mask = np.empty_like(ids)
+            mask.fill(1)
+        if "token_type_ids" in inputs:
+            made["token_type_ids"] = np.array([slot.piece.type_ids for slot in self.slots])
+        return made
 
 
 class Groups:
-    """Slots whose pieces have one length, gathered until they make a batch.
+    """The batches that still take slots, one of each kind.
 
     Args:
-        tokens: tokens a batch; a piece that is longer is a batch by itself.
+        tokens: the outputs that are fetched -> tokens of a full batch.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: Callable[[tuple[str, ...]], int]) -> None:
         self._tokens = tokens
-        self._groups: dict[int, Batch] = {}
+        self._open: dict[Kind, Batch] = {}
 
-    def add(self, slot: Slot) -> Batch | None:
-        """Take a slot, and return the batch that it makes full."""
-        length = len(slot.piece.ids)
-        group = self._groups.setdefault(length, [])
-        group.append(slot)
-        if len(group) < max(1, self._tokens // max(1, length)):
-            return None
-        return self._groups.pop(length)
+    def add(self, slot: Slot) -> Batch:
+        """Put a slot into the batch of its kind, and return the batch; a full one takes no more."""
+        fetch = slot.chunk.caller.decoder.fetch
+        kind = (len(slot.piece.ids), fetch)
+        batch = self._open.get(kind)
+        if batch is None:
+            batch = self._open[kind] = Batch(kind, self._tokens(fetch), [])
+        batch.slots.append(slot)
+        if batch.full:
+            del self._open[kind]
+        return batch
 
-    def large(self, count: int) -> list[Batch]:
-        """Return the largest batches so far, at most `count`, each an eighth full at least."""
-        order = sorted(self._groups, key=lambda length: -length * len(self._groups[length]))[:count]
-        return [self._groups.pop(n) for n in order if 8 * n * len(self._groups[n]) >= self._tokens]
-
-    def rest(self) -> list[Batch]:
-        """Return all that is left, the largest batches first so that all cores finish together."""
-        left = sorted(self._groups.values(), key=lambda batch: -len(batch) * len(batch[0].piece.ids))
-        self._groups.clear()
-        return left
+    def close(self, batch: Batch) -> None:
+        """Let a batch take no more slots."""
+        if self._open.get(batch.kind) is batch:
+            del self._open[batch.kind]
 
 
-def _characters(row: Row | RowError) -> int:
-    return len(row.text) + len(row.pair or "") if isinstance(row, Row) else 0
+def largest_first(batches: Iterable[Batch]) -> list[Batch]:
+    """Return batches by their tokens, the largest first, so that all cores finish together."""
+    return sorted(batches, key=lambda batch: -batch.tokens)
+
+
+class Caller:
+    """Whose rows are in the queue: one call of `map`, or one submission. Callers take turns.
+
+    Attributes:
+        decoder: makes results of what the model puts out.
+        line: batches that are due, in the order in which they should run.
+        lined_up: whether the caller itself is in the queue's line of callers.
+    """
+
+    __slots__ = ("decoder", "line", "lined_up")
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.line: deque[Batch] = deque()
+        self.lined_up = False
+
+
+class Chunk:
+    """Rows that were taken together from a caller, on their way through the model.
+
+    Attributes:
+        caller: whose rows they are.
+        done: called with the chunk, once and in any thread, when all of it is computed or an error ended it.
+        encoded: the rows, tokenized so far.
+        slots: of each piece of each row, in order, where its result is put.
+        fresh: the slots that this chunk computes, by what decides their results.
+        gathering: the batches that its slots went into and that are not due yet.
+        spread: whether a batch of it became due before all its rows were in, so that the cores share it.
+        whole: whether all its rows are in.
+        left: slots that are not computed yet.
+        running: those of them that are being computed.
+        open: whether it is still to be computed.
+        error: what ended it before it was computed.
+        sleepers: a locked lock of each thread that waits for it.
+    """
+
+    __slots__ = (
+        *("caller", "done", "encoded", "error", "fresh", "gathering", "left", "open"),
+        *("running", "sleepers", "slots", "spread", "whole"),
+    )
+
+    def __init__(self, caller: Caller, done: Callable[[Chunk], None] | None = None) -> None:
+        self.caller = caller
+        self.done = done
+        self.encoded: list[Encoded | RowError] = []
+        self.slots: list[Slot] = []
+        self.fresh: dict[Key, Slot] = {}
+        self.gathering: dict[Kind, Batch] = {}
+        self.spread = self.whole = False
+        self.left = self.running = 0
+        self.open = True
+        self.error: BaseException | None = None
+        self.sleepers: list[threading.Lock] = []
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return (self.whole and not self.left) or self.error is not None
+
+    def items(self) -> Iterator[Item | RowError]:
+        """Yield one result a row, in order, once the chunk is settled.
+
+        Raises:
+            BaseException: what ended the chunk.
+        """
+        if self.error is not None:
+            raise self.error
+        slots = iter(self.slots)
+        for item in self.encoded:
+            if isinstance(item, RowError):
+                yield item
+            else:
+                yield _decoded(item, [next(slots).kept for _ in item.pieces], self.caller.decoder)
+
+
+def _decoded(encoded: Encoded, kept: Sequence[Any], decoder: Decoder) -> Item | RowError:
+    failed = next((value for value in kept if isinstance(value, RowError)), None)
+    if failed is not None:
+        return failed
+    try:
+        item = decoder.decode(encoded, kept)
+    except RowError as error:
+        return error
+    if encoded.truncated:
+        item["truncated"] = True
+    return item

@@ -25,7 +25,8 @@ Key = tuple[bytes, bytes]
 def key_of(piece: Piece) -> Key:
     """Return what decides a piece's results: its ids and segments, in few bytes."""
     types = piece.type_ids
-    return piece.ids.astype(np.int32).tobytes(), types.astype(np.int8).tobytes() if types.any() else b""
+    segments = types.astype(np.int8).tobytes() if np.count_nonzero(types) else b""
+    return piece.ids.astype(np.int32).tobytes(), segments
 
 
 class Repeats:

@@ -1,0 +1,123 @@
+"""Rows of a caller, taken in chunks that are bounded for each caller and for all of them together."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from bertonnx.errors import RowError
+from bertonnx.models.providers import Batching
+from bertonnx.runtime.rows import Row
+
+__all__ = ["Intake", "Room", "in_parts"]
+
+_LARGEST_CHUNKS = 8
+"""Of the largest size, that all callers may hold together. One caller holds four at most: two under way, one
+that is tokenized ahead, and one that is read."""
+
+
+class Room:
+    """What all callers may hold together. When it is used up nobody waits, but chunks stay small.
+
+    Waiting could be for ever: a caller holds its rows until somebody asks for their results.
+
+    Args:
+        batching: how large chunks are.
+    """
+
+    def __init__(self, batching: Batching) -> None:
+        self._largest = batching.last_chunk
+        self._left = _LARGEST_CHUNKS * batching.last_chunk
+        self._lock = threading.Lock()
+
+    def take(self, least: int) -> int:
+        """Take room for a largest chunk if there is, else for a chunk of `least` rows; return the rows."""
+        with self._lock:
+            rows = self._largest if self._left >= self._largest else least
+            self._left -= rows
+            return rows
+
+    def give_back(self, rows: int) -> None:
+        """Give room back."""
+        with self._lock:
+            self._left += rows
+
+
+class Intake:
+    """The rows of one caller, read in chunks; no row is read before its chunk is asked for.
+
+    Args:
+        rows: the rows.
+        batching: how large chunks are.
+        room: what all callers may hold.
+        soon: whether the first chunks are small. Small chunks make small batches, which cost more.
+    """
+
+    def __init__(
+        self, rows: Iterable[Row | RowError], batching: Batching, room: Room, *, soon: bool = True
+    ) -> None:
+        self._rows = iter(rows)
+        self._batching = batching
+        self._room = room
+        self._limit = batching.first_chunk if soon else batching.last_chunk
+        self._held: deque[int] = deque()
+        self._at_end = False
+
+    def __iter__(self) -> Iterator[list[Row | RowError]]:
+        while not self._at_end:
+            if chunk := self._read():
+                yield chunk
+            self._limit = min(4 * self._limit, self._batching.last_chunk)
+
+    def collected(self) -> None:
+        """Say that the oldest chunk is held no longer."""
+        self._room.give_back(self._held.popleft())
+
+    def close(self) -> None:
+        """Say that nothing is held any longer."""
+        while self._held:
+            self.collected()
+
+    def _read(self) -> list[Row | RowError]:
+        batching = self._batching
+        room = self._room.take(batching.first_chunk)
+        self._held.append(room)
+        most = batching.chunk_characters
+        if room < batching.last_chunk:
+            most = most * batching.first_chunk // batching.last_chunk
+        chunk, characters = self._rows_up_to(min(self._limit, room), most)
+        # Long texts take the room of so many rows as would have closed the chunk in their stead.
+        self._held[-1] = max(len(chunk), characters * batching.last_chunk // batching.chunk_characters)
+        self._room.give_back(room - self._held[-1])
+        return chunk
+
+    def _rows_up_to(self, limit: int, most: int) -> tuple[list[Row | RowError], int]:
+        """Return as many rows as may be, and their characters."""
+        chunk: list[Row | RowError] = []
+        characters = 0
+        for row in self._rows:
+            chunk.append(row)
+            characters += _characters(row)
+            if len(chunk) >= limit or characters >= most:
+                return chunk, characters
+        self._at_end = True
+        return chunk, characters
+
+
+def in_parts(chunk: Sequence[Row | RowError], characters: int) -> Iterator[list[Row | RowError]]:
+    """Yield a chunk's rows in parts of about so many characters of text; of 0 as one part."""
+    part: list[Row | RowError] = []
+    found = 0
+    for row in chunk:
+        part.append(row)
+        found += _characters(row)
+        if characters and found >= characters:
+            yield part
+            part, found = [], 0
+    if part:
+        yield part
+
+
+def _characters(row: Row | RowError) -> int:
+    return len(row.text) + len(row.pair or "") if isinstance(row, Row) else 0

@@ -1,0 +1,442 @@
+"""The queue that all callers share: whose batch runs next, in which thread, and what happens when it fails.
+
+A batch runs in the thread of a caller that would wait otherwise, if a core is free: a text that comes alone
+wakes no other thread. Where more batches are due than such threads come by, a pool's threads run them,
+each for as long as there are any.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import get_ident
+
+from bertonnx.errors import BertonnxError
+from bertonnx.runtime.engine.batches import Batch, Caller, Chunk, Groups, Slot, largest_first
+from bertonnx.runtime.engine.running import Parts, Runner
+from bertonnx.runtime.session.session import Session
+from bertonnx.wording import Call
+
+__all__ = ["Counters", "Queue", "closed"]
+
+_SHARE = 8
+"""A batch that is not due yet may run on an idle core if it is an eighth full. Smaller ones cost more than
+the core that waits."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the queue does, and has done so far.
+
+    Attributes:
+        waiting: pieces that wait for a core.
+        running: batches under way.
+        batches: batches that ran.
+        pieces: pieces in them.
+        tokens: tokens in those.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    batches: int = 0
+    pieces: int = 0
+    tokens: int = 0
+
+
+class Queue:
+    """Slots of any number of callers and threads, run in batches.
+
+    Callers take turns, a batch each, whatever they have in the queue. A batch takes along all slots of its
+    kind that wait, up to a full batch, whoever's they are.
+
+    Args:
+        session: the model.
+        runs: batches at a time.
+        tokens: the outputs that are fetched -> tokens of a full batch.
+    """
+
+    def __init__(self, session: Session, runs: int, tokens: Callable[[tuple[str, ...]], int]) -> None:
+        self._runner = Runner(session)
+        self._tokens = tokens
+        self._limit = runs
+        self._closed = False
+        self._pool = ThreadPoolExecutor(runs, thread_name_prefix="bertonnx")
+        # Reentrant, since the garbage collector may close a caller's generator while this thread holds it.
+        self._lock = threading.RLock()
+        self._groups = Groups(self._budget)
+        self._line: deque[Caller] = deque()
+        self._due = 0
+        self._coming = 0
+        self._running: dict[int, Batch] = {}
+        self._workers: set[int] = set()
+        self._chunks: set[Chunk] = set()
+        self._waiting = self._batches = self._pieces = self._batch_tokens = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of what happened so far: that memory ran out, and what was done."""
+        return self._runner.notes
+
+    def counters(self) -> Counters:
+        """Return what the queue does now, and has done so far."""
+        with self._lock:
+            return Counters(
+                self._waiting, len(self._running), self._batches, self._pieces, self._batch_tokens
+            )
+
+    # What callers do.
+
+    def add(self, chunk: Chunk, slots: Iterable[Slot], *, more: bool) -> None:
+        """Take slots of a chunk in, and let batches run from when there is one for every core.
+
+        Args:
+            chunk: the chunk, of which others may follow.
+            slots: its slots.
+            more: whether there were others before. Then cores that wait need not wait for all of them.
+
+        Raises:
+            BertonnxError: the queue is closed.
+        """
+        with self._lock:
+            self._require_open()
+            self._chunks.add(chunk)
+            for slot in slots:
+                self._gather(slot, chunk)
+            if more:
+                self._lend(chunk)
+            if chunk.spread or self._idle <= 0:
+                chunk.spread = True
+                self._hand_out()
+
+    def end(self, chunk: Chunk) -> None:
+        """Say that all slots of a chunk are in. All of its batches are due then.
+
+        Raises:
+            BertonnxError: the queue is closed.
+        """
+        with self._lock:
+            self._require_open()
+            chunk.whole = True
+            for batch in largest_first(chunk.gathering.values()):
+                self._line_up(batch, chunk.caller)
+            chunk.gathering.clear()
+            told = self._settle([chunk])
+        _tell(told)
+
+    def start(self) -> None:
+        """Let the pool's threads run what is due, for this one will not wait for it."""
+        with self._lock:
+            self._hand_out(alone=self._fewer_than_cores)
+
+    def run_alone(self, chunk: Chunk) -> None:
+        """Run a chunk's batches that are fewer than the cores, one after the other with all cores, here.
+
+        This is for a caller that takes its next chunk, whose batches would take the cores first.
+        """
+        try:
+            while True:
+                with self._lock:
+                    batch = self._next(self._fewer_than_cores and not chunk.spread)
+                if batch is None:
+                    return
+                self._run(batch)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def wait(self, chunk: Chunk) -> None:
+        """Return when a chunk is settled. Meanwhile this thread runs batches, if a core is free."""
+        try:
+            while True:
+                with self._lock:
+                    settled = chunk.settled
+                    batch = self._next(not settled, alone=not chunk.spread)
+                    if settled:
+                        return
+                    sleeper = _sleeper(chunk) if batch is None else None
+                if batch is not None:
+                    self._run(batch)
+                elif sleeper is not None:
+                    sleeper.acquire()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def drop(self, chunks: Iterable[Chunk]) -> None:
+        """Drop what has not started of chunks that nobody waits for any longer, and wait for what has."""
+        for chunk in chunks:
+            chunk.open = False
+        # The garbage collector may do this, in any thread and at any place. Where this thread holds the lock
+        # or runs a batch, it can neither change the queue nor wait: what is not open is passed over later.
+        if self._lock._is_owned() or get_ident() in self._running:  # type: ignore[attr-defined]
+            return
+        for chunk in chunks:
+            while True:
+                with self._lock:
+                    self._forget(chunk)
+                    if not chunk.running:
+                        break
+                    sleeper = _sleeper(chunk)
+                sleeper.acquire()
+
+    def cancel(self, chunk: Chunk) -> None:
+        """Drop what has not started of a chunk. Who waits for it gets a CancelledError."""
+        with self._lock:
+            if not chunk.settled:
+                chunk.error = CancelledError()
+                self._forget(chunk)
+                _wake(chunk)
+
+    def close(self) -> None:
+        """Drop batches that wait, let the pool's threads go, and fail all chunks that are not computed."""
+        with self._lock:
+            told = self._fail()
+        _tell(told)
+        # Not from a pool's thread, which has told of results and cannot wait for itself.
+        self._pool.shutdown(wait=get_ident() not in self._workers, cancel_futures=True)
+
+    # Under the lock: what is due, and who runs it.
+
+    @property
+    def _turns(self) -> int:
+        """How many cores are taken: by batches, and by threads of the pool that are about to take one."""
+        return len(self._running) + self._coming
+
+    @property
+    def _idle(self) -> int:
+        """How many cores there are more than batches that run or are due."""
+        return self._limit - len(self._running) - self._due
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise closed()
+
+    def _gather(self, slot: Slot, chunk: Chunk) -> None:
+        """Put a slot into a batch; a full one is due."""
+        batch = self._groups.add(slot)
+        chunk.left += 1
+        self._waiting += 1
+        if batch.full:
+            chunk.gathering.pop(batch.kind, None)
+            self._line_up(batch, chunk.caller)
+        else:
+            chunk.gathering[batch.kind] = batch
+
+    def _line_up(self, batch: Batch, caller: Caller, *, first: bool = False) -> None:
+        """Let a batch run at a caller's turn; it may wait for another's turn too."""
+        if batch.taken:
+            return
+        if not batch.due:
+            batch.due = True
+            self._due += 1
+        if first:
+            caller.line.appendleft(batch)
+        else:
+            caller.line.append(batch)
+        if not caller.lined_up:
+            caller.lined_up = True
+            self._line.append(caller)
+
+    def _lend(self, chunk: Chunk) -> None:
+        """Let the largest batches that wait for company run on cores that would wait."""
+        gathering = [batch for batch in chunk.gathering.values() if not batch.due and not batch.taken]
+        for batch in largest_first(gathering)[: max(0, self._idle)]:
+            if _SHARE * batch.tokens >= batch.budget:
+                del chunk.gathering[batch.kind]
+                self._line_up(batch, chunk.caller)
+
+    @property
+    def _fewer_than_cores(self) -> bool:
+        """Whether nothing runs, and fewer batches are due than there are cores."""
+        return not self._running and not self._coming and self._due < self._limit
+
+    def _hand_out(self, *, alone: bool = False) -> None:
+        """Let the pool's threads run what is due, as far as cores are free.
+
+        Args:
+            alone: whether they may run batches alone. Then one of them is enough.
+        """
+        while self._turns < self._limit and self._due > self._coming and not self._closed:
+            try:
+                self._pool.submit(self._serve, alone)
+            except RuntimeError:  # Python is about to end, and takes no more work
+                self._fail()
+                return
+            self._coming += 1
+            if alone:
+                return
+
+    def _next(self, wanted: bool, *, alone: bool = True) -> Batch | None:
+        """Take a batch to run in this thread, if there is a core for it, and let others run the rest.
+
+        Args:
+            wanted: whether this thread runs one at all.
+            alone: whether it may run one alone.
+        """
+        if wanted and self._turns < self._limit and not self._closed:
+            alone = alone and self._fewer_than_cores
+            batch = self._take()
+            if batch is not None:
+                batch.alone = alone
+                batch.exclusive = self._limit == 1
+                if not batch.alone:
+                    self._hand_out()
+                return batch
+        self._hand_out()
+        return None
+
+    def _take(self) -> Batch | None:
+        """Take the next batch of the caller whose turn it is."""
+        while self._line:
+            caller = self._line[0]
+            while caller.line:
+                batch = caller.line.popleft()
+                if batch.taken:
+                    continue
+                self._thin(batch)
+                if batch.slots:
+                    self._line.rotate(-1)
+                    self._leave(batch)
+                    for slot in batch.slots:
+                        slot.chunk.running += 1
+                    self._running[get_ident()] = batch
+                    return batch
+            caller.lined_up = False
+            self._line.popleft()
+        return None
+
+    def _thin(self, batch: Batch) -> None:
+        """Take slots that are no longer wanted out of a batch, and an empty batch out of the queue."""
+        slots = [slot for slot in batch.slots if slot.chunk.open]
+        self._waiting -= len(batch.slots) - len(slots)
+        batch.slots = slots
+        if not slots:
+            self._leave(batch)
+
+    def _leave(self, batch: Batch) -> None:
+        """Take a batch out of the queue."""
+        batch.taken = True
+        self._due -= batch.due
+        self._waiting -= len(batch.slots)
+        self._groups.close(batch)
+
+    def _forget(self, chunk: Chunk) -> None:
+        """Take all slots of a chunk that wait out of the queue."""
+        chunk.open = False
+        self._chunks.discard(chunk)
+        for batch in {*chunk.gathering.values(), *chunk.caller.line}:
+            if not batch.taken:
+                self._thin(batch)
+        chunk.gathering.clear()
+
+    def _settle(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Wake who waits for chunks that are settled, and return those of which somebody is to be told."""
+        told = []
+        for chunk in chunks:
+            if chunk.settled and chunk.open:
+                chunk.open = False
+                self._chunks.discard(chunk)
+                if chunk.error is not None:
+                    self._forget(chunk)
+                if chunk.done is not None:
+                    told.append(chunk)
+            if not chunk.open:
+                _wake(chunk)
+        return told
+
+    def _fail(self) -> list[Chunk]:
+        """Close the queue: what has started may end, and all else fails."""
+        self._closed = True
+        chunks = [chunk for chunk in self._chunks if not chunk.whole or chunk.left > chunk.running]
+        for chunk in chunks:
+            chunk.error = closed()
+        return self._settle(chunks)
+
+    # In a thread that has a core.
+
+    def _serve(self, alone: bool) -> None:
+        """Run batches in a thread of the pool for as long as there are any."""
+        self._workers.add(get_ident())
+        with self._lock:
+            self._coming -= 1
+            batch = self._next(True, alone=alone)
+        while batch is not None:
+            self._run(batch)
+            with self._lock:
+                batch = self._next(True, alone=alone)
+
+    def _abandon(self) -> None:
+        """Leave what this thread ran to others, for it was interrupted."""
+        with self._lock:
+            batch = self._running.get(get_ident())
+            told = self._finish(batch, [batch.slots]) if batch is not None else []
+            self._hand_out()
+        _tell(told)
+
+    def _run(self, batch: Batch) -> None:
+        """Run a batch, and let it be tried again where it failed."""
+        # An interrupt is of a caller's thread and not of the batch. The pool's threads get none.
+        parts = self._runner.run(batch, interruptible=get_ident() not in self._workers)
+        with self._lock:
+            told = self._finish(batch, parts)
+        _tell(told)
+
+    def _finish(self, batch: Batch, parts: Parts) -> list[Chunk]:
+        """Count a batch's slots as computed, or line them up again in parts; return chunks to tell of."""
+        del self._running[get_ident()]
+        for slot in batch.slots:
+            slot.chunk.running -= 1
+            if not parts:
+                slot.chunk.left -= 1
+        if self._runner.out_of_memory:
+            self._limit = 1
+        chunks = dict.fromkeys(slot.chunk for slot in batch.slots)
+        if not parts:
+            self._batches += 1
+            self._pieces += len(batch.slots)
+            self._batch_tokens += batch.tokens
+        elif self._closed:
+            for chunk in chunks:
+                chunk.error = chunk.error or closed()
+        for part in reversed(parts):
+            smaller = Batch(batch.kind, batch.budget, part)
+            self._waiting += len(part)
+            for caller in dict.fromkeys(slot.chunk.caller for slot in part):
+                self._line_up(smaller, caller, first=True)
+        return self._settle(chunks)
+
+    def _budget(self, fetch: tuple[str, ...]) -> int:
+        return min(self._tokens(fetch), self._runner.most_tokens)
+
+
+def closed() -> BertonnxError:
+    """Return the error of who asks a closed model."""
+    return BertonnxError("this model was closed; open it again with {load}", load=Call("load"))
+
+
+def _sleeper(chunk: Chunk) -> threading.Lock:
+    """Return a lock that can be had when a chunk is settled, or some of it has run."""
+    lock = threading.Lock()
+    lock.acquire()
+    chunk.sleepers.append(lock)
+    return lock
+
+
+def _wake(chunk: Chunk) -> None:
+    for sleeper in chunk.sleepers:
+        sleeper.release()
+    chunk.sleepers.clear()
+
+
+def _tell(chunks: Iterable[Chunk]) -> None:
+    """Tell of chunks that are settled. What goes wrong there is no fault of other callers."""
+    for chunk in chunks:
+        try:
+            if chunk.done is not None:
+                chunk.done(chunk)
+        except Exception as error:
+            thread = threading.current_thread()
+            threading.excepthook(threading.ExceptHookArgs([type(error), error, error.__traceback__, thread]))

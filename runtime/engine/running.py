@@ -1,0 +1,113 @@
+"""One batch through the model: what is kept of it, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
+from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
+from bertonnx.runtime.session.session import Session
+from bertonnx.wording import Option
+
+__all__ = ["Parts", "Runner"]
+
+Parts = Sequence[list[Slot]]
+"""All slots of a batch in smaller batches, or in one as before; empty where nothing is left to try."""
+
+
+class Runner:
+    """Runs batches through a session. Safe to use from several threads at once.
+
+    Attributes:
+        out_of_memory: whether memory ran out. From then on, batches must run one at a time.
+        most_tokens: more than these did not fit into memory.
+
+    Args:
+        session: the model.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.out_of_memory = False
+        self.most_tokens = sys.maxsize
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of what happened so far: that memory ran out, and what was done."""
+        if not self.out_of_memory:
+            return ()
+        size = f", of at most {self.most_tokens} tokens" if self.most_tokens < sys.maxsize else ""
+        return (f"memory ran out on {self._session.provider}, so batches now run one at a time{size}",)
+
+    def run(self, batch: Batch, *, interruptible: bool) -> Parts:
+        """Run a batch, and return what of it is to be tried again, and in which parts.
+
+        Args:
+            batch: the batch.
+            interruptible: whether interrupts go to who calls; else they end the chunks of the batch, as
+                faults of bertonnx do.
+        """
+        try:
+            self._compute(batch)
+        except OutOfMemoryError as error:
+            return self._smaller(batch, error)
+        except InferenceError as error:
+            # One text alone may be what fails: the others must not suffer for it.
+            return [[slot] for slot in batch.slots] if len(batch.slots) > 1 else _failed(batch, error)
+        except BaseException as error:
+            if interruptible and not isinstance(error, Exception):
+                raise
+            return _faulty(batch, error)
+        return ()
+
+    def _compute(self, batch: Batch) -> None:
+        fetch = batch.kind[1]
+        outputs = self._session.run(fetch, batch.feeds(self._session.inputs), alone=batch.alone)
+        for i, slot in enumerate(batch.slots):
+            named = {name: array[i] for name, array in zip(fetch, outputs, strict=True)}
+            try:
+                slot.kept = slot.chunk.caller.decoder.keep(slot.piece, named)
+            except Exception as error:  # a fault, which is of this caller alone
+                slot.chunk.error = error
+
+    def _smaller(self, batch: Batch, error: OutOfMemoryError) -> Parts:
+        """Return what a batch that found no memory is tried again as."""
+        self.out_of_memory = True
+        if not batch.exclusive:
+            return [batch.slots]
+        half = len(batch.slots) // 2
+        if not half:
+            return _failed(batch, error)
+        self.most_tokens = min(half * batch.kind[0], self.most_tokens)
+        return [batch.slots[:half], batch.slots[half:]]
+
+
+def _faulty(batch: Batch, error: BaseException) -> Parts:
+    """Return a batch's slots by their chunks, or end the chunk where there is but one."""
+    by_chunk: dict[Chunk, list[Slot]] = {}
+    for slot in batch.slots:
+        by_chunk.setdefault(slot.chunk, []).append(slot)
+    if len(by_chunk) > 1:
+        return list(by_chunk.values())
+    for chunk in by_chunk:
+        chunk.error = error
+    return ()
+
+
+def _failed(batch: Batch, error: BertonnxError) -> Parts:
+    """Note that a batch's one piece failed; nothing is left to try."""
+    slot = batch.slots[0]
+    said = " ".join(str(error).split())
+    if isinstance(error, OutOfMemoryError):
+        slot.kept = RowError(
+            "runtime",
+            "there was not memory enough for this text alone ({tokens} tokens); a smaller {limit}, or "
+            "another provider, may do. ONNX Runtime said: {said}",
+            tokens=batch.tokens,
+            limit=Option("max_length"),
+            said=said,
+        )
+    else:
+        slot.kept = RowError("runtime", "the model failed on this text: {said}", said=said)
+    return ()

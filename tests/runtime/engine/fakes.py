@@ -1,0 +1,156 @@
+"""A session that is not ONNX Runtime's, which tests can hold at a batch, and what goes with it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertonnx.errors import RowError
+from bertonnx.models.card import Card
+from bertonnx.models.providers import PROVIDERS, Batching, provider
+from bertonnx.runtime.engine.engine import Engine
+from bertonnx.runtime.options import LongText
+from bertonnx.runtime.rows import Encoded, Item, Outputs, Piece, Row
+from bertonnx.runtime.session.session import Feeds
+from bertonnx.runtime.tokenization import TextTokenizer
+from tests.tokenizers_zoo import wordpiece
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+CARD = Card(task="feature-extraction", family="bert", max_length=64, inputs=INPUTS, outputs=("sums",))
+
+PATIENCE = 20
+"""Seconds until a test that waits for an event has failed."""
+
+
+class FakeSession:
+    """Answers the sum of the ids, and how many there are; notes every batch; does `hook` before each."""
+
+    def __init__(
+        self,
+        hook: Callable[[Feeds], None] = lambda _: None,
+        *,
+        inputs: tuple[str, ...] = INPUTS,
+        provider: str = "cpu",
+    ) -> None:
+        self.provider = provider
+        self.inputs = inputs
+        self.outputs: tuple[str, ...] = ("sums", "counts")
+        self.hook = hook
+        self.batches: list[dict[str, npt.NDArray[np.int64]]] = []
+        self.alone: list[bool] = []
+        self.threads: list[threading.Thread] = []
+
+    def run(
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
+        self.alone.append(alone)
+        self.batches.append(dict(feeds))
+        self.threads.append(threading.current_thread())
+        self.hook(feeds)
+        ids = feeds["input_ids"]
+        answers = {"sums": ids.sum(axis=1), "counts": np.full(len(ids), ids.shape[1])}
+        return [answers[name].astype(np.float32) for name in outputs]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Pieces in each batch so far."""
+        return [len(batch["input_ids"]) for batch in self.batches]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each piece of each batch so far."""
+        return [batch["input_ids"].shape[1] for batch in self.batches]
+
+
+class HeldSession(FakeSession):
+    """Holds every batch until `let(n)` lets so many go on."""
+
+    def __init__(self, *, provider: str = "cpu") -> None:
+        super().__init__(self._hold, provider=provider)
+        self._changed = threading.Condition()
+        self._allowed = 0
+
+    def _hold(self, _: Feeds) -> None:
+        with self._changed:
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._allowed > 0, PATIENCE), "nobody let this batch go on"
+            self._allowed -= 1
+
+    def let(self, batches: int = 1_000_000) -> None:
+        """Let so many batches go on."""
+        with self._changed:
+            self._allowed += batches
+            self._changed.notify_all()
+
+    def wait_for(self, batches: int) -> None:
+        """Return when so many batches have begun."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.batches) >= batches, PATIENCE), self.sizes
+
+
+class Sums:
+    """Decodes to the sum over all pieces and the number of pieces."""
+
+    fetch: tuple[str, ...] = ("sums",)
+
+    def keep(self, piece: Piece, outputs: Outputs) -> float:
+        assert int(outputs["sums"]) == int(piece.ids.sum())
+        return float(outputs["sums"])
+
+    def decode(self, encoded: Encoded, kept: Sequence[Any]) -> Item:
+        if "undecodable" in encoded.row.text:
+            raise RowError("no-mask", "cannot be decoded")
+        return {"text": encoded.row.text, "sum": sum(kept), "pieces": len(kept)}
+
+
+def engine_with(
+    session: FakeSession, *, threads: int = 2, long_text: LongText = "truncate", **more: Any
+) -> Engine:
+    tokenizer = TextTokenizer(wordpiece().to_str(), CARD, long_text=long_text)
+    return Engine(session, tokenizer, threads=threads, **more)
+
+
+@contextmanager
+def batching(name: str, **changes: Any) -> Iterator[Batching]:
+    """Register a provider called `name`, whose batching is the CPU's with some changes."""
+    row = replace(provider("cpu"), name=name, batching=replace(provider("cpu").batching, **changes))
+    PROVIDERS.register(row)
+    try:
+        yield row.batching
+    finally:
+        PROVIDERS.unregister(name)
+
+
+def in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """Do something in a thread of its own."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def some_texts(count: int, seed: int = 0) -> list[str]:
+    chance = random.Random(seed)
+    return [f"{i} " + "the film " * chance.randrange(12) for i in range(count)]
+
+
+def rows_of(texts: Sequence[str]) -> list[Row]:
+    return [Row(text) for text in texts]
+
+
+def text_of(results: Sequence[Item | RowError]) -> list[Any]:
+    return [item.kind if isinstance(item, RowError) else item["text"] for item in results]
