@@ -78,10 +78,13 @@ opening = Loaded
 """
 
 SESSION = """
-import bertonnx.runtime.session.session
+from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.options import LoadOptions
+from bertonnx.runtime.session.session import open_session
+card = read_model_file(path).card
 class Opened:
     def __init__(self):
-        self.session = bertonnx.runtime.session.session.open_session(path, provider="cpu")
+        self.session = open_session(path, card, LoadOptions(provider="cpu", threads=1))
         self.inputs = self.session.inputs
     def predict(self):
         self.session.run(self.session.outputs, feeds(self))

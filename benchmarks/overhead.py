@@ -35,7 +35,7 @@ sys.path[:0] = [sys.argv[1]]
 from texts import source, texts
 from tokenizers import Tokenizer
 import bertonnx
-from bertonnx.runtime.session.session import OrtSession
+from bertonnx.runtime.session.ort_session import OrtSession
 
 path, checkpoint, workload, part, threads = sys.argv[2:]
 run, lock, calls = OrtSession.run, threading.Lock(), []

@@ -35,6 +35,7 @@ from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
 from bertonnx.runtime.golden import CheckReport, check, examples_of, sha256_text
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Row
 from bertonnx.runtime.session.session import Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -187,7 +188,7 @@ class _Job:
 
     def opened(self, staged: Staged) -> Session:
         """Open a staged graph as the runtime will."""
-        return open_session(staged.path, provider="cpu", optimized=self.card.optimize == "full")
+        return open_session(staged.path, self.card, LoadOptions(provider="cpu", threads=1))
 
     def compared(self, staged: Staged, card: Card) -> tuple[Session, Card]:
         """Open a staged graph, compare it with PyTorch, and note the outcome on the card."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["POOLINGS", "UNSUPPORTED", "Pooling", "modes_of", "register"]
+__all__ = ["POOLINGS", "UNSUPPORTED", "Pooling", "by_mode", "modes_of", "register"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def register(row: Pooling) -> None:
         ValueError: another mode has its name.
     """
     POOLINGS.register(row)
+
+
+def by_mode(mode: str) -> Pooling | None:
+    """Return the row of one of Sentence-Transformers' modes; None where bertonnx does not have it."""
+    return next((row for row in POOLINGS if row.mode == mode), None)
 
 
 def modes_of(config: Mapping[str, Any]) -> list[str]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["AUTO", "PROVIDERS", "Batching", "Provider", "choices", "provider", "register"]
+__all__ = ["AUTO", "FALLBACK", "PROVIDERS", "Batching", "Provider", "choices", "provider", "register"]
 
 AUTO = "auto"
 """The first provider that works, of those that are tried by themselves (`Provider.automatic`)."""
+
+FALLBACK = "cpu"
+"""What "auto" ends with: the provider that works on every machine."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from bertonnx.errors import MissingDependencyError
+from bertonnx.errors import BertonnxError, MissingDependencyError, ProviderError
+from bertonnx.models.providers import PROVIDERS, Provider
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.cpu import cpu_features
-from bertonnx.runtime.session.cuda import CUDA, both_packages, cuda_problem, prepared
-from bertonnx.runtime.session.session import import_onnxruntime
+from bertonnx.runtime.session.cuda_diagnosis import both_packages
+from bertonnx.runtime.session.problem import Remedy, problem_in
+from bertonnx.runtime.session.session import SessionOptions, import_onnxruntime, open_provider
+from bertonnx.wording import Call, Install, Message
 
 __all__ = ["Finding", "examine"]
 
@@ -38,19 +42,23 @@ class Finding:
         name: what was looked at.
         value: what was found.
         ok: whether it needs nothing done.
-        remedy: the line that mends it; empty where nothing is to be done.
+        remedy: the line or sentence that mends it; None where nothing is to be done.
     """
 
     name: str
-    value: str
+    value: Message
     ok: bool = True
-    remedy: str = ""
+    remedy: Remedy | None = None
 
 
 def examine() -> list[Finding]:
     """Look at Python, ONNX Runtime, its providers, the CPU and the cores, and return what was found."""
+    versions = {
+        "bertonnx": importlib.metadata.version("bertonnx"),
+        "python": platform.python_version(),
+    }
     findings = [
-        Finding("bertonnx", f"{importlib.metadata.version('bertonnx')}, Python {platform.python_version()}"),
+        Finding("bertonnx", Message("{bertonnx}, Python {python}", **versions)),
         _cpu(),
         _cores(),
         *_packages(),
@@ -58,11 +66,9 @@ def examine() -> list[Finding]:
     try:
         ort = import_onnxruntime()
     except MissingDependencyError as error:
-        return [
-            *findings,
-            Finding("ONNX Runtime", str(error), ok=False, remedy='pip install "bertonnx[cpu]"'),
-        ]
-    return [*findings, Finding("ONNX Runtime", f"{ort.__version__}, telemetry off"), *_providers(ort)]
+        return [*findings, Finding("ONNX Runtime", error.message, ok=False, remedy=Install("cpu"))]
+    version = Message("{version}, telemetry off", version=ort.__version__)
+    return [*findings, Finding("ONNX Runtime", version), *_providers(ort)]
 
 
 def _cpu() -> Finding:
@@ -71,17 +77,19 @@ def _cpu() -> Finding:
     if platform.machine() == "x86_64" and flags and "avx2" not in flags:
         return Finding(
             "CPU",
-            "no AVX2: ONNX Runtime runs several times slower",
+            Message("no AVX2: ONNX Runtime runs several times slower"),
             ok=False,
-            remedy="run on a machine with AVX2; on a virtual one, choose a CPU type such as host",
+            remedy=Message("run on a machine with AVX2; on a virtual one, choose a CPU type such as host"),
         )
-    return Finding("CPU", f"{platform.machine()}, {', '.join(sets) or 'no instruction sets known'}")
+    known = ", ".join(sets) or "no instruction sets known"
+    return Finding("CPU", Message("{machine}, {known}", machine=platform.machine(), known=known))
 
 
 def _cores() -> Finding:
     board, allowed = os.cpu_count() or 1, allowed_cores()
     limit = " (limited by affinity or the container's quota)" if allowed < board else ""
-    return Finding("cores", f"{allowed} of {board} may be used{limit}")
+    found = Message("{allowed} of {board} may be used{limit}", allowed=allowed, board=board, limit=limit)
+    return Finding("cores", found)
 
 
 def _packages() -> Iterator[Finding]:
@@ -91,9 +99,12 @@ def _packages() -> Iterator[Finding]:
     extras = {"export": ("torch", "transformers", "optimum", "onnx"), "arrow": ("pyarrow",)}
     for extra, names in extras.items():
         missing = [name for name in names if not _has(name)]
-        value = f"not installed ({', '.join(missing)} missing)" if missing else "installed"
-        # Not having them is a choice, not a fault: a machine that only runs models needs neither.
-        yield Finding(f"extra {extra}", value, remedy=f'pip install "bertonnx[{extra}]"' if missing else "")
+        if missing:
+            # Not having them is a choice, not a fault: a machine that only runs models needs neither.
+            found = Message("not installed ({missing} missing)", missing=", ".join(missing))
+            yield Finding(f"extra {extra}", found, remedy=Install(extra))
+        else:
+            yield Finding(f"extra {extra}", Message("installed"))
 
 
 def _has(distribution: str) -> bool:
@@ -105,36 +116,28 @@ def _has(distribution: str) -> bool:
 
 
 def _providers(ort: ModuleType) -> Iterator[Finding]:
-    yield Finding("provider cpu", "available")
-    if CUDA not in ort.get_available_providers():
-        driver = Path("/proc/driver/nvidia/version").exists()
-        problem = cuda_problem(ort)
-        # Without a GPU, a CPU build is the right one.
-        yield Finding(
-            "provider cuda",
-            f"{problem.what}, and there is an NVIDIA driver" if driver else problem.what,
-            ok=not driver,
-            remedy=problem.remedy if driver else "",
-        )
-        return
-    loads, error = _loads_cuda(ort)
-    if loads:
-        yield Finding("provider cuda", "loads; `bertonnx check MODEL` says which nodes it takes")
-        return
-    problem = cuda_problem(ort, error)
-    yield Finding("provider cuda", f"does not load: {problem.what}", ok=False, remedy=problem.remedy)
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        model = Path(folder) / "identity.onnx"
+        model.write_bytes(_identity_model())
+        for row in PROVIDERS:
+            yield _provider(row, model, listed=row.execution_provider in ort.get_available_providers())
 
 
-def _loads_cuda(ort: ModuleType) -> tuple[bool, str]:
-    """Return whether CUDA really loads, and what was raised; found by making a session, not by asking."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    with prepared(ort):
-        try:
-            session = ort.InferenceSession(_identity_model(), options, providers=[CUDA], enable_fallback=0)
-        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            return False, str(error)
-    return CUDA in session.get_providers(), ""
+def _provider(row: Provider, model: Path, *, listed: bool) -> Finding:
+    """Return whether a provider works; found by opening a model, as a list of providers promises nothing."""
+    name = f"provider {row.name}"
+    if listed and not row.problem:
+        return Finding(name, Message("available"))
+    try:
+        open_provider(row, model, SessionOptions(optimized=False))
+    except BertonnxError as error:
+        problem = problem_in(error) if isinstance(error, ProviderError) else None
+        what = problem.what if problem is not None else error.message
+        if listed:
+            what = Message("does not load: {what}", what=what)
+        fault = listed or problem is None or problem.fault
+        return Finding(name, what, ok=not fault, remedy=problem.remedy if problem and fault else None)
+    return Finding(name, Message("loads; {check} says which nodes it takes", check=Call("check", "MODEL")))
 
 
 def _identity_model() -> bytes:

@@ -11,34 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from bertonnx.errors import DriftError, ModelFileError, RowError, UsageError
+from bertonnx.errors import DriftError, ModelFileError, RowError
 from bertonnx.models.card import CARD_KEY, Card
-from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
-from bertonnx.runtime.rows import Array, Encoded, Piece, Row
-from bertonnx.runtime.session.cpu import saturation_warning
+from bertonnx.models.providers import PROVIDERS
+from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file, weights_sha256
+from bertonnx.runtime.options import LoadOptions
+from bertonnx.runtime.rows import Array, Encoded, Piece, Row, feeds_of
 from bertonnx.runtime.session.placement import Placement
-from bertonnx.runtime.session.session import PROVIDERS, Provider, Session, open_session
+from bertonnx.runtime.session.session import Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["TOLERANCE", "CheckReport", "check", "examples_of", "sha256_text"]
-
-TOLERANCE: Mapping[tuple[str, str], float] = {
-    ("fp32", "cpu"): 1e-4,
-    ("fp32", "cuda"): 1e-3,
-    ("fp16", "cpu"): 5e-3,
-    ("fp16", "cuda"): 5e-3,
-    ("int8", "cpu"): 5e-2,
-    ("int8", "cuda"): 5e-2,
-}
-"""Allowed difference of an output by precision and provider, times the largest of its golden numbers.
-
-Of fp32, times max(1, largest). Of INT8, a last bit that another CPU rounds otherwise can move an
-activation by a whole step.
-"""
+__all__ = ["CheckReport", "check", "examples_of", "sha256_text"]
 
 _LEAST_SCALE: Mapping[str, float] = {"fp32": 1.0}
 """Where a tolerance is small, one that shrinks with the numbers would find rounding; a large one that
-does not would take zeros for a normalised embedding."""
+does not would take zeros for a normalized embedding."""
 
 _NUMBERS = 512
 """Numbers of each output that an example keeps, evenly spread over it."""
@@ -82,38 +69,26 @@ class _Gap:
         return self.difference / self.limit
 
 
-def check(path: str | Path, provider: Provider = "auto") -> CheckReport:
+def check(path: str | Path, provider: str = "auto") -> CheckReport:
     """Replay the golden examples inside a file, and compare weights and tokenizer with the card.
+
+    An output may differ from its golden numbers by the provider's tolerance for the file's precision
+    (`models.providers.Provider.tolerances`) times the largest of them; of fp32, times max(1, largest).
 
     Raises:
         DriftError: a weight, the tokenizer or an answer is not what it was at export.
         ModelFileError: the file is broken or carries no golden examples.
-        ProviderError: the provider cannot be used.
+        ProviderError: the provider cannot be used, or the file is INT8 for a CPU unlike this one.
         UsageError: there is no such provider.
     """
-    if provider not in PROVIDERS:
-        raise UsageError(f"provider is {provider!r}; it can be {', '.join(PROVIDERS)}")
+    options = LoadOptions(provider=provider)
     path = Path(path)
     file = read_model_file(path)
     card, golden = file.card, file.golden
-    if not golden:
-        raise ModelFileError(f"{path} carries no golden examples; export the checkpoint again")
-    if any(set(example["outputs"]) != set(card.outputs) for example in golden):
-        raise ModelFileError(f"the golden examples of {path} lack outputs; export the checkpoint again")
-    for example in golden:
-        _unchanged(path, "card", str(example.get("card")), sha256_text(file.metadata[CARD_KEY]))
-    _unchanged(path, "tokenizer", card.tokenizer_sha256, sha256_text(file.tokenizer))
-    _unchanged(path, "weights", card.weights_sha256, weights_sha256(path))
+    _require_unchanged(path, file)
     tokenizer = TextTokenizer(file.tokenizer, card)
-    session = open_session(path, provider=provider, optimized=card.optimize == "full")
-    if (card.precision, session.provider) not in TOLERANCE:
-        raise ModelFileError(f"{path} is of precision {card.precision}, which this bertonnx does not know")
-    warning = saturation_warning(card.quantization) if session.provider == "cpu" else ""
-    if warning:
-        raise DriftError(warning)
-    tolerance = TOLERANCE[card.precision, session.provider]
-    least = _LEAST_SCALE.get(card.precision, 0.0)
-    limits = {name: tolerance * max(least, _largest(golden, name)) for name in card.outputs}
+    session = open_session(path, card, options)
+    limits = _limits(path, card, golden, session)
     closest = _Gap(card.outputs[0], 0.0, limits[card.outputs[0]])
     for number, example in enumerate(golden):
         differences = _replay(path, number, example, tokenizer, session)
@@ -121,12 +96,46 @@ def check(path: str | Path, provider: Provider = "auto") -> CheckReport:
         closest = max(closest, *gaps, key=lambda gap: gap.share)
         if closest.share > 1:
             raise DriftError(
-                f"golden example {number} of {path} comes out differently: largest difference "
-                f"{closest.difference:.3g} in {closest.output}, allowed {closest.limit:.3g} on "
-                f"{session.provider}; this machine or ONNX Runtime computes otherwise, or the graph was "
-                "changed: export again"
+                "golden example {number} of {path} comes out differently: largest difference "
+                "{difference:.3g} in {output}, allowed {limit:.3g} on {provider}; this machine or ONNX "
+                "Runtime computes otherwise, or the graph was changed: export again",
+                number=number,
+                path=path,
+                difference=closest.difference,
+                output=closest.output,
+                limit=closest.limit,
+                provider=session.provider,
             )
     return CheckReport(len(golden), closest.difference, closest.limit, session.provider, session.placement)
+
+
+def _require_unchanged(path: Path, file: ModelFile) -> None:
+    card, golden = file.card, file.golden
+    if not golden:
+        raise ModelFileError("{path} carries no golden examples; export the checkpoint again", path=path)
+    if any(set(example["outputs"]) != set(card.outputs) for example in golden):
+        raise ModelFileError(
+            "the golden examples of {path} lack outputs; export the checkpoint again", path=path
+        )
+    for example in golden:
+        _unchanged(path, "card", str(example.get("card")), sha256_text(file.metadata[CARD_KEY]))
+    _unchanged(path, "tokenizer", card.tokenizer_sha256, sha256_text(file.tokenizer))
+    _unchanged(path, "weights", card.weights_sha256, weights_sha256(path))
+
+
+def _limits(
+    path: Path, card: Card, golden: Sequence[Mapping[str, Any]], session: Session
+) -> dict[str, float]:
+    """Return how far each output may be from its golden numbers."""
+    tolerance = PROVIDERS[session.provider].tolerances.get(card.precision)
+    if tolerance is None:
+        raise ModelFileError(
+            "{path} is of precision {precision}, which this bertonnx does not know",
+            path=path,
+            precision=card.precision,
+        )
+    least = _LEAST_SCALE.get(card.precision, 0.0)
+    return {name: tolerance * max(least, _largest(golden, name)) for name in card.outputs}
 
 
 def examples_of(
@@ -171,13 +180,18 @@ def _replay(
     encoded = tokenizer.encode([Row(example["text"], example["pair"])])[0]
     if isinstance(encoded, RowError):
         raise ModelFileError(
-            f"golden example {number} of {path} cannot be tokenized ({encoded}); export the checkpoint again"
+            "golden example {number} of {path} cannot be tokenized ({why}); export the checkpoint again",
+            number=number,
+            path=path,
+            why=encoded.message,
         )
     piece = encoded.pieces[0]
     if piece.ids.tolist() != example["ids"]:
         raise DriftError(
-            f"golden example {number} is tokenized differently than at export ({example['text'][:60]!r}): "
-            "the tokenizer in the file or the tokenizers package changed"
+            "golden example {number} is tokenized differently than at export ({text!r}): the tokenizer in "
+            "the file or the tokenizers package changed",
+            number=number,
+            text=example["text"][:60],
         )
     return {
         name: _difference(_sample(array), np.array(example["outputs"][name], dtype=np.float32))
@@ -192,12 +206,7 @@ def _difference(actual: Array, expected: Array) -> float:
 
 
 def _run(session: Session, piece: Piece, outputs: Sequence[str]) -> dict[str, Array]:
-    feeds = {
-        "input_ids": piece.ids[None],
-        "attention_mask": np.ones_like(piece.ids)[None],
-        "token_type_ids": piece.type_ids[None],
-    }
-    arrays = session.run(outputs, {name: feeds[name] for name in session.inputs})
+    arrays = session.run(outputs, feeds_of([piece], session.inputs))
     return {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
 
 
@@ -209,6 +218,10 @@ def _sample(array: Array) -> Array:
 def _unchanged(path: Path, what: str, noted: str, found: str) -> None:
     if noted != found:
         raise DriftError(
-            f"the {what} in {path} changed after export (SHA-256 {found[:12]}…, and {noted[:12]}… "
-            "was noted then); copy or export the model again"
+            "the {what} in {path} changed after export (SHA-256 {found}…, and {noted}… was noted then); copy "
+            "or export the model again",
+            what=what,
+            path=path,
+            found=found[:12],
+            noted=noted[:12],
         )

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bertonnx.errors import BertonnxError, ModelFileError, RowError, TaskError, UsageError
+from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.modelfile.modelfile import read_model_file
-from bertonnx.runtime.optimum import open_optimum
-from bertonnx.runtime.options import LONG_TEXT, Aggregation, DecodeOptions, LongText, chosen
+from bertonnx.runtime.optimum import read_optimum
+from bertonnx.runtime.options import Aggregation, DecodeOptions, LoadOptions, LongText
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
-from bertonnx.runtime.session.cpu import saturation_warning
-from bertonnx.runtime.session.cuda import CudaOptions
-from bertonnx.runtime.session.placement import Placement
-from bertonnx.runtime.session.session import PROVIDERS, Provider, Session, open_session
+from bertonnx.runtime.session.session import OpenSession, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import Call, Message, Method, Option
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,7 +35,7 @@ _DEFAULTS = DecodeOptions()
 
 def load(
     path: str | Path,
-    provider: Provider = "auto",
+    provider: str = "auto",
     threads: int | None = None,
     *,
     max_length: int | None = None,
@@ -59,25 +56,44 @@ def load(
         gpu_memory: on CUDA, GiB that ONNX Runtime may take for weights and batches; default no limit.
 
     Raises:
-        ModelFileError: the file is missing, broken, foreign, of a newer format, or INT8 for a CPU unlike
-            this one.
-        ProviderError: the provider cannot be used.
+        ModelFileError: the file is missing, broken, foreign or of a newer format.
+        ProviderError: the provider cannot be used, or the file is INT8 for a CPU unlike this one.
         UsageError: an argument is out of range.
         MissingDependencyError: no ONNX Runtime is installed.
     """
-    return Model(
-        path,
-        provider,
-        threads,
+    options = LoadOptions(
+        provider=provider,
+        threads=threads,
         max_length=max_length,
         long_text=long_text,
         tf32=tf32,
         gpu_memory=gpu_memory,
     )
+    return Model(path, options)
+
+
+class _Found(NamedTuple):
+    """What was read of a file or folder, before a session is opened.
+
+    Attributes:
+        card: what it says of itself.
+        tokenizer: the text of its `tokenizer.json`.
+        opens: opens the session.
+        notes: promises of a bertonnx file that do not hold for it.
+    """
+
+    card: Card
+    tokenizer: str
+    opens: Callable[[LoadOptions], OpenSession]
+    notes: tuple[Message, ...] = ()
 
 
 class Model:
     """A model, opened; safe to call from several threads, a context manager, and picklable.
+
+    Args:
+        path: as `load`.
+        options: how it is opened; default as `load`'s.
 
     Attributes:
         path: where it was opened from; a pickled model opens the same path again.
@@ -85,48 +101,31 @@ class Model:
         provider: what really runs it, "cpu" or "cuda".
         placement: on CUDA, which nodes of the graph are there; None on CPU, or where ONNX Runtime
             cannot say.
+        tokenizer: what makes token ids of texts.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        provider: Provider = "auto",
-        threads: int | None = None,
-        *,
-        max_length: int | None = None,
-        long_text: LongText | None = None,
-        tf32: bool = False,
-        gpu_memory: float | None = None,
-    ) -> None:
-        chosen("provider", provider, PROVIDERS)
-        cuda = _cuda_options(provider, tf32, gpu_memory)
-        if long_text is not None:
-            chosen("long_text", long_text, LONG_TEXT)
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}; give a number of at least 1")
+    def __init__(self, path: str | Path, options: LoadOptions | None = None) -> None:
         self.path = Path(path)
-        # Absolute, for who unpickles it may work in another folder.
-        self._arguments = (
-            *(str(self.path.absolute()), provider, threads),
-            *(max_length, long_text, tf32, gpu_memory),
-        )
-        threads = threads or allowed_cores()
-        self.card, tokenizer_text, opens, notes = _open(self.path, provider, threads, cuda)
+        self._options = options = options or LoadOptions()
+        found = _read(self.path)
+        self.card = found.card
+        task = task_named(self.card.task)
         # ONNX Runtime reads weights beside Python, which reads the vocabulary meanwhile.
         with ThreadPoolExecutor(1) as beside:
-            opening = beside.submit(opens)
+            opening = beside.submit(found.opens, options)
             self.tokenizer = TextTokenizer(
-                tokenizer_text, self.card, max_length=max_length, long_text=long_text or _usual(self.card)
+                found.tokenizer,
+                self.card,
+                max_length=options.max_length,
+                long_text=options.long_text or task.long_text,
             )
             session = opening.result()
-        self._notes = (*notes, *filter(None, [getattr(session, "note", "")]))
-        warning = saturation_warning(self.card.quantization) if session.provider == "cpu" else ""
-        if warning:
-            raise ModelFileError(f"{self.path}: {warning}")
+        self._notes = (*found.notes, *session.notes)
         self.provider = session.provider
-        self.placement: Placement | None = getattr(session, "placement", None)
-        outputs = task_named(self.card.task).outputs
-        self._engine = Engine(session, self.tokenizer, threads=threads, outputs=outputs)
+        self.placement = session.placement
+        self._engine = Engine(
+            session, self.tokenizer, threads=options.threads or allowed_cores(), outputs=task.outputs
+        )
         self._closed = False
 
     def __enter__(self) -> Model:
@@ -138,7 +137,8 @@ class Model:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, self._arguments)
+        # Absolute, for who unpickles it may work in another folder.
+        return (type(self), (str(self.path.absolute()), self._options))
 
     def __repr__(self) -> str:
         return f"bertonnx.Model({str(self.path)!r}, task={self.card.task!r}, provider={self.provider!r})"
@@ -155,7 +155,12 @@ class Model:
         Promises of a bertonnx file that do not hold for this one, why "auto" took CUDA or did not
         where this ONNX Runtime could, and that memory ran out on the way.
         """
-        return (*self._notes, *self._engine.notes)
+        return tuple(map(str, self.messages))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The notes, for faces other than Python, which word them in their own way."""
+        return (*self._notes, *map(Message, self._engine.notes))
 
     @property
     def max_length(self) -> int:
@@ -186,7 +191,7 @@ class Model:
         self._require("embed")
         texts = _listed(texts)
         result = np.empty((len(texts), self.card.width or 0), dtype=np.float32)
-        for i, item in enumerate(self._all(texts, None, self._decoder())):
+        for i, item in enumerate(self._all(texts, None, self._decoder(_DEFAULTS))):
             result[i] = item["embedding"]
         return result
 
@@ -198,7 +203,7 @@ class Model:
         Multi-label models give `labels` (those above 0.5) and `scores`; regression gives `score`.
         """
         self._require("classify")
-        return list(self._all(texts, pairs, self._decoder(top_k=top_k)))
+        return list(self._all(texts, pairs, self._decoder(DecodeOptions(top_k=top_k))))
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
         """Return one dict a text: `entities`, a list of `entity, text, score, start, end`.
@@ -209,7 +214,7 @@ class Model:
                 "simple", "first", "average" or "max".
         """
         self._require("entities")
-        return list(self._all(texts, None, self._decoder(aggregation=aggregation)))
+        return list(self._all(texts, None, self._decoder(DecodeOptions(aggregation=aggregation))))
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], *, top_k: int = 1) -> list[Item]:
         """Return one dict a question: `answer, score, start, end` into its context.
@@ -217,20 +222,17 @@ class Model:
         With `top_k` over 1 also `answers`, the best first. Long contexts are read in windows.
         """
         self._require("answer")
-        return list(self._all(questions, contexts, self._decoder(top_k=top_k)))
+        return list(self._all(questions, contexts, self._decoder(DecodeOptions(top_k=top_k))))
 
     def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[Item]:
         """Return one dict a text: `masks`, for each mask token its candidates, the best first."""
         self._require("fill_mask")
-        return list(self._all(texts, None, self._decoder(top_k=top_k)))
+        return list(self._all(texts, None, self._decoder(DecodeOptions(top_k=top_k))))
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Item]:
         """Return one dict a text with the fields of the command line's JSON, whatever the task."""
-        items = list(self._all(texts, pairs, self._decoder()))
-        for item in items:
-            if "embedding" in item:
-                item["embedding"] = item["embedding"].tolist()
-        return items
+        items = self._all(texts, pairs, self._decoder(_DEFAULTS))
+        return [{name: _plain(value) for name, value in item.items()} for item in items]
 
     def predict_batch(self, batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
         """Return predictions for an Arrow record batch, a row for a row, errors as columns.
@@ -252,7 +254,7 @@ class Model:
         for place, row in enumerate(as_rows(_listed(texts), pairs)):
             result = row if isinstance(row, RowError) else self.tokenizer.encode([row])[0]
             if isinstance(result, RowError):
-                raise RowError(result.kind, f"row {place}: {result}") from result
+                raise _in_row(place, result) from result
             encoded.append(result)
         return encoded
 
@@ -264,91 +266,77 @@ class Model:
         An error stands in place of a row's result; embeddings are float32 arrays of shape (width,).
         Closing the generator cancels what has not started.
         """
-        if self._closed:
-            raise BertonnxError("this model was closed; open it again with bertonnx.load()")
-        return self._engine.map(rows, self._decoder(top_k=decode.top_k, aggregation=decode.aggregation))
+        self._require_open()
+        return self._engine.map(rows, self._decoder(decode))
 
     def _all(self, texts: Sequence[str], pairs: Sequence[str] | None, decoder: Decoder) -> Iterator[Item]:
-        if self._closed:
-            raise BertonnxError("this model was closed; open it again with bertonnx.load()")
+        self._require_open()
         texts = _listed(texts)
         if pairs is not None and len(_listed(pairs)) != len(texts):
-            raise UsageError(f"there are {len(texts)} texts and {len(pairs)} pairs; each text needs its own")
-        if pairs is None and self.card.pairs:
             raise UsageError(
-                f"this model was trained for {self.card.task} of text pairs, and no pairs were given"
+                "there are {texts} texts and {pairs} pairs; each text needs its own",
+                texts=len(texts),
+                pairs=len(pairs),
+            )
+        if pairs is None and self.card.needs_pair:
+            raise UsageError(
+                "this model was trained for {task} of text pairs, and no {option} were given",
+                task=self.card.task,
+                option=Option("pairs"),
             )
         for place, item in enumerate(self._engine.map(as_rows(texts, pairs), decoder, soon=False)):
             if isinstance(item, RowError):
-                raise RowError(item.kind, f"row {place}: {item}") from item
+                raise _in_row(place, item) from item
             yield item
 
-    def _decoder(self, *, top_k: int | None = None, aggregation: Aggregation = "simple") -> Decoder:
-        return decoder_for(DecoderContext(self.card, self.tokenizer, DecodeOptions(top_k, aggregation)))
+    def _decoder(self, options: DecodeOptions) -> Decoder:
+        return decoder_for(DecoderContext(self.card, self.tokenizer, options))
 
     def _require(self, method: str) -> None:
         serving = task_named(self.card.task).method
         if method != serving:
-            wanted = next(task.name for task in TASKS if task.method == method)
+            wanted = [task.name for task in TASKS if task.method == method]
             raise TaskError(
-                f"{method}() needs a model exported for {wanted}, and this one was exported for "
-                f"{self.card.task}; call {serving}() or predict(), or export with --task {wanted}"
+                "{method} needs a model exported for {wanted}, and this one was exported for {task}; call "
+                "{serving}, or export with {option}",
+                method=Method(method),
+                wanted=" or ".join(wanted),
+                task=self.card.task,
+                serving=_serving(serving),
+                option=Option("task", wanted[0]),
             )
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise BertonnxError("this model was closed; open it again with {call}", call=Call("load"))
 
-def _open(
-    path: Path, provider: Provider, threads: int, cuda: CudaOptions
-) -> tuple[Card, str, Callable[[], Session], tuple[str, ...]]:
-    """Return card, tokenizer's text, what opens the session, and the promises that do not hold."""
+
+def _read(path: Path) -> _Found:
     if not path.is_dir():
         file = read_model_file(path)
         if file.is_bertonnx:
             card = file.card
-            optimized = card.optimize == "full"
-            opens = partial(
-                open_session, path, provider=provider, optimized=optimized, threads=threads, cuda=cuda
-            )
-            return card, file.tokenizer, opens, ()
-    card, text, session, notes = open_optimum(path, provider, threads, cuda)
-    return card, text, lambda: session, notes
+            return _Found(card, file.tokenizer, lambda options: open_session(path, card, options))
+    folder = read_optimum(path)
+    return _Found(folder.card, folder.tokenizer, folder.open, folder.notes)
 
 
-def _usual(card: Card) -> LongText:
-    return task_named(card.task).long_text
+def _serving(method: str) -> Message:
+    predict = Method("predict")
+    if method == predict.name:
+        return Message("{predict}", predict=predict)
+    return Message("{method} or {predict}", method=Method(method), predict=predict)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _in_row(place: int, error: RowError) -> RowError:
+    return RowError(error.kind, "row {place}: {why}", place=place, why=error.message)
 
 
 def _listed(texts: Sequence[str]) -> Sequence[str]:
     if isinstance(texts, (str, bytes)):
         raise UsageError("a list of texts is expected, and this is one text; give [text]")
     return texts if isinstance(texts, (list, tuple)) else list(texts)
-
-
-def _cuda_options(provider: Provider, tf32: bool, gpu_memory: float | None) -> CudaOptions:
-    if provider == "cpu" and (tf32 or gpu_memory is not None):
-        name = "tf32" if tf32 else "gpu_memory"
-        raise UsageError(f"{name} is of CUDA, and the provider is cpu; leave it out, or ask for cuda")
-    if gpu_memory is None:
-        return CudaOptions(tf32)
-    if not gpu_memory > 0:
-        raise UsageError(f"gpu_memory is {gpu_memory}; give a number of GiB over 0")
-    return CudaOptions(tf32, int(gpu_memory * 2**30))
-
-
-def _reopen(
-    path: str,
-    provider: Provider,
-    threads: int | None,
-    max_length: int | None,
-    long_text: LongText | None,
-    tf32: bool,
-    gpu_memory: float | None,
-) -> Model:
-    return load(
-        path,
-        provider,
-        threads,
-        max_length=max_length,
-        long_text=long_text,
-        tf32=tf32,
-        gpu_memory=gpu_memory,
-    )

@@ -7,7 +7,8 @@ NumPy, and `notes` says which promises of a bertonnx file do not hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,32 @@ import numpy as np
 from bertonnx.errors import ModelFileError
 from bertonnx.models.card import Card
 from bertonnx.models.families import family
-from bertonnx.models.tasks import TASKS
-from bertonnx.models.tasks import task as task_named
+from bertonnx.models.pooling import POOLINGS, by_mode, modes_of
+from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import TASKS, Task
 from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file
+from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Array
-from bertonnx.runtime.session.cuda import CudaOptions
-from bertonnx.runtime.session.session import Feeds, OrtSession, Provider, Session, open_session
+from bertonnx.runtime.session.session import Feeds, OpenSession, open_session
 from bertonnx.runtime.tokenization import stripped
+from bertonnx.wording import Call, Message
 
-__all__ = ["open_optimum"]
+__all__ = ["OptimumModel", "pool_cls", "pool_last", "pool_max", "pool_mean", "read_optimum"]
+
+_EXPORT = Call("export", "SOURCE")
 
 NOTES = (
-    "several files must stay together (the model, tokenizer.json, config.json)",
-    "nothing in it says that the graph was ever compared with PyTorch, and `bertonnx check` has no "
-    "golden examples to replay",
-    "pooling, normalisation and scores are not in the graph; bertonnx computes them",
-    "it was not optimised by bertonnx, so it loads and runs slower; re-export with: bertonnx export",
+    Message("several files must stay together (the model, tokenizer.json, config.json)"),
+    Message(
+        "nothing in it says that the graph was ever compared with PyTorch, and {check} has no golden "
+        "examples to replay",
+        check=Call("check", "MODEL"),
+    ),
+    Message("pooling, normalization and scores are not in the graph; bertonnx computes them"),
+    Message(
+        "it was not optimized by bertonnx, so it loads and runs slower; re-export with: {export}",
+        export=_EXPORT,
+    ),
 )
 """Promises of a bertonnx file that do not hold for these."""
 
@@ -39,26 +50,38 @@ _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")
 """Of Sentence-Transformers; dropout does nothing at inference."""
 
-# Sentence-Transformers' name -> that of the card.
-_POOLING_NAMES = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
+_TOKEN_VECTORS = ("last_hidden_state", "token_embeddings")
+"""What a graph may call the vectors of tokens; the second is Sentence-Transformers' name."""
 
 
-def open_optimum(
-    path: Path, provider: Provider, threads: int = 1, cuda: CudaOptions | None = None
-) -> tuple[Card, str, Session, tuple[str, ...]]:
-    """Open a folder or file that optimum-cli made.
+@dataclass(frozen=True)
+class OptimumModel:
+    """A folder or file that optimum-cli made, read.
 
-    Returns:
-        A card made from its configuration, the tokenizer's text, a session that puts out what a
-        bertonnx file puts out, and the promises that do not hold.
+    Attributes:
+        path: the ONNX file.
+        card: made from its configuration.
+        tokenizer: the text of its `tokenizer.json`.
+        notes: the promises of a bertonnx file that do not hold for it.
+    """
+
+    path: Path
+    card: Card
+    tokenizer: str
+    notes: tuple[Message, ...]
+
+    def open(self, options: LoadOptions) -> OpenSession:
+        """Open a session that puts out what a bertonnx file puts out.
+
+        Raises:
+            ProviderError: the provider cannot be used.
+            ModelFileError: ONNX Runtime cannot load the file.
+        """
+        return _Completed(open_session(self.path, self.card, options), self.card)
+
+
+def read_optimum(path: Path) -> OptimumModel:
+    """Read a folder or file that optimum-cli made.
 
     Raises:
         ModelFileError: a file is missing, broken, the graph needs inputs that a text does not give,
@@ -68,32 +91,39 @@ def open_optimum(
     folder = file.path.parent
     if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
         raise ModelFileError(
-            f"{file.path} was not made by bertonnx, and {folder} does not hold both config.json and "
-            "tokenizer.json, as optimum-cli writes them; export the checkpoint with: bertonnx export SOURCE"
+            "{path} was not made by bertonnx, and {folder} does not hold both config.json and "
+            "tokenizer.json, as optimum-cli writes them; export the checkpoint with: {export}",
+            path=file.path,
+            folder=folder,
+            export=_EXPORT,
         )
     unknown = sorted(set(file.inputs) - _KNOWN_INPUTS)
     if unknown:
         raise ModelFileError(
-            f"{file.path} has inputs that bertonnx cannot make of a text: {', '.join(unknown)}; "
-            f"it knows {', '.join(sorted(_KNOWN_INPUTS))}"
+            "{path} has inputs that bertonnx cannot make of a text: {unknown}; it knows {known}",
+            path=file.path,
+            unknown=", ".join(unknown),
+            known=", ".join(sorted(_KNOWN_INPUTS)),
         )
     try:
         card = _card(file, folder)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelFileError(
-            f"the configuration in {folder} cannot be understood ({type(error).__name__}: {error}); "
-            "export the checkpoint again"
+            "the configuration in {folder} cannot be understood ({kind}: {error}); export the checkpoint "
+            "again",
+            folder=folder,
+            kind=type(error).__name__,
+            error=str(error),
         ) from error
-    opened = open_session(file.path, provider=provider, optimized=False, threads=threads, cuda=cuda)
-    session = _Completed(opened, card)
-    return card, stripped(_read(folder / "tokenizer.json")), session, (*NOTES, *_assumed(file, folder, card))
+    tokenizer = stripped(_read(folder / "tokenizer.json"))
+    return OptimumModel(file.path, card, tokenizer, (*NOTES, *_assumed(file, folder, card)))
 
 
-def _assumed(file: ModelFile, folder: Path, card: Card) -> tuple[str, ...]:
+def _assumed(file: ModelFile, folder: Path, card: Card) -> tuple[Message, ...]:
     """Return what had to be guessed."""
     if card.pooling is None or "sentence_embedding" in file.outputs or _pooling_file(folder).is_file():
         return ()
-    return ("nothing in it says how token vectors become one; their mean is taken, not normalised",)
+    return (Message("nothing in it says how token vectors become one; their mean is taken, not normalized"),)
 
 
 def _model_in(folder: Path) -> Path:
@@ -102,10 +132,12 @@ def _model_in(folder: Path) -> Path:
     models = sorted(folder.glob("*.onnx"))
     if len(models) == 1:
         return models[0]
-    names = ", ".join(file.name for file in models) or "none"
     raise ModelFileError(
-        f"{folder} holds no model.onnx (.onnx files there: {names}); give the file itself, "
-        "or make one with: bertonnx export SOURCE"
+        "{folder} holds no model.onnx (.onnx files there: {names}); give the file itself, or make one with: "
+        "{export}",
+        folder=folder,
+        names=", ".join(file.name for file in models) or "none",
+        export=_EXPORT,
     )
 
 
@@ -115,25 +147,23 @@ def _card(file: ModelFile, folder: Path) -> Card:
     special = _json(folder / "special_tokens_map.json")
     task = _task(file)
     labels = config.get("id2label") or {}
-    names = (
-        tuple(labels[key] for key in sorted(labels, key=int)) if "scores" in task_named(task).outputs else ()
-    )
+    names = tuple(labels[key] for key in sorted(labels, key=int)) if task.labelled else ()
     problem, activation = _problem(config, task, names)
-    mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task == "fill-mask" else None
-    embeds = task == "feature-extraction"
+    mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task.masked else None
+    width = config.get("hidden_size", config.get("dim", config.get("emb_dim")))
     return Card(
-        task=task,
+        task=task.name,
         family=str(config.get("model_type", "unknown")),
         max_length=_max_length(config, tokenizer, folder),
         inputs=file.inputs,
-        outputs=tuple(task_named(task).outputs),
+        outputs=tuple(task.outputs),
         labels=names,
         problem_type=problem,
         activation=activation,
-        pooling=_pooling(file, folder) if embeds else None,
-        normalize=embeds and _normalizes(folder),
-        width=config.get("hidden_size", config.get("dim", config.get("emb_dim"))) if embeds else None,
-        prefix=_prefix(folder) if embeds else "",
+        pooling=_pooling(file, folder) if task.pooled else None,
+        normalize=task.pooled and _normalizes(folder),
+        width=width if task.pooled else None,
+        prefix=_prefix(folder) if task.pooled else "",
         mask_token=mask,
         mask_token_id=_token_id(folder, mask),
         pad_token_id=int(config.get("pad_token_id") or 0),
@@ -143,33 +173,42 @@ def _card(file: ModelFile, folder: Path) -> Card:
     )
 
 
-def _task(file: ModelFile) -> str:
-    outputs = set(file.outputs)
-    if {"start_logits", "end_logits"} <= outputs:
-        return "question-answering"
-    if {"last_hidden_state", "token_embeddings", "sentence_embedding"} & outputs:
-        return "feature-extraction"
-    if "logits" in outputs:
-        config = _json(file.path.parent / "config.json")
-        for architecture in config.get("architectures") or []:
-            for task in TASKS:
-                first = task.architectures[0]
-                if "For" in first and architecture.endswith(first):
-                    return task.name
-        if any("LMHead" in name or "ForPreTraining" in name for name in config.get("architectures") or []):
-            return "fill-mask"
+def _task(file: ModelFile) -> Task:
+    """Return the task whose outputs the graph has; of several, the one that the architecture names."""
+    found = {_TOKEN_VECTORS[0] if name in _TOKEN_VECTORS else name for name in file.outputs}
+    fitting = [
+        row for row in TASKS if found.issuperset(row.raw_outputs) or (row.pooled and found & set(row.outputs))
+    ]
+    telling = [row for row in fitting if all(row is other or _differ(row, other) for other in TASKS)]
+    if telling:
+        return max(telling, key=lambda row: len(found.intersection(row.raw_outputs)))
+    architectures = _json(file.path.parent / "config.json").get("architectures") or []
+    for row in fitting:
+        if any(_is_of(row, architecture) for architecture in architectures):
+            return row
     raise ModelFileError(
-        f"{file.path} puts out {', '.join(file.outputs) or 'nothing'}, and its config.json names no task "
-        f"that bertonnx serves: {', '.join(task.name for task in TASKS)}"
+        "{path} puts out {outputs}, and its config.json names no task that bertonnx serves: {tasks}",
+        path=file.path,
+        outputs=", ".join(file.outputs) or "nothing",
+        tasks=", ".join(TASKS.names),
     )
 
 
-def _problem(config: dict[str, Any], task: str, labels: Sequence[str]) -> tuple[str | None, str]:
+def _differ(row: Task, other: Task) -> bool:
+    return not set(row.raw_outputs) & set(other.raw_outputs)
+
+
+def _is_of(row: Task, architecture: str) -> bool:
+    # Causal models that were exported to fill masks are called ...LMHeadModel.
+    return architecture.endswith(row.architectures) or (row.masked and "LMHead" in architecture)
+
+
+def _problem(config: dict[str, Any], task: Task, labels: Sequence[str]) -> tuple[str | None, str]:
     """Return problem type and activation, as transformers' TextClassificationPipeline chooses them."""
-    if task == "token-classification":
-        return None, "softmax"
-    if task != "text-classification":
+    if not task.labelled:
         return None, "none"
+    if any("tokens" in dimensions for dimensions in task.outputs.values()):
+        return None, "softmax"
     problem = config.get("problem_type")
     if problem == "regression":
         return "regression", "none"
@@ -196,38 +235,36 @@ def _pooling(file: ModelFile, folder: Path) -> str | None:
     Raises:
         ModelFileError: the graph does not do it, and neither can this module.
     """
-    modes = _pooling_modes(folder)
-    pooling = _POOLING_NAMES.get(modes[0]) if len(modes) == 1 else None
+    modes = modes_of(_json(_pooling_file(folder)))
+    row = by_mode(modes[0]) if len(modes) == 1 else None
+    pooling = None if row is None else row.name
     if "sentence_embedding" in file.outputs:
         return pooling
     for kind, _ in _modules(folder):
         if _class_name(kind) not in _MODULES:
             raise ModelFileError(
-                f"{folder / 'modules.json'} has the module {kind}, which is neither in the graph nor "
-                f"computed by bertonnx ({', '.join(_MODULES)} are); re-export with: bertonnx export SOURCE"
+                "{path} has the module {kind}, which is neither in the graph nor computed by bertonnx "
+                "({known} are); re-export with: {export}",
+                path=folder / "modules.json",
+                kind=kind,
+                known=", ".join(_MODULES),
+                export=_EXPORT,
             )
     if pooling is None:
         raise ModelFileError(
-            f"{_pooling_file(folder)} asks for the pooling {' + '.join(modes) or 'none'}, which is neither "
-            f"in the graph nor computed by bertonnx; it computes one of {', '.join(_POOLING_NAMES)}"
+            "{path} asks for the pooling {modes}, which is neither in the graph nor computed by bertonnx; it "
+            "computes one of {known}",
+            path=_pooling_file(folder),
+            modes=" + ".join(modes) or "none",
+            known=", ".join(row.mode for row in POOLINGS),
         )
     if _prefix(folder) and not _json(_pooling_file(folder)).get("include_prompt", True):
         raise ModelFileError(
-            f"{_pooling_file(folder)} leaves the default prompt out (include_prompt is false), which "
-            "bertonnx cannot; remove default_prompt_name from config_sentence_transformers.json and put "
-            "the prompt in your texts"
+            "{path} leaves the default prompt out (include_prompt is false), which bertonnx cannot; remove "
+            "default_prompt_name from config_sentence_transformers.json and put the prompt in your texts",
+            path=_pooling_file(folder),
         )
     return pooling
-
-
-def _pooling_modes(folder: Path) -> list[str]:
-    """Return the names of all poolings whose vectors are joined, as Sentence-Transformers writes them."""
-    config = _json(_pooling_file(folder))
-    mode = config.get("pooling_mode")
-    if mode is None:
-        # No flag at all means the mean, as in Sentence-Transformers.
-        mode = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
-    return [mode] if isinstance(mode, str) else [str(name) for name in mode]
 
 
 def _pooling_file(folder: Path) -> Path:
@@ -273,9 +310,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read(path))
     except ValueError as error:
-        raise ModelFileError(f"{path} is not valid JSON: {error}") from error
+        raise ModelFileError("{path} is not valid JSON: {error}", path=path, error=str(error)) from error
     if not isinstance(value, dict):
-        raise ModelFileError(f"{path} is not a JSON object; export the checkpoint again")
+        raise ModelFileError("{path} is not a JSON object; export the checkpoint again", path=path)
     return value
 
 
@@ -283,17 +320,17 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from error
+        raise ModelFileError("{path} cannot be read: {error}", path=path, error=str(error)) from error
 
 
 class _Completed:
     """A session whose graph ends before the heads; computes them for batches without padding."""
 
-    def __init__(self, session: OrtSession, card: Card) -> None:
+    def __init__(self, session: OpenSession, card: Card) -> None:
         self._session = session
-        self.note = session.note
-        self.placement = session.placement
         self._card = card
+        self.notes = session.notes
+        self.placement = session.placement
         self.provider = session.provider
         self.inputs = session.inputs
         self.outputs = card.outputs
@@ -310,14 +347,14 @@ class _Completed:
             return name
         if name == "scores":
             return "logits"
-        return next(n for n in ("last_hidden_state", "token_embeddings") if n in self._session.outputs)
+        return next(n for n in _TOKEN_VECTORS if n in self._session.outputs)
 
     def _output(self, name: str, raw: Array) -> Array:
         if name in self._session.outputs or name == "last_hidden_state":
             return raw
         if name == "scores":
             return _ACTIVATIONS[self._card.activation](raw)
-        vectors = _POOLINGS[self._card.pooling or "mean"](raw)
+        vectors: Array = resolve(POOLINGS[self._card.pooling or "mean"].array)(raw)
         if self._card.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors.astype(np.float32)
@@ -329,14 +366,30 @@ def _softmax(logits: Array) -> Array:
     return result
 
 
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "softmax": _softmax,
     "sigmoid": lambda logits: (1 / (1 + np.exp(-logits))).astype(np.float32),
     "none": lambda logits: logits,
 }
-_POOLINGS: dict[str, Callable[[Array], Array]] = {
-    "mean": lambda tokens: tokens.mean(axis=1),
-    "cls": lambda tokens: tokens[:, 0],
-    "max": lambda tokens: tokens.max(axis=1),
-    "last": lambda tokens: tokens[:, -1],
-}
+
+
+def pool_mean(tokens: Array) -> Array:
+    """Return the mean over tokens, (texts, width), of their vectors, (texts, tokens, width)."""
+    mean: Array = tokens.mean(axis=1)
+    return mean
+
+
+def pool_cls(tokens: Array) -> Array:
+    """Return the vectors of the first tokens, (texts, width)."""
+    return tokens[:, 0]
+
+
+def pool_max(tokens: Array) -> Array:
+    """Return the largest number of each channel, (texts, width)."""
+    largest: Array = tokens.max(axis=1)
+    return largest
+
+
+def pool_last(tokens: Array) -> Array:
+    """Return the vectors of the last tokens, (texts, width)."""
+    return tokens[:, -1]

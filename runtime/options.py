@@ -7,10 +7,11 @@ is named in the face, here, and where it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, TypeVar
 
 from bertonnx.errors import UsageError
+from bertonnx.models.providers import AUTO, PROVIDERS, choices
 from bertonnx.wording import Option
 
 __all__ = [
@@ -50,14 +51,47 @@ class LoadOptions:
         long_text: one of `LONG_TEXT`; None for what the task does by itself.
         tf32: on CUDA, let fp32 models multiply in TF32.
         gpu_memory: on CUDA, GiB that ONNX Runtime may take; None for no limit.
+
+    Raises:
+        UsageError: a value is none of the choices or out of range, or is of another provider than the one
+            that was asked for.
     """
 
-    provider: str = "auto"
+    provider: str = AUTO
     threads: int | None = None
     max_length: int | None = None
     long_text: LongText | None = None
     tf32: bool = False
     gpu_memory: float | None = None
+
+    def __post_init__(self) -> None:
+        chosen("provider", self.provider, choices())
+        require_at_least("threads", self.threads)
+        if self.long_text is not None:
+            chosen("long_text", self.long_text, LONG_TEXT)
+        if self.gpu_memory is not None and not self.gpu_memory > 0:
+            raise UsageError(
+                "{asked} is too small; give a number of GiB over 0",
+                asked=Option("gpu_memory", self.gpu_memory),
+            )
+        self._require_provider_of_options()
+
+    def _require_provider_of_options(self) -> None:
+        if self.provider == AUTO:
+            return
+        usual = {item.name: item.default for item in fields(self)}
+        for row in PROVIDERS:
+            for name in row.options:
+                given = getattr(self, name) != usual[name]
+                if given and name not in PROVIDERS[self.provider].options:
+                    raise UsageError(
+                        "{option} is of {owner}, and the provider is {provider}; leave it out, or ask for "
+                        "{other}",
+                        option=Option(name),
+                        owner=row.name.upper(),
+                        provider=self.provider,
+                        other=Option("provider", row.name),
+                    )
 
 
 @dataclass(frozen=True)

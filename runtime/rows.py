@@ -12,8 +12,9 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from bertonnx.errors import RowError
+from bertonnx.runtime.session.session import Feeds
 
-__all__ = ["Array", "Decoder", "Encoded", "Item", "Outputs", "Piece", "Row", "as_rows"]
+__all__ = ["Array", "Decoder", "Encoded", "Item", "Outputs", "Piece", "Row", "as_rows", "feeds_of"]
 
 Array = npt.NDArray[np.float32]
 Outputs = Mapping[str, Array]
@@ -81,6 +82,25 @@ class Decoder(Protocol):
         ...
 
 
+def feeds_of(pieces: Sequence[Piece], inputs: Sequence[str]) -> Feeds:
+    """Return what a graph takes of pieces of one length, which therefore need no padding.
+
+    Args:
+        pieces: at least one.
+        inputs: names of the graph's inputs, of `input_ids`, `attention_mask` and `token_type_ids`.
+
+    Returns:
+        int64 arrays of shape (pieces, sequence_length), by the names of the inputs.
+    """
+    ids = np.stack([piece.ids for piece in pieces])
+    feeds = {"input_ids": ids}
+    if "attention_mask" in inputs:
+        feeds["attention_mask"] = np.ones_like(ids)
+    if "token_type_ids" in inputs:
+        feeds["token_type_ids"] = np.stack([piece.type_ids for piece in pieces])
+    return feeds
+
+
 def as_rows(texts: Iterable[object], pairs: Iterable[object] | None = None) -> Iterator[Row | RowError]:
     """Yield a row for every text; what is not valid text becomes a `RowError` in its place."""
     if pairs is None:
@@ -96,7 +116,9 @@ def _row(text: object, pair: object, *, has_pair: bool) -> Row | RowError:
         if value is None:
             return RowError("missing-text", "there is no text in this row (null)")
         if not isinstance(value, str):
-            return RowError("invalid-text", f"a text is expected, and this is {type(value).__name__}")
+            return RowError(
+                "invalid-text", "a text is expected, and this is {kind}", kind=type(value).__name__
+            )
         if not value.isascii() and _SURROGATE.search(value):
             return RowError("invalid-text", "the text holds a lone surrogate, which is not valid Unicode")
     return Row(str(text), str(pair) if has_pair else None)

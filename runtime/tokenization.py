@@ -14,8 +14,10 @@ from tokenizers import Encoding, Tokenizer
 
 from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
+from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Piece, Row
+from bertonnx.wording import Option
 
 __all__ = ["SubwordRule", "TextTokenizer", "stripped", "subword_rule"]
 
@@ -94,10 +96,13 @@ class TextTokenizer:
         try:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception
-            raise ModelFileError(f"the tokenizer in the model file cannot be read: {error}") from error
+            raise ModelFileError(
+                "the tokenizer in the model file cannot be read: {error}", error=str(error)
+            ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._card = card
+        self._task = task_named(card.task)
         self.long_text = long_text
         self.max_length = self._limit(max_length)
         self._longest = _CHARACTERS_PER_TOKEN * self.max_length
@@ -122,8 +127,11 @@ class TextTokenizer:
             for i in long:
                 results[i] = RowError(
                     "too-long",
-                    f"the text has {len(whole[i])} tokens and the model takes {self.max_length}; "
-                    "use --long-text truncate or stride",
+                    "the text has {tokens} tokens and the model takes {limit}; use {cut} or {read}",
+                    tokens=len(whole[i]),
+                    limit=self.max_length,
+                    cut=Option("long_text", "truncate"),
+                    read=Option("long_text", "stride"),
                 )
         elif long:
             for i, result in zip(long, self._shorten([read[i] for i in long]), strict=True):
@@ -171,17 +179,21 @@ class TextTokenizer:
                 raise
             if len(rows) > 1:
                 return [result for row in rows for result in self._shortened([row], shortening)]
-            return [RowError("too-long", self._no_room(rows[0]))]
+            return [self._no_room(rows[0])]
         return [self._parts(row, encoding) for row, encoding in zip(rows, encodings, strict=True)]
 
-    def _no_room(self, row: Row) -> str:
+    def _no_room(self, row: Row) -> RowError:
         if row.pair is None:
-            return f"the text cannot be cut to {self.max_length} tokens"
-        tokens = len(self._encode(self._tokenizer, [Row(row.text)])[0])
-        what = "question" if self._card.task == "question-answering" else "first text"
-        return (
-            f"the {what} has {tokens} tokens and leaves no room for the second text (the model takes "
-            f"{self.max_length}); shorten it"
+            return RowError("too-long", "the text cannot be cut to {limit} tokens", limit=self.max_length)
+        first, second = self._task.pair_names
+        return RowError(
+            "too-long",
+            "the {first} has {tokens} tokens and leaves no room for the {second} (the model takes {limit}); "
+            "shorten it",
+            first=first,
+            tokens=len(self._encode(self._tokenizer, [Row(row.text)])[0]),
+            second=second,
+            limit=self.max_length,
         )
 
     def _parts(self, row: Row, encoding: Encoding) -> Encoded:
@@ -201,7 +213,7 @@ class TextTokenizer:
     def _make_shortening(self, windows: bool, has_pair: bool) -> Tokenizer:
         # A second tokenizer, because truncation is state of the tokenizer and others may be using it.
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
-        second_only = has_pair and (windows or self._card.task == "question-answering")
+        second_only = has_pair and (windows or self._task.pair_is_cut)
         tokenizer.enable_truncation(
             self.max_length,
             stride=self._stride if windows else 0,
@@ -215,10 +227,18 @@ class TextTokenizer:
         if max_length is None:
             return limit
         if max_length > limit:
-            raise UsageError(f"--max-length {max_length} is more than the model takes ({limit} tokens)")
+            raise UsageError(
+                "{asked} is more than the model takes ({limit} tokens)",
+                asked=Option("max_length", max_length),
+                limit=limit,
+            )
         least = self._tokenizer.num_special_tokens_to_add(is_pair=True) + 2
         if max_length < least:
-            raise UsageError(f"--max-length {max_length} leaves no room for text; use at least {least}")
+            raise UsageError(
+                "{asked} leaves no room for text; use at least {least}",
+                asked=Option("max_length", max_length),
+                least=least,
+            )
         return max_length
 
 

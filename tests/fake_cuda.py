@@ -151,9 +151,9 @@ def pretend_cuda(
 
 def use_runtime(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> FakeRuntime:
     """Put a made-up ONNX Runtime in the place of the real one, for files that need not be there."""
-    from bertonnx.runtime.session import session as session_module
+    from bertonnx.runtime.session import cpu_session, ort_session
 
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    monkeypatch.setattr(session_module, "without_weights", lambda _: b"")
-    monkeypatch.setattr(session_module, "_stamp", lambda _: (0,))
+    monkeypatch.setattr(ort_session, "without_weights", lambda _: b"")
+    monkeypatch.setattr(cpu_session, "_stamp", lambda _: (0,))
     return fake

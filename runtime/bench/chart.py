@@ -11,6 +11,7 @@ from typing import Any
 
 from bertonnx.errors import MissingDependencyError
 from bertonnx.runtime.bench.measure import BenchReport, BenchRow
+from bertonnx.wording import Install
 
 __all__ = ["Bars", "Line", "Lines", "charts", "require_matplotlib", "save_png", "svg"]
 
@@ -86,8 +87,8 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            'a .png needs Matplotlib; type: pip install "bertonnx[bench]" '
-            "(a .html has the same charts and needs nothing)"
+            "a .png needs Matplotlib; type: {install} (a .html has the same charts and needs nothing)",
+            install=Install("bench"),
         ) from error
 
 

@@ -14,26 +14,28 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertonnx.errors import BertonnxError, InputError, ProviderError, RowError, UsageError
+from bertonnx.models.providers import PROVIDERS, Provider
 from bertonnx.runtime.bench.machine import machine
+from bertonnx.runtime.bench.options import LENGTHS, BenchOptions
 from bertonnx.runtime.bench.texts import exact_rows
+from bertonnx.runtime.io.inputs import Input
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.model import Model
-from bertonnx.runtime.options import RunOptions
+from bertonnx.runtime.options import LoadOptions, RunOptions
 from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.session.cores import allowed_cores
-from bertonnx.runtime.session.session import PROVIDERS, Provider, import_onnxruntime
+from bertonnx.runtime.session.session import import_onnxruntime
+from bertonnx.wording import COMMAND_LINE, Message, Option, Options
 
-__all__ = ["BATCH_SIZES", "LENGTHS", "BenchReport", "BenchRow", "bench"]
-
-LENGTHS = (16, 128, 512)
-BATCH_SIZES = (1, 8, 32)
+__all__ = ["BenchReport", "BenchRow", "bench"]
 
 _ROUNDS = 3
 _WARM_UP_RUNS, _WARM_UP_SECONDS = 3, 0.3
@@ -114,184 +116,113 @@ class _Case:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class _Cuda:
-    """What was asked for on CUDA; CPU is not concerned."""
-
-    tf32: bool
-    gpu_memory: float | None
-
-    def open(self, path: Path, provider: Provider, threads: int) -> Model:
-        if provider == "cpu":
-            return Model(path, provider, threads)
-        return Model(path, provider, threads, tf32=self.tf32, gpu_memory=self.gpu_memory)
-
-
-@dataclass(frozen=True)
-class _Text:
-    """The user's own text."""
-
-    path: Path
-    column: str | None
-    pair_column: str | None
-
-
 def bench(
-    models: Sequence[str | Path],
-    *,
-    providers: Sequence[str] | None = None,
-    lengths: Sequence[int] | None = None,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    threads: Sequence[int] | None = None,
-    text: str | Path | None = None,
-    column: str | None = None,
-    pair_column: str | None = None,
-    tf32: bool = False,
-    gpu_memory: float | None = None,
-    seconds: float = 2.0,
-    repeat: int | None = None,
-    progress: Progress | None = None,
+    models: Sequence[str | Path], options: BenchOptions | None = None, *, progress: Progress | None = None
 ) -> BenchReport:
     """Measure models side by side.
 
     Args:
         models: files that bertonnx made, or folders or files that optimum-cli made.
-        providers: "cpu", "cuda"; default every one that this ONNX Runtime was built with. One that
-            cannot be used gives a row that says why.
-        lengths: tokens of a text; default 16, 128 and 512, or the models' limit where that is less;
-            none where `text` is given.
-        batch_sizes: texts handed over at once.
-        threads: batches at a time; default as many as cores that this process may use.
-        text: a file of texts to be measured from reading to result; see `readers`.
-        column: its column that holds the text.
-        pair_column: its column that holds the second text.
-        tf32: whether fp32 models multiply in TF32 on CUDA.
-        gpu_memory: GiB that ONNX Runtime may take on CUDA.
-        seconds: time for each configuration, warm-up not counted; each runs at least three times.
-        repeat: so many runs of each configuration instead.
+        options: what is measured, and how long.
         progress: called with the work done and the work in all.
 
     Raises:
-        UsageError: a number is out of range, or a length is over a model's limit.
+        UsageError: there is no model, or a length is over a model's limit.
         ModelFileError: a model cannot be opened.
-        InputError: `text` cannot be read.
+        InputError: the text cannot be read.
     """
-    _check(models, text, batch_sizes, threads, seconds, repeat)
-    chosen, cuda = _providers(providers), _Cuda(tf32, gpu_memory)
+    if isinstance(models, (str, Path)) or not models:
+        raise UsageError("give a list of at least one model file")
+    options = options or BenchOptions()
+    providers = _providers(options)
     with ExitStack() as stack:
-        opened = list(_opened(stack, models, chosen, tuple(threads or (allowed_cores(),)), cuda))
+        opened = list(_opened(stack, models, providers, options))
         live = [model for model in opened if isinstance(model, tuple)]
-        sizes = _lengths(lengths, [model for model, _ in live], default=text is None)
-        own = None if text is None else _Text(Path(text), column, pair_column)
+        lengths = _lengths(options, [model for model, _ in live])
         places = [
-            place if isinstance(place, BenchRow) else list(_cases(*place, sizes, batch_sizes, own))
+            place if isinstance(place, BenchRow) else list(_cases(*place, lengths, options))
             for place in opened
         ]
         cases = [case for place in places if isinstance(place, list) for case in place]
-        _measure(cases, seconds, repeat, progress)
+        _measure(cases, options, progress)
         notes = tuple(_notes([model for model, _ in live], cases))
     rows = [row for place in places for row in ([place] if isinstance(place, BenchRow) else map(_row, place))]
-    settings = {
-        **{"providers": list(chosen), "lengths": list(sizes), "batch_sizes": list(batch_sizes)},
-        **{"text": None if text is None else str(text), "seconds": None if repeat else seconds},
-        **{"repeat": repeat, "rounds": _ROUNDS, **asdict(cuda)},
-    }
+    settings = _settings(options, [row.name for row in providers], lengths)
     return BenchReport(machine(), settings, notes, tuple(_related(rows)))
 
 
-def _check(
-    models: Sequence[str | Path],
-    text: str | Path | None,
-    batch_sizes: Sequence[int],
-    threads: Sequence[int] | None,
-    seconds: float,
-    repeat: int | None,
-) -> None:
-    if isinstance(models, (str, Path)) or not models:
-        raise UsageError("give a list of at least one model file")
-    if str(text) == "-":
-        raise UsageError("--text - cannot be: the text is read several times; give a file")
-    _check_numbers("--batch-sizes", batch_sizes)
-    if threads is not None:
-        _check_numbers("--threads", threads)
-    if repeat is not None:
-        _check_numbers("--repeat", [repeat])
-    if not seconds > 0:
-        raise UsageError(f"--seconds is {seconds}; give a number over 0")
+def _settings(options: BenchOptions, providers: Sequence[str], lengths: Sequence[int]) -> dict[str, Any]:
+    """Return what was asked for, or taken where nothing was, ready for JSON."""
+    return {
+        "providers": list(providers),
+        "lengths": list(lengths),
+        "batch_sizes": list(options.batch_sizes),
+        "text": None if options.text is None else str(options.text),
+        "seconds": None if options.repeat else options.seconds,
+        "repeat": options.repeat,
+        "rounds": _ROUNDS,
+        "tf32": options.tf32,
+        "gpu_memory": options.gpu_memory,
+    }
 
 
-def _check_numbers(option: str, values: Sequence[int]) -> None:
-    if not values:
-        raise UsageError(f"{option} is empty; give numbers with commas between them, such as 1,8")
-    for value in values:
-        if value < 1:
-            raise UsageError(f"{option} holds {value}; give numbers of at least 1")
-
-
-def _providers(asked: Sequence[str] | None) -> tuple[Provider, ...]:
-    if asked is None:
-        built = import_onnxruntime().get_available_providers()
-        return ("cpu", "cuda") if "CUDAExecutionProvider" in built else ("cpu",)
-    known: dict[str, Provider] = {name: name for name in PROVIDERS if name != "auto"}
-    for name in asked:
-        if name not in known:
-            raise UsageError(
-                f"--provider {name} is unknown; it can be {', '.join(known)}, or both with a comma"
-            )
-    if not asked:
-        raise UsageError(f"--provider is empty; it can be {', '.join(known)}, or both with a comma")
-    return tuple(dict.fromkeys(known[name] for name in asked))
+def _providers(options: BenchOptions) -> list[Provider]:
+    if options.providers is not None:
+        return [PROVIDERS[name] for name in dict.fromkeys(options.providers)]
+    built = import_onnxruntime().get_available_providers()
+    return [row for row in PROVIDERS if row.execution_provider in built]
 
 
 def _opened(
-    stack: ExitStack,
-    models: Sequence[str | Path],
-    providers: Sequence[Provider],
-    threads: Sequence[int],
-    cuda: _Cuda,
+    stack: ExitStack, models: Sequence[str | Path], providers: Sequence[Provider], options: BenchOptions
 ) -> Iterator[tuple[Model, BenchRow] | BenchRow]:
     """Yield every model opened, with the beginning of its rows, or the row that says why it is not."""
     paths = [Path(model) for model in dict.fromkeys(map(str, models))]
+    threads = options.threads or (allowed_cores(),)
     for path in paths:
         name = str(path) if [other.name for other in paths].count(path.name) > 1 else path.name
-        for provider in providers:
-            # On a GPU, how many batches run at a time does not follow the cores.
-            for number in dict.fromkeys(threads if provider == "cpu" else threads[-1:]):
+        for row in providers:
+            for number in dict.fromkeys(threads if row.by_cores else threads[-1:]):
+                # The others are not concerned by what is one provider's alone.
+                own = {option: getattr(options, option) for option in row.options}
                 try:
-                    model = stack.enter_context(cuda.open(path, provider, number))
+                    model = Model(path, replace(LoadOptions(provider=row.name, threads=number), **own))
                 except ProviderError as error:
-                    yield BenchRow(name, "", provider, number, problem=str(error))
+                    yield BenchRow(name, "", row.name, number, problem=error.worded(COMMAND_LINE))
                     break
+                stack.enter_context(model)
                 yield model, BenchRow(name, model.card.precision, model.provider, number)
 
 
-def _lengths(asked: Sequence[int] | None, models: Sequence[Model], *, default: bool) -> tuple[int, ...]:
+def _lengths(options: BenchOptions, models: Sequence[Model]) -> tuple[int, ...]:
     shortest = min((model.max_length for model in models), default=max(LENGTHS))
-    if asked is None:
-        return tuple(dict.fromkeys(min(length, shortest) for length in LENGTHS)) if default else ()
-    _check_numbers("--lengths", asked)
-    if models and max(asked) > shortest:
+    if options.lengths is None:
+        usual = LENGTHS if options.text is None else ()
+        return tuple(dict.fromkeys(min(length, shortest) for length in usual))
+    longest = max(options.lengths)
+    if models and longest > shortest:
         at_fault = next(model for model in models if model.max_length == shortest)
         raise UsageError(
-            f"--lengths {max(asked)} is over the limit of {at_fault.path}: it takes {shortest} tokens; "
-            f"give lengths of at most {shortest}"
+            "{asked} is over the limit of {path}: it takes {limit} tokens; give lengths of at most {limit}",
+            asked=Option("lengths", longest),
+            path=at_fault.path,
+            limit=shortest,
         )
-    return tuple(dict.fromkeys(asked))
+    return tuple(dict.fromkeys(options.lengths))
 
 
-def _cases(
-    model: Model, start: BenchRow, lengths: Sequence[int], batch_sizes: Sequence[int], text: _Text | None
-) -> Iterator[_Case]:
+def _cases(model: Model, start: BenchRow, lengths: Sequence[int], options: BenchOptions) -> Iterator[_Case]:
+    sizes = options.batch_sizes
     for length in lengths:
-        rows = exact_rows(model.tokenizer, model.card, length=length, count=max(batch_sizes))
-        for size in dict.fromkeys(batch_sizes):
+        rows = exact_rows(model.tokenizer, model.card, length=length, count=max(sizes))
+        for size in dict.fromkeys(sizes):
             row = replace(start, length=length, batch_size=size, texts=size, tokens=size * length)
             run = _batch_run(model, rows[:size])
             yield _Case(row, run, run)
-    if text is not None:
-        texts, tokens = _counted(model, text)
-        row = replace(start, input=text.path.name, texts=texts, tokens=tokens)
-        yield _Case(row, lambda: _run_text(model, text), lambda: _run_text(model, text, _WARM_UP_ROWS))
+    if options.text is not None:
+        texts, tokens = _counted(model, options)
+        row = replace(start, input=options.text.name, texts=texts, tokens=tokens)
+        yield _Case(row, lambda: _run_text(model, options), lambda: _run_text(model, options, _WARM_UP_ROWS))
 
 
 def _batch_run(model: Model, rows: Sequence[Row]) -> Callable[[], None]:
@@ -303,43 +234,41 @@ def _batch_run(model: Model, rows: Sequence[Row]) -> Callable[[], None]:
     return run
 
 
-def _run_text(model: Model, text: _Text, limit: int | None = None) -> None:
+def _run_text(model: Model, options: BenchOptions, limit: int | None = None) -> None:
     # Rows that fail are part of the user's file and of its time; a note says how many there are.
-    with _source(model, text) as rows:
-        results = model.stream(
-            rows if limit is None else (row for row, _ in zip(rows, range(limit), strict=False))
-        )
-        for _ in results:
+    with _input(model, options) as rows:
+        for _ in model.stream(islice(rows, limit)):
             pass
 
 
-def _source(model: Model, text: _Text) -> Any:
-    columns = RunOptions(column=text.column, pair_column=text.pair_column)
-    return open_rows(text.path, columns, needs_pair=model.card.needs_pair)
+def _input(model: Model, options: BenchOptions) -> Input:
+    assert options.text is not None
+    columns = RunOptions(column=options.column, pair_column=options.pair_column)
+    return open_rows(options.text, columns, needs_pair=model.card.needs_pair)
 
 
-def _counted(model: Model, text: _Text) -> tuple[int, int]:
+def _counted(model: Model, options: BenchOptions) -> tuple[int, int]:
     texts = tokens = 0
-    with _source(model, text) as rows:
+    with _input(model, options) as rows:
         for row in rows:
             texts += 1
             encoded = row if isinstance(row, RowError) else model.tokenizer.encode([row])[0]
             if isinstance(encoded, Encoded):
                 tokens += sum(len(piece.ids) for piece in encoded.pieces)
     if not texts:
-        raise InputError(f"{text.path} holds no text; give a file with at least one row")
+        raise InputError("{path} holds no text; give a file with at least one row", path=options.text)
     return texts, tokens
 
 
-def _measure(cases: Sequence[_Case], seconds: float, repeat: int | None, progress: Progress | None) -> None:
+def _measure(cases: Sequence[_Case], options: BenchOptions, progress: Progress | None) -> None:
     total, done = len(cases) * (1 + _ROUNDS), 0
     for number in range(1 + _ROUNDS):
         for case in cases if number % 2 else reversed(cases):
             try:
                 if case.problem is None:
-                    _spend(case, number, seconds, repeat) if number else _warm_up(case)
+                    _spend(case, number, options) if number else _warm_up(case)
             except BertonnxError as error:
-                case.problem = str(error)
+                case.problem = error.worded(COMMAND_LINE)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -353,9 +282,9 @@ def _warm_up(case: _Case) -> None:
             return
 
 
-def _spend(case: _Case, number: int, seconds: float, repeat: int | None) -> None:
+def _spend(case: _Case, number: int, options: BenchOptions) -> None:
     """Measure until this round's share of the runs, or of the time, is there."""
-    share = number / _ROUNDS
+    share, repeat, seconds = number / _ROUNDS, options.repeat, options.seconds
     least = number if repeat is None else round(repeat * share)
     while len(case.times) < least or (repeat is None and sum(case.times) < seconds * share):
         began = time.perf_counter()
@@ -389,16 +318,19 @@ def _related(rows: Sequence[BenchRow]) -> Iterator[BenchRow]:
 
 
 def _notes(models: Sequence[Model], cases: Sequence[_Case]) -> Iterator[str]:
-    yield from dict.fromkeys(note for model in models for note in model.notes)
+    """Yield the notes in the command line's words, as are all of a report's."""
+    yield from dict.fromkeys(note.worded(COMMAND_LINE) for model in models for note in model.messages)
     for model in models:
         if model.placement is not None:
             yield f"{model.path.name} on {model.provider}: {model.placement}"
     few = min((len(case.times) for case in cases if case.times), default=100)
     if few < 100:
-        yield (
-            f"some configurations were run only {few} times, and their p99 is near the slowest run; "
-            "--seconds or --repeat gives more"
-        )
+        yield Message(
+            "some configurations were run only {few} times, and their p99 is near the slowest run; {options} "
+            "gives more",
+            few=few,
+            options=Options([Option("seconds"), Option("repeat")]),
+        ).worded(COMMAND_LINE)
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, allowed_cores()
     if load > 1.5 * cores:
         yield f"the load average was {load:.1f} on {cores} cores: other programs ran as well, so expect noise"

@@ -61,18 +61,26 @@ def check_report_output(path: str | Path) -> Path:
     """
     target = Path(path)
     if target.suffix.lower() not in ENDINGS:
-        raise UsageError(f"the ending of the output {target} names no format; use one of {' '.join(ENDINGS)}")
+        raise UsageError(
+            "the ending of the output {path} names no format; use one of {endings}",
+            path=target,
+            endings=" ".join(ENDINGS),
+        )
     if target.is_dir():
         raise OutputError(
-            f"the output {target} is a folder; name a file in it, such as {target / 'bench.md'}"
+            "the output {path} is a folder; name a file in it, such as {example}",
+            path=target,
+            example=target / "bench.md",
         )
     folder = target.resolve().parent
     if not folder.is_dir():
-        raise OutputError(f"there is no folder {folder}; make it with: mkdir -p '{folder}'")
+        raise OutputError("there is no folder {folder}; make it with: mkdir -p '{folder}'", folder=folder)
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise OutputError(
+            "cannot write {path}: {error}", path=target, error=error.strerror or error
+        ) from error
     if target.suffix.lower() == ".png":
         require_matplotlib()
     return target
@@ -95,7 +103,7 @@ def write_report(report: BenchReport, path: str | Path) -> None:
             aside.write_text(_MAKERS[target.suffix.lower()](report), encoding="utf-8", newline="")
         aside.replace(target)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError("cannot write {path}: {error}", path=path, error=error.strerror or error) from error
     finally:
         aside.unlink(missing_ok=True)
 

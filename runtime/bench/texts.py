@@ -9,6 +9,7 @@ from bertonnx.errors import RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import Option
 
 __all__ = ["exact_rows"]
 
@@ -44,21 +45,21 @@ def exact_rows(tokenizer: TextTokenizer, card: Card, *, length: int, count: int)
         if len(rows) == count:
             return list(rows)
     raise UsageError(
-        f"--lengths {length}: this model's tokenizer cannot make {count} different texts of {length} tokens "
-        f"({_least(tokenizer, card)} are its own in every text); ask for longer ones or smaller batches"
+        "{asked}: this model's tokenizer cannot make {count} different texts of {length} tokens ({least} are "
+        "its own in every text); ask for longer ones or smaller batches",
+        asked=Option("lengths", length),
+        count=count,
+        length=length,
+        least=_least(tokenizer, card),
     )
 
 
 def _draft(card: Card, dice: random.Random, length: int) -> Row:
     # A word can be less than one token only where the tokenizer merges words, which none here does.
     words = " ".join(dice.choices(_WORDS, k=length + 1))
-    if _reads_pairs(card):
+    if card.needs_pair:
         return Row("what is it", words)
     return Row(f"{card.mask_token} {words}" if card.mask_token else words)
-
-
-def _reads_pairs(card: Card) -> bool:
-    return card.task == "question-answering" or card.pairs is True
 
 
 def _cut(tokenizer: TextTokenizer, card: Card, draft: Row, length: int) -> Row | None:
@@ -84,9 +85,7 @@ def _shortened(draft: Row, end: int, prefix: int) -> Row:
 
 
 def _least(tokenizer: TextTokenizer, card: Card) -> int:
-    (encoded,) = _encoded(
-        tokenizer, Row("what is it", "") if _reads_pairs(card) else Row(card.mask_token or "")
-    )
+    (encoded,) = _encoded(tokenizer, Row("what is it", "") if card.needs_pair else Row(card.mask_token or ""))
     return len(encoded.pieces[0].ids)
 
 

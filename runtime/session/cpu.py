@@ -9,7 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CpuFeatures", "cpu_features", "read_cpu", "saturation_warning"]
+from bertonnx.errors import ProviderError
+from bertonnx.wording import Option
+
+__all__ = ["CpuFeatures", "cpu_features", "read_cpu", "require_exact_sums"]
 
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _ARM = ("aarch64", "arm64")
@@ -71,17 +74,24 @@ def read_cpu(machine: str, cpuinfo: Path) -> CpuFeatures:
     return CpuFeatures(architecture, fields.get("model name", ""), tuple(found), bool(flags), flags)
 
 
-def saturation_warning(quantization: Mapping[str, Any], cpu: CpuFeatures | None = None) -> str:
-    """Return why an INT8 file may give wrong numbers on this machine, "" where it cannot.
+def require_exact_sums(path: Path, quantization: Mapping[str, Any], cpu: CpuFeatures | None = None) -> None:
+    """Refuse an INT8 file that would give wrong numbers on this machine.
 
     Args:
+        path: the file.
         quantization: the card's; empty for a file that is not INT8.
         cpu: default this machine's.
+
+    Raises:
+        ProviderError: its sums of products can saturate here.
     """
     cpu = cpu if cpu is not None else cpu_features()
     if not quantization or quantization.get("pair_safe", False) or not cpu.saturates:
-        return ""
-    return (
-        f"this file was quantised for --target {quantization.get('target')}, and this CPU has no VNNI: its "
-        "sums of products can saturate, so that predictions are wrong; export it again with --target auto"
+        return
+    raise ProviderError(
+        "{path} was quantized for {target}, and this CPU has no VNNI: its sums of products can saturate, so "
+        "that predictions are wrong; export it again with {anywhere}",
+        path=path,
+        target=Option("target", quantization.get("target")),
+        anywhere=Option("target", "auto"),
     )

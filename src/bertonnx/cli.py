@@ -26,6 +26,7 @@ from bertonnx.errors import UsageError
 from bertonnx.models.providers import choices as providers
 from bertonnx.prediction import run_file
 from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, LoadOptions, RunOptions, chosen
+from bertonnx.wording import COMMAND_LINE, Option
 
 __all__ = ["app"]
 
@@ -276,11 +277,9 @@ def run(
 @app.command()
 def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
     """Check that a model file is unchanged and gives the right results here (exit code 1 if not)."""
-    chosen("provider", provider, providers())
     from bertonnx.runtime.golden import check as replay
-    from bertonnx.runtime.session.session import PROVIDERS
 
-    report = replay(model, chosen("provider", provider, PROVIDERS))
+    report = replay(model, provider)
     typer.echo(
         f"ok: {report.examples} golden examples on {report.provider}, largest difference "
         f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); weights and tokenizer unchanged"
@@ -309,10 +308,9 @@ def info(
     file = read_model_file(model)
     session = None
     if provider is not None:
-        from bertonnx.runtime.session.session import PROVIDERS, open_session
+        from bertonnx.runtime.session.session import open_session
 
-        optimized = file.card.optimize == "full"
-        session = open_session(model, provider=chosen("provider", provider, PROVIDERS), optimized=optimized)
+        session = open_session(model, file.card, LoadOptions(provider=provider))
     if as_json:
         running = {} if session is None else {"running": running_on(session)}
         typer.echo(json.dumps({**file.card.as_dict(), **running}, indent=2, ensure_ascii=False))
@@ -330,9 +328,11 @@ def doctor() -> None:
 
     findings = examine()
     for finding in findings:
-        typer.echo(f"{'ok     ' if finding.ok else 'problem'}  {finding.name}: {finding.value}")
-        if finding.remedy:
-            typer.echo(f"         -> {finding.remedy}")
+        typer.echo(
+            f"{'ok     ' if finding.ok else 'problem'}  {finding.name}: {finding.value.worded(COMMAND_LINE)}"
+        )
+        if finding.remedy is not None:
+            typer.echo(f"         -> {finding.remedy.worded(COMMAND_LINE)}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -374,25 +374,25 @@ def bench(
 ) -> None:
     """Measure latency and throughput of one or more models."""
     from bertonnx.runtime.bench.measure import bench as measure
+    from bertonnx.runtime.bench.options import BenchOptions
     from bertonnx.runtime.bench.report import check_report_output, machine_lines, write_report
 
     outputs = [check_report_output(path) for path in output or ()]
+    options = BenchOptions(
+        providers=None if provider is None else [name.strip() for name in provider.split(",")],
+        lengths=None if lengths is None else _numbers("lengths", lengths),
+        batch_sizes=_numbers("batch_sizes", batch_sizes),
+        threads=None if threads is None else _numbers("threads", threads),
+        text=text,
+        column=column,
+        pair_column=pair_column,
+        tf32=tf32,
+        gpu_memory=gpu_memory,
+        seconds=seconds,
+        repeat=repeat,
+    )
     with bench_bar() as progress:
-        report = measure(
-            models,
-            providers=None if provider is None else [name.strip() for name in provider.split(",")],
-            lengths=None if lengths is None else _numbers("--lengths", lengths),
-            batch_sizes=_numbers("--batch-sizes", batch_sizes),
-            threads=None if threads is None else _numbers("--threads", threads),
-            text=text,
-            column=column,
-            pair_column=pair_column,
-            tf32=tf32,
-            gpu_memory=gpu_memory,
-            seconds=seconds,
-            repeat=repeat,
-            progress=progress,
-        )
+        report = measure(models, options, progress=progress)
     for line in machine_lines(report):
         typer.echo(line)
     print_bench(report)
@@ -407,4 +407,8 @@ def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise UsageError(f"{option} {text} is no list of numbers; type them as in {option} 1,8,32") from error
+        raise UsageError(
+            "{asked} is no list of numbers; type them as in {example}",
+            asked=Option(option, text),
+            example=Option(option, "1,8,32"),
+        ) from error

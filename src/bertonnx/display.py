@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bertonnx.models.card import Card
     from bertonnx.runtime.bench.measure import BenchReport
     from bertonnx.runtime.io.job import JobProgress
-    from bertonnx.runtime.session.session import OrtSession
+    from bertonnx.runtime.session.session import OpenSession
 
 __all__ = [
     "bench_bar",
@@ -107,15 +107,16 @@ def print_bench(report: BenchReport) -> None:
         say(f"note: {note}")
 
 
-def provider_line(session: OrtSession) -> str:
+def provider_line(session: OpenSession) -> str:
     """Return in a line what runs a model, on a GPU with the number of nodes that are there."""
     where = f": {session.placement}" if session.placement is not None else ""
     # The rest of a note says the same of its nodes.
-    note = f" ({session.note})" if session.note and session.placement is None else ""
+    notes = "; ".join(note.worded(command_face()) for note in session.notes)
+    note = f" ({notes})" if notes and session.placement is None else ""
     return f"  provider    {session.provider}{where}{note}"
 
 
-def running_on(session: OrtSession) -> dict[str, Any]:
+def running_on(session: OpenSession) -> dict[str, Any]:
     """Return, ready for JSON, what runs a model and where its nodes are."""
     placement = session.placement
     nodes = {} if placement is None else asdict(placement)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bertonnx.display import row_bar, say
 from bertonnx.errors import InputError, OutputError
-from bertonnx.runtime.options import DecodeOptions, LoadOptions, RunOptions, chosen
+from bertonnx.runtime.options import DecodeOptions, LoadOptions, RunOptions
 from bertonnx.wording import Message, Option, command_face
 
 if TYPE_CHECKING:
@@ -76,25 +76,16 @@ def run_file(
 
 def _opened(path: Path, load: LoadOptions) -> Model:
     from bertonnx.runtime.model import Model
-    from bertonnx.runtime.session.session import PROVIDERS
 
-    return Model(
-        path,
-        chosen("provider", load.provider, PROVIDERS),
-        load.threads,
-        max_length=load.max_length,
-        long_text=load.long_text,
-        tf32=load.tf32,
-        gpu_memory=load.gpu_memory,
-    )
+    return Model(path, load)
 
 
-def _say_notes(model: Model, said: Container[str | Message] = ()) -> tuple[str | Message, ...]:
+def _say_notes(model: Model, said: Container[Message] = ()) -> tuple[Message, ...]:
     """Say what was not said yet, and return all notes."""
-    for note in model.notes:
+    for note in model.messages:
         if note not in said:
             say(Message("note: {note}", note=note))
-    return model.notes
+    return model.messages
 
 
 def _require_streams(input: str, output: Path | None) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "Face",
     "Install",
     "Message",
+    "Method",
     "Option",
     "Options",
     "R",
@@ -106,6 +107,17 @@ class Call(Term):
 
 
 @dataclass(frozen=True)
+class Method(Term):
+    """A method of a model, by its name in Python, such as "classify"."""
+
+    name: str
+
+    def worded(self, face: Face) -> str:
+        """Return the method in a face's words."""
+        return face.method(self.name)
+
+
+@dataclass(frozen=True)
 class Install(Term):
     """What to type to install bertonnx with an extra.
 
@@ -151,6 +163,10 @@ class Face:
         """Return the line that calls a function."""
         words = [function, *map(str, arguments), *(self.given(*item) for item in options.items())]
         return " ".join(["bertonnx", *words])
+
+    def method(self, name: str) -> str:
+        """Return what calls a method of a model."""
+        return f"{name}()"
 
     def install(self, what: Install) -> str:
         """Return the line that installs an extra."""
@@ -208,6 +224,9 @@ class _R(_Python):
 
     def given(self, name: str, value: Any) -> str:
         return f"{self.option(name)} = {self._literal(value)}"
+
+    def method(self, name: str) -> str:
+        return "predict()" if name == "predict" else f"bert_{name}()"
 
     def install(self, what: Install) -> str:
         extras = what.extra.split(",")

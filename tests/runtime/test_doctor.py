@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from bertonnx.errors import MissingDependencyError
 from bertonnx.runtime import doctor
 from bertonnx.runtime.doctor import Finding, examine
-from bertonnx.runtime.session import cuda
+from bertonnx.runtime.session import cuda_diagnosis
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.cpu import CpuFeatures, read_cpu
+from bertonnx.wording import COMMAND_LINE
 from tests.commands import Command, written
 from tests.fake_cuda import CPU, CUDA, NO_DEVICE, FakeRuntime
 
@@ -94,23 +95,26 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
         driver: bool = False,
         cores: int = 4,
     ) -> dict[str, Finding]:
-        def import_onnxruntime() -> ModuleType:
-            if runtime is None:
-                raise MissingDependencyError("ONNX Runtime is not installed")
-            return runtime
-
         real = Path.exists
-        monkeypatch.setattr(doctor, "import_onnxruntime", import_onnxruntime)
+        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
         monkeypatch.setattr(doctor, "cpu_features", lambda: CpuFeatures("x86_64", "", (), True, flags))
         monkeypatch.setattr(doctor, "allowed_cores", lambda: cores)
         monkeypatch.setattr(doctor, "_has", installed.__contains__)
-        monkeypatch.setattr(cuda, "_is_installed", installed.__contains__)
+        monkeypatch.setattr(cuda_diagnosis, "_is_installed", installed.__contains__)
         monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         monkeypatch.setattr(os, "cpu_count", lambda: 16)
         monkeypatch.setattr(Path, "exists", lambda self: driver if "nvidia" in str(self) else real(self))
         return {finding.name: finding for finding in examine()}
 
     return fake
+
+
+def value_of(finding: Finding) -> str:
+    return finding.value.worded(COMMAND_LINE)
+
+
+def remedy_of(finding: Finding) -> str:
+    return "" if finding.remedy is None else finding.remedy.worded(COMMAND_LINE)
 
 
 def problems(findings: dict[str, Finding]) -> list[str]:
@@ -120,19 +124,21 @@ def problems(findings: dict[str, Finding]) -> list[str]:
 def test_a_machine_without_problems(machine: Fake) -> None:
     findings = machine(flags=frozenset({"avx2", "avx512f", "avx512_vnni"}))
     assert problems(findings) == []
-    assert findings["CPU"].value == "x86_64, AVX2, AVX-512, AVX-512 VNNI"
-    assert findings["cores"].value == "4 of 16 may be used (limited by affinity or the container's quota)"
-    assert findings["ONNX Runtime"].value == "9.9.9, telemetry off"
-    assert findings["provider cpu"].value == "available"
-    assert findings["provider cuda"] == Finding(
-        "provider cuda", "this ONNX Runtime is a CPU build (the package onnxruntime, not onnxruntime-gpu)"
+    assert value_of(findings["CPU"]) == "x86_64, AVX2, AVX-512, AVX-512 VNNI"
+    assert value_of(findings["cores"]) == "4 of 16 may be used (limited by affinity or the container's quota)"
+    assert value_of(findings["ONNX Runtime"]) == "9.9.9, telemetry off"
+    assert value_of(findings["provider cpu"]) == "available"
+    cuda = findings["provider cuda"]
+    assert value_of(cuda) == (
+        "this ONNX Runtime is a CPU build (the package onnxruntime, not onnxruntime-gpu)"
     )
+    assert cuda.remedy is None
 
 
 def test_an_old_processor(machine: Fake) -> None:
     findings = machine(flags=frozenset({"sse2"}))
     assert problems(findings) == ["CPU"]
-    assert "no AVX2" in findings["CPU"].value
+    assert "no AVX2" in value_of(findings["CPU"])
 
 
 def test_a_processor_that_says_nothing_is_no_problem(machine: Fake) -> None:
@@ -142,47 +148,49 @@ def test_a_processor_that_says_nothing_is_no_problem(machine: Fake) -> None:
 def test_no_onnx_runtime(machine: Fake) -> None:
     findings = machine(None)
     assert problems(findings) == ["ONNX Runtime"]
-    assert findings["ONNX Runtime"].remedy == 'pip install "bertonnx[cpu]"'
+    assert remedy_of(findings["ONNX Runtime"]) == 'pip install "bertonnx[cpu]"'
     assert "provider cpu" not in findings
 
 
 def test_both_packages(machine: Fake) -> None:
     findings = machine(installed=("onnxruntime", "onnxruntime-gpu"))
     assert problems(findings) == ["packages"]
-    assert findings["packages"].remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
+    assert remedy_of(findings["packages"]).startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
 
 
 def test_extras_that_are_not_installed_are_no_problem(machine: Fake) -> None:
     findings = machine(installed=("onnxruntime", "torch"))
     assert problems(findings) == []
-    assert findings["extra export"].value == "not installed (transformers, optimum, onnx missing)"
-    assert findings["extra export"].remedy == 'pip install "bertonnx[export]"'
-    assert findings["extra arrow"].remedy == 'pip install "bertonnx[arrow]"'
+    assert value_of(findings["extra export"]) == "not installed (transformers, optimum, onnx missing)"
+    assert remedy_of(findings["extra export"]) == 'pip install "bertonnx[export]"'
+    assert remedy_of(findings["extra arrow"]) == 'pip install "bertonnx[arrow]"'
 
 
 def test_a_driver_and_a_cpu_build(machine: Fake) -> None:
     findings = machine(driver=True)
     assert problems(findings) == ["provider cuda"]
-    assert "there is an NVIDIA driver" in findings["provider cuda"].value
-    assert 'pip install "bertonnx[gpu]"' in findings["provider cuda"].remedy
+    assert "there is an NVIDIA driver" in value_of(findings["provider cuda"])
+    assert 'pip install "bertonnx[gpu]"' in remedy_of(findings["provider cuda"])
 
 
 def test_cuda_that_loads(machine: Fake) -> None:
     findings = machine(FakeRuntime([CUDA, CPU], [CUDA]), driver=True, installed=("onnxruntime-gpu",))
     assert problems(findings) == []
-    assert findings["provider cuda"].value.startswith("loads")
+    assert value_of(findings["provider cuda"]).startswith("loads")
 
 
 def test_cuda_that_is_listed_but_does_not_load(machine: Fake) -> None:
     silent = machine(FakeRuntime([CUDA, CPU], [CPU]))
     assert problems(silent) == ["provider cuda"]
-    assert "does not load: libonnxruntime_providers_shared.so was not found" in silent["provider cuda"].value
+    assert "does not load: libonnxruntime_providers_shared.so was not found" in value_of(
+        silent["provider cuda"]
+    )
     missing = "libcudnn.so.9: cannot open shared object file: No such file or directory"
     loud = machine(FakeRuntime([CUDA, CPU], [CPU], RuntimeError(missing)))
-    assert loud["provider cuda"].value == "does not load: libcudnn.so.9 was not found"
-    assert loud["provider cuda"].remedy == 'pip install --upgrade "bertonnx[gpu]"'
+    assert value_of(loud["provider cuda"]) == "does not load: libcudnn.so.9 was not found"
+    assert remedy_of(loud["provider cuda"]) == 'pip install --upgrade "bertonnx[gpu]"'
     nothing = machine(FakeRuntime([CUDA, CPU], [CPU], RuntimeError(NO_DEVICE)))
-    assert "no GPU is visible to CUDA" in nothing["provider cuda"].value
+    assert "no GPU is visible to CUDA" in value_of(nothing["provider cuda"])
 
 
 def test_the_real_runtime_takes_the_model_that_asks_for_cuda() -> None:
@@ -196,7 +204,7 @@ def test_the_real_runtime_takes_the_model_that_asks_for_cuda() -> None:
 def test_what_is_installed() -> None:
     assert doctor._has("numpy")
     assert not doctor._has("no-such-package-of-anyone")
-    assert examine()[0].value.startswith(importlib.metadata.version("bertonnx"))
+    assert value_of(examine()[0]).startswith(importlib.metadata.version("bertonnx"))
 
 
 @pytest.mark.parametrize("driver", [False, True])

@@ -13,12 +13,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from bertonnx.errors import DriftError, ModelFileError, UsageError
+import bertonnx
+from bertonnx.errors import DriftError, ModelFileError, ProviderError, UsageError
 from bertonnx.exporters.onnxgraph.files import load_proto, save_proto
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY
+from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime import golden
 from bertonnx.runtime.golden import check, sha256_text
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.session import cpu
+from bertonnx.runtime.session.cpu import CpuFeatures
 from tests.fake_cuda import pretend_cuda
 
 TASKS = (
@@ -212,8 +216,8 @@ def test_an_unknown_precision(exported: dict[str, Path], tmp_path: Path) -> None
 
 
 def test_an_unknown_provider(exported: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="provider is 'tpu'; it can be auto, cpu, cuda"):
-        check(exported["fill-mask"], "tpu")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="provider='tpu' is unknown; it can be auto, cpu, cuda"):
+        check(exported["fill-mask"], "tpu")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -244,16 +248,24 @@ def test_replayed_on_cuda_with_its_own_tolerance(
 
 
 def test_fp32_on_cuda_is_within_a_thousandth() -> None:
-    assert golden.TOLERANCE["fp32", "cuda"] == 1e-3
-    assert {provider for _, provider in golden.TOLERANCE} == {"cpu", "cuda"}
+    assert PROVIDERS["cuda"].tolerances["fp32"] == 1e-3
+    assert PROVIDERS["cpu"].tolerances["fp32"] == 1e-4
 
 
-def test_a_cpu_that_would_saturate_this_files_weights_says_so(
-    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+def test_loading_and_checking_refuse_a_cpu_that_would_saturate_in_one_way(
+    exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(golden, "saturation_warning", lambda _: "its sums of products can saturate")
-    with pytest.raises(DriftError, match="can saturate"):
-        check(exported["fill-mask"])
+    monkeypatch.setattr(cpu, "cpu_features", lambda: CpuFeatures("x86_64", "Milan", ("avx2",), known=True))
+    unsafe = {"target": "vnni", "pair_safe": False, "agreement": 1.0, "min_agreement": 0.9, "texts": 1}
+    path = _with_card(exported["fill-mask"], tmp_path / "m.onnx", quantization=unsafe)
+    said = []
+    for use in (check, bertonnx.load):
+        with pytest.raises(ProviderError, match="can saturate") as caught:
+            use(path)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    pretend_cuda(monkeypatch)
+    assert check(path, "cuda").provider == "cuda"  # where nothing saturates, the same file runs
 
 
 def test_swapped_labels(exported: dict[str, Path], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import as_rows
+from bertonnx.wording import COMMAND_LINE, R
 from tests.corpus import SENTENCES
 from tests.fake_cuda import pretend_cuda
 
@@ -65,7 +66,9 @@ def test_a_method_of_another_task_names_the_task_and_the_method(method: str, mod
     assert f"{method}() needs a model exported for {wanted}" in message
     assert f"this one was exported for {model.card.task}" in message
     assert f"call {serving.method}() or predict()" in message
-    assert f"--task {wanted}" in message
+    assert f"task={wanted!r}" in message
+    assert f"--task {wanted}" in caught.value.worded(COMMAND_LINE)
+    assert f"bert_{method}() needs" in caught.value.worded(R)
 
 
 def test_alone_in_a_batch_shuffled_and_on_one_or_two_threads_the_bits_are_the_same(
@@ -179,15 +182,15 @@ def test_a_text_that_is_none_names_its_row(text: Any, kind: str, classifier: ber
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads_out_of_range(threads: int, exported: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match=f"threads is {threads}; give a number of at least 1"):
+    with pytest.raises(UsageError, match=f"threads={threads} is too small; give a number of at least 1"):
         bertonnx.load(exported["fill-mask"], threads=threads)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 97}, r"--max-length 97 is more than the model takes \(96 tokens\)"),
-        ({"max_length": 4}, "--max-length 4 leaves no room for text; use at least 5"),
+        ({"max_length": 97}, r"max_length=97 is more than the model takes \(96 tokens\)"),
+        ({"max_length": 4}, "max_length=4 leaves no room for text; use at least 5"),
         ({"max_length": 0}, "leaves no room"),
         ({"long_text": "wrap"}, "long_text='wrap' is unknown; it can be truncate, stride, error"),
         ({"provider": "tpu"}, "provider='tpu' is unknown; it can be auto, cpu, cuda"),
@@ -209,7 +212,7 @@ def test_an_unknown_aggregation(exported: dict[str, Path]) -> None:
         with pytest.raises(UsageError, match="aggregation='most' is unknown; it can be none, simple"):
             model.entities(["a"], aggregation="most")  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="aggregation='most'"):
-            list(model.stream(as_rows(["a"]), DecodeOptions(aggregation="most")))  # type: ignore[arg-type]
+            model.stream(as_rows(["a"]), DecodeOptions(aggregation="most"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task", ["feature-extraction", "text-classification", "token-classification"])
@@ -339,7 +342,7 @@ def test_options_of_cuda_survive_pickling(exported: dict[str, Path], monkeypatch
         assert model.provider == "cuda"
         assert model.placement is not None
         assert model.notes == ()
-        assert pickle.loads(pickle.dumps(model))._arguments == model._arguments
+        assert pickle.loads(pickle.dumps(model))._options == model._options
         cuda = model.embed(SENTENCES)
     with bertonnx.load(path, "cpu", 1) as model:
         assert model.placement is None

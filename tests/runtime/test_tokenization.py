@@ -88,7 +88,7 @@ def test_a_question_that_alone_fills_the_model_is_one_rows_error() -> None:
 @pytest.mark.parametrize("length", [1, 3, 33])
 def test_a_maximum_length_that_cannot_be(length: int) -> None:
     card = Card(task="fill-mask", family="bert", max_length=32, inputs=("input_ids",), outputs=())
-    with pytest.raises(UsageError, match="--max-length"):
+    with pytest.raises(UsageError, match=f"max_length={length} "):
         TextTokenizer(wordpiece().to_str(), card, max_length=length)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertonnx.errors import BertonnxError, RowError, UsageError
-from bertonnx.wording import COMMAND_LINE, PYTHON, Call, Install, Message, Option, Options, R
+from bertonnx.wording import COMMAND_LINE, PYTHON, Call, Install, Message, Method, Option, Options, R
 
 FACES = (COMMAND_LINE, PYTHON, R)
 
@@ -98,3 +98,9 @@ def test_errors_survive_pickling(error: BertonnxError) -> None:
 def test_messages_are_values() -> None:
     assert Message("{a}", a=1) == Message("{a}", a=1) != Message("{a}", a=2)
     assert pickle.loads(pickle.dumps(Message("{a}", a=1))) == Message("{a}", a=1)
+
+
+def test_a_method_is_called_as_each_face_calls_it() -> None:
+    said = [Method("classify").worded(face) for face in (COMMAND_LINE, PYTHON, R)]
+    assert said == ["classify()", "classify()", "bert_classify()"]
+    assert Method("predict").worded(R) == "predict()"

@@ -16,7 +16,7 @@ from bertonnx.display import card_lines
 from bertonnx.errors import (
     BertonnxError,
     InputError,
-    ModelFileError,
+    ProviderError,
     QuantizationError,
     RowError,
     UsageError,
@@ -26,6 +26,7 @@ from bertonnx.exporters.verify.gate import Agreement, Latency
 from bertonnx.models.families import FAMILIES, Family
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Encoded, Row, as_rows
 from bertonnx.runtime.session.cpu import CpuFeatures, cpu_features
 from bertonnx.runtime.session.session import import_onnxruntime, open_session
@@ -59,7 +60,7 @@ def _outputs(path: Path, exact: bertonnx.ExportReport) -> np.ndarray[Any, np.dty
     pairs = texts[::-1] if card.task == "question-answering" else None
     rows = [row for row in as_rows(texts, pairs) if isinstance(row, Row)]
     tokenizer = TextTokenizer(read_model_file(exact.path).tokenizer, card)
-    session = open_session(path, provider="cpu")
+    session = open_session(path, card, LoadOptions(provider="cpu"))
     parts = []
     for item in tokenizer.encode(rows):
         assert isinstance(item, Encoded)
@@ -192,7 +193,7 @@ def test_check_says_where_a_cpu_would_saturate(tmp_path: Path, monkeypatch: pyte
     safe = bertonnx.export(source, tmp_path / "auto.onnx", **options)
     bertonnx.check(unsafe.path, "cpu")
     monkeypatch.setattr(cpu, "cpu_features", lambda: here)
-    with pytest.raises(BertonnxError, match=r"--target vnni.*no VNNI.*--target auto"):
+    with pytest.raises(ProviderError, match=r"target='vnni'.*no VNNI.*target='auto'"):
         bertonnx.check(unsafe.path, "cpu")
     bertonnx.check(safe.path, "cpu")
 
@@ -217,7 +218,7 @@ def test_a_file_for_another_cpu_is_judged_without_that_cpu(
     assert report.golden is None
     assert any("bertonnx check model.onnx" in note for note in report.notes)
     assert "Milan would saturate" in "".join(card_lines(report.card, report.bytes))
-    with pytest.raises(ModelFileError, match="no VNNI"):
+    with pytest.raises(ProviderError, match="no VNNI"):
         bertonnx.load(report.path, "cpu")
     # Where it can run, its golden examples, made in float32, hold.
     monkeypatch.setattr(cpu, "cpu_features", lambda: there)

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import bertonnx
+from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.session.session import open_session
 from tests.tiny import save_tiny
 
@@ -18,7 +19,8 @@ from tests.tiny import save_tiny
 )
 def test_only_what_is_padding_is_branched(family: str, branched: int, tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint", family, "feature-extraction")
-    path = bertonnx.export(source, tmp_path / "model.onnx").path
+    report = bertonnx.export(source, tmp_path / "model.onnx")
+    path = report.path
     nodes = onnx.load(str(path)).graph.node
     inner = [
         [n.op_type for n in item.g.node] for node in nodes if node.op_type == "If" for item in node.attribute
@@ -26,7 +28,7 @@ def test_only_what_is_padding_is_branched(family: str, branched: int, tmp_path: 
     assert inner.count(["MultiHeadAttention"]) == 2 * branched
     assert sum(node.op_type == "MultiHeadAttention" for node in nodes) == 2 - branched
 
-    session = open_session(path, provider="cpu")
+    session = open_session(path, report.card, LoadOptions(provider="cpu"))
     chance = np.random.default_rng(1)
     ids = chance.integers(5, 200, (2, 60))
     mask = np.ones_like(ids)

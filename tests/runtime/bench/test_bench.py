@@ -7,10 +7,11 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -25,12 +26,15 @@ from bertonnx.errors import (
     RowError,
     UsageError,
 )
+from bertonnx.runtime.bench import measure
 from bertonnx.runtime.bench.chart import Bars, Lines, charts, svg
-from bertonnx.runtime.bench.measure import BenchReport, BenchRow, bench
+from bertonnx.runtime.bench.measure import BenchReport, BenchRow, Progress
+from bertonnx.runtime.bench.options import BenchOptions
 from bertonnx.runtime.bench.report import check_report_output, problems, write_report
 from bertonnx.runtime.bench.texts import exact_rows
+from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Item, Row
-from bertonnx.runtime.session.session import Provider
+from bertonnx.wording import COMMAND_LINE
 from tests.fake_cuda import pretend_cuda
 from tests.tiny import MAX_LENGTH
 
@@ -41,6 +45,10 @@ TASKS = (
     "question-answering",
     "fill-mask",
 )
+
+
+def bench(models: Sequence[Path], *, progress: Progress | None = None, **options: Any) -> BenchReport:
+    return measure.bench(models, BenchOptions(**options), progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -411,24 +419,24 @@ def test_an_existing_report_stays_when_writing_fails(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"lengths": [0]}, "--lengths holds 0"),
-        ({"lengths": [-3]}, "--lengths holds -3"),
-        ({"lengths": []}, "--lengths is empty"),
+        ({"lengths": [0]}, "lengths holds 0"),
+        ({"lengths": [-3]}, "lengths holds -3"),
+        ({"lengths": []}, "lengths is empty"),
         ({"lengths": [2]}, "cannot make 32 different texts of 2 tokens"),
         ({"lengths": [16, MAX_LENGTH + 1]}, f"it takes {MAX_LENGTH} tokens"),
-        ({"batch_sizes": [0]}, "--batch-sizes holds 0"),
-        ({"threads": [0]}, "--threads holds 0"),
-        ({"repeat": 0}, "--repeat holds 0"),
-        ({"seconds": 0.0}, "--seconds is 0.0"),
-        ({"providers": ["tpu"]}, "--provider tpu is unknown; it can be cpu, cuda"),
-        ({"providers": []}, "--provider is empty"),
+        ({"batch_sizes": [0]}, "batch_sizes holds 0"),
+        ({"threads": [0]}, "threads holds 0"),
+        ({"repeat": 0}, "repeat holds 0"),
+        ({"seconds": 0.0}, "seconds=0.0 is too small"),
+        ({"providers": ["tpu"]}, "provider='tpu' is unknown; it can be cpu, cuda"),
+        ({"providers": []}, "provider is empty"),
         ({"text": "-"}, "read several times"),
     ],
 )
-def test_bad_numbers_are_refused(model: Path, options: dict[str, object], said: str) -> None:
+def test_bad_numbers_are_refused(model: Path, options: dict[str, Any], said: str) -> None:
     arguments = {"providers": ["cpu"], **options}
     with pytest.raises(UsageError, match=re.escape(said)):
-        bench([model], **arguments)  # type: ignore[arg-type]
+        bench([model], **arguments)
 
 
 def test_bad_files_are_refused(model: Path, tmp_path: Path) -> None:
@@ -446,8 +454,8 @@ def test_bad_files_are_refused(model: Path, tmp_path: Path) -> None:
 def test_the_shortest_limit_of_several_models_counts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = bertonnx.Model.__init__
 
-    def shorter(self: bertonnx.Model, path: Path, provider: Provider, threads: int) -> None:
-        real(self, path, provider, threads, max_length=20)
+    def shorter(self: bertonnx.Model, path: Path, options: LoadOptions) -> None:
+        real(self, path, replace(options, max_length=20))
 
     monkeypatch.setattr(bertonnx.Model, "__init__", shorter)
     with pytest.raises(UsageError, match="takes 20 tokens"):
@@ -478,7 +486,8 @@ def test_command_says_when_a_provider_is_absent(model: Path) -> None:
 def test_command_refuses_what_is_no_number(model: Path) -> None:
     result = CliRunner().invoke(app, ["bench", str(model), "--lengths", "long"])
     assert isinstance(result.exception, UsageError)
-    assert "--lengths long is no list of numbers" in str(result.exception)
+    said = "--lengths long is no list of numbers; type them as in --lengths 1,8,32"
+    assert result.exception.worded(COMMAND_LINE) == said
 
 
 def test_command_checks_outputs_before_it_measures(tmp_path: Path) -> None:

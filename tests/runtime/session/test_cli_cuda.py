@@ -70,12 +70,14 @@ def test_options_of_cuda_are_refused_on_cpu(
 ) -> None:
     outcome = command("run", classifier, texts, "--provider", "cpu", *option)
     assert outcome.code == 2
-    assert "is of CUDA, and the provider is cpu" in outcome.error
+    assert outcome.error == (
+        f"{option[0]} is of CUDA, and the provider is cpu; leave it out, or ask for --provider cuda"
+    )
 
 
 def test_gpu_memory_is_over_zero(command: Command, classifier: Path, texts: Path) -> None:
     assert command("run", classifier, texts, "--gpu-memory", "0").error == (
-        "gpu_memory is 0.0; give a number of GiB over 0"
+        "--gpu-memory 0.0 is too small; give a number of GiB over 0"
     )
 
 

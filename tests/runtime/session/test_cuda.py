@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from bertonnx.runtime.session import cuda
-from bertonnx.runtime.session.cuda import CudaOptions, both_packages, cuda_problem, prepared, provider_options
+from bertonnx.runtime.session import cuda_diagnosis, cuda_libraries
+from bertonnx.runtime.session.cuda_diagnosis import both_packages, cuda_problem
+from bertonnx.runtime.session.cuda_options import prepared, provider_options
+from bertonnx.runtime.session.problem import Problem
+from bertonnx.runtime.session.session import SessionOptions
+from bertonnx.wording import COMMAND_LINE, Install
 from tests.fake_cuda import CPU, CUDA, DRIVER_TOO_OLD, NO_DEVICE, OUT_OF_MEMORY, FakeRuntime
 
 GPU_BUILD = FakeRuntime([CUDA, CPU], [CPU])
-INSTALL = 'pip install --upgrade "bertonnx[gpu]"'
+INSTALL = Install("gpu", upgrade=True)
 
 
 class FakeDriver:
@@ -61,14 +65,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
                 raise OSError(f"{name}: cannot open shared object file: No such file or directory")
             return driver
 
-        monkeypatch.setattr(cuda, "_load_library", load)
-        monkeypatch.setattr(cuda, "_is_installed", packages.__contains__)
+        monkeypatch.setattr(cuda_libraries, "load_library", load)
+        monkeypatch.setattr(cuda_diagnosis, "_is_installed", packages.__contains__)
         monkeypatch.setattr(sys, "platform", "linux")
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
         monkeypatch.setattr(sys, "path", [])
 
     return fake
+
+
+def what_of(problem: Problem) -> str:
+    return str(problem.what)
 
 
 def missing(name: str) -> dict[str, str]:
@@ -94,16 +102,19 @@ def missing(name: str) -> dict[str, str]:
 def test_a_cpu_build(machine: Machine, packages: tuple[str, ...], what: str, remedy: str) -> None:
     machine(packages=packages)
     problem = cuda_problem(FakeRuntime([CPU], [CPU]))
-    assert what in problem.what
-    assert problem.what.startswith("this ONNX Runtime is a CPU build")
-    assert remedy in problem.remedy
-    assert f"type: {problem.remedy}" in str(problem)
+    assert what in str(problem.what)
+    assert str(problem.what).startswith("this ONNX Runtime is a CPU build")
+    assert remedy in str(problem.remedy)
+    assert f"type: {problem.remedy.worded(COMMAND_LINE)}" in str(problem)
 
 
 def test_macos_has_no_cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine()
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert str(cuda_problem(FakeRuntime([CPU], [CPU]))) == "there is no CUDA on macOS; use --provider cpu"
+    problem = cuda_problem(FakeRuntime([CPU], [CPU]))
+    assert problem.worded(COMMAND_LINE) == "there is no CUDA on macOS; use --provider cpu"
+    assert str(problem) == "there is no CUDA on macOS; use provider='cpu'"
+    assert not problem.fault
 
 
 def test_both_packages_are_a_problem_and_one_is_not(machine: Machine) -> None:
@@ -117,7 +128,7 @@ def test_both_packages_are_a_problem_and_one_is_not(machine: Machine) -> None:
 def test_a_library_that_is_missing(machine: Machine, name: str) -> None:
     machine(missing=missing(name))
     problem = cuda_problem(GPU_BUILD)
-    assert problem.what == f"{name} was not found"
+    assert str(problem.what) == f"{name} was not found"
     assert problem.remedy == INSTALL
 
 
@@ -131,7 +142,10 @@ def test_a_library_of_another_major_version(
         (folder / name).touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     problem = cuda_problem(GPU_BUILD)
-    assert problem.what == "libcublas.so.13 was not found; there is libcublas.so.12, of another major version"
+    assert (
+        str(problem.what)
+        == "libcublas.so.13 was not found; there is libcublas.so.12, of another major version"
+    )
 
 
 def test_cudnn_of_another_major_version(
@@ -141,7 +155,7 @@ def test_cudnn_of_another_major_version(
     (tmp_path / "libcudnn.so.8").touch()
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     problem = cuda_problem(GPU_BUILD, "cuDNN is not available. Install cuDNN, update the system library ...")
-    assert problem.what == (
+    assert str(problem.what) == (
         "cuDNN cannot be used: cuDNN is not available (libcudnn.so.8 is there, and version 9 is needed)"
     )
     assert problem.remedy == INSTALL
@@ -149,15 +163,17 @@ def test_cudnn_of_another_major_version(
 
 def test_the_loader_says_something_else(machine: Machine) -> None:
     machine(missing={"shared": "libonnxruntime_providers_shared.so:\n undefined symbol: x"})
-    assert "cannot be loaded: libonnxruntime_providers_shared.so: undefined" in cuda_problem(GPU_BUILD).what
+    assert "cannot be loaded: libonnxruntime_providers_shared.so: undefined" in what_of(
+        cuda_problem(GPU_BUILD)
+    )
 
 
 @pytest.mark.parametrize("libraries", [{}, missing("libcuda.so.1")])
 def test_no_driver(machine: Machine, libraries: dict[str, str]) -> None:
     machine(driver=None, missing=libraries)
     problem = cuda_problem(GPU_BUILD)
-    assert problem.what == "there is no NVIDIA driver here (libcuda was not found)"
-    assert "--gpus all" in problem.remedy
+    assert str(problem.what) == "there is no NVIDIA driver here (libcuda was not found)"
+    assert "--gpus all" in str(problem.remedy)
     assert "type:" not in str(problem)
 
 
@@ -165,10 +181,10 @@ def test_no_driver(machine: Machine, libraries: dict[str, str]) -> None:
 def test_a_driver_that_is_too_old_says_its_version(machine: Machine, error: str) -> None:
     machine(driver=FakeDriver(version=12040))
     problem = cuda_problem(GPU_BUILD, error)
-    assert problem.what == (
+    assert str(problem.what) == (
         "the NVIDIA driver is too old (for CUDA 12.4): this ONNX Runtime needs one for CUDA 13"
     )
-    assert "install driver 580 or newer" in problem.remedy
+    assert "install driver 580 or newer" in str(problem.remedy)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +197,12 @@ def test_a_driver_that_is_too_old_says_its_version(machine: Machine, error: str)
 )
 def test_no_device(machine: Machine, driver: FakeDriver, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(driver=driver)
-    assert cuda_problem(GPU_BUILD, error).what == "no GPU is visible to CUDA"
-    assert "nvidia-smi" in cuda_problem(GPU_BUILD, error).remedy
+    assert what_of(cuda_problem(GPU_BUILD, error)) == "no GPU is visible to CUDA"
+    assert "nvidia-smi" in str(cuda_problem(GPU_BUILD, error).remedy)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     hidden = cuda_problem(GPU_BUILD, error)
-    assert "CUDA_VISIBLE_DEVICES is ''" in hidden.what
-    assert "unset CUDA_VISIBLE_DEVICES" in hidden.remedy
+    assert "CUDA_VISIBLE_DEVICES is ''" in str(hidden.what)
+    assert "unset CUDA_VISIBLE_DEVICES" in str(hidden.remedy)
 
 
 @pytest.mark.parametrize(
@@ -215,20 +231,20 @@ def test_no_device(machine: Machine, driver: FakeDriver, error: str, monkeypatch
 def test_what_onnx_runtime_says(machine: Machine, error: str, what: str) -> None:
     machine(driver=FakeDriver())
     problem = cuda_problem(GPU_BUILD, error)
-    assert what in problem.what
+    assert what in str(problem.what)
     assert problem.remedy
 
 
 def test_a_driver_that_fails(machine: Machine) -> None:
     machine(driver=FakeDriver(status=804))
-    assert cuda_problem(GPU_BUILD).what == "the NVIDIA driver does not work (cuInit returned 804)"
+    assert what_of(cuda_problem(GPU_BUILD)) == "the NVIDIA driver does not work (cuInit returned 804)"
 
 
 def test_a_build_that_does_not_say_its_cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(driver=FakeDriver(version=11000))
     monkeypatch.setattr(FakeRuntime, "cuda_version", "")
-    assert "gives no reason" in cuda_problem(GPU_BUILD).what
-    assert "needs one for its CUDA" in cuda_problem(GPU_BUILD, DRIVER_TOO_OLD).what
+    assert "gives no reason" in what_of(cuda_problem(GPU_BUILD))
+    assert "needs one for its CUDA" in what_of(cuda_problem(GPU_BUILD, DRIVER_TOO_OLD))
 
 
 def test_nothing_is_printed_and_the_log_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
@@ -240,29 +256,30 @@ def test_nothing_is_printed_and_the_log_comes_back(capfd: pytest.CaptureFixture[
 
 
 def test_options() -> None:
-    assert provider_options(CudaOptions()) == {
+    assert provider_options(SessionOptions()) == {
         "use_tf32": "0",
         "arena_extend_strategy": "kSameAsRequested",
     }
-    chosen = provider_options(CudaOptions(tf32=True, memory=2**31))
+    chosen = provider_options(SessionOptions(tf32=True, gpu_memory=2.0))
     assert (chosen["use_tf32"], chosen["gpu_mem_limit"]) == ("1", "2147483648")
 
 
 def test_what_is_installed_is_found() -> None:
     names = {name.lower() for dist in importlib.metadata.distributions() if (name := dist.metadata["Name"])}
-    assert set(cuda.installed_packages()) == names & {"onnxruntime", "onnxruntime-gpu"}
+    assert set(cuda_diagnosis.installed_packages()) == names & {"onnxruntime", "onnxruntime-gpu"}
 
 
 def test_libraries_are_really_loaded() -> None:
     assert isinstance(
-        cuda._load_library("libc.so.6" if sys.platform == "linux" else "libSystem.dylib"), ctypes.CDLL
+        cuda_libraries.load_library("libc.so.6" if sys.platform == "linux" else "libSystem.dylib"),
+        ctypes.CDLL,
     )
     with pytest.raises(OSError, match="no-such"):
-        cuda._load_library("/no-such/library.so", everywhere=True)
+        cuda_libraries.load_library("/no-such/library.so", everywhere=True)
 
 
 def test_cudas_runtime_is_found_by_its_major_version(machine: Machine) -> None:
     machine(driver=FakeDriver())
-    assert cuda.cuda_runtime(GPU_BUILD) is not None
+    assert cuda_libraries.cuda_runtime(GPU_BUILD) is not None
     machine(driver=None)
-    assert cuda.cuda_runtime(GPU_BUILD) is None
+    assert cuda_libraries.cuda_runtime(GPU_BUILD) is None

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ from bertonnx.errors import (
     OutOfMemoryError,
     ProviderError,
 )
-from bertonnx.runtime.session import cuda as cuda_module
-from bertonnx.runtime.session.cuda import CudaOptions, CudaProblem
-from bertonnx.runtime.session.session import import_onnxruntime, open_session
+from bertonnx.models.providers import PROVIDERS
+from bertonnx.runtime.options import LoadOptions
+from bertonnx.runtime.session import cuda_libraries
+from bertonnx.runtime.session.ort_session import OrtSession
+from bertonnx.runtime.session.problem import Problem
+from bertonnx.runtime.session.session import OpenSession, import_onnxruntime, open_session
+from bertonnx.wording import Install, Message, R
 from tests.fake_cuda import (
     CPU,
     CUDA,
@@ -33,6 +38,18 @@ from tests.fake_cuda import (
     pretend_cuda,
     use_runtime,
 )
+from tests.fake_predictor import card
+
+
+def opened(path: Path, *, optimize: str = "full", **options: Any) -> OpenSession:
+    """Open a file with a card that says nothing but how it was optimized; on one thread, as not said."""
+    return open_session(
+        path, card("text-classification", optimize=optimize), LoadOptions(**{"threads": 1, **options})
+    )
+
+
+def noted(session: OpenSession) -> list[str]:
+    return list(map(str, session.notes))
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> FakeRuntime:
@@ -50,7 +67,7 @@ def test_cuda_on_a_cpu_build_says_what_to_type(exported: dict[str, Path]) -> Non
 
 def test_auto_on_a_cpu_build_is_cpu(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CPU], [CPU]))
-    assert open_session(exported["fill-mask"], provider="auto").provider == "cpu"
+    assert opened(exported["fill-mask"], provider="auto").provider == "cpu"
     assert fake.asked == [[CPU]]
 
 
@@ -59,7 +76,7 @@ def test_cuda_that_falls_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(
         ProviderError, match=r"provider cuda was asked for, and libonnxruntime\w+.so was not found; type: pip"
     ):
-        open_session(Path("m.onnx"), provider="cuda")
+        opened(Path("m.onnx"), provider="cuda")
     assert fake.asked == [[CUDA, CPU]]
 
 
@@ -70,25 +87,33 @@ def test_cuda_that_raises_is_an_error_that_says_why(
     def no_library(name: str, *, everywhere: bool = False) -> Any:  # noqa: ARG001
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(cuda_module, "_load_library", no_library)
+    monkeypatch.setattr(cuda_libraries, "load_library", no_library)
     _use(monkeypatch, FakeRuntime([CUDA, CPU], [CPU], error))
     with pytest.raises(ProviderError, match=r"provider cuda was asked for, and .*(no NVIDIA driver|no GPU)"):
-        open_session(Path("m.onnx"), provider="cuda")
+        opened(Path("m.onnx"), provider="cuda")
+
+
+def no_cudnn(*_: Any) -> Problem:
+    return Problem(Message("no cudnn"), Install("gpu"))
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("CUDA failure 35")])
 def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_why(
     error: Exception | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from bertonnx.runtime.session import session as session_module
+    from bertonnx.runtime.session import cuda_session
 
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CPU], error))
-    monkeypatch.setattr(session_module, "cuda_problem", lambda *_: CudaProblem("no cudnn", "pip install it"))
-    session = open_session(Path("m.onnx"), provider="auto")
+    monkeypatch.setattr(cuda_session, "cuda_problem", no_cudnn)
+    row = replace(PROVIDERS["cuda"], problem="tests.runtime.session.test_session:no_cudnn")
+    monkeypatch.setitem(PROVIDERS._rows, "cuda", row)
+    session = opened(Path("m.onnx"), provider="auto")
     assert session.provider == "cpu"
-    assert session.note == (
-        "running on CPU, although this ONNX Runtime is a CUDA build: no cudnn; type: pip install it"
-    )
+    assert noted(session) == [
+        "running on CPU, although this ONNX Runtime is a CUDA build: no cudnn; type: "
+        'pip install "bertonnx[gpu]"'
+    ]
+    assert session.notes[0].worded(R).endswith("no cudnn; type: bert_install(gpu = TRUE)")
     assert fake.asked == [[CUDA, CPU], [CPU]]
     assert capfd.readouterr() == ("", "")
 
@@ -96,16 +121,16 @@ def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_why(
 @pytest.mark.parametrize("provider", ["auto", "cuda"])
 def test_cuda_that_works_is_used_and_auto_says_so(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
-    session = open_session(Path("m.onnx"), provider=provider)
+    session = opened(Path("m.onnx"), provider=provider)
     assert session.provider == "cuda"
-    assert session.note == ("running on CUDA" if provider == "auto" else "")
+    assert noted(session) == (["running on CUDA"] if provider == "auto" else [])
     assert fake.fallbacks == 1  # or a run that fails would be repeated on CPU
 
 
 def test_tf32_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
-    open_session(Path("m.onnx"), provider="cuda")
-    open_session(Path("m.onnx"), provider="cuda", cuda=CudaOptions(tf32=True, memory=2**30))
+    opened(Path("m.onnx"), provider="cuda")
+    opened(Path("m.onnx"), provider="cuda", tf32=True, gpu_memory=1.0)
     off, on = fake.provider_options
     assert (off["use_tf32"], on["use_tf32"]) == ("0", "1")
     assert "gpu_mem_limit" not in off
@@ -119,31 +144,32 @@ def test_a_broken_file_is_no_fault_of_cuda(
     pretend_cuda(monkeypatch)
     (tmp_path / "m.onnx").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="ONNX Runtime cannot load"):
-        open_session(tmp_path / "m.onnx", provider=provider, optimized=False)
+        opened(tmp_path / "m.onnx", provider=provider, optimize="none")
 
 
 def test_nodes_that_fell_to_the_cpu_are_known(
     exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_cuda(monkeypatch)
-    session = open_session(exported["text-classification"], provider="cuda")
+    session = opened(exported["text-classification"], provider="cuda")
     assert session.placement is not None
     assert 0 < session.placement.on_cpu < session.placement.nodes
     assert session.placement.computing_on_cpu == ()
-    assert session.note == ""
+    assert session.notes == ()
     pretend_cuda(monkeypatch, on_cpu=frozenset({"Shape", "MatMul"}))
-    session = open_session(exported["text-classification"], provider="auto")
+    session = opened(exported["text-classification"], provider="auto")
     assert session.placement is not None
     assert session.placement.computing_on_cpu[0][0] == "MatMul"
-    assert "running on CUDA; " in session.note
-    assert "more than shape arithmetic: " in session.note
+    first, second = noted(session)
+    assert first == "running on CUDA"
+    assert "more than shape arithmetic: " in second
 
 
 def test_a_padded_batch_is_refused_where_the_graph_was_told_that_there_is_none(
     exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_cuda(monkeypatch)
-    session = open_session(exported["text-classification"], provider="cuda")
+    session = opened(exported["text-classification"], provider="cuda")
     ids = np.array([[2, 7, 3, 0]], dtype=np.int64)
     feeds = {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64), "token_type_ids": 0 * ids}
     with pytest.raises(ValueError, match="without padding"):
@@ -167,7 +193,7 @@ def test_what_onnx_runtime_raises_becomes_ours(
         raise error
 
     fake = _use(monkeypatch, FakeRuntime([CPU], [CPU]))
-    session = open_session(Path("m.onnx"))
+    session = opened(Path("m.onnx"))
     fake.run = fail
     with pytest.raises(kind) as caught:
         session.run([], {})
@@ -178,7 +204,7 @@ def test_what_onnx_runtime_raises_becomes_ours(
 def test_onnx_runtimes_own_errors_become_ours_and_faults_of_bertonnx_do_not(
     exported: dict[str, Path],
 ) -> None:
-    session = open_session(exported["text-classification"], provider="cpu")
+    session = opened(exported["text-classification"], provider="cpu")
     ids = np.array([[2, 10**6, 3]], dtype=np.int64)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": 0 * ids}
     with pytest.raises(InferenceError, match="out of"):
@@ -191,15 +217,15 @@ def test_onnx_runtimes_own_errors_become_ours_and_faults_of_bertonnx_do_not(
 
 def test_cpu_never_touches_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
-    assert open_session(Path("m.onnx"), provider="cpu").provider == "cpu"
+    assert opened(Path("m.onnx"), provider="cpu").provider == "cpu"
     assert fake.asked == [[CPU]]
     assert fake.severities == []
 
 
-def test_what_was_optimised_at_export_is_not_optimised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_optimized_at_export_is_not_optimized_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CPU], [CPU]))
-    open_session(Path("m.onnx"), optimized=True)
-    open_session(Path("m.onnx"), optimized=False)
+    opened(Path("m.onnx"), optimize="full")
+    opened(Path("m.onnx"), optimize="none")
     first, second = fake.options
     assert (first.graph_optimization_level, second.graph_optimization_level) == (0, 99)
     assert "SkipLayerNormFusion" in second.entries["optimization.disable_specified_optimizers"]
@@ -207,10 +233,11 @@ def test_what_was_optimised_at_export_is_not_optimised_again(monkeypatch: pytest
 
 
 def test_all_cores_are_taken_where_batches_come_alone_repeatedly(exported: dict[str, Path]) -> None:
-    session = open_session(exported["fill-mask"], provider="cpu", threads=2)
+    session = opened(exported["fill-mask"], provider="cpu", threads=2)
     ids = np.arange(5, 15)[None]
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     results = [session.run(["logits"], feeds, alone=alone)[0] for alone in (False, True, True, True, False)]
+    assert isinstance(session, OrtSession)
     assert session._wide is not None
     assert all(np.array_equal(results[0], result) for result in results)
 
@@ -229,7 +256,7 @@ def test_a_file_that_was_replaced_is_not_opened_again(exported: dict[str, Path],
 
 def test_one_text_does_not_pay_for_a_second_session(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _use(monkeypatch, FakeRuntime([CPU], [CPU]))
-    session = open_session(Path("m.onnx"), threads=4)
+    session = opened(Path("m.onnx"), threads=4)
     session.run([], {}, alone=True)
     assert [options.intra_op_num_threads for options in fake.options] == [1]
     session.run([], {}, alone=True)
@@ -240,11 +267,11 @@ def test_one_text_does_not_pay_for_a_second_session(monkeypatch: pytest.MonkeyPa
 def test_a_file_that_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="ONNX Runtime cannot load"):
-        open_session(tmp_path / "m.onnx")
+        opened(tmp_path / "m.onnx")
 
 
 def test_a_session_runs_and_names_its_ends(exported: dict[str, Path]) -> None:
-    session = open_session(exported["text-classification"], provider="cpu")
+    session = opened(exported["text-classification"], provider="cpu")
     assert session.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert session.outputs == ("logits", "scores")
     ids = np.array([[2, 7, 3]], dtype=np.int64)

@@ -1,0 +1,56 @@
+"""Opening a file on the CPU: one thread a run, and all cores for a batch that runs alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bertonnx.errors import ModelFileError
+from bertonnx.runtime.session.ort_session import OrtSession, create, options_for
+from bertonnx.runtime.session.session import SessionOptions
+
+__all__ = ["open_cpu"]
+
+_NAME, _PROVIDER = "cpu", "CPUExecutionProvider"
+
+_SLOW_ON_CPU = ("SkipLayerNormFusion", "BiasSkipLayerNormFusion", "LayerNormFusion")
+"""ONNX Runtime's `SkipLayerNormalization` is slower on CPU than its parts; benchmarks/operators.py."""
+
+
+def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession:
+    """Open a file on the CPU.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot load the file.
+    """
+
+    def opened(cores: int) -> Any:
+        chosen = _options(ort, options.optimized, cores)
+        return create(ort, path, chosen, providers=[_PROVIDER], mapped=options.optimized)
+
+    first = _stamp(path)
+
+    def widen() -> Any:
+        # Whatever lies at the path by now must not answer in this model's name.
+        try:
+            return opened(options.threads) if _stamp(path) == first else None
+        except (OSError, ModelFileError):
+            return None
+
+    return OrtSession(opened(1), _NAME, widen=widen if options.threads > 1 else None)
+
+
+def _options(ort: ModuleType, optimized: bool, cores: int) -> Any:
+    options = options_for(ort, cores=cores)
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if optimized else levels.ORT_ENABLE_ALL
+    if not optimized:
+        options.add_session_config_entry("optimization.disable_specified_optimizers", ";".join(_SLOW_ON_CPU))
+    return options
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or rewritten."""
+    stat = path.stat()
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)

@@ -1,0 +1,172 @@
+"""ONNX Runtime's sessions as the runtime runs them, whatever the provider."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertonnx.errors import InferenceError, ModelFileError, OutOfMemoryError
+from bertonnx.runtime.modelfile.mapped import without_weights
+from bertonnx.runtime.modelfile.unpadded import assume_unpadded
+from bertonnx.runtime.session.binding import Binding
+from bertonnx.runtime.session.placement import Placement
+from bertonnx.runtime.session.session import Feeds
+from bertonnx.wording import Message
+
+__all__ = ["OrtSession", "create", "options_for"]
+
+_NO_MEMORY = re.compile(
+    r"Failed to allocate memory|out of memory|CUDA failure 2:|_ALLOC_FAILED|bad_alloc|bad allocation"
+)
+"""What ONNX Runtime says where memory is short (bfc_arena.cc, cuda_call.cc, the C++ library)."""
+
+
+class OrtSession:
+    """An ONNX Runtime session. Several runs at a time are safe.
+
+    On CPU a run takes one thread, and several runs at a time use several cores. A session with all
+    cores for a single run is opened beside it when batches come alone repeatedly: a command that
+    predicts one text and ends would pay more for opening it than it gains.
+
+    Attributes:
+        provider: what really runs it.
+        placement: on a GPU, which nodes are there; None on CPU, or where ONNX Runtime cannot say.
+        notes: what a user should know of how it was opened.
+        inputs: names of the graph's inputs.
+        outputs: names of the graph's outputs.
+
+    Args:
+        session: ONNX Runtime's session.
+        provider: as above.
+        widen: opens the session with all cores, or returns None where the file is no longer the
+            same; itself None where there is but one core, or a GPU.
+        binding: runs the session on a GPU.
+        unpadded: whether the graph was told that nothing is padded.
+        placement: as above.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        provider: str,
+        *,
+        widen: Callable[[], Any] | None = None,
+        binding: Binding | None = None,
+        unpadded: bool = False,
+        placement: Placement | None = None,
+    ) -> None:
+        self.provider = provider
+        self.placement = placement
+        self.notes: tuple[Message, ...] = ()
+        if placement is not None and placement.computing_on_cpu:
+            self.notes = (Message(str(placement)),)
+        self.inputs = tuple(item.name for item in session.get_inputs())
+        self.outputs = tuple(item.name for item in session.get_outputs())
+        self._session = session
+        self._binding = binding
+        self._unpadded = unpadded
+        self._widen = widen
+        self._wide: Any = None
+        self._came_alone = 0
+        self._lock = threading.Lock()
+
+    def run(
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the named outputs of one batch, as `Session.run`."""
+        if self._unpadded and "attention_mask" in feeds and not feeds["attention_mask"].all():
+            raise ValueError("this session was opened for batches without padding, and the mask has zeros")
+        session = self._wider() if alone else self._session
+        try:
+            if self._binding is not None:
+                return self._binding.run(outputs, feeds)
+            results: list[npt.NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
+            return results
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            if not _is_of_onnxruntime(error):
+                raise
+            message = str(error) or type(error).__name__
+            if _is_of_memory(error):
+                raise OutOfMemoryError(message) from error
+            raise InferenceError(message) from error
+
+    def _wider(self) -> Any:
+        with self._lock:
+            self._came_alone += 1
+            if self._wide is None and self._came_alone > 1 and self._widen is not None:
+                self._wide = self._widen()
+                self._widen = None
+        return self._wide or self._session
+
+
+def options_for(ort: ModuleType, *, cores: int = 1) -> Any:
+    """Return the options that sessions have in common on all providers.
+
+    Args:
+        ort: ONNX Runtime.
+        cores: threads that one run takes on CPU.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = cores
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # A memory pattern is kept for every shape ever seen, and texts come in hundreds of shapes.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    # Threads wait actively within a run and sleep after it, so that an idle model costs no core.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def create(
+    ort: ModuleType,
+    path: Path,
+    options: Any,
+    *,
+    providers: Sequence[Any],
+    mapped: bool = False,
+    unpadded: bool = False,
+) -> Any:
+    """Return an `onnxruntime.InferenceSession` of a file.
+
+    Args:
+        ort: ONNX Runtime.
+        path: the file.
+        options: ONNX Runtime's options.
+        providers: ONNX Runtime's names of those to take, in order, or pairs with their options.
+        mapped: whether weights are mapped from the file where they lie, which an optimized graph allows.
+        unpadded: whether the graph is told that nothing is ever padded.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot open it; its own error is the cause.
+    """
+    real = path.resolve()
+    if mapped:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(real.parent)
+        )
+    try:
+        model = without_weights(real) if mapped else str(real)
+        if unpadded and isinstance(model, bytes):
+            model = assume_unpadded(model) or model
+        # Its fallback would open the file with another provider, and say so on standard output only.
+        return ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+        raise ModelFileError(
+            "ONNX Runtime cannot load {path}: {error}", path=path, error=str(error)
+        ) from error
+
+
+def _is_of_onnxruntime(error: Exception) -> bool:
+    return type(error).__module__.startswith("onnxruntime") or isinstance(error, (MemoryError, RuntimeError))
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
