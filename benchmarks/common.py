@@ -6,6 +6,7 @@ starts at its parent's, so this module imports the standard library alone.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import hashlib
 import importlib.metadata
@@ -21,21 +22,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = [
+    "OLDER_CORE",
+    "RESULTS",
+    "ROOT",
     "Measured",
     "alternate",
     "bert_base",
     "cache",
     "exported",
     "exported_by_optimum",
+    "feeds",
     "machine",
     "measure",
     "median",
     "minilm",
+    "parser",
     "publish",
     "python",
+    "say",
+    "share",
+    "sst2",
     "table",
     "verdict",
 ]
@@ -45,6 +54,9 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 _FLAGS = ("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
+
+OLDER_CORE = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Variables that hold NumPy's OpenBLAS to another CPU's kernels; its peak would be half the real one."""
 
 T = TypeVar("T")
 
@@ -66,17 +78,51 @@ class Measured:
     output: str
 
 
-def measure(command: Sequence[str | Path], *, threads: int | None = None) -> Measured:
+def parser(about: str | None, *, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser of options that shows a module's docstring, with `--rounds` where there are some."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if rounds is not None:
+        made.add_argument(
+            "--rounds", type=int, default=rounds, help=f"how often each runs (default {rounds})"
+        )
+    return made
+
+
+def share(text: str) -> float:
+    """Return a share, for `add_argument(type=...)`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share, which is over 0 and at most 1")
+    return value
+
+
+def say(line: str) -> None:
+    """Tell whoever waits what is under way."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def measure(
+    command: Sequence[str | Path], *, threads: int | None = None, unset: Sequence[str] = ()
+) -> Measured:
     """Run a command to its end.
 
     Args:
         command: the program and its arguments.
         threads: value of OMP_NUM_THREADS; default as the environment says.
+        unset: variables that it shall not see.
 
     Raises:
         RuntimeError: it failed; its standard error is in the message.
     """
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"ORT_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryFile() as complaints:
@@ -209,12 +255,25 @@ def cache() -> Path:
     """
     digest = hashlib.sha256()
     for folder in ("exporters", "models"):
-        for file in sorted((ROOT / folder).glob("*.py")):
-            digest.update(file.read_bytes())
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(file.read_bytes())
     base = os.environ.get("BERTONNX_BENCHMARK_CACHE") or Path(tempfile.gettempdir(), "bertonnx-benchmarks")
     folder_here = Path(base, digest.hexdigest()[:12])
     folder_here.mkdir(parents=True, exist_ok=True)
     return folder_here
+
+
+def sst2(shared: Path) -> list[tuple[str, int]]:
+    """Return the texts of SST-2's development set with their labels, 1 where positive."""
+    lines = (shared / "data" / "sst2_dev.tsv").read_text(encoding="utf-8").splitlines()
+    fields = (line.rpartition("\t") for line in lines)
+    return [(text, int(label)) for text, _, label in fields]
+
+
+def feeds(ids: Any) -> dict[str, Any]:
+    """Return what a BERT takes, by name, of an array of tokens without padding, (batch, tokens)."""
+    return {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
 
 
 def minilm() -> Path:

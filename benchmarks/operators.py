@@ -3,18 +3,17 @@
     python benchmarks/operators.py [--rounds 60]
 
 One thread, float32, 1,024 tokens (8 rows of 128) of MiniLM (384 wide, 12 heads) and bert-base (768 wide,
-12 heads). Both sides of a row are sessions in one process that run in turn, with the graph optimiser off
+12 heads). Both sides of a row are sessions in one process that run in turn, with the graph optimizer off
 so that nothing is fused again; their results are compared first. A row says how many times faster the
 fused side is; below 1 it is better left apart.
 
-It decides nothing by itself: what `exporters/` fuses and what `runtime/session.py` keeps from being fused
+It decides nothing by itself: what `exporters/` fuses and what `runtime/session` keeps from being fused
 follows from it, and it is here to be repeated on another machine or ONNX Runtime. Needs
 `bertonnx[cpu,export]`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from common import alternate, median, publish, table
 from onnx import TensorProto, helper, numpy_helper
+
+from common import alternate, median, parser, publish, table
 
 BATCH, LENGTH, HEADS = 8, 128, 12
 WIDTHS = {"MiniLM": 384, "bert-base": 768}
@@ -55,11 +55,7 @@ class Pair:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=60, help="how often each side runs (default 60)")
-    rounds = parser.parse_args().rounds
+    rounds = parser(__doc__, rounds=60).parse_args().rounds
     rows = []
     for model, width in WIDTHS.items():
         for pair in _pairs(width):

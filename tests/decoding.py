@@ -128,5 +128,5 @@ def shared_checkpoint(task_name: str, name: str) -> Checkpoint:
     folder = shared_folder() / "models" / name
     auto_class = getattr(transformers, task(task_name).auto_class)
     model = auto_class.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return Checkpoint(task_name, model, tokenizer, "softmax")

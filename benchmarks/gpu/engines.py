@@ -1,7 +1,7 @@
 """What is measured: bertonnx, PyTorch in several ways, Optimum; each from texts to vectors on the CPU.
 
 All return the mean of the last layer's token vectors, scaled to length 1: float32 of shape (n, width).
-PyTorch's get what bertonnx gives itself: the texts are tokenised in parallel on another thread ahead of
+PyTorch's get what bertonnx gives itself: the texts are tokenized in parallel on another thread ahead of
 the device, batches are sorted by length where the name says so, their size is tuned in the warm-up,
 vectors stay on the device and are copied once.
 """
@@ -17,21 +17,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from recipe import LONGEST, Shape, build
-from tokenizers import Tokenizer
 from torch.nn import functional
 
-__all__ = ["ENGINES", "Engine", "Setup", "matrix_rate"]
+from gpu.recipe import Shape, build
+from peers.embedding import Embedding, Ids, Vectors, padded, tokenizer
+from peers.texts import LONGEST
 
-Vectors = NDArray[np.float32]
+__all__ = ["BUDGETS", "ENGINES", "Setup", "matrix_rate"]
+
 Batch = list[list[int]]
 
 BUDGETS = (8192, 32768, 131072)
 """Tokens a batch that PyTorch's engines are tuned over."""
 
 _WINDOW = 16384
-"""Texts that are tokenised and sorted together."""
+"""Texts that are tokenized and sorted together."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +53,11 @@ class Setup:
     device: str
 
 
-class Engine:
-    """One way to embed.
+class Engine(Embedding[Setup]):
+    """One way to embed; `torch` says whether it is one of PyTorch's."""
 
-    Attributes:
-        name: as the table shows it.
-        precision: of its arithmetic.
-        torch: whether it is one of PyTorch's.
-        budget: tokens a batch, of those that are tuned.
-    """
-
-    name: ClassVar[str]
-    precision: ClassVar[str] = "fp16"
+    precision = "fp16"
     torch: ClassVar[bool] = False
-    budget: int | None = None
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return a vector a text."""
-        raise NotImplementedError
 
 
 class Bertonnx(Engine):
@@ -108,9 +92,7 @@ class Torch(Engine):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.tokenizer = Tokenizer.from_file(str(setup.tokenizer))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(LONGEST)
+        self.tokenizer = tokenizer(setup.tokenizer)
         model = build(setup.shape).to(setup.device, torch.float16)
         self.forward: Callable[..., Any] = self.made(model)
         if self.compiles:
@@ -130,7 +112,7 @@ class Torch(Engine):
         order: list[int] = []
         parts = []
         with torch.inference_mode():
-            for start, ids in self._tokenised(texts):
+            for start, ids in self._tokenized(texts):
                 for places in self._batches(ids):
                     parts.append(self.run([ids[place] for place in places]))
                     order += [start + place for place in places]
@@ -141,22 +123,17 @@ class Torch(Engine):
 
     def run(self, batch: Batch) -> Any:
         """Return the vectors of one batch, on the device."""
-        longest = max(map(len, batch))
-        ids = np.zeros((len(batch), longest), np.int64)
-        mask = np.zeros_like(ids)
-        for i, row in enumerate(batch):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
+        ids, mask = padded(batch)
         return self.forward(self.sent(ids), self.sent(mask))
 
-    def sent(self, array: NDArray[np.int64]) -> Any:
+    def sent(self, array: Ids) -> Any:
         """Return an array on the device, from pinned memory where that is a GPU."""
         tensor = torch.from_numpy(array)
         if self.setup.device == "cpu":
             return tensor
         return tensor.pin_memory().to(self.setup.device, non_blocking=True)
 
-    def _tokenised(self, texts: Sequence[str]) -> Iterator[tuple[int, Batch]]:
+    def _tokenized(self, texts: Sequence[str]) -> Iterator[tuple[int, Batch]]:
         starts = range(0, len(texts), _WINDOW)
         with ThreadPoolExecutor(1) as ahead:
             waiting = [ahead.submit(self._encode, texts[start : start + _WINDOW]) for start in starts]

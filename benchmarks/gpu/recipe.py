@@ -1,6 +1,6 @@
 """Models too large to carry around: their graphs without weights, and the weights from their names.
 
-`prepare` makes the files where Optimum is installed; `fill` completes them anywhere. Every weight is drawn
+`strip` makes the files where Optimum is installed; `fill` completes them anywhere. Every weight is drawn
 from a generator that its own name seeds, so that each engine gets the same model, and speed does not
 depend on the values.
 """
@@ -16,16 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-__all__ = ["SHAPES", "Shape", "fill", "prepare", "state"]
+import common
+from peers.texts import LONGEST
+
+__all__ = ["SHAPES", "Shape", "build", "fill", "state", "strip"]
 
 PRECISIONS = ("fp16", "fp32")
-VOCABULARY, LONGEST = 30522, 512
+VOCABULARY = 30522
 _SMALL = 64
 """Numbers of the largest tensor that stays in the file: shapes, masks, scalars."""
 
@@ -81,8 +83,10 @@ def _drawn(name: str, size: tuple[int, ...]) -> NDArray[np.float32]:
     return around + np.float32(0.02) * dice.standard_normal(size, dtype=np.float32)
 
 
-def prepare(folder: Path, name: str, tokenizer: Path, *, alone: bool = False) -> None:
-    """Write the graphs of one shape: bertonnx's in fp16 and fp32, and Optimum's; needs `bertonnx[export]`.
+def strip(folder: Path, name: str, tokenizer: Path, *, alone: bool = False) -> None:
+    """Write the graphs of one shape without weights: bertonnx's in fp16 and fp32, and Optimum's.
+
+    Needs `bertonnx[export]`.
 
     Args:
         folder: where to write NAME-fp16.onnx, NAME-fp32.onnx and NAME-optimum.

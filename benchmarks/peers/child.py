@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,32 @@ class PeerError(RuntimeError):
 class Child:
     """A peer's process; see `worker.py` for what it can be asked.
 
+    Args:
+        engine: one of `ENGINES`, or "sgemm".
+        setup: a file with the fields of a `Setup`.
+        texts: a file with the workloads.
+        cores: how many threads its libraries may use.
+        log: where its standard error goes.
+        unset: variables that it shall not see.
+
     Raises:
         PeerError: it cannot load the model.
     """
 
-    def __init__(self, engine: str, setup: Path, texts: Path, *, cores: int, log: Path) -> None:
+    def __init__(
+        self, engine: str, setup: Path, texts: Path, *, cores: int, log: Path, unset: Sequence[str] = ()
+    ) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(cores))
         quiet = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-        worker = Path(__file__).with_name("worker.py")
+        seen = {name: value for name, value in os.environ.items() if name not in unset}
         self._log = log
         with log.open("wb") as complaints:
             self._process = subprocess.Popen(
-                [sys.executable, str(worker), engine, str(setup), str(texts)],
+                [sys.executable, "-m", "peers.worker", engine, str(setup), str(texts)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
-                env={**os.environ, **threads, **quiet},
+                env={**seen, **threads, **quiet},
                 text=True,
             )
         try:

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import time
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-__all__ = ["ENGINES", "Engine", "Setup", "sgemm"]
+from peers.embedding import Embedding, Ids, Vectors, padded, placed, pooled, tokenizer
+from peers.texts import LONGEST
 
-Vectors = NDArray[np.float32]
+__all__ = ["BUDGETS", "ENGINES", "Setup"]
 
-LONGEST = 512
 DOCUMENTED_BATCH = 32
 MOST_TEXTS = 64
 BUDGETS = (512, 2048, 8192)
@@ -40,7 +38,7 @@ class Setup:
         onnx: a folder that optimum-cli made of it.
         sentence_onnx: a folder that Sentence-Transformers' ONNX backend saved.
         ctranslate2: a folder that CTranslate2's converter made of it.
-        ours: the bertonnx file; `ours_int8` the quantised one.
+        ours: the bertonnx file; `ours_int8` the quantized one.
         cores: how many cores an engine may use.
     """
 
@@ -53,29 +51,17 @@ class Setup:
     cores: int
 
 
-class Engine:
+class Engine(Embedding[Setup]):
     """A peer.
 
     Attributes:
-        name: as the table shows it.
-        precision: of the matrix multiplications.
         package: the distribution whose version is told.
         latency: whether single texts are measured too (once a peer is enough).
-        budget: padded tokens a batch, of those that sort; None of the others.
     """
 
-    name: ClassVar[str]
-    precision: ClassVar[str] = "fp32"
+    precision = "fp32"
     package: ClassVar[str]
     latency: ClassVar[bool] = True
-    budget: int | None = None
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return a vector a text."""
-        raise NotImplementedError
 
     def one(self, text: str) -> Vectors:
         """Return the vector of one text, by the way that gives it soonest."""
@@ -153,7 +139,6 @@ class FastEmbed(Engine):
     """https://qdrant.github.io/fastembed, with a model added as its documentation says, from a folder."""
 
     name, package = "fastembed", "fastembed"
-    batch: int | None = None
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -180,26 +165,20 @@ class Padded(Engine):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.tokenizer = Tokenizer.from_file(str(setup.onnx / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(LONGEST)
+        self.tokenizer = tokenizer(setup.onnx / "tokenizer.json")
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         batches = _in_order(ids) if self.budget is None else _sorted(ids, self.budget)
-        parts = self.forward_all([[ids[place] for place in batch] for batch in batches])
-        order = np.concatenate([np.array(batch) for batch in batches])
-        vectors = np.empty((len(ids), parts[0].shape[1]), np.float32)
-        vectors[order] = np.concatenate(parts)
-        return vectors
+        return placed(self.forward_all([[ids[place] for place in batch] for batch in batches]), batches)
 
     def forward_all(self, batches: list[list[list[int]]]) -> list[Vectors]:
         """Return the vectors of each batch."""
         return [self.forward(batch) for batch in batches]
 
+    @abstractmethod
     def forward(self, batch: list[list[int]]) -> Vectors:
         """Return the vectors of one batch."""
-        raise NotImplementedError
 
 
 class Torch(Padded):
@@ -218,12 +197,12 @@ class Torch(Padded):
     def forward(self, batch: list[list[int]]) -> Vectors:
         import torch
 
-        ids, mask = _padded(batch)
+        ids, mask = padded(batch)
         with torch.inference_mode():
             hidden = self.model(
                 input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)
             ).last_hidden_state
-        return _pooled(hidden.numpy(), mask)
+        return pooled(hidden.numpy(), mask)
 
 
 class TorchSorted(Torch):
@@ -247,18 +226,15 @@ class Optimum(Engine):
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         if self.budget is None:
-            batches = [list(range(i, min(i + 32, len(texts)))) for i in range(0, len(texts), 32)]
+            batches = _in_order(texts)
         else:
             encoded = self.tokenizer(list(texts), truncation=True, max_length=LONGEST)["input_ids"]
             batches = _sorted(encoded, self.budget)
-        parts = [self.forward([texts[place] for place in batch]) for batch in batches]
-        vectors = np.empty((len(texts), parts[0].shape[1]), np.float32)
-        vectors[np.concatenate([np.array(batch) for batch in batches])] = np.concatenate(parts)
-        return vectors
+        return placed([self.forward([texts[place] for place in batch]) for batch in batches], batches)
 
     def forward(self, texts: list[str]) -> Vectors:
         inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="np")
-        return _pooled(self.model(**inputs).last_hidden_state, inputs["attention_mask"])
+        return pooled(self.model(**inputs).last_hidden_state, inputs["attention_mask"])
 
 
 class OptimumSorted(Optimum):
@@ -274,20 +250,16 @@ class FastEmbedSorted(FastEmbed):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.tokenizer = Tokenizer.from_file(str(setup.onnx / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.tokenizer = tokenizer(setup.onnx / "tokenizer.json")
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        ids = [encoding.ids[:LONGEST] for encoding in self.tokenizer.encode_batch(list(texts))]
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         batches = _sorted(ids, self.budget or 0)
         parts = [
             np.stack(list(self.model.embed([texts[i] for i in batch], batch_size=len(batch))))
             for batch in batches
         ]
-        vectors = np.empty((len(texts), parts[0].shape[1]), np.float32)
-        vectors[np.concatenate([np.array(batch) for batch in batches])] = np.concatenate(parts)
-        return vectors
+        return placed(parts, batches)
 
 
 class OpenVino(Padded):
@@ -309,13 +281,13 @@ class OpenVino(Padded):
         core.set_property("CPU", {"INFERENCE_NUM_THREADS": self.setup.cores})
         return core.compile_model(str(self.setup.onnx / "model.onnx"), "CPU", options)
 
-    def feeds(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    def feeds(self, ids: Ids, mask: Ids) -> dict[str, Ids]:
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return {name: array for name, array in feeds.items() if name in self.inputs}
 
     def forward(self, batch: list[list[int]]) -> Vectors:
-        ids, mask = _padded(batch)
-        return _pooled(self.request.infer(self.feeds(ids, mask))[0], mask)
+        ids, mask = padded(batch)
+        return pooled(self.request.infer(self.feeds(ids, mask))[0], mask)
 
 
 class OpenVinoStreams(OpenVino):
@@ -339,12 +311,12 @@ class OpenVinoStreams(OpenVino):
     def forward_all(self, batches: list[list[list[int]]]) -> list[Vectors]:
         done: list[Any] = [None] * len(batches)
 
-        def keep(request: Any, place: tuple[int, NDArray[np.int64]]) -> None:
-            done[place[0]] = _pooled(request.get_output_tensor(0).data, place[1])
+        def keep(request: Any, place: tuple[int, Ids]) -> None:
+            done[place[0]] = pooled(request.get_output_tensor(0).data, place[1])
 
         self.queue.set_callback(keep)
         for place, batch in enumerate(batches):
-            ids, mask = _padded(batch)
+            ids, mask = padded(batch)
             self.queue.start_async(self.feeds(ids, mask), (place, mask))
         self.queue.wait_all()
         return done
@@ -383,7 +355,7 @@ class CTranslate(Padded):
 
     def forward_with(self, encoder: Any, batch: list[list[int]]) -> Vectors:
         hidden = np.array(encoder.forward_batch(batch).last_hidden_state, copy=False)
-        return _pooled(hidden, _padded(batch)[1])
+        return pooled(hidden, padded(batch)[1])
 
 
 class CTranslateSorted(CTranslate):
@@ -438,34 +410,8 @@ ENGINES: dict[str, type[Engine]] = {
 }
 
 
-def sgemm(cores: int, size: int = 2048, seconds: float = 0.7) -> float:
-    """Return the best GFLOP/s of fp32 matrix multiplication, NumPy's or torch's, on so many threads."""
-    import torch
-
-    torch.set_num_threads(cores)
-    left = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    right = left.T.copy()
-    out = np.empty_like(left)
-    left_tensor, right_tensor, out_tensor = (torch.from_numpy(array) for array in (left, right, out))
-    ways: tuple[Callable[[], object], ...] = (
-        lambda: np.matmul(left, right, out=out),
-        lambda: torch.matmul(left_tensor, right_tensor, out=out_tensor),
-    )
-    return max(2 * size**3 / _fastest(way, seconds) / 1e9 for way in ways)
-
-
-def _fastest(work: Callable[[], object], seconds: float) -> float:
-    work()
-    times: list[float] = []
-    while sum(times) < seconds:
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def _in_order(ids: Sequence[Sequence[int]]) -> list[list[int]]:
-    places = list(range(len(ids)))
+def _in_order(texts: Sequence[object]) -> list[list[int]]:
+    places = list(range(len(texts)))
     return [places[i : i + DOCUMENTED_BATCH] for i in range(0, len(places), DOCUMENTED_BATCH)]
 
 
@@ -478,21 +424,3 @@ def _sorted(ids: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
             batches.append([])
         batches[-1].append(place)
     return batches
-
-
-def _padded(batch: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    longest = max(map(len, batch))
-    ids = np.zeros((len(batch), longest), np.int64)
-    mask = np.zeros_like(ids)
-    for i, row in enumerate(batch):
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1
-    return ids, mask
-
-
-def _pooled(hidden: Any, mask: NDArray[np.int64]) -> Vectors:
-    """Return means over the real tokens, scaled to length 1; (n, tokens, width) to (n, width)."""
-    weights = mask.astype(np.float32)[:, None, :]
-    means = (weights @ np.asarray(hidden))[:, 0] / weights.sum(-1)
-    scaled: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
-    return scaled

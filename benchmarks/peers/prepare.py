@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import common
-from engines import Setup
+from peers.engines import Setup
+from peers.texts import LONGEST
 
 __all__ = ["MODELS", "Shape", "prepare"]
-
-LONGEST = 512
-
 
 EXPORT = """
 import sys

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from common import table, verdict
-
 from bertonnx.runtime.bench.chart import Bars, svg
+from common import table, verdict
 
 __all__ = ["body", "charts"]
 
@@ -55,7 +54,8 @@ def charts(results: Results) -> Iterator[tuple[str, str]]:
 def _model(name: str, measured: Results, rounds: int) -> Iterator[str]:
     peak = measured["sgemm"]
     yield (
-        f"Texts from {measured['source']}; {rounds} rounds. SGEMM in the same run: "
+        f"Texts from {measured['source']}; {rounds} rounds. SGEMM in the same run "
+        f"({', '.join(measured['kernels'])}): "
         f"median {median(peak):.0f}, {min(peak):.0f} to {max(peak):.0f} GFLOP/s."
     )
     for workload in measured["texts"]:

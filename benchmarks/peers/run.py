@@ -1,27 +1,27 @@
-"""Run by `benchmarks/peers.py` with the Python that has the peers."""
+"""What `python benchmarks/peers` runs with the Python that has the peers."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
-from child import Child, PeerError
-from engines import ENGINES
-from prepare import MODELS, Shape, prepare
-from report import body, charts
-from texts import LATENCY_LENGTHS, source, texts, useful_flops
 from tokenizers import Tokenizer
 
 import bertonnx
+import common
 from bertonnx.runtime.session.cores import allowed_cores
+from common import say
+from peers.child import Child, PeerError
+from peers.engines import ENGINES
+from peers.prepare import MODELS, Shape, prepare
+from peers.report import body, charts
+from peers.texts import LATENCY_LENGTHS, source, texts, useful_flops
 
 WORKLOADS = ("short", "mixed")
 LATENCY_RUNS = {"minilm": (40, 20, 6), "bert-base": (16, 6, 3)}
@@ -31,6 +31,7 @@ PACKAGES = (
 )
 QUICK_PART, QUICK_ROUNDS = 1 / 20, 2
 REFERENCE = "torch"
+SETUP, TEXTS = "setup.json", "texts.json"
 
 Results = dict[str, Any]
 
@@ -55,20 +56,18 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks/peers.py")
+    parser = argparse.ArgumentParser(prog="benchmarks/peers")
     parser.add_argument(
         "--quick", action="store_true", help="a few texts, MiniLM alone, two rounds: try it out"
     )
     parser.add_argument("--rounds", type=int, help="how often everything is measured (default 5)")
     parser.add_argument("--models", help=f"some of {','.join(MODELS)}")
     parser.add_argument("--peers", help=f"some of {','.join(ENGINES)}")
-    parser.add_argument("--part", type=float, help="share of the workloads, over 0 and at most 1")
+    parser.add_argument("--part", type=common.share, help="share of the workloads, over 0 and at most 1")
     options = parser.parse_args()
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else 5)
     options.models = _some(parser, options.models, ["minilm"] if options.quick else list(MODELS), MODELS)
     options.peers = _some(parser, options.peers, list(ENGINES), ENGINES)
-    if options.part is not None and not 0 < options.part <= 1:
-        parser.error("--part is a share, over 0 and at most 1")
     return options
 
 
@@ -83,7 +82,7 @@ def _some(
 
 
 def _model(name: str, folder: Path, cores: int, options: argparse.Namespace) -> Results:
-    _say(f"{name}: preparing the models")
+    say(f"{name}: preparing the models")
     setup, problems = prepare(name, folder / "models" / name, cores)
     where, sentences = source()
     tokenizer = Tokenizer.from_file(str(setup.checkpoint / "tokenizer.json"))
@@ -91,41 +90,42 @@ def _model(name: str, folder: Path, cores: int, options: argparse.Namespace) -> 
     made = texts(sentences, tokenizer, part=part)
     run = folder / "run"
     run.mkdir(parents=True, exist_ok=True)
-    setup_file, texts_file = run / "setup.json", run / "texts.json"
     values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(setup).items()}
-    setup_file.write_text(json.dumps(values), encoding="utf-8")
-    texts_file.write_text(json.dumps(made), encoding="utf-8")
+    (run / SETUP).write_text(json.dumps(values), encoding="utf-8")
+    (run / TEXTS).write_text(json.dumps(made), encoding="utf-8")
     peers = list(dict.fromkeys([REFERENCE, *options.peers]))
     results: Results = {
         "texts": _described(made, tokenizer, MODELS[name]),
         "source": where,
         "sgemm": [],
-        "engines": {
-            peer: {
-                "name": ENGINES[peer].name,
-                "precision": ENGINES[peer].precision,
-                "seconds": {},
-                "latency": {},
-                **({"error": problems[peer]} if peer in problems else {}),
-            }
-            for peer in peers
-        },
+        "kernels": [],
+        "engines": {peer: _entry(peer, problems) for peer in peers},
     }
     with ExitStack() as stack:
+        gauge = _child("sgemm", name, run, cores)
+        stack.callback(gauge.close)
         children: dict[str, Child] = {}
-        for peer in ("sgemm", *peers):
-            if peer in problems:
-                continue
-            _say(f"{name}: loading {peer}")
-            try:
-                child = Child(peer, setup_file, texts_file, cores=cores, log=run / f"{name}-{peer}.log")
-            except PeerError as error:
-                results["engines"][peer]["error"] = str(error)
-                continue
-            stack.callback(child.close)
-            children[peer] = child
-        _measure(name, children, results, run, options)
+        for peer, entry in results["engines"].items():
+            if peer not in problems:
+                say(f"{name}: loading {peer}")
+                with _excused(entry):
+                    children[peer] = _child(peer, name, run, cores)
+                    stack.callback(children[peer].close)
+        _measure(name, children, gauge, results, run, options)
     return results
+
+
+def _entry(peer: str, problems: dict[str, str]) -> Results:
+    made = ENGINES[peer]
+    failed = {"error": problems[peer]} if peer in problems else {}
+    return {"name": made.name, "precision": made.precision, "seconds": {}, "latency": {}, **failed}
+
+
+def _child(engine: str, model: str, run: Path, cores: int) -> Child:
+    log = run / f"{model}-{engine}.log"
+    # What holds OpenBLAS to an older core would halve the peak that all are compared with.
+    unset = common.OLDER_CORE if engine == "sgemm" else ()
+    return Child(engine, run / SETUP, run / TEXTS, cores=cores, log=log, unset=unset)
 
 
 def _described(made: dict[str, list[str]], tokenizer: Tokenizer, shape: Shape) -> Results:
@@ -138,31 +138,42 @@ def _described(made: dict[str, list[str]], tokenizer: Tokenizer, shape: Shape) -
 
 
 def _measure(
-    name: str, children: dict[str, Child], results: Results, run: Path, options: argparse.Namespace
+    name: str,
+    children: dict[str, Child],
+    gauge: Child,
+    results: Results,
+    run: Path,
+    options: argparse.Namespace,
 ) -> None:
-    gauge = children.pop("sgemm")
     for peer, child in children.items():
-        _say(f"{name}: warming up {peer}")
+        say(f"{name}: warming up {peer}")
         entry = results["engines"][peer]
         entry["version"] = child.version
         with _excused(entry):
             _warm_up(child, entry, run / f"{peer}.npy", tune=not options.quick)
     _compare(results["engines"], run)
     for number in range(options.rounds):
-        _say(f"{name}: round {number + 1} of {options.rounds}")
+        say(f"{name}: round {number + 1} of {options.rounds}")
         for workload in WORKLOADS:
-            results["sgemm"].append(gauge.ask(do="sgemm")["gflops"])
+            _gauge(gauge, results)
             for peer, entry in _turn(children, results["engines"], number):
                 with _excused(entry):
                     seconds = children[peer].ask(do="embed", texts=workload, save=None)["seconds"]
                     entry["seconds"].setdefault(workload, []).append(seconds)
-        results["sgemm"].append(gauge.ask(do="sgemm")["gflops"])
+        _gauge(gauge, results)
         for length, runs in zip(LATENCY_LENGTHS, LATENCY_RUNS[name], strict=True):
             for peer, entry in _turn(children, results["engines"], number):
                 if ENGINES[peer].latency:
                     with _excused(entry):
                         seconds = children[peer].ask(do="latency", texts=str(length), runs=runs)["seconds"]
                         entry["latency"].setdefault(str(length), []).extend(seconds)
+
+
+def _gauge(gauge: Child, results: Results) -> None:
+    """Note the rate of matrix products, and whose kernels reached it."""
+    answer = gauge.ask(do="sgemm")
+    results["sgemm"].append(answer["gflops"])
+    results["kernels"] = sorted({*results["kernels"], answer["kernels"]})
 
 
 def _turn(children: dict[str, Child], entries: Results, number: int) -> Iterator[tuple[str, Results]]:
@@ -222,11 +233,7 @@ def _write(results: Results, target: Path) -> None:
     for name, picture in charts(results):
         (target / f"peers-{name}.svg").write_text(picture, encoding="utf-8")
     print(text)
-    _say(f"written to {target}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(f"written to {target}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from common import sst2
+
 __all__ = ["LATENCY_LENGTHS", "LONGEST", "Texts", "source", "texts", "useful_flops"]
 
 LONGEST = 512
@@ -32,10 +34,9 @@ def source() -> tuple[str, list[str]]:
     They are those of SST-2's development set where `BERTONNX_SHARED` names a folder that has it,
     else those of the corpus beside this file.
     """
-    shared = Path(os.environ.get("BERTONNX_SHARED", ""), "data", "sst2_dev.tsv")
-    if os.environ.get("BERTONNX_SHARED") and shared.is_file():
-        lines = shared.read_text(encoding="utf-8").splitlines()
-        return "SST-2, development set", [line.partition("\t")[0].strip() for line in lines]
+    shared = os.environ.get("BERTONNX_SHARED")
+    if shared and Path(shared, "data", "sst2_dev.tsv").is_file():
+        return "SST-2, development set", [text.strip() for text, _ in sst2(Path(shared))]
     return "benchmarks/peers/corpus.txt", _CORPUS.read_text(encoding="utf-8").splitlines()
 
 
@@ -67,7 +68,7 @@ def useful_flops(lengths: list[int], *, layers: int, width: int, inner: int) -> 
 
     Per layer and token 2 x (4 width^2 + 2 width inner) for the projections and the feed-forward
     part, and 4 x length x width for attention; a multiplication and an addition are two operations.
-    Embeddings, normalisations, activations and softmax are left out, as is usual.
+    Embeddings, normalizations, activations and softmax are left out, as is usual.
     """
     dense = 2 * (4 * width * width + 2 * width * inner)
     return float(sum(layers * length * (dense + 4 * length * width) for length in lengths))

@@ -1,13 +1,13 @@
 """One peer in a process of its own, told by lines what to do.
 
-    python worker.py ENGINE SETUP.json TEXTS.json
+    python -m peers.worker ENGINE SETUP.json TEXTS.json
 
 Each line on standard input is a JSON object, and each gets one on standard output:
 
 - `{"do": "embed", "texts": NAME, "save": FILE or null}` gives `{"seconds": ...}`;
 - `{"do": "tune", "texts": NAME}` gives `{"budget": ...}`, the fastest batch size, used from then on;
 - `{"do": "latency", "texts": NAME, "runs": N}` gives `{"seconds": [...]}`;
-- `{"do": "sgemm"}` gives `{"gflops": ...}`.
+- `{"do": "sgemm"}` gives `{"gflops": ..., "kernels": ...}`; the engine `sgemm` can do that alone.
 
 The first line out says that the engine is loaded. What fails gives `{"error": ...}`. Time is from the
 texts to NumPy arrays, in this process.
@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import BUDGETS, ENGINES, Engine, Setup, sgemm
+
+from peers.engines import BUDGETS, ENGINES, Engine, Setup
 
 Answer = dict[str, Any]
 
@@ -82,10 +83,13 @@ def main() -> None:
     setup = json.loads(Path(setup_file).read_text(encoding="utf-8"))
     paths = {key: Path(value) for key, value in setup.items() if key != "cores"}
     made = Setup(**paths, cores=setup["cores"])
-    actions: dict[str, Callable[..., Answer]] = {"sgemm": lambda: {"gflops": sgemm(made.cores)}}
+    actions: dict[str, Callable[..., Answer]] = {}
 
     def load() -> Answer:
         if name == "sgemm":
+            from peers.sgemm import sgemm
+
+            actions["sgemm"] = lambda: dict(zip(("gflops", "kernels"), sgemm(made.cores), strict=True))
             return {"version": np.__version__}
         engine = ENGINES[name](made)
         worker = Worker(engine, json.loads(Path(texts_file).read_text(encoding="utf-8")))

@@ -1,6 +1,6 @@
 """bertonnx and its peers, side by side on CPU: throughput, latency, and whether the vectors agree.
 
-    python benchmarks/peers.py [--quick] [--rounds 5] [--part 1.0] [--models minilm,bert-base] [--peers A,B]
+    python benchmarks/peers [--quick] [--rounds 5] [--part 1.0] [--models minilm,bert-base] [--peers A,B]
 
 Builds a virtual environment with this checkout and the peers (`peers/requirements.txt`; about 2 GB) in
 `BERTONNX_PEERS`, by default `~/.cache/bertonnx-peers`, and runs `peers/run.py` with it. On Linux or
@@ -28,8 +28,8 @@ import sys
 import venv
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-REQUIREMENTS = HERE / "peers" / "requirements.txt"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
 def main() -> None:
@@ -37,21 +37,20 @@ def main() -> None:
         print(__doc__)
         return
     folder = Path(os.environ.get("BERTONNX_PEERS") or Path.home() / ".cache" / "bertonnx-peers").resolve()
-    interpreter = _environment(folder)
+    interpreter = str(_environment(folder))
     environment = {
         **os.environ,
         "BERTONNX_PEERS": str(folder),
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": str(BENCHMARKS),
         "ORT_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [str(interpreter), str(HERE / "peers" / "run.py"), *sys.argv[1:]]
-    os.execve(command[0], command, environment)
+    os.execve(interpreter, [interpreter, "-m", "peers.run", *sys.argv[1:]], environment)
 
 
 def _environment(folder: Path) -> Path:
     """Return the interpreter of the environment with the peers, built where it is not there yet."""
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + bytes(HERE)).hexdigest()
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + bytes(BENCHMARKS)).hexdigest()
     place, mark = folder / "venv", folder / "venv" / "requirements.sha256"
     if not mark.is_file() or mark.read_text() != wanted:
         print(f"installing the peers into {place}", file=sys.stderr)
@@ -63,7 +62,7 @@ def _environment(folder: Path) -> Path:
         subprocess.run([*pip, torch], check=True)
         subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
         # This checkout; the requirements above are what it needs, in versions that suit the peers too.
-        subprocess.run([*pip, "--no-deps", "--editable", str(HERE.parent)], check=True)
+        subprocess.run([*pip, "--no-deps", "--editable", str(BENCHMARKS.parent)], check=True)
         mark.write_text(wanted)
     return place / "bin" / "python"
 

@@ -1,0 +1,1 @@
+"""The whole GPU measurement in one sitting; `python benchmarks/gpu --help` says more."""

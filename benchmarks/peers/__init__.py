@@ -1,0 +1,1 @@
+"""bertonnx beside its peers; `python benchmarks/peers --help` says more."""

@@ -1,0 +1,1 @@
+"""INT8 beside what else there is; `python benchmarks/quantization --help` says more."""

@@ -1,0 +1,46 @@
+"""The benchmarks start, are listed, and come in one form. What they measure is not measured here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+SHARED = ("common", "results")
+"""What is no benchmark."""
+
+FILES = {path.stem for path in BENCHMARKS.glob("*.py")}
+FOLDERS = {path.parent.name for path in BENCHMARKS.glob("*/__main__.py")}
+
+
+def test_a_benchmark_is_one_file_or_one_folder() -> None:
+    assert not FILES & FOLDERS
+    loose = {path.name for path in BENCHMARKS.iterdir() if path.is_dir()} - {*FOLDERS, *SHARED, "__pycache__"}
+    assert not loose, f"a folder is run as `python benchmarks/NAME`; give a __main__.py to {loose}"
+
+
+def test_every_benchmark_has_its_line() -> None:
+    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    listed = {name.removesuffix(".py") for name in re.findall(r"^\| `([\w.]+)`", page, re.MULTILINE)}
+    assert listed == (FILES | FOLDERS | {"r_bridge.R"}) - set(SHARED)
+
+
+@pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - set(SHARED)))
+def test_a_benchmark_says_how_it_is_run(name: str, tmp_path: Path) -> None:
+    file = BENCHMARKS / (name if name in FOLDERS else f"{name}.py")
+    said = subprocess.run(
+        [sys.executable, file, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert f"python benchmarks/{file.name}" in said.stdout
