@@ -53,7 +53,7 @@ class Task:
         pair_is_cut: whether only the second text of a pair is cut or read in windows.
         long_text: what happens to a text longer than the model where the user does not say.
         longest: longest input in tokens, whatever the model can take; None for no such limit.
-        pooled: whether token vectors are pooled into one for each text, so that pooling, normalisation and
+        pooled: whether token vectors are pooled into one for each text, so that pooling, normalization and
             the modules of a Sentence-Transformers folder apply.
         labelled: whether the outputs are classes with names.
         masked: whether a text must hold a mask token.

@@ -30,7 +30,7 @@ class EmbeddingDecoder:
 
     Attributes:
         normalize: whether that mean is brought back to length 1 (`Card.normalize`); the embedding
-            of a single window comes normalised out of the graph.
+            of a single window comes normalized out of the graph.
     """
 
     normalize: bool

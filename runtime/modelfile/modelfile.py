@@ -18,6 +18,7 @@ from bertonnx.errors import ModelFileError
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.modelfile import wire
 from bertonnx.runtime.modelfile.wire import Span, fields
+from bertonnx.wording import Call
 
 __all__ = ["ModelFile", "open_map", "read_model_file", "weights_sha256"]
 
@@ -68,9 +69,12 @@ class ModelFile:
         """
         if not self.is_bertonnx:
             raise ModelFileError(
-                f"{self.path} was not made by bertonnx: it carries no card and no golden examples, so there "
-                "is nothing to show or to check (bertonnx run takes it where optimum-cli made it); export "
-                "the checkpoint with: bertonnx export SOURCE"
+                "{path} was not made by bertonnx: it carries no card and no golden examples, so there is "
+                "nothing to show or to check (where optimum-cli made it, it runs: {run}); export the "
+                "checkpoint with: {export}",
+                path=self.path,
+                run=Call("run", self.path),
+                export=Call("export", "SOURCE"),
             )
         if not self._card:
             card = Card.from_json(self.metadata[CARD_KEY])
@@ -88,7 +92,7 @@ class ModelFile:
         """
         text = self.metadata.get(TOKENIZER_KEY)
         if not text:
-            raise ModelFileError(f"{self.path} carries no tokenizer; export the checkpoint again")
+            raise ModelFileError("{path} carries no tokenizer; export the checkpoint again", path=self.path)
         return text
 
     @property
@@ -103,7 +107,9 @@ class ModelFile:
         except (ValueError, RecursionError):
             examples = [{}]
         if not isinstance(examples, list) or not all(map(_is_example, examples)):
-            raise ModelFileError(f"{self.path} carries damaged golden examples; export the checkpoint again")
+            raise ModelFileError(
+                "{path} carries damaged golden examples; export the checkpoint again", path=self.path
+            )
         return examples
 
 
@@ -152,18 +158,26 @@ def open_map(path: Path) -> mmap.mmap:
         ModelFileError: missing, a folder, empty, or not readable.
     """
     if path.is_dir():
-        raise ModelFileError(f"{path} is a folder; a model file is expected, such as {path / 'model.onnx'}")
+        raise ModelFileError(
+            "{path} is a folder; a model file is expected, such as {example}",
+            path=path,
+            example=path / "model.onnx",
+        )
     try:
         with path.open("rb") as stream:
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise ModelFileError(
-            f"there is no file {path}; make one with: bertonnx export SOURCE -o {path}"
+            "there is no file {path}; make one with: {export}",
+            path=path,
+            export=Call("export", "SOURCE", output=path),
         ) from error
     except ValueError as error:  # mmap of an empty file
-        raise ModelFileError(f"{path} is empty (zero bytes); export or copy the model again") from error
+        raise ModelFileError(
+            "{path} is empty (zero bytes); export or copy the model again", path=path
+        ) from error
     except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelFileError("{path} cannot be read: {error}", path=path, error=error.strerror) from error
 
 
 @contextmanager
@@ -172,10 +186,14 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"{path} is not an ONNX model, or is damaged (a name is not text)") from error
+        raise ModelFileError(
+            "{path} is not an ONNX model, or is damaged (a name is not text)", path=path
+        ) from error
     except (ValueError, IndexError, OverflowError, RecursionError) as error:
         raise ModelFileError(
-            f"{path} is not an ONNX model, or is truncated ({error}); export or copy the model again"
+            "{path} is not an ONNX model, or is truncated ({error}); export or copy the model again",
+            path=path,
+            error=str(error),
         ) from error
 
 
@@ -190,18 +208,26 @@ def _model(path: Path, data: mmap.mmap) -> tuple[Span, dict[str, str]]:
             entry = {key: data[slice(*part)].decode() for key, part in fields(data, span)}
             metadata[entry.get(1, "")] = entry.get(2, "")
     if not graphs:
-        raise ModelFileError(f"{path} is not an ONNX model (it holds no graph), or is truncated")
+        raise ModelFileError("{path} is not an ONNX model (it holds no graph), or is truncated", path=path)
     if len(graphs) > 1:
         # Protobuf would merge them, and what was checked would not be what runs.
-        raise ModelFileError(f"{path} is damaged (it holds {len(graphs)} graphs); export the model again")
+        raise ModelFileError(
+            "{path} is damaged (it holds {graphs} graphs); export the model again",
+            path=path,
+            graphs=len(graphs),
+        )
     return graphs[0], metadata
 
 
 def _same_names(path: Path, what: str, found: tuple[str, ...], noted: tuple[str, ...]) -> None:
     if set(found) != set(noted):
         raise ModelFileError(
-            f"the graph in {path} has the {what} {', '.join(found)}, and its card names {', '.join(noted)}; "
-            "the file was changed after export: export the checkpoint again"
+            "the graph in {path} has the {what} {found}, and its card names {noted}; the file was changed "
+            "after export: export the checkpoint again",
+            path=path,
+            what=what,
+            found=", ".join(found),
+            noted=", ".join(noted),
         )
 
 
@@ -253,7 +279,7 @@ def _note_external(path: Path, data: mmap.mmap, span: Span, locations: dict[str,
     location = entries.get("location", "")
     figures = [entries.get(key) or "0" for key in ("offset", "length")]
     if not all(figure.isascii() and figure.isdigit() and len(figure) < 20 for figure in figures):
-        raise ModelFileError(f"{path} has damaged external data: {entries}")
+        raise ModelFileError("{path} has damaged external data: {entries}", path=path, entries=entries)
     needed = sum(map(int, figures))
     locations[location] = max(locations.get(location, 0), needed)
 
@@ -269,16 +295,23 @@ def _sidecar(path: Path, location: str, least: int) -> Path:
     inside = Path(location).name == location and location != ".." and "\0" not in location
     if not location or not inside or target.is_symlink():
         raise ModelFileError(
-            f"{path} points to weights outside its folder ({location!r}), which bertonnx never follows; "
-            "get the model from a source you trust"
+            "{path} points to weights outside its folder ({location!r}), which bertonnx never follows; get "
+            "the model from a source you trust",
+            path=path,
+            location=location,
         )
     if not target.is_file():
         raise ModelFileError(
-            f"{path} needs {location} beside it, and it is not there; copy both files together"
+            "{path} needs {location} beside it, and it is not there; copy both files together",
+            path=path,
+            location=location,
         )
     if target.stat().st_size < least:
         raise ModelFileError(
-            f"{target} is truncated: {target.stat().st_size} bytes, and {least} are needed; copy it again"
+            "{path} is truncated: {size} bytes, and {least} are needed; copy it again",
+            path=target,
+            size=target.stat().st_size,
+            least=least,
         )
     return target
 

@@ -74,7 +74,7 @@ def test_the_reader_agrees_with_onnx(model: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     message = _message(tmp_path / "absent.onnx")
     assert "there is no file" in message
-    assert "bertonnx export SOURCE -o" in message
+    assert "bertonnx.export(source, output=" in message
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_card_with_a_field_of_the_wrong_kind(
 def test_no_card(model: Path, tmp_path: Path) -> None:
     message = _message(_changed(model, tmp_path, card=None))
     assert "was not made by bertonnx" in message
-    assert "bertonnx export SOURCE" in message
+    assert "bertonnx.export(source)" in message
     with pytest.raises(ModelFileError, match="carries no card"):
         bertonnx.check(tmp_path / "changed.onnx")
 
