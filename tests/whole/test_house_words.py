@@ -52,11 +52,11 @@ _FOLDERS = (
 )
 
 UNMENDED = {
-    "words_of_one_face": 109,
-    "templates_that_are_not_whole": 217,
-    "words_with_another_meaning": 91,
+    "words_of_one_face": 52,
+    "templates_that_are_not_whole": 113,
+    "words_with_another_meaning": 3,
     "comments": 16,
-    "spelling": 104,
+    "spelling": 78,
 }
 """How often a rule is broken today; these figures only fall."""
 
