@@ -35,11 +35,13 @@ class Task:
         outputs: outputs of the finished file, each float32, with their dimensions.
         decoder: `(DecoderContext) -> Decoder`: what makes results of outputs
             (`runtime.decoders.DecoderContext`).
-        columns: `(Card, top_k) -> tuple[Column, ...]`: the columns of a result (`runtime.io.columns`).
+        columns: `(Card, DecodeOptions) -> tuple[Column, ...]`: the columns of a result
+            (`runtime.io.columns`).
         numbers: `(Card) -> Numbers`: what a row of a `.npy` file holds (`runtime.io.npy`); empty where
             results are more than numbers.
-        r_tables: name of a table as R asks for it -> `(Card, top, aggregation) -> Table`
-            (`runtime.r_bridge`); the first is what R's `predict()` gives.
+        r_tables: name of a table as R asks for it -> `(Card, DecodeOptions) -> Table`
+            (`runtime.r_tables`); the first is what R's `predict()` gives. Without any, R has a table of
+            the columns.
         head: `(config, raw) -> Head`: labels, problem type and activation of a checkpoint
             (`exporters.checkpoint.task`).
         graph_head: `(Graph, Checkpoint) -> None`: puts post-processing into the graph
@@ -101,7 +103,7 @@ TASKS: Registry[Task] = Registry(
         columns="bertonnx.runtime.io.columns:embedding_columns",
         comparison="bertonnx.exporters.verify.gate:compare_embeddings",
         numbers="bertonnx.runtime.io.npy:embedding_numbers",
-        r_tables={"embeddings": "bertonnx.runtime.r_bridge:embedding_table"},
+        r_tables={"embeddings": "bertonnx.runtime.r_tables:embedding_table"},
         graph_head="bertonnx.exporters.steps.heads:add_embedding",
         reference_head="bertonnx.exporters.verify.parity:embedding_reference",
         pooled=True,
@@ -118,8 +120,8 @@ TASKS: Registry[Task] = Registry(
         comparison="bertonnx.exporters.verify.gate:compare_classes",
         numbers="bertonnx.runtime.io.npy:classification_numbers",
         r_tables={
-            "labels": "bertonnx.runtime.r_bridge:label_table",
-            "scores": "bertonnx.runtime.r_bridge:score_table",
+            "labels": "bertonnx.runtime.r_tables:label_table",
+            "scores": "bertonnx.runtime.r_tables:score_table",
         },
         head="bertonnx.exporters.checkpoint.task:classification_head",
         graph_head="bertonnx.exporters.steps.heads:add_scores",
@@ -137,7 +139,7 @@ TASKS: Registry[Task] = Registry(
         decoder="bertonnx.runtime.decoders.entities:entity_decoder",
         columns="bertonnx.runtime.io.columns:entity_columns",
         comparison="bertonnx.exporters.verify.gate:compare_entities",
-        r_tables={"entities": "bertonnx.runtime.r_bridge:entity_table"},
+        r_tables={"entities": "bertonnx.runtime.r_tables:entity_table"},
         head="bertonnx.exporters.checkpoint.task:token_head",
         graph_head="bertonnx.exporters.steps.heads:add_scores",
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
@@ -153,7 +155,7 @@ TASKS: Registry[Task] = Registry(
         decoder="bertonnx.runtime.decoders.answers:answer_decoder",
         columns="bertonnx.runtime.io.columns:answer_columns",
         comparison="bertonnx.exporters.verify.gate:compare_answers",
-        r_tables={"answers": "bertonnx.runtime.r_bridge:answer_table"},
+        r_tables={"answers": "bertonnx.runtime.r_tables:answer_table"},
         pairs="always",
         pair_names=("question", "context"),
         pair_is_cut=True,
@@ -170,7 +172,7 @@ TASKS: Registry[Task] = Registry(
         decoder="bertonnx.runtime.decoders.masks:mask_decoder",
         columns="bertonnx.runtime.io.columns:mask_columns",
         comparison="bertonnx.exporters.verify.gate:compare_masks",
-        r_tables={"masks": "bertonnx.runtime.r_bridge:mask_table"},
+        r_tables={"masks": "bertonnx.runtime.r_tables:mask_table"},
         masked=True,
         candidates=5,
     ),

@@ -19,6 +19,5 @@ bert_answer <- function(model, question, context, top_n = 1L) {
     abort_not_text(context, "context", call)
   }
   texts <- as_pairs(as_text(question), context, "context")
-  kinds <- c(answer = "text", score = "float", start = "int", end = "int")
-  with_na_rows(run_table(model, "answers", texts, kinds, top = top, call = call)$columns, texts)
+  with_na_rows(run_table(model, "answers", texts, top = top, call = call), texts)
 }

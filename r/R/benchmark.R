@@ -28,7 +28,7 @@
 bert_benchmark <- function(model, text = NULL, n = c(1, 100, 1000), times = 3L) {
   call <- rlang::current_env()
   check_model(model, call)
-  if (identical(model$info$task, "question-answering") || isTRUE(model$info$pairs)) {
+  if (isTRUE(model$info$pairs)) {
     bert_abort("A model of text pairs cannot be measured with single texts.", "task", call = call)
   }
   times <- check_count(times)
@@ -75,7 +75,8 @@ seconds_in_r <- function(model, texts) {
     "feature-extraction" = bert_embed(model, texts, progress = FALSE),
     "text-classification" = bert_classify(model, texts),
     "token-classification" = bert_entities(model, texts),
-    "fill-mask" = bert_fill_mask(model, texts)
+    "fill-mask" = bert_fill_mask(model, texts),
+    stats::predict(model, texts)
   )
   seconds <- as.double(Sys.time() - started, units = "secs")
   c(seconds, seconds - (the$predicting - before))

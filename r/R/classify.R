@@ -21,8 +21,6 @@ bert_classify <- function(model, text, pair = NULL, top_n = 1L) {
   top <- check_count(top_n)
   several <- identical(model$info$problem_type, "multi_label_classification")
   texts <- as_pairs(as_text(text), pair)
-  kinds <- c(label = "int", score = "float")
-  found <- run_table(model, "labels", texts, kinds, top = if (given || !several) top else 0L, call = call)
-  found$columns$label <- as_levels(found$columns$label, found$levels)
-  with_na_rows(found$columns, texts)
+  found <- run_table(model, "labels", texts, top = if (given || !several) top else 0L, call = call)
+  with_na_rows(found, texts)
 }

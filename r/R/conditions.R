@@ -37,7 +37,8 @@ abort_python <- function(error, call) {
     )
     bert_abort(text, "python", parent = parent, call = call)
   }
-  message <- in_r_words(error$message)
+  # As Python words it for R.
+  message <- error$message
   bert_abort(
     c("{message}"),
     kind_of(error$type),
@@ -59,27 +60,4 @@ python_condition <- function(type, message, traceback) {
 kind_of <- function(type) {
   words <- gsub("([a-z])([A-Z])", "\\1_\\2", sub("Error$", "", type))
   tolower(words)
-}
-
-# Python's messages name options of the command line; R users type something else.
-in_r_words <- function(message) {
-  words <- c(
-    "pip install \"bertonnx[cpu]\"" = "bert_install()",
-    "bertonnx.load()" = "bert_load()",
-    "bertonnx doctor" = "bert_sitrep()",
-    "--top-k" = "top_n",
-    "top_k" = "top_n",
-    "--provider" = "device",
-    "provider" = "device"
-  )
-  clean <- "bert_install(gpu = TRUE, force = TRUE)"
-  message <- gsub("pip uninstall -y [a-z -]+ && pip install \"bertonnx\\[gpu\\]\"", clean, message)
-  message <- gsub("pip install (--upgrade )?\"bertonnx\\[gpu\\]\"", "bert_install(gpu = TRUE)", message)
-  for (python in names(words)) {
-    message <- gsub(python, words[[python]], message, fixed = TRUE)
-  }
-  message <- gsub("bertonnx export SOURCE -o (\\S+)", "bert_export(source, \"\\1\")", message)
-  message <- gsub("bertonnx run (\\S+) input.txt", "bert_load(\"\\1\")", message)
-  message <- gsub("--([a-z]+)-([a-z]+)", "\\1_\\2", message)
-  gsub("(^|[ (])--([a-z]+)", "\\1\\2", message)
 }

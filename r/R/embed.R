@@ -18,24 +18,5 @@ bert_embed <- function(model, text, progress = NULL) {
   check_task(model, "feature-extraction", call)
   if (!is.null(progress)) check_flag(progress)
   texts <- as_text(text)
-  run_matrix(model, "embeddings", texts, model$info$width, progress = progress, call = call)
-}
-
-# Fills a matrix with a row for each text, NA where there is none.
-run_matrix <- function(model, kind, texts, width, ...) {
-  result <- NULL
-  run_chunks(model, kind, texts, function(columns) {
-    rows <- readBin(columns$row, "integer", length(columns$row) / 4, size = 4L, endian = "little")
-    values <- read_floats(columns$values)
-    if (length(rows) == texts$n) {
-      # All at once, as they are: copying them would take longer than reading them.
-      result <<- values
-      dim(result) <<- c(texts$n, width)
-      return()
-    }
-    if (is.null(result)) result <<- matrix(NA_real_, texts$n, width)
-    result[rows, ] <<- values
-  }, ...)
-  if (!is.null(texts$names)) dimnames(result) <- list(texts$names, NULL)
-  result
+  run_matrix(model, "embeddings", texts, progress = progress, call = call)
 }

@@ -21,8 +21,5 @@ bert_entities <- function(model, text, aggregation = "simple") {
     bert_abort("{.arg aggregation} must be {.or {.val {ways}}}.", "input", call = call)
   }
   texts <- as_text(text)
-  kinds <- c(entity = "int", text = "text", score = "float", start = "int", end = "int")
-  found <- run_table(model, "entities", texts, kinds, aggregation = aggregation, call = call)
-  found$columns$entity <- as_levels(found$columns$entity, found$levels)
-  with_na_rows(found$columns, texts)
+  with_na_rows(run_table(model, "entities", texts, aggregation = aggregation, call = call), texts)
 }

@@ -27,7 +27,10 @@ bert_export <- function(source, path, ..., python = NULL) {
   python <- if (is.null(python)) python_to_export_with(call) else check_string(python)
   local <- if (dir.exists(source)) path.expand(source) else source
   args <- c("-m", "bertonnx", "export", local, "--output", path.expand(path), options)
-  run_to_the_end(python, enc2utf8(args), "export", "The checkpoint was not exported.", call)
+  # The exporter then speaks of what is typed in R.
+  with_variables(c(BERTONNX_FACE = "R"), {
+    run_to_the_end(python, enc2utf8(args), "export", "The checkpoint was not exported.", call)
+  })
   invisible(path)
 }
 

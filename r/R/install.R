@@ -228,7 +228,7 @@ run_showing <- function(program, args, heard) {
   on.exit(if (is.null(status)) close(connection))
   while (length(line <- readLines(connection, n = 1L, warn = FALSE)) > 0) {
     heard(line)
-    cli::cli_verbatim(in_r_words(line))
+    cli::cli_verbatim(line)
   }
   status <- close(connection)
   exit_status(status)

@@ -11,9 +11,9 @@
 #' @param device `"cpu"`; `"cuda"`, which never becomes the CPU silently; or `"auto"`.
 #' @param threads How many cores to use; by default all that this process may use.
 #' @param max_length A shorter limit than the model's own, in tokens. Longer texts are cut.
-#' @return An object of class `bert_model`, and of a class for its task: `bert_feature_extraction`,
-#'   `bert_text_classification`, `bert_token_classification`, `bert_question_answering` or
-#'   `bert_fill_mask`. `summary()` gives a tibble of what the file says of itself.
+#' @return An object of class `bert_model`, and of a class for its task, such as
+#'   `bert_feature_extraction`, `bert_text_classification`, `bert_token_classification`,
+#'   `bert_question_answering` or `bert_fill_mask`. `summary()` gives a tibble of what the file says of itself.
 #' @seealso [bert_embed()], [bert_classify()], [bert_entities()], [bert_answer()],
 #'   [bert_fill_mask()], [predict.bert_model()]
 #' @examplesIf file.exists("embeddings.onnx") && bert_available()
@@ -58,7 +58,7 @@ open_file <- function(arguments, call) {
 
 # A vector of no elements comes over as a list.
 as_info <- function(info) {
-  for (name in c("labels", "notes", "packages", "versions")) {
+  for (name in c("labels", "tables", "matrices", "notes", "packages", "versions")) {
     info[[name]] <- as.character(unlist(info[[name]]))
   }
   info
@@ -128,7 +128,7 @@ check_task <- function(model, task, call) {
     return(invisible())
   }
   asked <- METHODS[[task]]
-  serving <- METHODS[[model$info$task]]
+  serving <- if (model$info$task %in% names(METHODS)) METHODS[[model$info$task]] else "predict"
   bert_abort(
     c(
       "{.fn {asked}} needs a model for {task}, and this one is for {model$info$task}.",

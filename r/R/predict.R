@@ -5,12 +5,14 @@
 #' @param type Of text classification, what to predict: `"class"`, the best label, or `"prob"`, the
 #'   score of every label; of regression, `"numeric"`, which is the only one.
 #' @param pair Second texts, for models that were trained on pairs.
+#' @param top_n For a task that has no function here: how many results to list for each text.
 #' @param context Of question answering, where to look for the answers.
 #' @param ... Arguments of the function for the model's task, where it is another.
 #' @return A tibble with a row for each element of `new_data`: `.pred_class` (a factor; of a
 #'   multi-label model a list of factors), or a column `.pred_<label>` for each label, or `.pred`.
 #'   For models of other tasks, what [bert_embed()], [bert_entities()], [bert_answer()] or
-#'   [bert_fill_mask()] returns.
+#'   [bert_fill_mask()] returns; where a task has no function here, a tibble (or matrix) of what
+#'   its results hold.
 #' @examplesIf file.exists("sentiment.onnx") && bert_available()
 #' model <- bert_load("sentiment.onnx")
 #' predict(model, c("What a lovely film!", "It was far too long."))
@@ -61,6 +63,23 @@ predict.bert_fill_mask <- function(object, new_data, ...) {
   bert_fill_mask(object, new_data, ...)
 }
 
+#' @rdname predict.bert_model
+#' @export
+predict.bert_model <- function(object, new_data, ..., pair = NULL, top_n = NULL) {
+  rlang::check_dots_empty()
+  call <- rlang::current_env()
+  top <- if (is.null(top_n)) 0L else check_count(top_n)
+  predict_table(object, object$info$tables[[1]], as_pairs(as_text(new_data), pair), top = top, call = call)
+}
+
+# A table of a task, as the matrix or tibble that it is.
+predict_table <- function(model, table, texts, ...) {
+  if (table %in% model$info$matrices) {
+    return(run_matrix(model, table, texts, ...))
+  }
+  with_na_rows(run_table(model, table, texts, ...), texts)
+}
+
 prediction_types <- function(model) {
   if (identical(model$info$problem_type, "regression")) "numeric" else c("class", "prob")
 }
@@ -71,22 +90,21 @@ numeric_names <- function(model) {
 }
 
 predict_scores <- function(model, texts, names, call) {
-  scores <- run_matrix(model, "scores", texts, length(names), call = call)
+  scores <- run_matrix(model, "scores", texts, call = call)
   columns <- lapply(seq_along(names), function(j) unname(scores[, j]))
   tibble::new_tibble(stats::setNames(columns, names), nrow = texts$n)
 }
 
 predict_class <- function(model, texts, call) {
   several <- identical(model$info$problem_type, "multi_label_classification")
-  kinds <- c(label = "int", score = "float")
-  found <- run_table(model, "labels", texts, kinds, top = if (several) 0L else 1L, call = call)
-  labels <- as_levels(found$columns$label, found$levels)
+  found <- run_table(model, "labels", texts, top = if (several) 0L else 1L, call = call)
+  labels <- found$label
   predicted <- if (several) {
-    lists <- unname(split(labels, factor(found$columns$row, seq_len(texts$n))))
+    lists <- unname(split(labels, factor(found$row, seq_len(texts$n))))
     lists[-texts$present] <- list(labels[NA_integer_])
     if (length(texts$present) == 0) rep(list(labels[NA_integer_]), texts$n) else lists
   } else {
-    labels[match(seq_len(texts$n), found$columns$row)]
+    labels[match(seq_len(texts$n), found$row)]
   }
   tibble::new_tibble(list(.pred_class = predicted), nrow = texts$n)
 }

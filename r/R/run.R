@@ -1,15 +1,16 @@
 # One prediction: texts to Python, columns back, chunk by chunk as Python's engine forms them.
 
-# Calls `take(columns)` for each chunk, and returns the names behind indices. `texts` comes from
-# as_text() or as_pairs(); what is NA in there never crosses, and rows keep their numbers.
+# Calls `take(columns, started)` for each chunk, and returns `started`: the `kinds` of the columns by
+# name, the `levels` of factors, the `width` of a matrix. `texts` comes from as_text() or as_pairs();
+# what is NA in there never crosses, and rows keep their numbers.
 run_chunks <- function(
-  model, kind, texts, take, top = 0L, aggregation = "simple", progress = NULL, call
+  model, table, texts, take, top = 0L, aggregation = "simple", progress = NULL, call
 ) {
   handle <- live_handle(model, call)
   present <- texts$present
   started <- unwrap(
     handle$start(
-      kind,
+      table,
       crossing(texts$values[present]),
       if (!is.null(texts$pair)) crossing(texts$pair[present]),
       if (length(present) < texts$n) as.list(present),
@@ -19,28 +20,50 @@ run_chunks <- function(
     call
   )
   on.exit(suspendInterrupts(started$run$close()), add = TRUE)
+  started$kinds <- stats::setNames(as.character(unlist(started$kinds)), as.character(unlist(started$names)))
+  started$levels <- as.character(unlist(started$levels))
   bar <- progress_bar(length(present), progress)
   repeat {
     chunk <- unwrap(started$run$chunk(), call)
     the$predicting <- the$predicting + chunk$seconds
-    if (length(chunk$columns) > 0) take(chunk$columns)
+    if (length(chunk$columns) > 0) take(chunk$columns, started)
     if (chunk$texts == 0) break
     bar(chunk$texts)
   }
-  as.character(unlist(started$levels))
+  started
 }
 
-# As run_chunks(), with the columns of all chunks bound together; `kinds` says what each one is.
-run_table <- function(model, kind, texts, kinds, ...) {
+# As run_chunks(), with the columns of all chunks bound together, as what they are in R.
+run_table <- function(model, table, texts, ...) {
   chunks <- list()
-  levels <- run_chunks(
-    model, kind, texts, function(columns) chunks[[length(chunks) + 1L]] <<- unpacked(columns, kinds), ...
-  )
-  columns <- lapply(stats::setNames(nm = c("row", names(kinds))), function(name) {
+  started <- run_chunks(model, table, texts, function(columns, started) {
+    chunks[[length(chunks) + 1L]] <<- unpacked(columns, started$kinds)
+  }, ...)
+  kinds <- c(row = "int", started$kinds)
+  lapply(stats::setNames(nm = names(kinds)), function(name) {
     parts <- lapply(chunks, `[[`, name)
-    c(prototype(c(row = "int", kinds)[[name]]), unlist(parts, use.names = FALSE))
+    column <- c(prototype(kinds[[name]]), unlist(parts, use.names = FALSE))
+    as_kind(column, kinds[[name]], started$levels)
   })
-  list(columns = columns, levels = levels)
+}
+
+# Fills a matrix with a row for each text, NA where there is none.
+run_matrix <- function(model, table, texts, ...) {
+  result <- NULL
+  run_chunks(model, table, texts, function(columns, started) {
+    rows <- read_whole(columns$row)
+    values <- read_floats(columns[[names(started$kinds)]])
+    if (length(rows) == texts$n) {
+      # All at once, as they are: copying them would take longer than reading them.
+      result <<- values
+      dim(result) <<- c(texts$n, started$width)
+      return()
+    }
+    if (is.null(result)) result <<- matrix(NA_real_, texts$n, started$width)
+    result[rows, ] <<- values
+  }, ...)
+  if (!is.null(texts$names)) dimnames(result) <- list(texts$names, NULL)
+  result
 }
 
 unpacked <- function(columns, kinds) {
@@ -48,11 +71,15 @@ unpacked <- function(columns, kinds) {
   Map(function(column, kind) {
     switch(
       kind,
-      int = readBin(column, "integer", length(column) / 4, size = 4L, endian = "little"),
       float = read_floats(column),
-      text = as.character(unlist(column))
+      text = as.character(unlist(column)),
+      read_whole(column)
     )
   }, columns[names(kinds)], kinds)
+}
+
+read_whole <- function(bytes) {
+  readBin(bytes, "integer", length(bytes) / 4, size = 4L, endian = "little")
 }
 
 read_floats <- function(bytes) {
@@ -60,7 +87,18 @@ read_floats <- function(bytes) {
 }
 
 prototype <- function(kind) {
-  switch(kind, int = integer(), float = double(), text = character())
+  switch(kind, float = double(), text = character(), integer())
+}
+
+# The kinds that Python knows (runtime/r_tables.py, Kind); those that are not here are as they came.
+as_kind <- function(column, kind, levels) {
+  switch(
+    kind,
+    level = as_levels(column, levels),
+    flag = column == 1L,
+    place = replace(column, column == 0L, NA_integer_),
+    column
+  )
 }
 
 # reticulate makes a str of a vector of length 1.

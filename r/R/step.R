@@ -81,7 +81,7 @@ with_embeddings <- function(step, data, column, call) {
   texts <- as_text(data[[column]], column, call)
   texts$names <- NULL
   width <- step$model$info$width
-  values <- run_matrix(step$model, "embeddings", texts, width, call = call)
+  values <- run_matrix(step$model, "embeddings", texts, call = call)
   digits <- nchar(width)
   names <- sprintf("%s_%s_%0*d", step$prefix, column, digits, seq_len(width))
   taken <- intersect(names, names(data))

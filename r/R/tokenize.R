@@ -16,12 +16,5 @@ bert_tokenize <- function(model, text, pair = NULL) {
   call <- rlang::current_env()
   check_model(model, call)
   texts <- as_pairs(as_text(text), pair)
-  kinds <- c(position = "int", token = "text", id = "int", type_id = "int")
-  kinds <- c(kinds, start = "int", end = "int", special = "int")
-  columns <- run_table(model, "tokens", texts, kinds, call = call)$columns
-  nowhere <- columns$start == 0L
-  columns$start[nowhere] <- NA_integer_
-  columns$end[nowhere] <- NA_integer_
-  columns$special <- columns$special == 1L
-  with_na_rows(columns, texts)
+  with_na_rows(run_table(model, "tokens", texts, call = call), texts)
 }

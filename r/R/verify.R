@@ -35,7 +35,7 @@ verified_file <- function(model, call) {
   answer <- suspendInterrupts(bridge(call)$verify(enc2utf8(model$path), model$device))
   check <- "The file answers here as it did at export"
   if (!isTRUE(answer$ok) && identical(answer$error$type, "DriftError")) {
-    return(verified(check, FALSE, NA_real_, NA_real_, in_r_words(answer$error$message)))
+    return(verified(check, FALSE, NA_real_, NA_real_, answer$error$message))
   }
   report <- unwrap(answer, call)
   detail <- sprintf(
@@ -52,7 +52,7 @@ verified_bits <- function(model, call) {
   python <- unwrap(
     live_handle(model, call)$fingerprint(crossing(texts), if (!is.null(pairs)) crossing(pairs)), call
   )
-  numbers <- scores_in_r(model, texts, pairs)
+  numbers <- numbers_in_r(model, python$table, as_pairs(as_text(texts), pairs), call)
   verified(
     "R and Python give the same bits",
     identical(md5_of_floats(numbers), python$md5),
@@ -62,18 +62,11 @@ verified_bits <- function(model, call) {
   )
 }
 
-# Every score, in the order in which Python's items have them.
-scores_in_r <- function(model, texts, pairs) {
-  switch(
-    model$info$task,
-    "feature-extraction" = as.vector(t(bert_embed(model, texts))),
-    "text-classification" = as.vector(t(as.matrix(
-      stats::predict(model, texts, type = utils::tail(prediction_types(model), 1), pair = pairs)
-    ))),
-    "token-classification" = bert_entities(model, texts)$score,
-    "question-answering" = bert_answer(model, texts, pairs)$score,
-    "fill-mask" = bert_fill_mask(model, texts)$score
-  )
+# Every number, row by row, as Python takes them from its own results.
+numbers_in_r <- function(model, table, texts, call) {
+  found <- predict_table(model, table, texts, call = call)
+  numbers <- if (is.matrix(found)) found else as.matrix(found[vapply(found, is.double, NA)])
+  as.vector(t(numbers))
 }
 
 md5_of_floats <- function(x) {

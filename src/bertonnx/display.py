@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.models.families import family as family_named
-from bertonnx.wording import Message, command_face
+from bertonnx.wording import Message, command_face, worded
 
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
@@ -37,7 +37,7 @@ _BAR_SECONDS = 0.1
 
 def say(line: str | Message) -> None:
     """Print a line on standard error, which is where people are spoken to; results go to standard output."""
-    print(line.worded(command_face()) if isinstance(line, Message) else line, file=sys.stderr)
+    print(worded(line, command_face()), file=sys.stderr)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ __all__ = [
     "R",
     "Term",
     "command_face",
+    "worded",
 ]
 
 _NO_VALUE = object()
@@ -217,7 +218,12 @@ class _R(_Python):
         "doctor": "bert_sitrep()",
         "bench": "bert_benchmark({0})",
     }
-    _names: Mapping[str, str] = {"top_k": "top_n", "provider": "device", "pair_column": "pairs"}
+    _names: Mapping[str, str] = {
+        "top_k": "top_n",
+        "provider": "device",
+        "pair_column": "pair",
+        "pairs": "pair",
+    }
 
     def option(self, name: str) -> str:
         return self._names.get(name, name)
@@ -248,6 +254,11 @@ class _R(_Python):
 
 
 COMMAND_LINE, PYTHON, R = Face(), _Python(), _R()
+
+
+def worded(text: str | Message, face: Face) -> str:
+    """Return a text as it is, and a message in a face's words."""
+    return text.worded(face) if isinstance(text, Message) else text
 
 
 def command_face() -> Face:

@@ -17,6 +17,7 @@ import bertonnx
 from bertonnx.errors import RowError
 from bertonnx.runtime import r_bridge
 from bertonnx.runtime.r_bridge import PROTOCOL, Handle, golden, open_model, verify
+from bertonnx.runtime.r_tables import plain
 
 R_PACKAGE = Path(__file__).parents[2] / "r"
 HARD_TEXTS = R_PACKAGE / "tests" / "testthat" / "python" / "hard-texts.jsonl"
@@ -255,6 +256,23 @@ def test_errors_are_answers(arguments: tuple[Any, ...], kind: str) -> None:
     assert answer["error"]["type"] == kind
 
 
+def test_errors_say_what_is_typed_in_r() -> None:
+    message = open_model("nowhere.onnx", "tpu", None, None)["error"]["message"]
+    assert message.startswith('device = "tpu" is unknown; it can be ')
+
+
+def test_the_answer_says_what_the_columns_are(exported: dict[str, Path]) -> None:
+    answer = open_model(str(exported["text-classification"]), "cpu", None, None)
+    assert (answer["info"]["tables"], answer["info"]["matrices"]) == (["labels", "scores"], ["scores"])
+    started = start(answer["handle"], "labels", [])
+    assert (started["names"], started["kinds"], started["width"]) == (
+        ["label", "score"],
+        ["level", "float"],
+        0.0,
+    )
+    assert start(answer["handle"], "scores", [])["width"] == 3.0
+
+
 def test_an_error_that_nobody_foresaw_is_marked(exported: dict[str, Path]) -> None:
     error = start(opened(exported["feature-extraction"]), "nonsense", [])["error"]
     assert (error["type"], error["expected"]) == ("KeyError", "")
@@ -306,9 +324,9 @@ def test_only_plain_values_cross(exported: dict[str, Path]) -> None:
 
 
 def test_texts_that_r_cannot_hold_are_replaced() -> None:
-    assert r_bridge._plain("a\0b") == "a\N{REPLACEMENT CHARACTER}b"
-    assert r_bridge._plain("é\0\ud800") == "é\N{REPLACEMENT CHARACTER}?"
-    assert r_bridge._plain("é\U0001f600") == "é\U0001f600"
+    assert plain("a\0b") == "a\N{REPLACEMENT CHARACTER}b"
+    assert plain("é\0\ud800") == "é\N{REPLACEMENT CHARACTER}?"
+    assert plain("é\U0001f600") == "é\U0001f600"
 
 
 def test_a_size_over_two_gigabytes_is_not_lost(tmp_path: Path) -> None:

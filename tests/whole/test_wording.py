@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 from bertonnx.errors import BertonnxError, RowError, UsageError
-from bertonnx.wording import COMMAND_LINE, PYTHON, Call, Install, Message, Method, Option, Options, R
+from bertonnx.wording import (
+    COMMAND_LINE,
+    PYTHON,
+    Call,
+    Install,
+    Message,
+    Method,
+    Option,
+    Options,
+    R,
+    command_face,
+    worded,
+)
 
 FACES = (COMMAND_LINE, PYTHON, R)
 
@@ -104,3 +116,15 @@ def test_a_method_is_called_as_each_face_calls_it() -> None:
     said = [Method("classify").worded(face) for face in (COMMAND_LINE, PYTHON, R)]
     assert said == ["classify()", "classify()", "bert_classify()"]
     assert Method("predict").worded(R) == "predict()"
+
+
+def test_the_command_speaks_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BERTONNX_FACE", raising=False)
+    assert command_face() is COMMAND_LINE
+    monkeypatch.setenv("BERTONNX_FACE", "R")
+    assert command_face() is R
+
+
+def test_plain_texts_are_worded_as_they_are() -> None:
+    assert worded("a {b}", R) == "a {b}"
+    assert worded(Message("{a}", a=Option("top_k")), R) == "top_n"

@@ -28,15 +28,24 @@ test_that("an answer without an error is returned", {
   expect_identical(unwrap(list(ok = TRUE, x = 1), NULL)$x, 1)
 })
 
+# What is typed elsewhere: on the command line, or in Python.
+expect_r_words <- function(error) {
+  for (text in c(rlang::cnd_message(error), conditionMessage(error$parent))) {
+    expect_no_match(text, "(^|[ (])--[a-z]|bertonnx (export|run|check|info|doctor)|bertonnx\\.[a-z]+\\(|pip install")
+  }
+}
+
 test_that("messages say what an R user types", {
-  expect_identical(in_r_words("--max-length 9 is too long"), "max_length 9 is too long")
-  expect_identical(
-    in_r_words("type: pip uninstall -y onnxruntime && pip install \"bertonnx[gpu]\""),
-    "type: bert_install(gpu = TRUE, force = TRUE)"
-  )
-  expect_identical(in_r_words("type: pip install \"bertonnx[cpu]\""), "type: bert_install()")
-  expect_identical(in_r_words("make it with: bertonnx export SOURCE -o a.onnx"),
-    "make it with: bert_export(source, \"a.onnx\")")
-  expect_identical(in_r_words("(set --pooling and --force)"), "(set pooling and force)")
-  expect_identical(in_r_words("next: bertonnx run a.onnx input.txt"), "next: bert_load(\"a.onnx\")")
+  skip_without_python()
+  foreign <- withr::local_tempfile(fileext = ".onnx", lines = "This is no model.")
+  model <- tiny("sentiment")
+  for (error in list(
+    expect_bert_error(bert_load("nowhere.onnx"), "model_file"),
+    expect_bert_error(bert_load(foreign), "model_file"),
+    expect_bert_error(bert_load(model$path, max_length = 9999L), "usage", "max_length = 9999"),
+    expect_bert_error(bert_load(model$path, max_length = 1L), "usage", "max_length"),
+    expect_bert_error(bert_fill_mask(tiny("words"), "no such word"), "row", "row 1")
+  )) {
+    expect_r_words(error)
+  }
 })

@@ -12,6 +12,8 @@ import pytest
 from bertonnx.errors import BertonnxError, InputError, OutputError, RowError, UsageError
 from bertonnx.runtime.io.job import JobProgress
 from bertonnx.runtime.io.resume import progress_path
+from bertonnx.runtime.rows import Item, Row
+from bertonnx.wording import COMMAND_LINE, PYTHON, Face, Option, R
 from tests.fake_predictor import FakePredictor
 from tests.jobs import ENDINGS, ROOT, names, run, whole_output, write_input
 
@@ -137,6 +139,24 @@ def test_the_first_error_ends_a_job_that_shall_fail(tmp_path: Path) -> None:
     assert output.read_bytes().count(b"\n") == 3
     report = run(input, output, resume=True)
     assert (report.rows, report.errors, report.truncated, report.resumed_rows) == (50, 3, 1, 3)
+
+
+class Worded(FakePredictor):
+    def _result(self, row: Row) -> Item | RowError:  # noqa: ARG002
+        return RowError("too-long", "use {option}", option=Option("top_k", 2))
+
+
+@pytest.mark.parametrize(
+    ("face", "said"), [(None, "use top_k=2"), (COMMAND_LINE, "use --top-k 2"), (R, "use top_n = 2")]
+)
+def test_a_row_s_error_is_worded_for_the_face(tmp_path: Path, face: Face | None, said: str) -> None:
+    input, output = write_input(tmp_path, 1), tmp_path / "out.jsonl"
+    run(input, output, Worded(), **({} if face is None else {"face": face}))
+    error = {"type": "too-long", "message": said}
+    assert json.loads(output.read_text()) == {"row": 0, "error": error}
+    with pytest.raises(RowError) as caught:
+        run(input, output, Worded(), on_error="fail")
+    assert caught.value.worded(face or PYTHON) == f"row 0: {said}"
 
 
 def test_a_full_device_says_what_is_kept(tmp_path: Path) -> None:
