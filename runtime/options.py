@@ -123,12 +123,18 @@ class RunOptions:
         pair_column: the one that holds the second text of a pair.
         on_error: one of `ON_ERROR`: whether a failed row's error is written in its place, or ends the run.
         resume: whether to go on with an output that an earlier run did not finish.
+
+    Raises:
+        UsageError: `on_error` is none of the choices.
     """
 
     column: str | None = None
     pair_column: str | None = None
     on_error: OnError = "record"
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        chosen("on_error", self.on_error, ON_ERROR)
 
 
 def chosen(option: str, value: str, choices: Sequence[Choice]) -> Choice:

@@ -31,7 +31,7 @@ from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import Aggregation, DecodeOptions
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of
 from bertonnx.runtime.rows import Encoded, Row, as_rows
-from bertonnx.wording import R, worded
+from bertonnx.wording import R
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
 
@@ -255,7 +255,7 @@ def _info(model: Model) -> dict[str, Any]:
         "bytes": float(_bytes(model.path)),
         "parity": float(card.parity.get("max_abs_difference", "nan")),
         "tolerance": _allowed(card.parity),
-        "notes": [plain(worded(note, R)) for note in model.notes],
+        "notes": [plain(note.worded(R)) for note in model.messages],
         "packages": list(card.versions),
         "versions": list(card.versions.values()),
     }

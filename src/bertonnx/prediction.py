@@ -48,9 +48,10 @@ def run_file(
     _require_streams(input, output)
     from bertonnx.runtime.io.job import Job
     from bertonnx.runtime.io.writers import check_output
+    from bertonnx.runtime.model import Model
 
     target = None if output is None else check_output(output, input=input)
-    with _opened(model, load) as opened:
+    with Model(model, load) as opened:
         said = _say_notes(opened)
         if target is not None:
             _warn(target, opened.card, decode, resume=run.resume)
@@ -72,12 +73,6 @@ def run_file(
     _say_notes(opened, said)
     _tell(report, opened, target)
     return 3 if report.errors else 0
-
-
-def _opened(path: Path, load: LoadOptions) -> Model:
-    from bertonnx.runtime.model import Model
-
-    return Model(path, load)
 
 
 def _say_notes(model: Model, said: Container[Message] = ()) -> tuple[Message, ...]:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from bertonnx.errors import UsageError
-from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, chosen, require_at_least
+from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, RunOptions, chosen, require_at_least
 from bertonnx.wording import COMMAND_LINE, R
 
 
@@ -46,3 +46,8 @@ def test_what_is_well_passes() -> None:
     require_at_least("threads", 2, 2)
     with pytest.raises(UsageError, match="threads=1 is too small; give a number of at least 2"):
         require_at_least("threads", 1, 2)
+
+
+def test_what_happens_on_an_error_is_a_choice() -> None:
+    with pytest.raises(UsageError, match="on_error='panic' is unknown; it can be record, fail"):
+        RunOptions(on_error="panic")  # type: ignore[arg-type]
