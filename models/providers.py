@@ -54,10 +54,12 @@ class Provider:
     Attributes:
         name: the value of `--provider`.
         execution_provider: ONNX Runtime's name of it.
-        opens: `(onnxruntime, path, SessionOptions) -> Session`: opens a checked file, or raises a
-            ProviderError (`runtime.session`).
-        problem: `(onnxruntime, error text) -> Problem`: what is wrong and what mends it, once it is known
-            that the provider does not work; empty where it always does.
+        opens: `(onnxruntime, path, SessionOptions) -> OpenSession`: opens a checked file
+            (`runtime.session.session`), or raises a ProviderError, or a ModelFileError whose cause is what
+            ONNX Runtime raised.
+        problem: `(onnxruntime, error text) -> Problem`: what is wrong and what mends it
+            (`runtime.session.problem`), once it is known that the provider does not work: it is not in
+            this ONNX Runtime, or opening failed and the file is not at fault. Empty where it always works.
         batching: how batches are made for it.
         tolerances: precision -> how far an output may be from its golden numbers there, as a share of the
             largest of them (`runtime.golden`).

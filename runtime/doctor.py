@@ -117,6 +117,7 @@ def _has(distribution: str) -> bool:
 
 def _providers(ort: ModuleType) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        # The smallest model there is: whether a provider works shows when it opens one.
         model = Path(folder) / "identity.onnx"
         model.write_bytes(_identity_model())
         for row in PROVIDERS:
@@ -135,6 +136,7 @@ def _provider(row: Provider, model: Path, *, listed: bool) -> Finding:
         what = problem.what if problem is not None else error.message
         if listed:
             what = Message("does not load: {what}", what=what)
+        # A provider that is built in is meant to work; one that is not may be a choice.
         fault = listed or problem is None or problem.fault
         return Finding(name, what, ok=not fault, remedy=problem.remedy if problem and fault else None)
     return Finding(name, Message("loads; {check} says which nodes it takes", check=Call("check", "MODEL")))

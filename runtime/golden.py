@@ -62,6 +62,7 @@ class _Gap:
     @property
     def share(self) -> float:
         """What part of the limit is used up: over 1 is too far, infinite where a number is not finite."""
+        # A limit of zero is met by equal numbers.
         if self.difference == 0.0:
             return 0.0
         if not math.isfinite(self.difference) or not 0.0 < self.limit < math.inf:
@@ -87,12 +88,14 @@ def check(path: str | Path, provider: str = "auto") -> CheckReport:
     card, golden = file.card, file.golden
     _require_unchanged(path, file)
     tokenizer = TextTokenizer(file.tokenizer, card)
+    # Opened last: what was changed must not run before that is said.
     session = open_session(path, card, options)
     limits = _limits(path, card, golden, session)
     closest = _Gap(card.outputs[0], 0.0, limits[card.outputs[0]])
     for number, example in enumerate(golden):
         differences = _replay(path, number, example, tokenizer, session)
         gaps = [_Gap(name, difference, limits[name]) for name, difference in differences.items()]
+        # What came closest to its limit, not what is largest: outputs differ in size.
         closest = max(closest, *gaps, key=lambda gap: gap.share)
         if closest.share > 1:
             raise DriftError(
@@ -186,6 +189,7 @@ def _replay(
             why=encoded.message,
         )
     piece = encoded.pieces[0]
+    # Other tokens would give other numbers, and the tokenizer is the one to name.
     if piece.ids.tolist() != example["ids"]:
         raise DriftError(
             "golden example {number} is tokenized differently than at export ({text!r}): the tokenizer in "
@@ -211,6 +215,7 @@ def _run(session: Session, piece: Piece, outputs: Sequence[str]) -> dict[str, Ar
 
 
 def _sample(array: Array) -> Array:
+    # Evenly over the whole output: the beginning alone would miss a changed head.
     flat = array.ravel()
     return flat[:: max(1, flat.size // _NUMBERS)]
 

@@ -175,6 +175,7 @@ class Model:
         parts = (
             self.card.weights_sha256,
             self.card.tokenizer_sha256,
+            # Without a hash, as in files of optimum-cli, only the place tells models apart.
             "" if self.card.weights_sha256 else str(self.path.resolve()),
             str(self.max_length),
             self.tokenizer.long_text,
@@ -231,6 +232,7 @@ class Model:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Item]:
         """Return one dict a text with the fields of the command line's JSON, whatever the task."""
+        # JSON has no arrays; whoever wants them calls `stream`, or the task's own method.
         items = self._all(texts, pairs, self._decoder(_DEFAULTS))
         return [{name: _plain(value) for name, value in item.items()} for item in items]
 
@@ -337,6 +339,7 @@ def _in_row(place: int, error: RowError) -> RowError:
 
 
 def _listed(texts: Sequence[str]) -> Sequence[str]:
+    # A text is a sequence of texts to Python, and would be predicted letter by letter.
     if isinstance(texts, (str, bytes)):
         raise UsageError("a list of texts is expected, and this is one text; give [text]")
     return texts if isinstance(texts, (list, tuple)) else list(texts)

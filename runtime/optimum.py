@@ -115,6 +115,7 @@ def read_optimum(path: Path) -> OptimumModel:
             kind=type(error).__name__,
             error=str(error),
         ) from error
+    # Saved padding and truncation are how it was trained, not how it is used.
     tokenizer = stripped(_read(folder / "tokenizer.json"))
     return OptimumModel(file.path, card, tokenizer, (*NOTES, *_assumed(file, folder, card)))
 
@@ -179,6 +180,7 @@ def _task(file: ModelFile) -> Task:
     fitting = [
         row for row in TASKS if found.issuperset(row.raw_outputs) or (row.pooled and found & set(row.outputs))
     ]
+    # Logits may be of three tasks, and only the architecture tells which.
     telling = [row for row in fitting if all(row is other or _differ(row, other) for other in TASKS)]
     if telling:
         return max(telling, key=lambda row: len(found.intersection(row.raw_outputs)))
@@ -238,6 +240,7 @@ def _pooling(file: ModelFile, folder: Path) -> str | None:
     modes = modes_of(_json(_pooling_file(folder)))
     row = by_mode(modes[0]) if len(modes) == 1 else None
     pooling = None if row is None else row.name
+    # The graph pools by itself; what the folder says is only shown.
     if "sentence_embedding" in file.outputs:
         return pooling
     for kind, _ in _modules(folder):
@@ -337,6 +340,7 @@ class _Completed:
 
     def run(self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False) -> list[Array]:
         """Return the named outputs of one batch, those that the graph lacks computed here."""
+        # One run, though several outputs may be made of the same.
         needed = sorted({self._origin(name) for name in outputs})
         raw = dict(zip(needed, self._session.run(needed, feeds, alone=alone), strict=True))
         return [self._output(name, raw[self._origin(name)]) for name in outputs]
@@ -356,6 +360,7 @@ class _Completed:
             return _ACTIVATIONS[self._card.activation](raw)
         vectors: Array = resolve(POOLINGS[self._card.pooling or "mean"].array)(raw)
         if self._card.normalize:
+            # As torch.nn.functional.normalize: a vector of zeros stays one.
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors.astype(np.float32)
 

@@ -69,6 +69,7 @@ class LoadOptions:
         require_at_least("threads", self.threads)
         if self.long_text is not None:
             chosen("long_text", self.long_text, LONG_TEXT)
+        # Put so that NaN is refused as well.
         if self.gpu_memory is not None and not self.gpu_memory > 0:
             raise UsageError(
                 "{asked} is too small; give a number of GiB over 0",
@@ -77,6 +78,7 @@ class LoadOptions:
         self._require_provider_of_options()
 
     def _require_provider_of_options(self) -> None:
+        # It may take the provider that the option is of.
         if self.provider == AUTO:
             return
         usual = {item.name: item.default for item in fields(self)}

@@ -119,6 +119,7 @@ def _row(text: object, pair: object, *, has_pair: bool) -> Row | RowError:
             return RowError(
                 "invalid-text", "a text is expected, and this is {kind}", kind=type(value).__name__
             )
+        # A flag of the string; only what may hold a surrogate is searched.
         if not value.isascii() and _SURROGATE.search(value):
             return RowError("invalid-text", "the text holds a lone surrogate, which is not valid Unicode")
     return Row(str(text), str(pair) if has_pair else None)

@@ -149,6 +149,7 @@ class TextTokenizer:
     @cached_property
     def subwords(self) -> SubwordRule:
         """How this tokenizer marks the inside of words."""
+        # Written out again when asked for: to keep the text would cost megabytes for each model.
         return subword_rule(self._tokenizer.to_str())
 
     def _foreshortened(self, row: Row) -> Row:

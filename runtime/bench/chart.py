@@ -62,6 +62,7 @@ def charts(report: BenchReport) -> list[Lines | Bars]:
     sizes = sorted({row.batch_size for row in grid if row.batch_size is not None})
     drawn: list[Lines | Bars] = []
     if sizes:
+        # The smallest batch is what one user waits for, the largest is what a job is made of.
         drawn.append(_latency(grid, sizes[0]))
     if sizes and sizes[-1] > 1:
         drawn.append(_throughput(grid, sizes[-1]))
@@ -99,6 +100,7 @@ def save_png(report: BenchReport, path: Path) -> None:
         MissingDependencyError: Matplotlib is not installed.
     """
     require_matplotlib()
+    # Not pyplot, which looks for a display and keeps every figure that it made.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -139,6 +141,7 @@ def _series(rows: Sequence[BenchRow], size: int, value: str) -> tuple[Line, ...]
 
 def _named(rows: Sequence[BenchRow]) -> Iterator[tuple[str, BenchRow]]:
     """Yield rows with the least name that tells their configuration from the others."""
+    # What is the same everywhere would only make the names long.
     several_models = len({row.model for row in rows}) > 1
     several_threads = len({row.threads for row in rows}) > 1
     for row in rows:
@@ -183,6 +186,7 @@ def _lines_svg(chart: Lines) -> str:
 
 def _bars_svg(chart: Bars) -> str:
     most = max(value for _, value in chart.bars) or 1.0
+    # Names stand above their bars: beside them, long paths would leave no room for the bars.
     parts = [_text(16, 24, chart.title, size=16), _text(16, 42, chart.unit)]
     for i, (name, value) in enumerate(chart.bars):
         y, width = 62 + 46 * i, (_WIDTH - 140) * value / most
@@ -194,6 +198,7 @@ def _bars_svg(chart: Bars) -> str:
 
 
 def _bar_colour(chart: Bars, place: int) -> str:
+    # Grey beside one colour can be told apart by everybody, and in print.
     if not chart.marked:
         return _COLOURS[place % len(_COLOURS)]
     return _COLOURS[0] if chart.bars[place][0] in chart.marked else _GREY
@@ -225,6 +230,7 @@ def _svg(parts: Sequence[str], height: float, title: str) -> str:
 
 
 def _along(value: float, low: float, high: float, start: float, end: float, *, log: bool) -> float:
+    # A single value has no span to stand in.
     if high <= low:
         return (start + end) / 2
     part = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)

@@ -41,6 +41,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count() or 1,
         "gpus": _gpus(Path("/proc/driver/nvidia/gpus")),
         "memory_gib": _memory_gib(),
+        # Who reads the figures later must know whether the machine was busy.
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -54,6 +55,7 @@ def machine() -> dict[str, Any]:
 def _gpus(folder: Path) -> list[str]:
     """Return the names of NVIDIA GPUs as the Linux driver lists them."""
     names = []
+    # Of the driver's own files, as nvidia-smi is not in every container.
     for information in sorted(folder.glob("*/information")):
         for line in information.read_text().splitlines():
             if line.startswith("Model:"):
@@ -62,6 +64,7 @@ def _gpus(folder: Path) -> list[str]:
 
 
 def _memory_gib() -> float | None:
+    # Windows and some others have no such names.
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, OSError, ValueError):

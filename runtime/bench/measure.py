@@ -135,6 +135,7 @@ def bench(
         raise UsageError("give a list of at least one model file")
     options = options or BenchOptions()
     providers = _providers(options)
+    # All are open at the same time, so that they meet the same minutes of the machine.
     with ExitStack() as stack:
         opened = list(_opened(stack, models, providers, options))
         live = [model for model in opened if isinstance(model, tuple)]
@@ -180,6 +181,7 @@ def _opened(
     paths = [Path(model) for model in dict.fromkeys(map(str, models))]
     threads = options.threads or (allowed_cores(),)
     for path in paths:
+        # Two files of one name would be one row to a reader.
         name = str(path) if [other.name for other in paths].count(path.name) > 1 else path.name
         for row in providers:
             for number in dict.fromkeys(threads if row.by_cores else threads[-1:]):
@@ -189,6 +191,7 @@ def _opened(
                     model = Model(path, replace(LoadOptions(provider=row.name, threads=number), **own))
                 except ProviderError as error:
                     yield BenchRow(name, "", row.name, number, problem=error.worded(COMMAND_LINE))
+                    # Another number of threads would not mend it.
                     break
                 stack.enter_context(model)
                 yield model, BenchRow(name, model.card.precision, model.provider, number)
@@ -200,6 +203,7 @@ def _lengths(options: BenchOptions, models: Sequence[Model]) -> tuple[int, ...]:
         usual = LENGTHS if options.text is None else ()
         return tuple(dict.fromkeys(min(length, shortest) for length in usual))
     longest = max(options.lengths)
+    # A text that one model cuts and another reads whole would compare nothing.
     if models and longest > shortest:
         at_fault = next(model for model in models if model.max_length == shortest)
         raise UsageError(
@@ -214,6 +218,7 @@ def _lengths(options: BenchOptions, models: Sequence[Model]) -> tuple[int, ...]:
 def _cases(model: Model, start: BenchRow, lengths: Sequence[int], options: BenchOptions) -> Iterator[_Case]:
     sizes = options.batch_sizes
     for length in lengths:
+        # The same texts for every size: sizes differ in the batch alone.
         rows = exact_rows(model.tokenizer, model.card, length=length, count=max(sizes))
         for size in dict.fromkeys(sizes):
             row = replace(start, length=length, batch_size=size, texts=size, tokens=size * length)
@@ -263,6 +268,7 @@ def _counted(model: Model, options: BenchOptions) -> tuple[int, int]:
 def _measure(cases: Sequence[_Case], options: BenchOptions, progress: Progress | None) -> None:
     total, done = len(cases) * (1 + _ROUNDS), 0
     for number in range(1 + _ROUNDS):
+        # Every other round goes backwards, so that no model is always the one after a pause.
         for case in cases if number % 2 else reversed(cases):
             try:
                 if case.problem is None:
@@ -275,6 +281,7 @@ def _measure(cases: Sequence[_Case], options: BenchOptions, progress: Progress |
 
 
 def _warm_up(case: _Case) -> None:
+    # First runs grow the arena, wake the threads and raise the clock.
     began = time.perf_counter()
     for _ in range(_WARM_UP_RUNS):
         case.warm()
@@ -285,6 +292,7 @@ def _warm_up(case: _Case) -> None:
 def _spend(case: _Case, number: int, options: BenchOptions) -> None:
     """Measure until this round's share of the runs, or of the time, is there."""
     share, repeat, seconds = number / _ROUNDS, options.repeat, options.seconds
+    # Over all rounds so far: a long run in one round makes the next shorter.
     least = number if repeat is None else round(repeat * share)
     while len(case.times) < least or (repeat is None and sum(case.times) < seconds * share):
         began = time.perf_counter()
@@ -295,6 +303,7 @@ def _spend(case: _Case, number: int, options: BenchOptions) -> None:
 def _row(case: _Case) -> BenchRow:
     if case.problem is not None:
         return replace(case.row, problem=case.problem)
+    # Percentiles, as one interruption would move a mean.
     p50, p95, p99 = (float(value) for value in np.percentile(case.times, (50, 95, 99)))
     return replace(
         case.row,
@@ -323,6 +332,7 @@ def _notes(models: Sequence[Model], cases: Sequence[_Case]) -> Iterator[str]:
     for model in models:
         if model.placement is not None:
             yield f"{model.path.name} on {model.provider}: {model.placement}"
+    # The 99th percentile of fewer runs than 100 is little more than the slowest.
     few = min((len(case.times) for case in cases if case.times), default=100)
     if few < 100:
         yield Message(

@@ -53,6 +53,7 @@ class BenchOptions:
     repeat: int | None = None
 
     def __post_init__(self) -> None:
+        # It is read once to count and once a run; a pipe gives it once.
         if str(self.text) == "-":
             raise UsageError(
                 "{asked} cannot be: the text is read several times; give a file", asked=Option("text", "-")
@@ -64,6 +65,7 @@ class BenchOptions:
             require_numbers("threads", self.threads)
         if self.repeat is not None:
             require_numbers("repeat", [self.repeat])
+        # Put so that NaN is refused as well.
         if not self.seconds > 0:
             raise UsageError(
                 "{asked} is too small; give a number over 0", asked=Option("seconds", self.seconds)

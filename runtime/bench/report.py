@@ -76,6 +76,7 @@ def check_report_output(path: str | Path) -> Path:
     if not folder.is_dir():
         raise OutputError("there is no folder {folder}; make it with: mkdir -p '{folder}'", folder=folder)
     try:
+        # Tried, as permissions do not say what a full or read-only disk does.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(
@@ -95,6 +96,7 @@ def write_report(report: BenchReport, path: str | Path) -> None:
         MissingDependencyError: it is a .png and Matplotlib is not installed.
     """
     target = check_report_output(path).resolve()
+    # An earlier report stays whole until this one is.
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         if target.suffix.lower() == ".png":
@@ -115,6 +117,7 @@ def terminal_table(report: BenchReport) -> Table:
 
     header = _header(report.rows)
     lines = [_cells(row, report.rows) for row in report.rows if row.problem is None]
+    # What all rows share would push the figures off the screen.
     common = [i for i in range(_SHARED_COLUMNS) if len({line[i] for line in lines}) == 1]
     title = ", ".join(f"{lines[0][i]} threads" if header[i] == "threads" else lines[0][i] for i in common)
     table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
@@ -203,6 +206,7 @@ def _json(report: BenchReport) -> str:
 
 def _csv(report: BenchReport) -> str:
     text = io.StringIO()
+    # All fields, unrounded: this format is for programs.
     writer = csv.DictWriter(text, [item.name for item in fields(BenchRow)])
     writer.writeheader()
     writer.writerows(asdict(row) for row in report.rows)
@@ -244,6 +248,7 @@ def _explained(report: BenchReport) -> Iterator[str]:
 
 
 def _html(report: BenchReport) -> str:
+    # One file without links or scripts can be mailed, and read where there is no network.
     figures = "".join(f"<figure>{svg(chart)}</figure>" for chart in charts(report))
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in _header(report.rows))
     body = "".join(_html_row(row, report.rows) for row in report.rows)
@@ -261,6 +266,7 @@ def _html(report: BenchReport) -> str:
 def _html_row(row: BenchRow, rows: Sequence[BenchRow]) -> str:
     if row.problem is None:
         return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row, rows)) + "</tr>"
+    # The reason takes the place of the figures, so that the row stays in its order.
     start = (row.model, row.precision, row.provider, _what(row), str(row.threads))
     cells = "".join(f"<td>{escape(cell)}</td>" for cell in start)
     span = len(_header(rows)) - len(start)

@@ -36,6 +36,7 @@ def exact_rows(tokenizer: TextTokenizer, card: Card, *, length: int, count: int)
     Raises:
         UsageError: the tokenizer cannot make so many, because `length` leaves too little room.
     """
+    # Seeded by the length: every model, and every run, gets the same texts.
     dice = random.Random(length)
     rows: dict[Row, None] = {}
     for _ in range(count * _TRIES):
@@ -71,8 +72,10 @@ def _cut(tokenizer: TextTokenizer, card: Card, draft: Row, length: int) -> Row |
     wanted = length - (len(encoding) - len(places))
     if not 0 < wanted <= len(places):
         return None
+    # Offsets count from the start of the prefix, which the tokenizer is given as well.
     end = encoding.offsets[places[wanted - 1]][1]
     row = _shortened(draft, end, len(card.prefix))
+    # Counted again: without what came after it, the last word may split otherwise.
     (again,) = _encoded(tokenizer, row)
     fits = len(again.pieces) == 1 and not again.truncated and len(again.pieces[0].ids) == length
     return row if fits else None

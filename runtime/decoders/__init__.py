@@ -40,5 +40,6 @@ def decoder_for(context: DecoderContext) -> Decoder:
     Raises:
         KeyError: there is no such task.
     """
+    # Resolved on use: a command of one task does not wait for the code of the others.
     decoder: Decoder = resolve(task(context.card.task).decoder)(context)
     return decoder

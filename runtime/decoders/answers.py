@@ -77,6 +77,7 @@ class AnswerDecoder:
             for score, first, last in self._spans(window):
                 start, end = _aligned(piece.encoding, first, last)
                 text = context[start:end]
+                # Windows overlap, so one answer is found in several of them.
                 seen = by_text.setdefault(text.lower(), _answer(0.0, text, start, end))
                 seen["score"] += score
         return list(by_text.values())
@@ -93,8 +94,10 @@ class AnswerDecoder:
         # scores[i, k] is of the span from token i to token i + k
         scores = window.start[:, None] * np.lib.stride_tricks.sliding_window_view(ends, longest)
         flat = scores.ravel()
+        # Twice as many and some: several spans may widen to the same words.
         wanted = min(2 * self.top_k + 10, flat.size)
         least = np.partition(flat, flat.size - wanted)[flat.size - wanted]
+        # All that reach the least, so that which of equal ones come first is decided by the text.
         candidates = np.flatnonzero((flat >= least) & (flat > 0))
         for place in candidates[np.argsort(-flat[candidates], kind="stable")][:wanted].tolist():
             first, more = divmod(place, longest)

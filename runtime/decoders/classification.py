@@ -65,9 +65,11 @@ class ClassificationDecoder:
         if self.problem_type == "multi_label_classification":
             above = [label for label, score in by_label.items() if score > _THRESHOLD]
             return {"labels": above, "scores": by_label}
+        # The first of equal ones, as argmax takes it.
         best = max(scores)
         return {"label": self.labels[scores.index(best)], "score": best, "scores": by_label}
 
     def _top(self, scores: list[float]) -> list[Item]:
+        # Of equal scores, the label that comes first in the model comes first here: the sort is stable.
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         return [{"label": self.labels[i], "score": scores[i]} for i in order[: self.top_k]]

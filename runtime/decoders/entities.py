@@ -97,6 +97,7 @@ class EntityDecoder:
         return tuple(map(_parsed, self.labels))
 
     def _units(self, text: str, piece: Piece, scores: Array) -> list[_Unit]:
+        # Special tokens have labels too, which mean nothing.
         places = np.flatnonzero(np.array(piece.encoding.special_tokens_mask) == 0).tolist()
         if not places:
             return []
@@ -121,6 +122,7 @@ class EntityDecoder:
             name = names[group[0].label]
             if name != _OUTSIDE:
                 start, end = group[0].start, group[-1].end
+                # One token keeps its exact score: a mean of one may round.
                 score = float(np.mean([unit.score for unit in group]) if len(group) > 1 else group[0].score)
                 yield {"entity": name, "text": text[start:end], "score": score, "start": start, "end": end}
 
@@ -185,6 +187,7 @@ _COMBINE: dict[str, Callable[[Array], tuple[int, np.float32]]] = {
 
 def _without_overlaps(entities: list[Item]) -> list[Item]:
     kept: list[Item] = []
+    # At the seam of two windows an entity is found twice, perhaps cut in one of them.
     for entity in sorted(entities, key=lambda entity: int(entity["start"])):
         if kept and entity["start"] < kept[-1]["end"]:
             kept[-1] = max(kept[-1], entity, key=_strength)

@@ -106,6 +106,7 @@ class MaskDecoder:
         masks = []
         for place, candidates in zip(self._places(piece), kept, strict=True):
             key = (encoding.sequence_ids[place] or 0, encoding.offsets[place][0])
+            # Compared by the poorer side: a mask at the edge of a window sees half of its text.
             sides = sorted((place - text[0], text[-1] - place))
             masks.append(_Mask(key, (sides[0], sides[1]), piece, place, candidates))
         return masks
@@ -115,6 +116,7 @@ class MaskDecoder:
         filled = []
         for token_id, score in zip(*mask.candidates, strict=True):
             ids[mask.place] = token_id
+            # As in the pipeline, padding is never part of the text.
             sequence = self.decode_ids([i for i in ids if i != self.pad_token_id], single)
             token = self.decode_ids([token_id], False)
             filled.append({"token": token, "token_id": token_id, "score": score, "sequence": sequence})
@@ -137,7 +139,9 @@ class MaskDecoder:
 
 def _best(logits: Array, top_k: int) -> Candidates:
     """Return the `top_k` tokens of highest softmax, of equal ones the lower id first."""
+    # Less the largest, so that no exponential overflows.
     exponentials = np.exp(logits - logits.max())
+    # A partition: sorting a whole vocabulary to keep five of it costs several times as much.
     least = np.partition(logits, -top_k)[-top_k] if top_k < len(logits) else -np.inf
     token_ids = np.flatnonzero(logits >= least)
     token_ids = token_ids[np.argsort(-logits[token_ids], kind="stable")][:top_k]

@@ -29,6 +29,7 @@ def weighted_mean(pieces: Sequence[Piece], values: Sequence[Array]) -> Array:
     """
     if len(values) == 1:
         return values[0]
+    # Special tokens are in every window, and would give short last windows too much weight.
     weights = [text_length(piece) for piece in pieces]
     mean: Array = np.average(np.stack(values), axis=0, weights=weights).astype(np.float32)
     return mean

@@ -49,6 +49,7 @@ class BareSession:
             outputs: their names.
             feeds: arrays by the names of inputs; those that the graph does not have are left out.
         """
+        # Callers know all inputs that encoders may have; ONNX Runtime refuses those that this one lacks.
         known = {name: array for name, array in feeds.items() if name in self.inputs}
         results: list[npt.NDArray[Any]] = self._session.run(list(outputs), known)
         return results
@@ -85,5 +86,6 @@ def open_bare(
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{optimized_to.name}.data"
         )
+    # A path lets ONNX Runtime find weights that lie beside the file.
     given = model if isinstance(model, bytes) else str(model)
     return BareSession(ort.InferenceSession(given, options, providers=list(providers), enable_fallback=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from bertonnx.wording import Option
 
 __all__ = ["CpuFeatures", "cpu_features", "read_cpu", "require_exact_sums"]
 
-_X86 = ("x86_64", "amd64", "i386", "i686")
-_ARM = ("aarch64", "arm64")
+_OTHER_NAMES = {"amd64": "x86_64", "i386": "x86_64", "i686": "x86_64", "aarch64": "arm64"}
 _X86_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 _ARM_FLAGS = {"asimddp": "dotprod", "i8mm": "i8mm", "sve": "sve"}
 """Names in /proc/cpuinfo: https://www.kernel.org/doc/html/latest/arch/arm64/elf_hwcaps.html."""
@@ -50,7 +49,7 @@ class CpuFeatures:
         return self.architecture == "x86_64" and not exact & set(self.features)
 
 
-@lru_cache(maxsize=1)
+@cache
 def cpu_features() -> CpuFeatures:
     """Return this machine's processor."""
     return read_cpu(platform.machine(), Path("/proc/cpuinfo"))
@@ -59,7 +58,7 @@ def cpu_features() -> CpuFeatures:
 def read_cpu(machine: str, cpuinfo: Path) -> CpuFeatures:
     """Return the processor that `machine` (as `platform.machine()`) and `cpuinfo` describe."""
     name = machine.lower()
-    architecture = "x86_64" if name in _X86 else "arm64" if name in _ARM else name
+    architecture = _OTHER_NAMES.get(name, name)
     try:
         text = cpuinfo.read_text(errors="replace")
     except OSError:
@@ -67,7 +66,9 @@ def read_cpu(machine: str, cpuinfo: Path) -> CpuFeatures:
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
+        # Every processor is listed; the first stands for all.
         fields.setdefault(key.strip().lower(), value.strip())
+    # x86 calls them flags, Arm features.
     flags = frozenset((fields.get("flags") or fields.get("features") or "").split())
     found = [flag for flag in _X86_FLAGS if flag in flags]
     found += [ours for theirs, ours in _ARM_FLAGS.items() if theirs in flags]
@@ -86,6 +87,7 @@ def require_exact_sums(path: Path, quantization: Mapping[str, Any], cpu: CpuFeat
         ProviderError: its sums of products can saturate here.
     """
     cpu = cpu if cpu is not None else cpu_features()
+    # A card that does not say counts as unsafe: wrong numbers would be worse than a refusal.
     if not quantization or quantization.get("pair_safe", False) or not cpu.saturates:
         return
     raise ProviderError(

@@ -43,6 +43,7 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
 
 def _options(ort: ModuleType, optimized: bool, cores: int) -> Any:
     options = options_for(ort, cores=cores)
+    # What export has fused already only costs time to look at again.
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if optimized else levels.ORT_ENABLE_ALL
     if not optimized:

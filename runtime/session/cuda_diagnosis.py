@@ -47,6 +47,7 @@ def cuda_problem(ort: ModuleType, error: str = "") -> Problem:
     if CUDA not in ort.get_available_providers():
         return _cpu_build()
     major = libraries.cuda_major(ort)
+    # From the most telling to the least: what was raised, what the loader says, what the driver says.
     return (
         _said(error, major)
         or _unloadable(ort, major)
@@ -137,6 +138,7 @@ def _driver(major: int | None) -> Problem | None:
         driver = libraries.load_library("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return _no_driver()
+    # Asked before cuInit, which would fail with a number that says less.
     version = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
     if major is not None and version.value < 1000 * major:
@@ -177,6 +179,7 @@ def _old_driver(major: int | None, version: str = "") -> Problem:
 
 
 def _no_device() -> Problem:
+    # An empty value hides every GPU, and nvidia-smi lists them all the same.
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
         return Problem(
@@ -201,6 +204,7 @@ def _broken_driver(said: str) -> Problem:
 
 def _missing_library(found: re.Match[str], _: int | None) -> Problem:
     name = found[1]
+    # That one comes with the driver; no package brings it.
     if name.startswith("libcuda.so"):
         return _no_driver()
     others = libraries.other_versions(name)

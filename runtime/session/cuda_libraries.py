@@ -46,8 +46,10 @@ def other_versions(name: str) -> list[str]:
     stem = name.partition(".so")[0]
     folders = [Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path]
     folders += [Path("/usr/local/cuda/lib64"), *Path("/usr/lib").glob("*-linux-gnu"), Path("/usr/lib64")]
+    # pip's packages of CUDA lie in nvidia/NAME/lib of the site.
     for path in sys.path:
         folders += Path(path, "nvidia").glob("*/lib")
+    # Not the links with the whole version, which name the same library again.
     pattern = re.compile(rf"{re.escape(stem)}\.so\.\d+")
     found = {file.name for folder in folders for file in folder.glob(f"{stem}.so.*")}
     return sorted(file for file in found if pattern.fullmatch(file) and file != name)

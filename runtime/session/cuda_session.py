@@ -28,6 +28,7 @@ def open_cuda(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSessio
     """
     chosen = options_for(ort)
     chosen.add_session_config_entry(*RECORD)
+    # The CPU takes what CUDA leaves to it on purpose, which is the arithmetic of shapes.
     providers = [(CUDA, provider_options(options)), _CPU]
     with prepared(ort):
         session = create(

@@ -81,6 +81,7 @@ class OrtSession:
         self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
     ) -> list[npt.NDArray[np.float32]]:
         """Return the named outputs of one batch, as `Session.run`."""
+        # It would take the padding for text, and nothing else would tell.
         if self._unpadded and "attention_mask" in feeds and not feeds["attention_mask"].all():
             raise ValueError("this session was opened for batches without padding, and the mask has zeros")
         session = self._wider() if alone else self._session
@@ -101,6 +102,7 @@ class OrtSession:
         with self._lock:
             self._came_alone += 1
             if self._wide is None and self._came_alone > 1 and self._widen is not None:
+                # Tried once: a file that was replaced will not come back.
                 self._wide = self._widen()
                 self._widen = None
         return self._wide or self._session
@@ -147,6 +149,7 @@ def create(
     Raises:
         ModelFileError: ONNX Runtime cannot open it; its own error is the cause.
     """
+    # Weights lie beside the file itself, not beside a link to it.
     real = path.resolve()
     if mapped:
         options.add_session_config_entry(

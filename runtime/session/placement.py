@@ -56,6 +56,7 @@ def placement_of(session: Any) -> Placement | None:
     Args:
         session: an `InferenceSession` that was opened with `RECORD`.
     """
+    # ONNX Runtime before 1.24.
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     nodes = [
@@ -64,5 +65,6 @@ def placement_of(session: Any) -> Placement | None:
         for node in part.get_nodes()
     ]
     on_cpu = [name for provider, name in nodes if provider == _CPU]
+    # A matrix product on the CPU is what makes a GPU slow; shapes there are as they should be.
     computing = Counter(name for name in on_cpu if name not in _SHAPE_ARITHMETIC)
     return Placement(len(nodes), len(on_cpu), tuple(computing.most_common()))

@@ -126,6 +126,7 @@ def import_onnxruntime(part: str = "") -> ModuleType:
     Raises:
         MissingDependencyError: no ONNX Runtime is installed.
     """
+    # Read once, when the library is loaded.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         return importlib.import_module(f"onnxruntime.{part}" if part else "onnxruntime")
@@ -159,6 +160,7 @@ def open_session(path: Path, card: Card, options: LoadOptions | None = None) -> 
     try:
         return _opened(row, path, card, options)
     except ProviderError as error:
+        # That it was asked for says why nothing else was tried; a file that is at fault has no such problem.
         if "problem" not in error.facts:
             raise
         raise ProviderError(
@@ -181,6 +183,7 @@ def open_provider(row: Provider, path: Path, options: SessionOptions) -> OpenSes
     try:
         session: OpenSession = resolve(row.opens)(ort, path, options)
     except ModelFileError as error:
+        # A broken file is not the provider's fault, and a diagnosis would mislead.
         if not row.problem or type(error.__cause__).__name__ in _BROKEN_MODEL:
             raise
         raise not_usable(_problem(row, ort, str(error.__cause__))) from error
@@ -190,6 +193,7 @@ def open_provider(row: Provider, path: Path, options: SessionOptions) -> OpenSes
 def _open_automatic(path: Path, card: Card, options: LoadOptions) -> OpenSession:
     notes: list[Message] = []
     available = import_onnxruntime().get_available_providers()
+    # What this build does not bring is passed over without a note: a CPU build is no failure.
     for row in PROVIDERS:
         if row.automatic and row.execution_provider in available:
             try:
@@ -213,6 +217,7 @@ def _open_automatic(path: Path, card: Card, options: LoadOptions) -> OpenSession
 
 
 def _opened(row: Provider, path: Path, card: Card, options: LoadOptions) -> OpenSession:
+    # Before it is opened: what would answer wrongly must not answer.
     if row.saturates:
         require_exact_sums(path, card.quantization)
     return open_provider(row, path, SessionOptions.of(card, options))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from bertonnx.errors import UsageError
-from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, RunOptions, chosen, require_at_least
+from bertonnx.runtime.options import (
+    LONG_TEXT,
+    ON_ERROR,
+    DecodeOptions,
+    LoadOptions,
+    RunOptions,
+    chosen,
+    require_at_least,
+)
 from bertonnx.wording import COMMAND_LINE, R
 
 
@@ -51,3 +60,40 @@ def test_what_is_well_passes() -> None:
 def test_what_happens_on_an_error_is_a_choice() -> None:
     with pytest.raises(UsageError, match="on_error='panic' is unknown; it can be record, fail"):
         RunOptions(on_error="panic")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"provider": "tpu"}, "provider='tpu' is unknown; it can be auto, cpu, cuda"),
+        ({"threads": 0}, "threads=0 is too small; give a number of at least 1"),
+        ({"long_text": "wrap"}, "long_text='wrap' is unknown; it can be truncate, stride, error"),
+        ({"gpu_memory": 0.0}, "gpu_memory=0.0 is too small; give a number of GiB over 0"),
+        ({"gpu_memory": float("nan")}, "gpu_memory=nan is too small; give a number of GiB over 0"),
+        (
+            {"provider": "cpu", "tf32": True},
+            "tf32 is of CUDA, and the provider is cpu; leave it out, or ask for provider='cuda'",
+        ),
+        (
+            {"provider": "cpu", "gpu_memory": 1.0},
+            "gpu_memory is of CUDA, and the provider is cpu; leave it out, or ask for provider='cuda'",
+        ),
+    ],
+)
+def test_how_a_model_cannot_be_opened(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        LoadOptions(**options)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"provider": "cpu", "threads": 1, "long_text": "error", "max_length": 3},
+        {"provider": "cuda", "tf32": True, "gpu_memory": 0.5},
+        {"provider": "auto", "tf32": True, "gpu_memory": 0.5},
+    ],
+)
+def test_how_a_model_can_be_opened(options: dict[str, Any]) -> None:
+    assert LoadOptions(**options) == LoadOptions(**options)

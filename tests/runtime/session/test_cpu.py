@@ -116,6 +116,7 @@ def test_without_proc_nothing_is_known_and_x86_counts_as_without_vnni(
 def test_this_machine_is_read_once() -> None:
     assert cpu_features() is cpu_features()
     assert cpu_features() == read_cpu(platform.machine(), Path("/proc/cpuinfo"))
+    assert {cpu_features()}  # shared, so nobody may change it: it can be hashed
 
 
 UNSAFE = {"target": "vnni", "pair_safe": False}

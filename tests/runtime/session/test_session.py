@@ -26,7 +26,13 @@ from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.session import cuda_libraries
 from bertonnx.runtime.session.ort_session import OrtSession
 from bertonnx.runtime.session.problem import Problem
-from bertonnx.runtime.session.session import OpenSession, import_onnxruntime, open_session
+from bertonnx.runtime.session.session import (
+    OpenSession,
+    SessionOptions,
+    import_onnxruntime,
+    open_provider,
+    open_session,
+)
 from bertonnx.wording import Install, Message, R
 from tests.fake_cuda import (
     CPU,
@@ -342,3 +348,24 @@ def test_import_error_becomes_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError):
         import_onnxruntime()
+
+
+@pytest.mark.parametrize(("optimize", "optimized"), [("full", True), ("basic", False), ("none", False)])
+def test_the_card_says_whether_the_graph_was_optimized(optimize: str, optimized: bool) -> None:
+    options = LoadOptions(threads=3, tf32=True, gpu_memory=2.0)
+    made = SessionOptions.of(card("fill-mask", optimize=optimize), options)
+    assert made == SessionOptions(optimized=optimized, threads=3, tf32=True, gpu_memory=2.0)
+
+
+def test_without_a_number_all_cores_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertonnx.runtime.session import session as session_module
+
+    monkeypatch.setattr(session_module, "allowed_cores", lambda: 7)
+    assert SessionOptions.of(card("fill-mask"), LoadOptions()).threads == 7
+
+
+def test_what_no_row_knows_is_an_error() -> None:
+    row = replace(PROVIDERS["cpu"], execution_provider="NowhereExecutionProvider")
+    with pytest.raises(ProviderError, match="was built without NowhereExecutionProvider") as caught:
+        open_provider(row, Path("m.onnx"), SessionOptions())
+    assert "problem" in caught.value.facts
