@@ -183,11 +183,12 @@ class Model:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def embed(self, texts: Sequence[str]) -> Array:
-        """Return sentence embeddings, float32 of shape (n, width), a row a text.
+        """Return sentence embeddings, float32 of shape (n, width), one row for each text.
 
         Raises:
             TaskError: the model's task is another.
             RowError: a text failed; its place is in the message.
+            UsageError: `texts` is one text.
         """
         self._require("embed")
         texts = _listed(texts)
@@ -199,39 +200,77 @@ class Model:
     def classify(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, top_k: int = 1
     ) -> list[Item]:
-        """Return one dict a text: `label`, `score`, `scores`, and with `top_k` over 1 `top`.
+        """Return one dict for each text: `label`, `score`, `scores`, and with `top_k` over 1 `top`.
 
         Multi-label models give `labels` (those above 0.5) and `scores`; regression gives `score`.
+
+        Args:
+            texts: the texts.
+            pairs: second texts, as many, for a model of text pairs.
+            top_k: how many labels `top` lists, best first.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: `top_k` is less than 1, or the pairs are missing or too few.
         """
         self._require("classify")
         return list(self._all(texts, pairs, self._decoder(DecodeOptions(top_k=top_k))))
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
-        """Return one dict a text: `entities`, a list of `entity, text, score, start, end`.
+        """Return one dict for each text: `entities`, a list of `entity, text, score, start, end`.
+
+        `start` and `end` count Unicode code points of the text, half open.
 
         Args:
             texts: the texts.
             aggregation: how tokens become entities, as in Hugging Face's pipeline: "none",
                 "simple", "first", "average" or "max".
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: there is no such aggregation.
         """
         self._require("entities")
         return list(self._all(texts, None, self._decoder(DecodeOptions(aggregation=aggregation))))
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], *, top_k: int = 1) -> list[Item]:
-        """Return one dict a question: `answer, score, start, end` into its context.
+        """Return one dict for each question: `answer, score, start, end` into its context.
 
-        With `top_k` over 1 also `answers`, the best first. Long contexts are read in windows.
+        `start` and `end` count Unicode code points of the context, half open. With `top_k` over 1 also
+        `answers`, the best first. Long contexts are read in windows.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a question failed; its place is in the message.
+            UsageError: `top_k` is less than 1, or there are not as many contexts.
         """
         self._require("answer")
         return list(self._all(questions, contexts, self._decoder(DecodeOptions(top_k=top_k))))
 
     def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[Item]:
-        """Return one dict a text: `masks`, for each mask token its candidates, the best first."""
+        """Return one dict for each text: `masks`, for each mask token its candidates, the best first.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed, or has no mask token; its place is in the message.
+            UsageError: `top_k` is less than 1.
+        """
         self._require("fill_mask")
         return list(self._all(texts, None, self._decoder(DecodeOptions(top_k=top_k))))
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Item]:
-        """Return one dict a text with the fields of the command line's JSON, whatever the task."""
+        """Return one dict for each text with the fields of the command line's JSON, whatever the task.
+
+        Args:
+            texts: the texts; of question answering, the questions.
+            pairs: second texts, as many, for a model of text pairs; of question answering, the contexts.
+
+        Raises:
+            RowError: a text failed; its place is in the message.
+            UsageError: the pairs are missing or too few.
+        """
         # JSON has no arrays; whoever wants them calls `stream`, or the task's own method.
         items = self._all(texts, pairs, self._decoder(_DEFAULTS))
         return [{name: _plain(value) for name, value in item.items()} for item in items]
@@ -263,10 +302,13 @@ class Model:
     def stream(
         self, rows: Iterable[Row | RowError], decode: DecodeOptions = _DEFAULTS
     ) -> Generator[Item | RowError, None, None]:
-        """Yield one result a row, in order, reading ahead only a bounded number of rows.
+        """Yield one result for each row, in order, reading ahead only a bounded number of rows.
 
         An error stands in place of a row's result; embeddings are float32 arrays of shape (width,).
         Closing the generator cancels what has not started.
+
+        Raises:
+            BertonnxError: the model was closed.
         """
         self._require_open()
         return self._engine.map(rows, self._decoder(decode))
