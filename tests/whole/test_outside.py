@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bertonnx
@@ -19,6 +20,7 @@ from bertonnx.models.providers import Provider
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.doctor import Finding, examine
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.r_bridge import open_model, verify
 from bertonnx.runtime.rows import as_rows
 from bertonnx.wording import COMMAND_LINE
 from tests.commands import Command, read_lines, written
@@ -104,6 +106,24 @@ def test_a_record_batch_is_answered(surprise: Path) -> None:
         assert answer.column("surprises").to_pylist() == [i["surprises"] for i in model.predict(TEXTS)]
 
 
+def test_r_gets_its_columns(surprise: Path) -> None:
+    opened = open_model(str(surprise), "cpu", 1, None)
+    assert opened["ok"], opened
+    assert (opened["info"]["task"], opened["info"]["tables"]) == (TASK.name, ["results"])
+    handle = opened["handle"]
+    started = handle.start("results", TEXTS, None, None, 0, "simple")
+    assert (started["names"], started["kinds"]) == (["surprises", "tokens", "text"], ["int", "int", "text"])
+    chunk = started["run"].chunk()
+    assert (chunk["ok"], chunk["texts"]) == (True, len(TEXTS))
+    with bertonnx.load(surprise, "cpu") as model:
+        expected = model.predict(TEXTS)
+    numbers = {name: np.frombuffer(chunk["columns"][name], "<i4").tolist() for name in ("row", "surprises")}
+    assert numbers == {"row": [1, 2, 3, 4], "surprises": [item["surprises"] for item in expected]}
+    assert list(chunk["columns"]["text"]) == TEXTS
+    assert verify(str(surprise), "cpu")["max_abs_difference"] == 0.0
+    handle.close()
+
+
 def test_check_replays_it(surprise: Path, command: Command) -> None:
     assert bertonnx.check(surprise, "cpu").max_abs_difference == 0.0
     assert command("check", surprise, "--provider", "cpu").code == 0
@@ -132,6 +152,13 @@ def test_models_run_on_it_and_say_so(provider: Provider, exported: dict[str, Pat
         assert model.provider == provider.name
         assert model.notes == ()
         assert model.predict(TEXTS, pairs) == expected
+
+
+def test_r_opens_models_on_it(provider: Provider, classifier: Path) -> None:
+    opened = open_model(str(classifier), provider.name, 1, None)
+    assert opened["info"]["provider"] == provider.name
+    assert verify(str(classifier), provider.name)["provider"] == provider.name
+    opened["handle"].close()
 
 
 def test_it_is_a_choice_like_the_others(provider: Provider, classifier: Path) -> None:
