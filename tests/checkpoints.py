@@ -45,8 +45,8 @@ def save(
     with quiet():  # some families warn when they are imported
         maker: Any = getattr(transformers, model_class)
         model = maker(maker.config_class(**{**sizes, **settings}))
-    model.save_pretrained(folder)
-    pretrained(tokenizer, model_max_length=model_max_length).save_pretrained(folder)
+        model.save_pretrained(folder)
+        pretrained(tokenizer, model_max_length=model_max_length).save_pretrained(folder)
     return folder
 
 

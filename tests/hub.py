@@ -148,7 +148,7 @@ def _respond(hub: FakeHub, path: str, authorization: str | None) -> _Response:
 
 
 def _model_info(hub: FakeHub, path: str, authorization: str | None) -> _Response:
-    name, _, revision = path.partition("/revision/")
+    name, _, revision = path.partition("/tree/" if "/tree/" in path else "/revision/")
     repo = hub.repos.get(name)
     if repo is None or (repo.private and authorization is None):
         # The Hub does not tell a missing model from a private one.
@@ -156,6 +156,8 @@ def _model_info(hub: FakeHub, path: str, authorization: str | None) -> _Response
     commit = _commit(repo, revision or "main")
     if commit is None:
         return _failure(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    if "/tree/" in path:
+        return 200, {"Content-Type": "application/json"}, json.dumps(_tree(repo.commits[commit])).encode()
     info = {
         "_id": "1",
         "id": name,
@@ -167,6 +169,13 @@ def _model_info(hub: FakeHub, path: str, authorization: str | None) -> _Response
         "siblings": [{"rfilename": file} for file in sorted(repo.commits[commit])],
     }
     return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
+
+
+def _tree(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    return [
+        {"type": "file", "path": path, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+        for path, body in sorted(files.items())
+    ]
 
 
 def _file(hub: FakeHub, path: str, authorization: str | None) -> _Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertonnx.exporters.quiet import quiet
 from bertonnx.models.tasks import task as task_named
 from tests.tokenizers_zoo import pretrained
 
@@ -134,9 +135,9 @@ def save_tiny(
         **config,
     }
     torch.manual_seed(seed)
-    made = transformers.CONFIG_MAPPING[family](**settings)
-    auto_class = getattr(transformers, task_named(task).auto_class)
-    model = auto_class.from_config(made).eval()
-    model.save_pretrained(folder)
-    own.save_pretrained(folder)
+    with quiet():  # version 5 of transformers shows a bar for every file
+        made = transformers.CONFIG_MAPPING[family](**settings)
+        auto_class = getattr(transformers, task_named(task).auto_class)
+        auto_class.from_config(made).eval().save_pretrained(folder)
+        own.save_pretrained(folder)
     return folder

@@ -300,7 +300,7 @@ def _assembled(
     if masks and tokenizer.mask_token_id is None:
         raise CheckpointError(
             f"the tokenizer in {plan.folder} has no mask token, which fill-mask needs; "
-            "add mask_token to special_tokens_map.json"
+            "add mask_token to tokenizer_config.json"
         )
     pad = tokenizer.pad_token_id
     return Checkpoint(

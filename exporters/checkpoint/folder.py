@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -269,7 +270,9 @@ def _from_hub(model: str, revision: str | None, *, allow_pickle: bool, trust_rem
     with _hub_errors(hub, model, revision), _progress(hub):
         names = _listing(hub, model, revision)
         if names is None:
-            folder = Path(hub.snapshot_download(model, revision=revision, local_files_only=True))
+            # The newest client calls a snapshot whole where it holds all that is asked for, else missing.
+            least = {"allow_patterns": ["config.json", "0_*/config.json"], "local_files_only": True}
+            folder = Path(hub.snapshot_download(model, revision=revision, **least))
             _require_whole_cache(model, folder, allow_pickle=allow_pickle)
         else:
             _require_files(model, names, allow_pickle=allow_pickle)
@@ -306,19 +309,46 @@ def _huggingface_hub() -> Any:
 
 def _listing(hub: Any, model: str, revision: str | None) -> list[str] | None:
     """Return the names of the model's files, or None where the Hub cannot be reached."""
-    import requests
-
+    refused, unanswered = _connection_errors(hub)
     try:
         info = hub.HfApi().model_info(model, revision=revision)
-    except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
+    except refused:
         raise
-    except (requests.ConnectionError, requests.Timeout, hub.errors.OfflineModeIsEnabled):
+    except (*unanswered, hub.errors.OfflineModeIsEnabled) as error:
+        if _is_certificate(error):
+            raise
         return None
     except hub.errors.HfHubHTTPError as error:
         if error.response is not None and error.response.status_code >= 500:
             return None
         raise
     return sorted(sibling.rfilename for sibling in info.siblings or ())
+
+
+def _connection_errors(hub: Any) -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
+    """Return what huggingface_hub's HTTP library raises for a proxy or certificate, and where nobody answers.
+
+    That library was requests, then httpx, then httpx2: it is the one that the Hub's own errors come from.
+    """
+    library = sys.modules[hub.errors.HTTPError.__module__.partition(".")[0]]
+
+    def named(*names: str) -> tuple[type[Exception], ...]:
+        # requests keeps its rarer errors in a module of their own.
+        homes = (library, getattr(library, "exceptions", library))
+        found = (getattr(home, name, None) for name in names for home in homes)
+        return tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception))
+
+    return named("SSLError", "ProxyError"), named(
+        "ConnectionError", "Timeout", "NetworkError", "TimeoutException", "RemoteProtocolError"
+    )
+
+
+def _is_certificate(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _wanted(names: list[str], *, allow_pickle: bool, with_code: bool) -> tuple[list[str], list[str]]:
@@ -393,7 +423,7 @@ def _hub_errors(hub: Any, model: str, revision: str | None) -> Iterator[None]:
         raise _not_cached(hub, asked, model) from error
     except hub.errors.HfHubHTTPError as error:
         raise SourceError(f"the Hub refused {asked}: {_first_line(error)}; see {page}") from error
-    except OSError as error:
+    except (OSError, hub.errors.HTTPError) as error:
         raise SourceError(
             f"{asked} could not be downloaded ({type(error).__name__}: {_first_line(error)}); "
             "check the network, proxy and disk, then try again: finished files are kept"

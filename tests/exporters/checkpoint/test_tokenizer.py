@@ -137,10 +137,11 @@ def test_more_tokens_than_embeddings(tmp_path: Path) -> None:
 def test_fill_mask_without_a_mask_token(tmp_path: Path) -> None:
     save(tmp_path, "BertForMaskedLM")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        edit_json(tmp_path / name, mask_token=None)
+        if (tmp_path / name).is_file():  # version 5 of transformers writes the first alone
+            edit_json(tmp_path / name, mask_token=None)
     said = message(CheckpointError, tmp_path)
     assert "no mask token" in said
-    assert "special_tokens_map.json" in said
+    assert "tokenizer_config.json" in said
 
 
 # Length
