@@ -81,6 +81,15 @@ def test_the_command_runs_without_what_exporting_needs(exported: dict[str, Path]
     assert not {name for name in found if name.startswith("bertonnx.exporters")}
 
 
+def test_a_model_on_cpu_imports_its_own_decoder_and_nothing_of_cuda(exported: dict[str, Path]) -> None:
+    program = "import sys, bertonnx\nbertonnx.load(sys.argv[1], 'cpu').predict(['a [MASK]'])"
+    found = modules_after(program, exported["fill-mask"])
+    assert [name for name in found if name.startswith("bertonnx.runtime.decoders.")] == [
+        "bertonnx.runtime.decoders.masks"
+    ]
+    assert not {name for name in found if "cuda" in name}
+
+
 def test_running_works_where_exporting_is_not_installed(exported: dict[str, Path]) -> None:
     """A package that cannot be imported raises here, as it does where it is not installed."""
     program = (
