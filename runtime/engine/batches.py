@@ -159,7 +159,7 @@ class Chunk:
         *("running", "sleepers", "slots", "spread", "whole"),
     )
 
-    def __init__(self, caller: Caller, done: Callable[[Chunk], None] | None = None) -> None:
+    def __init__(self, caller: Caller, done: Callable[[Chunk], object] | None = None) -> None:
         self.caller = caller
         self.done = done
         self.encoded: list[Encoded | RowError] = []

@@ -112,7 +112,7 @@ class Engine:
             self._queue.drop(under_way)
             intake.close()
 
-    def submit(self, rows: Rows, decoder: Decoder, done: Callable[[Chunk], None]) -> Chunk:
+    def submit(self, rows: Rows, decoder: Decoder, done: Callable[[Chunk], object]) -> Chunk:
         """Tokenize rows in this thread, let others compute them, and return at once.
 
         Args:
@@ -170,8 +170,8 @@ class Engine:
         """Put rows into the newest chunk, and its pieces into the queue."""
         chunk = under_way[-1]
         for encoded in tokenized:
+            more = bool(chunk.encoded)
             for start in range(0, len(encoded), _SORTED_AT_ONCE):
-                more = bool(chunk.encoded)
                 part = encoded[start : start + _SORTED_AT_ONCE]
                 self._queue.add(chunk, _slots(part, under_way, repeats), more=more)
         self._queue.end(chunk)

@@ -52,6 +52,9 @@ class Queue:
     Callers take turns, a batch each, whatever they have in the queue. A batch takes along all slots of its
     kind that wait, up to a full batch, whoever's they are.
 
+    Attributes:
+        closed: whether no more is taken in.
+
     Args:
         session: the model.
         runs: batches at a time.
@@ -62,7 +65,7 @@ class Queue:
         self._runner = Runner(session)
         self._tokens = tokens
         self._limit = runs
-        self._closed = False
+        self.closed = False
         self._pool = ThreadPoolExecutor(runs, thread_name_prefix="bertonnx")
         # Reentrant, since the garbage collector may close a caller's generator while this thread holds it.
         self._lock = threading.RLock()
@@ -103,11 +106,12 @@ class Queue:
         with self._lock:
             self._require_open()
             self._chunks.add(chunk)
+            before = self._due
             for slot in slots:
                 self._gather(slot, chunk)
             if more:
                 self._lend(chunk)
-            if chunk.spread or self._idle <= 0:
+            if self._due > before and (chunk.spread or self._idle <= 0):
                 chunk.spread = True
                 self._hand_out()
 
@@ -169,6 +173,7 @@ class Queue:
         """Drop what has not started of chunks that nobody waits for any longer, and wait for what has."""
         for chunk in chunks:
             chunk.open = False
+            self._chunks.discard(chunk)
         # The garbage collector may do this, in any thread and at any place. Where this thread holds the lock
         # or runs a batch, it can neither change the queue nor wait: what is not open is passed over later.
         if self._lock._is_owned() or get_ident() in self._running:  # type: ignore[attr-defined]
@@ -211,7 +216,7 @@ class Queue:
         return self._limit - len(self._running) - self._due
 
     def _require_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise closed()
 
     def _gather(self, slot: Slot, chunk: Chunk) -> None:
@@ -259,7 +264,7 @@ class Queue:
         Args:
             alone: whether they may run batches alone. Then one of them is enough.
         """
-        while self._turns < self._limit and self._due > self._coming and not self._closed:
+        while self._turns < self._limit and self._due > self._coming and not self.closed:
             try:
                 self._pool.submit(self._serve, alone)
             except RuntimeError:  # Python is about to end, and takes no more work
@@ -276,7 +281,7 @@ class Queue:
             wanted: whether this thread runs one at all.
             alone: whether it may run one alone.
         """
-        if wanted and self._turns < self._limit and not self._closed:
+        if wanted and self._turns < self._limit and not self.closed:
             alone = alone and self._fewer_than_cores
             batch = self._take()
             if batch is not None:
@@ -349,11 +354,13 @@ class Queue:
 
     def _fail(self) -> list[Chunk]:
         """Close the queue: what has started may end, and all else fails."""
-        self._closed = True
-        chunks = [chunk for chunk in self._chunks if not chunk.whole or chunk.left > chunk.running]
-        for chunk in chunks:
-            chunk.error = closed()
-        return self._settle(chunks)
+        self.closed = True
+        failed = []
+        for chunk in list(self._chunks):
+            if not chunk.whole or chunk.left > chunk.running:
+                chunk.error = closed()
+                failed.append(chunk)
+        return self._settle(failed)
 
     # In a thread that has a core.
 
@@ -398,7 +405,7 @@ class Queue:
             self._batches += 1
             self._pieces += len(batch.slots)
             self._batch_tokens += batch.tokens
-        elif self._closed:
+        elif self.closed:
             for chunk in chunks:
                 chunk.error = chunk.error or closed()
         for part in reversed(parts):

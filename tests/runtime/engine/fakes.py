@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding
 
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
@@ -71,18 +73,19 @@ class FakeSession:
 
 
 class HeldSession(FakeSession):
-    """Holds every batch until `let(n)` lets so many go on."""
+    """Holds batches until `let(n)` lets the next `n` go on, in the order in which they began."""
 
     def __init__(self, *, provider: str = "cpu") -> None:
         super().__init__(self._hold, provider=provider)
         self._changed = threading.Condition()
-        self._allowed = 0
+        self._begun = self._allowed = 0
 
     def _hold(self, _: Feeds) -> None:
         with self._changed:
+            self._begun += 1
+            number = self._begun
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._allowed > 0, PATIENCE), "nobody let this batch go on"
-            self._allowed -= 1
+            assert self._changed.wait_for(lambda: number <= self._allowed, PATIENCE), "nobody let it go on"
 
     def let(self, batches: int = 1_000_000) -> None:
         """Let so many batches go on."""
@@ -93,7 +96,7 @@ class HeldSession(FakeSession):
     def wait_for(self, batches: int) -> None:
         """Return when so many batches have begun."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.batches) >= batches, PATIENCE), self.sizes
+            assert self._changed.wait_for(lambda: self._begun >= batches, PATIENCE), self.sizes
 
 
 class Sums:
@@ -129,6 +132,22 @@ def batching(name: str, **changes: Any) -> Iterator[Batching]:
         PROVIDERS.unregister(name)
 
 
+def piece_of(length: int, token: int = 1) -> Piece:
+    """Return a piece of so many tokens."""
+    ids = np.full(length, token, dtype=np.int64)
+    return Piece(ids, np.zeros_like(ids), Encoding())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Return when other threads, which do not tell, have come to a state."""
+    tick = threading.Event()
+    for _ in range(1000 * PATIENCE):
+        if condition():
+            return
+        tick.wait(0.001)
+    raise AssertionError("it never came to that")
+
+
 def in_thread(work: Callable[[], Any]) -> Future[Any]:
     """Do something in a thread of its own."""
     future: Future[Any] = Future()
@@ -146,6 +165,19 @@ def in_thread(work: Callable[[], Any]) -> Future[Any]:
 def some_texts(count: int, seed: int = 0) -> list[str]:
     chance = random.Random(seed)
     return [f"{i} " + "the film " * chance.randrange(12) for i in range(count)]
+
+
+def texts_of(tokens: int, count: int = 1, start: int = 0) -> list[str]:
+    """Return different texts that have so many tokens each; other starts give other texts."""
+    tokenizer, texts = wordpiece(), list[str]()
+    for number in itertools.count(1000 * start):
+        text = str(number)
+        text += " the" * (tokens - len(tokenizer.encode(text).ids))
+        if len(tokenizer.encode(text).ids) == tokens:
+            texts.append(text)
+            if len(texts) == count:
+                break
+    return texts
 
 
 def rows_of(texts: Sequence[str]) -> list[Row]:
