@@ -11,7 +11,12 @@ python="$venv/bin/python"
 "$python" -m pip install --quiet --editable ".[cpu,export,arrow,bench]" --group dev
 "$python" -m ruff check
 "$python" -m ruff format --check
-"$python" -m mypy
+# Type checkers find the folders through the links in src/bertonnx, which a zip or Windows may leave out.
+if [ -d src/bertonnx/models ]; then
+  "$python" -m mypy
+else
+  echo "there are no links in src/bertonnx, so types were not checked" >&2
+fi
 # Two workers share the cores already; PyTorch's threads on top of them would only get in the way.
 export OMP_NUM_THREADS=1
 "$python" -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -84,8 +85,7 @@ def _modules(folder: Path) -> set[str]:
 
 
 def test_a_wheel_has_every_module_and_works_from_elsewhere(tmp_path: Path) -> None:
-    if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
-        pytest.skip("building a wheel without a network needs pip and setuptools 77 in this environment")
+    _require_setuptools()
     source = _copy_of_the_sources(tmp_path / "source")
     build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "-w", tmp_path / "wheels", "-q"], cwd=source, check=True, timeout=300)
@@ -117,8 +117,7 @@ def test_a_wheel_has_every_module_and_works_from_elsewhere(tmp_path: Path) -> No
 
 
 def test_a_source_archive_has_the_data_files(tmp_path: Path) -> None:
-    if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("building a source archive needs setuptools 77 in this environment")
+    _require_setuptools()
     source = _copy_of_the_sources(tmp_path / "source")
     program = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
     subprocess.run(
@@ -127,6 +126,50 @@ def test_a_source_archive_has_the_data_files(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / f"bertonnx-{bertonnx.__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {place.removeprefix("bertonnx/") for place in DATA} <= names
+
+
+@pytest.mark.parametrize("links", ["absent", "text"])
+def test_an_editable_install_needs_no_links(tmp_path: Path, links: str) -> None:
+    """A zip may leave the links in src/bertonnx out, and Git on Windows writes files with their targets."""
+    _require_setuptools()
+    source = _copy_of_the_sources(tmp_path / "source")
+    if links == "text":
+        for name in ("exporters", "models", "runtime"):
+            (source / "src" / "bertonnx" / name).write_text(f"../../{name}")
+    program = "import sys; from setuptools.build_meta import build_editable; build_editable(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path], cwd=source, check=True, timeout=300, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    # The folder of this installation is added as Python adds one, so that its .pth file counts.
+    program = (
+        "import site, sys; site.addsitedir(sys.argv[1]); sys.path.append(sys.argv[2])\n"
+        "import bertonnx.cli, bertonnx.models.card as a, bertonnx.runtime.engine.engine as b\n"
+        "import bertonnx.exporters.quiet as c; print(a.__file__, b.__file__, c.__file__, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program, tmp_path / "site", Path(pytest.__file__).parent.parent],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [Path(line).relative_to(source.resolve()).as_posix() for line in done.stdout.splitlines()]
+    assert found == ["models/card.py", "runtime/engine/engine.py", "exporters/quiet.py"]
+
+
+def _require_setuptools() -> None:
+    """Skip where nothing can be built without a network."""
+    try:
+        known = int(importlib.metadata.version("setuptools").partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        known = 0
+    if known < 77 or importlib.util.find_spec("pip") is None:
+        pytest.skip("building without a network needs pip and setuptools 77 in this environment")
 
 
 def _copy_of_the_sources(target: Path) -> Path:
