@@ -14,10 +14,10 @@ from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
 from bertonnx.exporters.checkpoint.folder import model_folder, read_json, resolve
 from bertonnx.exporters.describe import card_of, parity_figures
-from bertonnx.exporters.fp16.half import round_to_half, to_half
+from bertonnx.exporters.fp16.half import ToHalf, round_to_half
 from bertonnx.exporters.fp16.half_gate import HalfOptions, judge_half, require_halvable
 from bertonnx.exporters.int8.calibration import CalibrationRows, calibration_pieces, calibration_rows
-from bertonnx.exporters.int8.float_twin import exact_products
+from bertonnx.exporters.int8.float_twin import float_twin
 from bertonnx.exporters.int8.quantize import (
     Int8Options,
     judge,
@@ -26,9 +26,11 @@ from bertonnx.exporters.int8.quantize import (
     require_unquantized,
     runs_here,
 )
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.staging import Staged, require_free, stage, stamped
 from bertonnx.exporters.steps.heads import add_heads
-from bertonnx.exporters.steps.pipeline import OPTIMIZE, Draft, fuse, specialise
+from bertonnx.exporters.steps.pipeline import OPTIMIZE, fuse, specialize
 from bertonnx.exporters.steps.trace import trace
 from bertonnx.exporters.verify.parity import Batch, batches, compare
 from bertonnx.exporters.verify.samples import sample_rows
@@ -146,13 +148,13 @@ def export(
     texts = None if reduction is None else _texts(checkpoint, reduction.calibration)
 
     progress("tracing the graph")
-    draft = Draft(_with_heads(trace(checkpoint), checkpoint))
+    draft = Graph(_with_heads(trace(checkpoint), checkpoint))
     job = _job(checkpoint, card_of(checkpoint, draft.model, optimize=optimize), path, progress)
 
     progress("optimising the graph")
     card = replace(job.card, fusions=fuse(draft, checkpoint, job.inputs[0], optimize=optimize))
     if optimize == "full" and precision == "fp32":
-        specialise(draft, checkpoint, job.inputs[0], precision="fp32")
+        specialize(draft, checkpoint, job.inputs[0], precision="fp32")
 
     with stage(stamped(draft.model), path) as staged:
         progress("comparing with PyTorch")
@@ -207,7 +209,7 @@ def _job(checkpoint: Checkpoint, card: Card, path: Path, progress: Callable[[str
 
 
 def _quantized(
-    draft: Draft, reference: Session, texts: CalibrationRows, options: Int8Options, card: Card, job: _Job
+    draft: Graph, reference: Session, texts: CalibrationRows, options: Int8Options, card: Card, job: _Job
 ) -> ExportReport:
     """Quantise a graph that passed, judge it against fp32, and write it in the fp32 file's stead."""
     job.progress("quantising to INT8")
@@ -215,7 +217,7 @@ def _quantized(
     with ExitStack() as stages:
         staged = stages.enter_context(stage(stamped(made.model), job.path))
         local = runs_here(options.target)
-        judged_file = staged if local else stages.enter_context(stage(exact_products(made.model), job.path))
+        judged_file = staged if local else stages.enter_context(stage(float_twin(made.model), job.path))
         job.progress("comparing INT8 with fp32")
         session = job.opened(judged_file)
         judged = judge(
@@ -232,7 +234,7 @@ def _quantized(
 
 
 def _halved(
-    draft: Draft, reference: Session, texts: CalibrationRows, options: HalfOptions, card: Card, job: _Job
+    draft: Graph, reference: Session, texts: CalibrationRows, options: HalfOptions, card: Card, job: _Job
 ) -> ExportReport:
     """Judge fp16 against a graph in fp32 that passed, and write it in the fp32 file's stead."""
     job.progress("comparing fp16 with fp32")
@@ -247,9 +249,9 @@ def _halved(
             tokenizer_text=job.checkpoint.tokenizer_text,
         )
     job.progress("converting to fp16")
-    to_half(draft.model)
+    run([ToHalf()], draft)
     if card.optimize == "full":
-        specialise(draft, job.checkpoint, job.inputs[0], precision="fp16")
+        specialize(draft, job.checkpoint, job.inputs[0], precision="fp16")
     with stage(stamped(draft.model), job.path) as staged:
         job.progress("comparing fp16 with PyTorch")
         session, card = job.compared(staged, replace(card, precision="fp16", half=judged))

@@ -2,9 +2,44 @@
 
 from __future__ import annotations
 
-from bertonnx.exporters.onnxgraph.graph import Graph, reads
+import onnx
 
-__all__ = ["assert_index_true"]
+from bertonnx.exporters.onnxgraph.graph import Graph, reads
+from bertonnx.exporters.onnxgraph.step import Step, run
+
+__all__ = ["assert_index_true", "changed"]
+
+
+def changed(model: onnx.ModelProto, *steps: Step) -> tuple[onnx.ModelProto, list[int]]:
+    """Return a copy of a model after steps, each run as in an export, and how many places each changed.
+
+    The contract is checked as `run` checks it, and what it does not see beside it: where nothing changed, the
+    nodes that an output needs are those that there were, and the model that was given is as it was.
+    """
+    before = model.SerializeToString(deterministic=True)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = Graph(copy)
+    counts = []
+    for step in steps:
+        nodes = _live(graph.model)
+        count = run([step], graph)[step.name]
+        assert count >= 0
+        assert_index_true(graph)
+        if count == 0:
+            assert _live(graph.model) == nodes, f"{step.name} says that it changed nothing"
+        counts.append(count)
+    assert model.SerializeToString(deterministic=True) == before
+    return graph.model, counts
+
+
+def _live(model: onnx.ModelProto) -> list[bytes]:
+    """Return the nodes that an output needs, in an order of their own."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = Graph(copy)
+    graph.finish()
+    return sorted(node.SerializeToString(deterministic=True) for node in graph.nodes)
 
 
 def assert_index_true(graph: Graph) -> None:

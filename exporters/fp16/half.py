@@ -1,8 +1,7 @@
 """fp16: weights and arithmetic in half precision, inputs and outputs unchanged. Meant for CUDA.
 
-Requires: an fp32 graph without branches around its attention (before `exporters.steps.unmasked`).
-Ensures: the same inputs and outputs (float32), weights in float16, and every value in float16 but
-those that would overflow or lose what matters there:
+Inputs and outputs stay as they are (float32); weights become float16, and every value does but those that
+would overflow or lose what matters there:
 
 - sums of squares and exponentials: softmax, powers, roots, reductions. Layer normalisation takes and
   gives float16 and computes its statistics in float32 itself (`stash_type` 1);
@@ -23,10 +22,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from bertonnx.exporters.onnxgraph.graph import Graph, reads
+from bertonnx.exporters.onnxgraph.attentions import OPERATOR
+from bertonnx.exporters.onnxgraph.graph import Graph, branches, reads
 from bertonnx.exporters.onnxgraph.probe import float_values
+from bertonnx.exporters.onnxgraph.step import Step, need, run
+from bertonnx.wording import Message, Option
 
-__all__ = ["round_to_half", "to_half"]
+__all__ = ["RoundToHalf", "ToHalf", "round_to_half"]
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -39,34 +41,69 @@ _STAYS_FLOAT32 = frozenset(
 _LAST_SUMS = frozenset(
     {"Add", "Sub", "Mul", "Div", "Where", "Split", "Squeeze", "Unsqueeze", "Reshape", "Cast"}
 )
-_EXACT_INPUT = frozenset({"Sin", "Cos", "Log", "Ceil", "Floor", "Round"})
-"""Operators that need an exact input: they and all that leads to them stay float32."""
+_FULL_INPUT = frozenset({"Sin", "Cos", "Log", "Ceil", "Floor", "Round"})
+"""Operators that need all digits of their input: they and all that leads to them stay float32."""
 
 
-def to_half(model: onnx.ModelProto) -> None:
-    """Change the model in place to half precision."""
-    _Conversion(model, emulate=False).run()
+class ToHalf(Step):
+    """Arithmetic in half precision.
+
+    Requires: an fp32 graph without branches around its attention (before `exporters.steps.unmasked`), for
+    what holds a branch stays float32. Ensures: inputs and outputs of the types they had.
+    """
+
+    name = "fp16"
+    remedy = Message("export without {option}", option=Option("precision", "fp16"))
+
+    def requires(self, graph: Graph) -> None:
+        """No attention stands in a branch."""
+        hidden = (
+            child.op_type == OPERATOR for node in graph.nodes for way in branches(node) for child in way.node
+        )
+        need(not any(hidden), "attention stands in a branch, which would stay float32")
+
+    def apply(self, graph: Graph) -> int:
+        """Convert; returns how many nodes compute in float16."""
+        return _Conversion(graph, emulate=False).run()
+
+
+class RoundToHalf(ToHalf):
+    """Arithmetic in float32, with every value rounded as `ToHalf` holds it.
+
+    ONNX Runtime's CPU has no float16 kernel for most operators, and computes whole stretches of such
+    a graph in float32: what overflows on a GPU does not there. Rounded in so many words, it does.
+
+    Requires: as `ToHalf`. Ensures: nothing in float16 but between two casts.
+    """
+
+    name = "fp16 rounding"
+
+    def apply(self, graph: Graph) -> int:
+        """Add what rounds; returns how many nodes are rounded."""
+        return _Conversion(graph, emulate=True).run()
+
+    def ensures(self, graph: Graph) -> None:
+        """Weights are float32, rounded."""
+        half = [t.name for t in graph.proto.initializer if t.data_type == TensorProto.FLOAT16]
+        need(not half, f"the weights {', '.join(half)} are float16")
 
 
 def round_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that computes in float32 and rounds every value as `to_half` holds it.
-
-    ONNX Runtime's CPU has no float16 kernel for most operators, and computes whole stretches of such
-    a graph in float32: what overflows on a GPU does not there. Rounded explicitly, it does.
-    """
+    """Return a copy of the model after `RoundToHalf`; the model stays as it is."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    _Conversion(copy, emulate=True).run()
-    return copy
+    graph = Graph(copy)
+    run([RoundToHalf()], graph)
+    return graph.model
 
 
 class _Conversion:
-    """The rewriting of one model; `emulate` rounds to float16 and back instead of staying there."""
+    """The rewriting of one graph; `emulate` rounds to float16 and back instead of staying there."""
 
-    def __init__(self, model: onnx.ModelProto, *, emulate: bool) -> None:
-        _constants_to_weights(model)
-        Graph(model).finish()  # in order, as `_exact_nodes` goes through the nodes
-        self._graph = Graph(model)
+    def __init__(self, graph: Graph, *, emulate: bool) -> None:
+        _constants_to_weights(graph)
+        graph.finish()  # nothing dead, for what is read decides what stays float32
+        self._graph = graph
         self._emulate = emulate
         self._weights = {
             tensor.name: tensor
@@ -74,15 +111,15 @@ class _Conversion:
             if tensor.data_type == TensorProto.FLOAT
         }
         self._outputs = {output.name for output in self._graph.proto.output}
-        self._floats = {*float_values(model), *self._outputs}
-        exact = _exact_nodes(self._graph, self._floats)
-        self._nodes = [(node, node.output[0] in exact) for node in self._graph.nodes]
+        self._floats = {*float_values(graph.model), *self._outputs}
+        full = _full_nodes(self._graph, self._floats)
+        self._nodes = [(node, node.output[0] in full) for node in self._graph.nodes]
         self._half = {
             value for node, stays in self._nodes if not stays for value in node.output
         } & self._floats
         self._made: dict[tuple[str, int], str] = {}
 
-    def run(self) -> None:
+    def run(self) -> int:
         for node, stays in self._nodes:
             if stays:
                 self._read_float32(node)
@@ -92,22 +129,24 @@ class _Conversion:
         for node, stays in self._nodes:
             if not stays:
                 self._deliver(node)
-        Graph(self._graph.model).finish()
+        self._graph.finish()
+        return sum(not stays for _, stays in self._nodes)
 
     def _read_float16(self, node: onnx.NodeProto) -> None:
         for place, name in enumerate(node.input):
             if name in self._weights:
-                node.input[place] = self._weight(name)
+                self._graph.set_input(node, place, self._weight(name))
             elif name in self._floats and name not in self._half:
                 half = self._cast(name, TensorProto.FLOAT16)
-                node.input[place] = self._cast(half, TensorProto.FLOAT) if self._emulate else half
+                read = self._cast(half, TensorProto.FLOAT) if self._emulate else half
+                self._graph.set_input(node, place, read)
 
     def _read_float32(self, node: onnx.NodeProto) -> None:
         if self._emulate:
             return
         for name in reads(node):
             if name in self._half and name not in self._outputs:
-                _rename(node, name, self._cast(name, TensorProto.FLOAT))
+                self._graph.redirect(node, name, self._cast(name, TensorProto.FLOAT))
 
     def _weight(self, name: str) -> str:
         """Return the weight in float16, made once for all nodes that read it there."""
@@ -138,7 +177,8 @@ class _Conversion:
         for place, name in enumerate(node.output):
             if name not in self._half or not (self._emulate or name in self._outputs):
                 continue
-            inner = node.output[place] = f"{name}/{'exact' if self._emulate else 'float16'}"
+            inner = f"{name}/{'unrounded' if self._emulate else 'float16'}"
+            self._graph.rename_output(node, place, inner)
             node.name = f"{inner}/{node.op_type}"  # the Cast below may need its name
             if self._emulate:
                 inner = self._cast(inner, TensorProto.FLOAT16)
@@ -151,20 +191,17 @@ def _halved(array: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     return halved
 
 
-def _constants_to_weights(model: onnx.ModelProto) -> None:
+def _constants_to_weights(graph: Graph) -> None:
     """Make weights of constant nodes, so that either precision can have its copy."""
-    nodes = model.graph.node
-    for place in reversed(range(len(nodes))):
-        if nodes[place].op_type == "Constant" and nodes[place].attribute[0].name == "value":
-            weight = model.graph.initializer.add()
-            weight.CopyFrom(nodes[place].attribute[0].t)
-            weight.name = nodes[place].output[0]
-            del nodes[place]
+    for node in reversed(graph.nodes):
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            graph.remove(node)
+            graph.add_weight(node.attribute[0].t, node.output[0])
 
 
-def _exact_nodes(graph: Graph, floats: set[str]) -> set[str]:
+def _full_nodes(graph: Graph, floats: set[str]) -> set[str]:
     """Return the first outputs of the nodes that stay float32."""
-    exact: set[str] = set()
+    full: set[str] = set()
     outputs = {output.name for output in graph.proto.output}
     after = set(outputs)
     for node in graph.nodes:
@@ -172,16 +209,16 @@ def _exact_nodes(graph: Graph, floats: set[str]) -> set[str]:
         if follows:
             after.update(node.output)
         if follows or node.op_type in _STAYS_FLOAT32 or _has_branches(node) or _to_integer(node, floats):
-            exact.add(node.output[0])
-    seeds = (node for node in graph.nodes if node.op_type in _EXACT_INPUT or _to_integer(node, floats))
-    exact |= _leading_to(graph, floats, seeds)
+            full.add(node.output[0])
+    seeds = (node for node in graph.nodes if node.op_type in _FULL_INPUT or _to_integer(node, floats))
+    full |= _leading_to(graph, floats, seeds)
     logits = (graph.producer(value) for value in outputs if "logits" in value)
-    exact |= _leading_to(graph, floats, (node for node in logits if node is not None), through=_LAST_SUMS)
+    full |= _leading_to(graph, floats, (node for node in logits if node is not None), through=_LAST_SUMS)
     for node in graph.nodes:  # the mask that pooling reads
         readers = graph.readers(node.output[0])
-        if node.op_type == "Cast" and readers and all(reader.output[0] in exact for reader in readers):
-            exact.add(node.output[0])
-    return exact
+        if node.op_type == "Cast" and readers and all(reader.output[0] in full for reader in readers):
+            full.add(node.output[0])
+    return full
 
 
 def _leading_to(
@@ -201,18 +238,8 @@ def _leading_to(
 
 
 def _has_branches(node: onnx.NodeProto) -> bool:
-    return any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
+    return next(branches(node), None) is not None
 
 
 def _to_integer(node: onnx.NodeProto, floats: set[str]) -> bool:
     return node.op_type == "Cast" and node.input[0] in floats and node.output[0] not in floats
-
-
-def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
-    """Let a node, and the branches inside it, read another value."""
-    for place, name in enumerate(node.input):
-        if name == old:
-            node.input[place] = new
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            _rename(inner, old, new)

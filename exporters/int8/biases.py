@@ -1,8 +1,5 @@
 """Spare the addition of a bias where another place can take it; what the model computes stays the same.
 
-Requires: a graph after attention fusion, with its linear layers still as products.
-Ensures: the same outputs up to rounding, once every layer adds the bias that is returned for it.
-
 - What is added to all keys adds the same to all of a query's products, and the softmax takes it off.
 - What is added to all values comes out of attention as it went in, since probabilities sum to 1: the
   output projection's bias can hold it.
@@ -18,15 +15,60 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
-from bertonnx.exporters.int8.linear import Linear, Shared, attention_inputs
+from bertonnx.exporters.int8.layers import Layer, Matrix, require_layers
+from bertonnx.exporters.int8.linear import WITHOUT_INT8, Linear, Shared
+from bertonnx.exporters.onnxgraph.attentions import attention_inputs
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.step import Step, need
 
-__all__ = ["spare_biases"]
+__all__ = ["SpareBiases", "spare_biases"]
 
-Matrix = npt.NDArray[np.float64]
+
+@dataclass(frozen=True, eq=False)
+class SpareBiases(Step):
+    """Layers keep the biases alone that nothing else can add.
+
+    Requires: layers with rounded weights, in the graph as products still. Ensures: the same outputs up to
+    rounding, once every layer adds what is left in its `biases`.
+
+    Attributes:
+        layers: all of the graph.
+    """
+
+    name = "biases"
+    remedy = WITHOUT_INT8
+    layers: Sequence[Layer]
+
+    def requires(self, graph: Graph) -> None:
+        """The graph makes the outputs of all layers, and their weights are rounded."""
+        require_layers(graph, self.layers)
+        rounded = all(layer.rounded.keys() == layer.weights.keys() for layer in self.layers)
+        need(rounded, "weights are not rounded yet")
+
+    def apply(self, graph: Graph) -> int:
+        """Move biases; returns how many additions are spared."""
+        by_output = {name: layer for layer in self.layers for name in layer.weights}
+        biases = {name: layer.biases[name] for name, layer in by_output.items()}
+        before = {name: bias for name, bias in biases.items() if bias is not None}
+        left = spare_biases(
+            graph,
+            [Shared(layer.source, layer.linears) for layer in self.layers],
+            lambda name: by_output[name].used(name),
+            before,
+            bears=lambda name, added: by_output[name].bears(added),
+        )
+        for name, bias in left.items():
+            by_output[name].biases[name] = bias
+        graph.finish()
+        return sum(left[name] is None for name in before)
+
+    def ensures(self, graph: Graph) -> None:
+        """Layers stand where they stood, each with what it is to add, or nothing."""
+        require_layers(graph, self.layers)
+        told = all(layer.biases.keys() == layer.weights.keys() for layer in self.layers)
+        need(told, "a layer does not know what it adds")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Find the linear layers of a graph: products with a weight, the bias after them, what they share.
 
-Requires: a graph after `onnxgraph.clean`. Reads only.
+Reads only, from a graph whose constants are weights (`exporters.onnxgraph.clean`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
 
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.wording import Message, Option
 
-__all__ = ["Linear", "Shared", "attention_inputs", "find_linears", "linear_at"]
+__all__ = ["WITHOUT_INT8", "Linear", "Shared", "find_linears", "linear_at"]
+
+WITHOUT_INT8 = Message("export without {option}", option=Option("quantize"))
+"""What a user can do where a step of INT8 fails."""
 
 _LEAST_SIDE = 16
 """A weight with a side below this is a head of a few classes: nothing to gain, accuracy to lose."""
@@ -47,7 +50,7 @@ class Shared:
 
 
 def find_linears(graph: Graph) -> list[Shared]:
-    """Return all linear layers that are worth quantising, those with one input together.
+    """Return all linear layers that are worth quantizing, those with one input together.
 
     Layers on one vector a text (pooler, classifier; `Gemm` in the graph) and those with under 16
     inputs or features stay as they are: they take no time, and errors there are not averaged out.
@@ -63,32 +66,6 @@ def find_linears(graph: Graph) -> list[Shared]:
 def linear_at(layers: Sequence[Shared], output: str) -> Linear | None:
     """Return the layer that makes `output`, if one does."""
     return next((linear for shared in layers for linear in shared.linears if linear.output == output), None)
-
-
-def attention_inputs(graph: Graph, context: str) -> tuple[str, str, str] | None:
-    """Return the names of queries, keys and values whose attention is `context`, or None.
-
-    The operator may stand in both branches of an `If` (`exporters.steps.unmasked`).
-    """
-    node = graph.producer(context, "MultiHeadAttention", "If")
-    if node is None:
-        return None
-    if node.op_type == "MultiHeadAttention":
-        return _inputs(node)
-    found = {_branch_inputs(helper.get_attribute_value(attribute)) for attribute in node.attribute}
-    return found.pop() if len(found) == 1 else None
-
-
-def _branch_inputs(branch: onnx.GraphProto) -> tuple[str, str, str] | None:
-    attentions = [node for node in branch.node if node.op_type == "MultiHeadAttention"]
-    if len(attentions) != 1 or branch.output[0].name != attentions[0].output[0]:
-        return None
-    return _inputs(attentions[0])
-
-
-def _inputs(attention: onnx.NodeProto) -> tuple[str, str, str]:
-    query, key, value = attention.input[:3]
-    return query, key, value
 
 
 def _linear(graph: Graph, node: onnx.NodeProto) -> Linear | None:

@@ -1,10 +1,4 @@
-"""Make linear layers of convolutions over one token: SqueezeBERT's layers, and one of ConvBERT's.
-
-Requires: an fp32 graph after attention fusion. Ensures: the same function; every convolution of
-kernel 1 over (batch, width, tokens) is a product of rows, one for each group, as other families
-have it, so that INT8 finds it (`exporters.int8.linear`). Transpositions between such layers go; where
-something else reads or makes the other layout, one stays.
-"""
+"""Make linear layers of convolutions over one token: SqueezeBERT's layers, and one of ConvBERT's."""
 
 from __future__ import annotations
 
@@ -14,10 +8,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from bertonnx.exporters.int8.linear import WITHOUT_INT8
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.runtime.rows import Array
 
-__all__ = ["convolutions_to_rows"]
+__all__ = ["ConvolutionsToRows"]
 
 _SWAP = [0, 2, 1]
 _TO_TOKENS, _FROM_TOKENS = [0, 3, 1, 2], [0, 2, 3, 1]
@@ -29,20 +25,38 @@ _LEAST_SIDE = 16
 """A group with a side below this stays a convolution: as a product it would be no linear layer for INT8."""
 
 
-def convolutions_to_rows(graph: Graph) -> int:
-    """Replace the convolutions in the graph; return how many there were."""
-    convolutions = [node for node in graph.nodes if _weights(graph, node)]
-    rows = _Rows(graph)
-    for node in convolutions:
-        rows.parts(node.output[0])
-    for node in list(graph.nodes):
-        if _transposes(node, _SWAP):
-            rows.shorten(node, node.input[0])
-        elif _merges_heads(graph, node):
-            rows.shorten(node, _before(graph, node, 3))
-    for node in convolutions:
-        rows.swap_back(node)
-    return len(convolutions)
+class ConvolutionsToRows(Step):
+    """Every convolution of kernel 1 over (batch, width, tokens) becomes a product of rows.
+
+    One for each group, as other families have it, so that INT8 finds it (`exporters.int8.linear`).
+    Transpositions between such layers go; where something else reads or makes the other layout, one stays.
+
+    Requires: an fp32 graph after attention fusion. Ensures: the same outputs but for rounding; no such
+    convolution is left.
+    """
+
+    name = "convolutions"
+    remedy = WITHOUT_INT8
+
+    def apply(self, graph: Graph) -> int:
+        """Replace the convolutions; returns how many there were."""
+        convolutions = [node for node in graph.nodes if _weights(graph, node)]
+        rows = _Rows(graph)
+        for node in convolutions:
+            rows.parts(node.output[0])
+        for node in list(graph.nodes):
+            if _transposes(node, _SWAP):
+                rows.shorten(node, node.input[0])
+            elif _merges_heads(graph, node):
+                rows.shorten(node, _before(graph, node, 3))
+        for node in convolutions:
+            rows.swap_back(node)
+        graph.finish()
+        return len(convolutions)
+
+    def ensures(self, graph: Graph) -> None:
+        """None is left."""
+        need(not any(_weights(graph, node) for node in graph.nodes), "a convolution over one token is left")
 
 
 class _Rows:
@@ -66,8 +80,7 @@ class _Rows:
         graph, output = self._graph, node.output[0]
         if self._known(value) is None or self._whole(value) == output:
             return
-        # Not replaced by name, which would not reach into the branches that attention stands in. It costs
-        # nothing: a Reshape copies no data.
+        # A Reshape to the shape that it has, which copies no data, keeps the name for what reads it.
         shape = graph.add_constant([0, 0, -1], np.int64, "same_rows")
         graph.remove(node)
         graph.add("Reshape", [self._whole(value), shape], output, output=output)

@@ -11,14 +11,18 @@ from typing import Any
 import onnx
 
 from bertonnx.errors import QuantizationError, UsageError
-from bertonnx.exporters.int8.biased_gelu import bias_gelus
+from bertonnx.exporters.int8.biased_gelu import BiasGelus
+from bertonnx.exporters.int8.biases import SpareBiases
 from bertonnx.exporters.int8.calibration import observe
+from bertonnx.exporters.int8.layers import RoundWeights, layers_of
 from bertonnx.exporters.int8.linear import Shared, find_linears
-from bertonnx.exporters.int8.pointwise import convolutions_to_rows
-from bertonnx.exporters.int8.rowwise import layers_of, quantize_layers, quantize_tables
-from bertonnx.exporters.int8.smoothing import smooth
+from bertonnx.exporters.int8.pointwise import ConvolutionsToRows
+from bertonnx.exporters.int8.rowwise import PutRowwise
+from bertonnx.exporters.int8.smoothing import Smooth
+from bertonnx.exporters.int8.tables import QuantizeTables
 from bertonnx.exporters.onnxgraph.files import weight_bytes
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.verify.gate import measure_agreement, measure_latency, require_agreement
 from bertonnx.models.card import Card
 from bertonnx.runtime.rows import Piece, Row
@@ -123,23 +127,25 @@ def quantize_model(model: onnx.ModelProto, pieces: Sequence[Piece], *, target: s
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy)
-    convolutions_to_rows(graph)
-    graph.finish()
+    run([ConvolutionsToRows()], graph)
     shared = find_linears(graph)
     _require_linears(shared)
     layers = layers_of(graph, shared, observe(copy, [group.source for group in shared], pieces))
-    smooth(graph, layers)
-    quantize_layers(graph, layers, pair_safe=TARGETS[target])
-    tables = quantize_tables(graph)
-    graph.finish()
-    bias_gelus(graph)
-    graph.finish()
+    steps = [
+        Smooth(layers),
+        RoundWeights(layers, pair_safe=TARGETS[target]),
+        SpareBiases(layers),
+        PutRowwise(layers),
+        QuantizeTables(),
+        BiasGelus(),
+    ]
+    changed = run(steps, graph)
     facts = {
         "scheme": SCHEME,
         "target": target,
         "pair_safe": TARGETS[target],
-        "layers": sum(len(layer.linears) for layer in layers),
-        "tables": tables,
+        "layers": changed[PutRowwise.name],
+        "tables": changed[QuantizeTables.name],
         "smoothing_alpha": [layer.alpha for layer in layers],
         "calibration_texts": len(pieces),
         "weights_bytes": weight_bytes(copy),

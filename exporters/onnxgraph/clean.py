@@ -1,9 +1,8 @@
 """The two graph steps that ONNX Runtime itself brings: basic clean-up, and GELU and LayerNorm fusion.
 
-Requires: a model that loads. Ensures: the same outputs, constants folded into weights, and every
-GELU and layer normalisation that ONNX Runtime knows as one node each. Layer normalisation stays
-apart from the addition before it: the fused `SkipLayerNormalization` pays on CUDA, where ONNX
-Runtime makes it at load, and is several times slower on CPU.
+Both make a model anew; the graph takes it in place of its own, so that for a caller they are steps in place.
+Layer normalization stays apart from the addition before it: the fused `SkipLayerNormalization` pays on CUDA,
+where ONNX Runtime makes it at load, and is several times slower on CPU.
 """
 
 from __future__ import annotations
@@ -12,48 +11,100 @@ import contextlib
 import io
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 
-from bertonnx.exporters.onnxgraph.files import load_proto, restore_weights, save_proto, without_large_weights
+from bertonnx.exporters.onnxgraph.files import (
+    hollow_weights,
+    load_proto,
+    restore_weights,
+    save_proto,
+    without_large_weights,
+)
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.runtime.session.bare import open_bare
 from bertonnx.runtime.session.session import import_onnxruntime
 
-__all__ = ["clean", "fuse_elementwise"]
+__all__ = ["Clean", "FuseElementwise"]
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model after ONNX Runtime's basic optimisations: folding, and removing what is unused."""
-    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
-        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        save_proto(model, source)
-        open_bare(source, level="basic", optimized_to=target)
-        return load_proto(target)
+class Clean(Step):
+    """ONNX Runtime's basic optimizations: what is constant is folded, and what is unused removed.
+
+    Requires: a graph that ONNX Runtime loads. Ensures: the same outputs; constants are weights.
+    """
+
+    name = "clean"
+
+    def apply(self, graph: Graph) -> int:
+        """Clean up; returns how many nodes are no longer there as they were."""
+        before = _signatures(graph)
+        with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+            source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
+            save_proto(graph.model, source)
+            open_bare(source, level="basic", optimized_to=target)
+            graph.take(load_proto(target))
+        return (before - _signatures(graph)).total()
+
+    def ensures(self, graph: Graph) -> None:
+        """Constants are weights, where later steps look for them."""
+        need(all(node.op_type != "Constant" for node in graph.nodes), "a constant is no weight")
 
 
-def fuse_elementwise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with GELU and layer normalisation fused by ONNX Runtime's transformer optimizer.
+class FuseElementwise(Step):
+    """GELU and layer normalization fused, as ONNX Runtime's transformer optimizer knows them.
 
     Its attention fusion is not used: it misses layers of most families without a word (one of two
     in ALBERT, every one in DistilBERT or MPNet), see `exporters.steps.attention`.
+
+    Requires: a clean graph. Ensures: the same outputs but for rounding; every weight has its numbers.
     """
-    with _quiet():
-        options = import_onnxruntime("transformers.fusion_options").FusionOptions("bert")
-        options.enable_attention = False
-        options.enable_embed_layer_norm = False
-        options.enable_skip_layer_norm = False
-        options.enable_bias_skip_layer_norm = False
-        options.enable_bias_gelu = False
-        options.enable_qordered_matmul = False
-        # The optimizer copies the model several times over, and never looks into the weights.
-        bert = import_onnxruntime("transformers.onnx_model_bert")
-        optimizer = bert.BertOnnxModel(without_large_weights(model))
-        optimizer.optimize(options)
-        fused: onnx.ModelProto = optimizer.model
-        restore_weights(fused, model)
-        return fused
+
+    name = "elementwise"
+
+    def requires(self, graph: Graph) -> None:
+        """Constants are weights: the optimizer's patterns look into those alone."""
+        need(all(node.op_type != "Constant" for node in graph.nodes), "a constant is no weight")
+
+    def apply(self, graph: Graph) -> int:
+        """Fuse; returns how many nodes are no longer there as they were."""
+        before = _signatures(graph)
+        with _quiet():
+            bert = import_onnxruntime("transformers.onnx_model_bert")
+            # The optimizer copies the model several times over, and never looks into the weights.
+            optimizer = bert.BertOnnxModel(without_large_weights(graph.model))
+            optimizer.optimize(_fusion_options())
+            fused: onnx.ModelProto = optimizer.model
+        restore_weights(fused, graph.model)
+        graph.take(fused)
+        graph.finish()  # the optimizer leaves nodes out of order
+        return (before - _signatures(graph)).total()
+
+    def ensures(self, graph: Graph) -> None:
+        """No large weight was left without the numbers that the optimizer was not shown."""
+        hollow = hollow_weights(graph.model)
+        need(not hollow, f"the weights {', '.join(hollow)} have no numbers")
+
+
+def _fusion_options() -> Any:
+    options = import_onnxruntime("transformers.fusion_options").FusionOptions("bert")
+    options.enable_attention = False
+    options.enable_embed_layer_norm = False
+    options.enable_skip_layer_norm = False
+    options.enable_bias_skip_layer_norm = False
+    options.enable_bias_gelu = False
+    options.enable_qordered_matmul = False
+    return options
+
+
+def _signatures(graph: Graph) -> Counter[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Return what tells a node from others: what it does, what it reads, what it makes."""
+    return Counter((node.op_type, tuple(node.input), tuple(node.output)) for node in graph.nodes)
 
 
 @contextlib.contextmanager

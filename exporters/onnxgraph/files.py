@@ -9,6 +9,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 __all__ = [
     "SINGLE_FILE_LIMIT",
+    "hollow_weights",
     "load_proto",
     "restore_weights",
     "save_proto",
@@ -88,6 +89,22 @@ def restore_weights(shell: onnx.ModelProto, model: onnx.ModelProto) -> None:
     for tensor in shell.graph.initializer:
         if tensor.name in weights:
             tensor.raw_data = weights[tensor.name].raw_data
+
+
+def hollow_weights(model: onnx.ModelProto) -> list[str]:
+    """Return the names of weights that have a shape and no numbers."""
+    # Not by the numbers' length: protobuf would copy each weight to tell it.
+    return [
+        tensor.name
+        for tensor in model.graph.initializer
+        if 0 not in tensor.dims
+        and not tensor.HasField("raw_data")
+        and tensor.data_location != onnx.TensorProto.EXTERNAL
+        and not any(
+            len(getattr(tensor, f"{kind}_data"))
+            for kind in ("float", "int32", "string", "int64", "double", "uint64")
+        )
+    ]
 
 
 def _is_large(tensor: onnx.TensorProto) -> bool:

@@ -21,13 +21,21 @@ class Graph:
     """An index over `model.graph` that stays true while the graph is edited.
 
     Edits go through the methods here; `finish` removes what nothing reads any more and puts the
-    nodes in an order that ONNX accepts.
+    nodes in an order that ONNX accepts. Hold a large model by its `Graph` alone: gigabytes then go as
+    soon as a step has made another (`take`).
+
+    Attributes:
+        model: the model.
+        proto: its main graph.
+        steps: names of the steps that it went through (`exporters.onnxgraph.step`).
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._hold(model)
+        self.steps: list[str] = []
+        self.take(model)
 
-    def _hold(self, model: onnx.ModelProto) -> None:
+    def take(self, model: onnx.ModelProto) -> None:
+        """Hold another model from now on, and let the one before go."""
         self.model = model
         self.proto = model.graph
         self._producers: dict[str, onnx.NodeProto] = {}
@@ -102,6 +110,14 @@ class Graph:
             self._constants[key] = name
         return name
 
+    def add_weight(self, tensor: onnx.TensorProto, name: str) -> None:
+        """Add a copy of a tensor as the weight called `name`, which no node makes."""
+        weight = self.proto.initializer.add()
+        weight.CopyFrom(tensor)
+        weight.name = name
+        self._initializers[name] = weight
+        self._names.add(name)
+
     def add(
         self,
         op_type: str,
@@ -148,6 +164,13 @@ class Graph:
         _rename(node, old, new)
         self._follow(node, before)
 
+    def rename_output(self, node: onnx.NodeProto, place: int, value: str) -> None:
+        """Let a node call its output number `place` by another name; readers stay with the name before."""
+        self._producers.pop(node.output[place], None)
+        node.output[place] = value
+        self._producers[value] = node
+        self._names.add(value)
+
     def replace(self, old: str, new: str) -> None:
         """Let every reader of `old` read `new`, those in branches too, and outputs of the graph.
 
@@ -161,12 +184,10 @@ class Graph:
         for node in list(self.readers(old)):
             self.redirect(node, old, new)
         if self.is_output(old):
-            maker = self._producers.pop(old, None)
+            maker = self.producer(old)
             if maker is None:
                 raise ValueError(f"{old} is an output of the graph, and no node makes it")
-            inner = self.fresh(f"{old}/replaced")
-            maker.output[list(maker.output).index(old)] = inner
-            self._producers[inner] = maker
+            self.rename_output(maker, list(maker.output).index(old), self.fresh(f"{old}/replaced"))
             self.add("Identity", [new], old, output=old)
 
     def extract(self, values: Sequence[str]) -> onnx.ModelProto:
@@ -195,6 +216,31 @@ class Graph:
         del self.proto.value_info[:]
         self._constants.clear()
         self._reindex()
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong: nodes out of order, names that nothing makes or two make, a false index."""
+        made = {item.name for item in (*self.proto.input, *self.proto.initializer)}
+        readers: dict[str, int] = {}
+        for node in self.nodes:
+            for value in reads(node):
+                readers[value] = readers.get(value, 0) + 1
+                if value not in made:
+                    yield f"{node.op_type} reads {value}, which nothing before it makes"
+                if not any(reader is node for reader in self.readers(value)):
+                    yield f"the index does not know that {node.op_type} reads {value}"
+            for value in filter(None, node.output):
+                if value in made:
+                    yield f"{value} is made twice"
+                if self.producer(value) is not node:
+                    yield f"the index does not know that {node.op_type} makes {value}"
+                made.add(value)
+        for value, known in self._readers.items():
+            count = readers.get(value, 0)
+            if len(known) != count:
+                yield f"the index knows {len(known)} readers of {value}, and there are {count}"
+        yield from (
+            f"nothing makes the output {end.name}" for end in self.proto.output if end.name not in made
+        )
 
     def _needed(self, values: Iterable[str]) -> set[str]:
         needed: set[str] = set()

@@ -18,7 +18,7 @@ import onnx
 from bertonnx.exporters.onnxgraph.files import save_proto
 from bertonnx.runtime.session.bare import BareSession, open_bare
 
-__all__ = ["float_values", "open_values", "run_graph"]
+__all__ = ["float_values", "open_values", "run_graph", "tells_axes_apart"]
 
 
 def run_graph(
@@ -33,6 +33,16 @@ def run_graph(
     """
     session = open_values(model, values)
     return dict(zip(session.outputs, session.run(session.outputs, feeds), strict=True))
+
+
+def tells_axes_apart(feeds: Mapping[str, npt.NDArray[np.int64]]) -> bool:
+    """Say whether shapes of a run on `feeds` tell texts from tokens, with nothing padded.
+
+    Args:
+        feeds: int64 of shape (batch, tokens), `attention_mask` among them.
+    """
+    batch, tokens = feeds["attention_mask"].shape
+    return batch != tokens and bool(feeds["attention_mask"].all())
 
 
 def float_values(model: onnx.ModelProto) -> list[str]:

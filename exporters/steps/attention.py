@@ -1,29 +1,25 @@
 """Fuse scaled dot-product attention into ONNX Runtime's `MultiHeadAttention`, whatever the family.
 
-Requires: a graph after `onnxgraph.clean`, with attention spelled out (`attn_implementation="eager"`).
-Ensures: the same outputs; every `Softmax(Q K^T * scale + bias) V` is one node, whose bias
-(padding mask, relative positions, sliding window) is its `attention_bias`.
-
-The pattern starts at the softmax and needs nothing of how a family names, splits or rotates its
-queries and keys: those stay outside. Shapes are not guessed from the graph, they are read off one
-small run. Operator: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+Attention is spelled out in the graph (`attn_implementation="eager"`). The pattern starts at the softmax and
+needs nothing of how a family names, splits or rotates its queries and keys: those stay outside. Shapes are
+not guessed from the graph, they are read off one small run. Operator: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from bertonnx.exporters.onnxgraph.attentions import OPERATOR, require_attentions
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
-from bertonnx.exporters.onnxgraph.probe import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph, tells_axes_apart
+from bertonnx.exporters.onnxgraph.step import Step, need
 
-__all__ = ["Attention", "fuse_attention"]
-
-_PROBE_BATCH, _PROBE_LENGTH = 2, 10
-"""Unequal to each other and to usual numbers of heads; the mask of the probe is all ones."""
+__all__ = ["Attention", "FuseAttention"]
 
 
 @dataclass(frozen=True)
@@ -46,27 +42,45 @@ class Attention:
     output: str
 
 
-def fuse_attention(model: onnx.ModelProto, feeds: dict[str, npt.NDArray[np.int64]]) -> int:
-    """Fuse every attention of the model in place and return how many there were.
+@dataclass(frozen=True, eq=False)
+class FuseAttention(Step):
+    """Every `Softmax(Q K^T * scale + bias) V` becomes one node.
 
-    Args:
-        model: the graph to change.
-        feeds: inputs of a small run, int64 of shape (batch, tokens), from which shapes are read.
+    Requires: inputs from which shapes can be read. Ensures: the same outputs but for rounding; the bias
+    (padding mask, relative positions, sliding window) is the node's `attention_bias`.
+
+    Attributes:
+        feeds: inputs of a small run, int64 of shape (batch, tokens), without padding.
     """
-    graph = Graph(model)
-    found = [match for node in graph.nodes if (match := _match(graph, node)) is not None]
-    if not found:
-        return 0
-    # One-element biases aside, everything is asked of one run.
-    names = [name for match in found for name in (match.query, match.key, match.value)]
-    names += [bias for match in found for bias, _ in match.biases]
-    shapes = {name: array.shape for name, array in run_graph(model, feeds, names).items()}
-    fused = [match for match in found if _fits(match, shapes)]
-    masks = _Masks(graph, shapes)
-    for match in fused:
-        _fuse(graph, match, shapes, masks)
-    graph.finish()
-    return len(fused)
+
+    name = "attention"
+    feeds: Mapping[str, npt.NDArray[np.int64]]
+
+    def requires(self, graph: Graph) -> None:  # noqa: ARG002
+        """Shapes of the small run tell texts from tokens."""
+        need(
+            tells_axes_apart(self.feeds), "the inputs of the small run are padded, or as many as their tokens"
+        )
+
+    def apply(self, graph: Graph) -> int:
+        """Fuse; returns how many attentions there were."""
+        found = [match for node in graph.nodes if (match := _match(graph, node)) is not None]
+        if not found:
+            return 0
+        # One-element biases aside, everything is asked of one run.
+        names = [name for match in found for name in (match.query, match.key, match.value)]
+        names += [bias for match in found for bias, _ in match.biases]
+        shapes = {name: array.shape for name, array in run_graph(graph.model, self.feeds, names).items()}
+        fused = [match for match in found if _fits(match, shapes)]
+        masks = _Masks(graph, shapes)
+        for match in fused:
+            _fuse(graph, match, shapes, masks)
+        graph.finish()
+        return len(fused)
+
+    def ensures(self, graph: Graph) -> None:
+        """What reads attention later finds it as it expects it."""
+        require_attentions(graph)
 
 
 def _match(graph: Graph, node: onnx.NodeProto) -> Attention | None:
@@ -210,7 +224,7 @@ def _fuse(graph: Graph, match: Attention, shapes: dict[str, tuple[int, ...]], ma
     if bias:
         inputs += ["", "", bias]
     fused = graph.add(
-        "MultiHeadAttention",
+        OPERATOR,
         inputs,
         f"{match.output}/attention",
         domain=MS_DOMAIN,

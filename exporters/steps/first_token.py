@@ -1,6 +1,6 @@
 """Compute only what the head reads: the first token's row of the last layer.
 
-Requires: a graph after `exporters.steps.unmasked`. Ensures: the same outputs. Where a head reads only the
+Where a head reads only the
 first token (most classifiers), the last layer's queries, its attention, its output projection and
 its feed-forward are computed for that token alone; keys and values still for all. For a model of
 six layers that is about a seventh of the work, and nothing is approximated.
@@ -8,14 +8,19 @@ six layers that is about a seventh of the work, and nothing is approximated.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from bertonnx.exporters.onnxgraph.attentions import BIAS, OPERATOR, attentions, require_attentions
 from bertonnx.exporters.onnxgraph.graph import Graph
-from bertonnx.exporters.onnxgraph.probe import run_graph
+from bertonnx.exporters.onnxgraph.probe import run_graph, tells_axes_apart
+from bertonnx.exporters.onnxgraph.step import Step, need
 
-__all__ = ["keep_first_token"]
+__all__ = ["KeepFirstToken"]
 
 _PER_TOKEN = frozenset(
     {"Gelu", "FastGelu", "Relu", "Tanh", "Erf", "Sigmoid", "Identity", "LayerNormalization", "MatMul"}
@@ -23,33 +28,49 @@ _PER_TOKEN = frozenset(
 )
 """Operators that treat every token by itself, under the conditions of `_per_token_inputs`."""
 
-_BIAS = 5
-"""Place of `attention_bias` among the inputs of `MultiHeadAttention`."""
 
+@dataclass(frozen=True, eq=False)
+class KeepFirstToken(Step):
+    """The last layer is computed for the first token alone, where no head reads another.
 
-def keep_first_token(model: onnx.ModelProto, feeds: dict[str, npt.NDArray[np.int64]]) -> bool:
-    """Change the model in place; return whether its last attention was made smaller.
+    Requires: fused attention, in one way or in two (`exporters.steps.unmasked`), and inputs from which shapes
+    can be read. Ensures: the same outputs but for rounding; attention stands as it did.
 
-    Args:
-        model: the graph to change.
-        feeds: inputs of a small run, int64 of shape (batch, tokens), from which shapes are read.
+    Attributes:
+        feeds: inputs of a small run, int64 of shape (batch, tokens), without padding.
     """
-    graph = Graph(model)
-    graph.finish()  # puts the nodes in order, which both walks below rely on
-    heads = [node for node in graph.nodes if _takes_first(graph, node)]
-    if not heads:
-        return False
-    tokens = _token_values(graph, feeds)
-    demanded = _first_only(graph, heads, tokens)
-    attentions = [node for node in graph.nodes if node.output[0] in demanded and _query(node) is not None]
-    # Without an attention there is nothing to save but a few rows of the head.
-    if not attentions:
-        return False
-    rebuilt = _rebuild(graph, demanded, tokens)
-    for head in heads:
-        graph.set_input(head, 0, rebuilt.get(head.input[0], head.input[0]))
-    graph.finish()
-    return True
+
+    name = "first token"
+    feeds: Mapping[str, npt.NDArray[np.int64]]
+
+    def requires(self, graph: Graph) -> None:
+        """Attention is fused as `FuseAttention` does it, and shapes tell texts from tokens."""
+        require_attentions(graph)
+        need(
+            tells_axes_apart(self.feeds), "the inputs of the small run are padded, or as many as their tokens"
+        )
+
+    def apply(self, graph: Graph) -> int:
+        """Rebuild the last layer; returns how many attentions were made smaller."""
+        graph.finish()  # nothing dead: a dead reader of all tokens would keep them
+        heads = [node for node in graph.nodes if _takes_first(graph, node)]
+        if not heads:
+            return 0
+        tokens = _token_values(graph, self.feeds)
+        demanded = _first_only(graph, heads, tokens)
+        smaller = [node for node in graph.nodes if node.output[0] in demanded and _query(node) is not None]
+        # Without an attention there is nothing to save but a few rows of the head.
+        if not smaller:
+            return 0
+        rebuilt = _rebuild(graph, demanded, tokens)
+        for head in heads:
+            graph.set_input(head, 0, rebuilt.get(head.input[0], head.input[0]))
+        graph.finish()
+        return len(smaller)
+
+    def ensures(self, graph: Graph) -> None:
+        """The rebuilt attention reads what attention reads."""
+        require_attentions(graph)
 
 
 def _takes_first(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -60,7 +81,7 @@ def _takes_first(graph: Graph, node: onnx.NodeProto) -> bool:
     return index is not None and index.shape == () and int(index) == 0
 
 
-def _token_values(graph: Graph, feeds: dict[str, npt.NDArray[np.int64]]) -> set[str]:
+def _token_values(graph: Graph, feeds: Mapping[str, npt.NDArray[np.int64]]) -> set[str]:
     """Return the names of the values of shape (batch, tokens, width)."""
     made = [value for node in graph.nodes for value in node.output if value]
     leading = next(iter(feeds.values())).shape
@@ -109,23 +130,13 @@ def _per_token_inputs(graph: Graph, node: onnx.NodeProto, tokens: set[str]) -> s
     return {value for value in inputs if value in tokens}
 
 
-def _attentions(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return the attention of a node: itself, or those in the two ways that `unmasked` makes."""
-    if node.op_type == "MultiHeadAttention":
-        return [node]
-    branches = [item.g for item in node.attribute if item.type == onnx.AttributeProto.GRAPH]
-    nodes = [inner for branch in branches for inner in branch.node]
-    whole = len(nodes) == len(branches) and all(inner.op_type == "MultiHeadAttention" for inner in nodes)
-    return nodes if whole else []
-
-
 def _query(node: onnx.NodeProto) -> str | None:
-    attentions = _attentions(node)
-    return str(attentions[0].input[0]) if attentions else None
+    found = attentions(node)
+    return str(found[0].input[0]) if found else None
 
 
 def _keys_and_values(node: onnx.NodeProto) -> set[str]:
-    return {value for attention in _attentions(node) for value in attention.input[1:]}
+    return {value for attention in attentions(node) for value in attention.input[1:]}
 
 
 def _rebuild(graph: Graph, demanded: set[str], tokens: set[str]) -> dict[str, str]:
@@ -160,11 +171,11 @@ def _copied(graph: Graph, node: onnx.NodeProto, inputs: list[str]) -> str:
 
 def _smaller_attention(graph: Graph, node: onnx.NodeProto, query: str, index: str) -> str:
     """Add an attention with one query a text, and the bias of that query."""
-    if node.op_type == "MultiHeadAttention":
+    if node.op_type == OPERATOR:
         inputs = [query, *node.input[1:]]
-        if len(inputs) > _BIAS and inputs[_BIAS]:
-            inputs[_BIAS] = graph.add(
-                "Gather", [inputs[_BIAS], index], f"{inputs[_BIAS]}/first", attributes={"axis": 2}
+        if len(inputs) > BIAS and inputs[BIAS]:
+            inputs[BIAS] = graph.add(
+                "Gather", [inputs[BIAS], index], f"{inputs[BIAS]}/first", attributes={"axis": 2}
             )
         return _copied(graph, node, inputs)
     branches = {item.name: _smaller_branch(item.g, query, index) for item in node.attribute}
@@ -174,12 +185,12 @@ def _smaller_attention(graph: Graph, node: onnx.NodeProto, query: str, index: st
 def _smaller_branch(branch: onnx.GraphProto, query: str, index: str) -> onnx.GraphProto:
     smaller = onnx.GraphProto()
     smaller.CopyFrom(branch)
-    attention = smaller.node[0]
+    attention = next(node for node in smaller.node if node.op_type == OPERATOR)
     output = f"{attention.output[0]}/first"
     attention.input[0] = query
     attention.output[0] = smaller.output[0].name = output
-    if len(attention.input) > _BIAS:
-        row = onnx.helper.make_node("Gather", [attention.input[_BIAS], index], [f"{output}/bias"], axis=2)
-        attention.input[_BIAS] = row.output[0]
+    if len(attention.input) > BIAS:
+        row = onnx.helper.make_node("Gather", [attention.input[BIAS], index], [f"{output}/bias"], axis=2)
+        attention.input[BIAS] = row.output[0]
         smaller.node.insert(0, row)
     return smaller

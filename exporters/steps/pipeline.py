@@ -1,87 +1,100 @@
-"""The graph steps in their order, and how much of what could be fused was."""
+"""The graph steps of fp32 in their order, and how much of what could be fused was.
+
+    `fuse`        Clean            folds constants, which patterns then find as weights
+                  FuseElementwise  GELU and layer normalization; needs constants as weights
+                  FuseAttention    attention, whatever the family; needs constants as weights
+                  Clean            removes what fusion left behind
+    `specialize`  Unmask           a second way where nothing is padded; needs fused attention
+                  KeepFirstToken   the last layer for one token; needs fused attention, in one way or two
+                  Clean            fp32 alone
+
+Then come INT8's steps (`exporters.int8.quantize`); fp16's conversion (`exporters.fp16.half`) comes before
+`specialize`, as it looks into no branches. What a step is: `exporters.onnxgraph.step`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from bertonnx.errors import FusionError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
-from bertonnx.exporters.onnxgraph.clean import clean, fuse_elementwise
-from bertonnx.exporters.steps.attention import fuse_attention
-from bertonnx.exporters.steps.first_token import keep_first_token
-from bertonnx.exporters.steps.unmasked import unmask_attention
+from bertonnx.exporters.onnxgraph.clean import Clean, FuseElementwise
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.step import run
+from bertonnx.exporters.steps.attention import FuseAttention
+from bertonnx.exporters.steps.first_token import KeepFirstToken
+from bertonnx.exporters.steps.unmasked import Unmask
 from bertonnx.exporters.verify.parity import Batch
 from bertonnx.models.families import family as family_named
+from bertonnx.wording import Option
 
-__all__ = ["OPTIMIZE", "Draft", "Fusions", "fuse", "specialise"]
+__all__ = ["OPTIMIZE", "Fusions", "fuse", "specialize"]
 
 OPTIMIZE = ("none", "basic", "full")
 
 Fusions = dict[str, dict[str, int]]
 
 
-@dataclass
-class Draft:
-    """The only reference to a graph: gigabytes go as soon as the next step has made its own."""
-
-    model: onnx.ModelProto
-
-
-def fuse(draft: Draft, checkpoint: Checkpoint, sample: Batch, *, optimize: str) -> Fusions:
-    """Clean the graph up and fuse what can be fused; return what was found.
+def fuse(graph: Graph, checkpoint: Checkpoint, sample: Batch, *, optimize: str) -> Fusions:
+    """Clean the graph up and fuse what can be fused; return what was found, and what could have been.
 
     Args:
-        draft: the graph with its heads, to change.
+        graph: with its heads, to change.
         checkpoint: what it was made from.
         sample: inputs from which shapes are read.
         optimize: one of `OPTIMIZE`; less than "full" fuses nothing.
 
     Raises:
         FusionError: attention was not found in every layer of a family that should have it.
+        GraphError: a step failed.
     """
     if optimize == "none":
         return {}
-    draft.model = clean(draft.model)
+    run([Clean()], graph)
     if optimize == "basic":
         return {}
-    draft.model = fuse_elementwise(draft.model)
-    attention = fuse_attention(draft.model, _small(sample))
-    fusions = _fusions(draft.model, attention, checkpoint)
-    draft.model = clean(draft.model)
+    found = run([FuseElementwise(), FuseAttention(_small(sample))], graph)
+    fusions = _fusions(graph, found[FuseAttention.name], checkpoint)
+    run([Clean()], graph)
     return fusions
 
 
-def specialise(draft: Draft, checkpoint: Checkpoint, sample: Batch, *, precision: str) -> None:
-    """Spare a fused graph the masks that nothing needs and the tokens that no head reads."""
-    unmask_attention(draft.model, max_length=checkpoint.max_length)
-    keep_first_token(draft.model, _small(sample))
+def specialize(graph: Graph, checkpoint: Checkpoint, sample: Batch, *, precision: str) -> None:
+    """Spare a fused graph the masks that nothing needs and the tokens that no head reads.
+
+    Raises:
+        GraphError: a step failed.
+    """
+    run([Unmask(checkpoint.max_length), KeepFirstToken(_small(sample))], graph)
     if precision == "fp32":  # the clean-up is for this CPU, and would write its casts to float32 into fp16
-        draft.model = clean(draft.model)
+        run([Clean()], graph)
 
 
-def _small(batch: Batch) -> dict[str, npt.NDArray[np.int64]]:
-    """Return two short rows as if nothing were padded, enough to read shapes from."""
-    small = {name: array[:2, :10] for name, array in batch.feeds.items()}
+def _small(sample: Batch) -> dict[str, npt.NDArray[np.int64]]:
+    """Return two short rows as if nothing were padded, enough to read shapes from.
+
+    Their numbers differ from each other and from usual numbers of heads, so that shapes tell axes apart.
+    """
+    rows = 1 if next(iter(sample.feeds.values())).shape[1] == 2 else 2
+    small = {name: array[:rows, :10] for name, array in sample.feeds.items()}
     return small | {"attention_mask": np.ones_like(small["attention_mask"])}
 
 
-def _fusions(model: onnx.ModelProto, attention: int, checkpoint: Checkpoint) -> Fusions:
+def _fusions(graph: Graph, attention: int, checkpoint: Checkpoint) -> Fusions:
     """Return what was fused of what could be, after making sure of attention.
 
     Raises:
         FusionError: attention was not found in every layer of a family that should have it.
     """
-    counts = Counter(node.op_type for node in model.graph.node)
+    counts = Counter(node.op_type for node in graph.nodes)
     gelu = counts["Gelu"] + counts["FastGelu"]
     norms = counts["LayerNormalization"]
     fusions = {
         "gelu": {"found": gelu, "expected": gelu + counts["Erf"]},
-        # Spelled out, a layer normalisation takes two means.
+        # Spelled out, a layer normalization takes two means.
         "layer_norm": {"found": norms, "expected": norms + counts["ReduceMean"] // 2},
     }
     known = family_named(checkpoint.family)
@@ -91,7 +104,11 @@ def _fusions(model: onnx.ModelProto, attention: int, checkpoint: Checkpoint) -> 
     expected = known.attention * config.num_hidden_layers * getattr(config, "inner_group_num", 1)
     if attention != expected:
         raise FusionError(
-            f"attention was fused in {attention} of {expected} layers of this {checkpoint.family} model, so "
-            "it would be slow; no file was written. Export with --optimize basic, and please report the model"
+            "attention was fused in {found} of {expected} layers of this {family} model, so it would be "
+            "slow; no file was written. Export with {basic}, and please report the model",
+            found=attention,
+            expected=expected,
+            family=checkpoint.family,
+            basic=Option("optimize", "basic"),
         )
     return {"attention": {"found": attention, "expected": expected}, **fusions}

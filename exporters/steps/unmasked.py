@@ -1,56 +1,69 @@
 """Let attention run without a mask where there is no padding.
 
-Requires: `MultiHeadAttention` nodes from `exporters.steps.attention`, each with an `attention_bias`.
-Ensures: the same outputs. Where every entry of `attention_mask` is 1, attention gets no bias and
-so runs ONNX Runtime's flash kernel; a padded batch of another program still gets its bias. Both
-ways share the weights. A bias that is more than padding (relative positions, a sliding window) is
-left alone: whether it is, is measured at the model's longest input, not guessed.
+Where every entry of `attention_mask` is 1, attention gets no bias and so runs ONNX Runtime's flash kernel; a
+padded batch of another program still gets its bias. Both ways share the weights. A bias that is more than
+padding (relative positions, a sliding window) is left alone: whether it is, is measured at the model's
+longest input, not guessed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from bertonnx.exporters.onnxgraph.attentions import BIAS, OPERATOR, require_attentions
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph, reads
 from bertonnx.exporters.onnxgraph.probe import run_graph
+from bertonnx.exporters.onnxgraph.step import Step
 
-__all__ = ["unmask_attention"]
-
-_BIAS = 5
-"""Place of `attention_bias` among the operator's inputs."""
+__all__ = ["Unmask"]
 
 
-def unmask_attention(model: onnx.ModelProto, *, max_length: int) -> int:
-    """Give every attention whose bias is only padding a second way without it; return how many.
+@dataclass(frozen=True)
+class Unmask(Step):
+    """Every attention whose bias is only padding gets a second way without it.
 
-    Args:
-        model: the graph to change in place.
+    Requires: fused attention, in float32 or in float16 (`exporters.fp16.half`).
+    Ensures: the same outputs; both ways attend to the same queries, keys and values.
+
+    Attributes:
         max_length: the longest input in tokens, at which a bias must be all zero.
-
-    The graph can be in float32 or in float16 (`exporters.fp16.half`).
     """
-    graph = Graph(model)
-    graph.finish()  # puts the nodes in order, which the moves below rely on
-    nodes = [node for node in graph.nodes if node.op_type == "MultiHeadAttention" and len(node.input) > _BIAS]
-    biases = {node.input[_BIAS] for node in nodes}
-    padding_only = _padding_only(graph, biases, max_length)
-    chosen = [node for node in nodes if node.input[_BIAS] in padding_only]
-    if not chosen:
-        return 0
-    condition = _no_padding(graph)
-    late = {
-        bias: _compute_when_padded(graph, bias, condition, dtype)
-        for bias, dtype in sorted(padding_only.items(), key=lambda item: item[0])
-    }
-    for node in chosen:
-        bias = node.input[_BIAS]
-        _branch(graph, node, condition, late[bias], padding_only[bias])
-    graph.finish()
-    return len(chosen)
+
+    name = "unmasked"
+    max_length: int
+
+    def requires(self, graph: Graph) -> None:
+        """Attention is fused as `FuseAttention` does it."""
+        require_attentions(graph)
+
+    def apply(self, graph: Graph) -> int:
+        """Branch; returns how many attentions got a second way."""
+        graph.finish()  # nothing dead: what only a bias needs is told by who reads it
+        nodes = [node for node in graph.nodes if node.op_type == OPERATOR and len(node.input) > BIAS]
+        biases = {node.input[BIAS] for node in nodes}
+        padding_only = _padding_only(graph, biases, self.max_length)
+        chosen = [node for node in nodes if node.input[BIAS] in padding_only]
+        if not chosen:
+            return 0
+        condition = _no_padding(graph)
+        late = {
+            bias: _compute_when_padded(graph, bias, condition, dtype)
+            for bias, dtype in sorted(padding_only.items(), key=lambda item: item[0])
+        }
+        for node in chosen:
+            bias = node.input[BIAS]
+            _branch(graph, node, condition, late[bias], padding_only[bias])
+        graph.finish()
+        return len(chosen)
+
+    def ensures(self, graph: Graph) -> None:
+        """Both ways of an attention are one attention."""
+        require_attentions(graph)
 
 
 def _padding_only(graph: Graph, biases: set[str], max_length: int) -> dict[str, np.dtype[Any]]:
@@ -92,7 +105,7 @@ def _no_padding(graph: Graph) -> str:
 
 def _compute_when_padded(graph: Graph, bias: str, condition: str, dtype: np.dtype[Any]) -> str:
     """Move what only the bias needs behind the condition, so that it costs nothing without padding."""
-    if any(reader.op_type != "MultiHeadAttention" for reader in graph.readers(bias)):
+    if any(reader.op_type != OPERATOR for reader in graph.readers(bias)):
         return bias  # another mask is built from it (ModernBERT's sliding window)
     chain = _exclusive(graph, bias)
     element = helper.np_dtype_to_tensor_dtype(dtype)
@@ -136,10 +149,10 @@ def _branch(graph: Graph, node: onnx.NodeProto, condition: str, bias: str, dtype
     branches: dict[str, onnx.GraphProto] = {}
     for branch, inputs in (
         ("then_branch", list(node.input[:3])),
-        ("else_branch", [*node.input[:_BIAS], bias]),
+        ("else_branch", [*node.input[:BIAS], bias]),
     ):
         inner = f"{output}/{branch}"
-        attention = helper.make_node("MultiHeadAttention", inputs, [inner], domain=MS_DOMAIN, **attributes)
+        attention = helper.make_node(OPERATOR, inputs, [inner], domain=MS_DOMAIN, **attributes)
         branches[branch] = helper.make_graph(
             [attention], branch, [], [helper.make_tensor_value_info(inner, element, None)]
         )

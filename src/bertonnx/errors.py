@@ -8,6 +8,7 @@
     ├── SourceError               the checkpoint cannot be had (not found, gated, offline, unsafe)
     ├── CheckpointError           the checkpoint is there, but broken or incomplete
     ├── UnsupportedError          this family or task cannot be exported, with the reason
+    ├── GraphError                a step of the export failed on the model's graph
     ├── FusionError               a fusion that the family should have did not match
     ├── ParityError               PyTorch and ONNX Runtime disagree
     ├── QuantizationError         INT8 is not close enough to fp32, or there is nothing to quantise
@@ -37,6 +38,7 @@ __all__ = [
     "CheckpointError",
     "DriftError",
     "FusionError",
+    "GraphError",
     "InferenceError",
     "InputError",
     "MissingDependencyError",
@@ -108,6 +110,10 @@ class CheckpointError(BertonnxError):
 
 class UnsupportedError(BertonnxError):
     """A family or task that cannot be exported; the message says why."""
+
+
+class GraphError(BertonnxError):
+    """A graph step failed on a model, or left what it must not; names the step and those before it."""
 
 
 class FusionError(BertonnxError):

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import bertonnx
 from bertonnx.errors import BertonnxError, InputError, ParityError, QuantizationError, UsageError
 from bertonnx.exporters.fp16 import half_gate
-from bertonnx.exporters.fp16.half import round_to_half, to_half
+from bertonnx.exporters.fp16.half import RoundToHalf, ToHalf, round_to_half
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.verify import gate
 from bertonnx.models.families import FAMILIES, Family
@@ -25,6 +25,7 @@ from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from tests.checkpoints import edit_weights
 from tests.corpus import SENTENCES
+from tests.graphs import changed
 from tests.tiny import save_tiny
 
 CELLS = [(family, task.name) for family in FAMILIES for task in TASKS if task.name not in family.gaps]
@@ -187,9 +188,10 @@ FEEDS = {"input_ids": np.arange(12).reshape(2, 6)}
 
 
 def test_bodies_are_half_and_ends_are_float32() -> None:
-    model = _encoder()
-    expected = run_graph(model, FEEDS, ["logits", "scores"])
-    to_half(model)
+    expected = run_graph(_encoder(), FEEDS, ["logits", "scores"])
+    model, counts = changed(_encoder(), ToHalf())
+    # The last sum stays float32, and so does the softmax.
+    assert counts == [4]
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert types["bias"] == TensorProto.FLOAT
     assert {types[f"{name}/float16"] for name in ("table", "w", "gamma", "beta", "head")} == {
@@ -205,8 +207,8 @@ def test_bodies_are_half_and_ends_are_float32() -> None:
 
 
 def test_rounding_by_casts_is_what_float16_holds() -> None:
-    model = _encoder()
-    rounded = round_to_half(model)
+    rounded, counts = changed(_encoder(), RoundToHalf())
+    assert counts == [4]
     assert rounded.graph.initializer[0].data_type == TensorProto.FLOAT
     values = run_graph(rounded, FEEDS, ["embedded", "product", "normed", "summed", "logits"])
     for name in ("embedded", "product", "normed", "summed"):
@@ -244,16 +246,15 @@ def test_masks_become_the_lowest_number() -> None:
         "last": np.array([-1]),
         "fill": lowest.astype(np.float32),
     }
-    for convert in (_in_place, round_to_half):
+    for convert in (_half, round_to_half):
         values = run_graph(
             convert(_graph(nodes, ["last_hidden_state"], weights)), FEEDS, ["last_hidden_state"]
         )
         assert values["last_hidden_state"].min() == -65504
 
 
-def _in_place(model: onnx.ModelProto) -> onnx.ModelProto:
-    to_half(model)
-    return model
+def _half(model: onnx.ModelProto) -> onnx.ModelProto:
+    return changed(model, ToHalf())[0]
 
 
 def test_positions_keep_their_distance() -> None:
@@ -266,8 +267,7 @@ def test_positions_keep_their_distance() -> None:
     model = _graph(nodes, ["last_hidden_state"], {"frequency": np.array(0.7, np.float32)})
     feeds = {"input_ids": np.arange(4000, 4012).reshape(2, 6)}
     rounded = run_graph(round_to_half(model), feeds, ["last_hidden_state"])["last_hidden_state"]
-    to_half(model)
-    actual = run_graph(model, feeds, ["last_hidden_state"])["last_hidden_state"]
+    actual = run_graph(_half(model), feeds, ["last_hidden_state"])["last_hidden_state"]
     expected = np.sin(feeds["input_ids"] * 0.7)
     np.testing.assert_allclose(actual, expected, atol=2e-3)
     np.testing.assert_allclose(rounded, expected, atol=2e-3)
@@ -281,8 +281,7 @@ def test_constant_nodes_are_halved_within_range() -> None:
         helper.make_node("Mul", ["embedded", "huge"], ["last_hidden_state"]),
     ]
     model = _graph(nodes, ["last_hidden_state"], {"table": np.ones((50, 8), np.float32)})
-    to_half(model)
-    values = run_graph(model, FEEDS, ["last_hidden_state"])["last_hidden_state"]
+    values = run_graph(_half(model), FEEDS, ["last_hidden_state"])["last_hidden_state"]
     assert set(values.ravel()) == {-65504.0}
 
 

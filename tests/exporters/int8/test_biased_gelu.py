@@ -7,9 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bertonnx.exporters.int8.biased_gelu import bias_gelus
-from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
+from bertonnx.exporters.int8.biased_gelu import BiasGelus
+from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN
 from bertonnx.exporters.onnxgraph.probe import run_graph
+from tests.graphs import changed
 
 WIDTH = 24
 RNG = np.random.default_rng(0)
@@ -51,12 +52,9 @@ def _model(
 
 
 def _biased(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = Graph(copy)
-    found = bias_gelus(graph)
-    graph.finish()
-    return found, copy
+    biased, counts = changed(model, BiasGelus(), BiasGelus())
+    assert counts[1] == 0
+    return counts[0], biased
 
 
 @pytest.mark.parametrize("gelu", ["Gelu", "FastGelu"])

@@ -11,7 +11,8 @@ import pytest
 from onnx import numpy_helper
 
 import bertonnx
-from bertonnx.exporters.int8.biases import Matrix, spare_biases
+from bertonnx.exporters.int8.biases import spare_biases
+from bertonnx.exporters.int8.layers import Matrix
 from bertonnx.exporters.int8.linear import Linear, find_linears
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import run_graph

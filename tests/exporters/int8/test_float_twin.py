@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 import bertonnx
-from bertonnx.exporters.int8.float_twin import exact_products
+from bertonnx.exporters.int8.float_twin import float_twin
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from tests.tiny import save_tiny
 
@@ -18,7 +18,7 @@ def test_the_twin_computes_what_the_file_computes(tmp_path: Path) -> None:
     path = bertonnx.export(source, tmp_path / "int8.onnx", quantize=True, min_agreement=0.0).path
     model = onnx.load(path)
     before = model.SerializeToString()
-    twin = exact_products(model)
+    twin = float_twin(model)
     assert model.SerializeToString() == before
     operators = {node.op_type for node in twin.graph.node}
     assert "MatMulIntegerToFloat" not in operators
@@ -47,5 +47,5 @@ def test_weights_that_would_saturate_do_not_there(tmp_path: Path) -> None:
     values = run_graph(model, feeds, [node.input[0]])
     rows = values[node.input[0]].astype(np.int64) - 128
     exact = (rows.sum(axis=-1, keepdims=True) * 127) * onnx.numpy_helper.to_array(scales)
-    twin = run_graph(exact_products(model), feeds, [product])[product]
+    twin = run_graph(float_twin(model), feeds, [product])[product]
     np.testing.assert_allclose(twin, exact, rtol=1e-6)

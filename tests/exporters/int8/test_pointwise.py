@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bertonnx.exporters.int8.linear import find_linears
-from bertonnx.exporters.int8.pointwise import convolutions_to_rows
+from bertonnx.exporters.int8.pointwise import ConvolutionsToRows
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.session.session import import_onnxruntime
+from tests.graphs import changed
 
 WIDTH = 64
 RNG = np.random.default_rng(0)
@@ -79,12 +80,9 @@ def _run(model: onnx.ModelProto, batch: int = 3, tokens: int = 11) -> list[Array
 
 
 def _converted(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = Graph(copy)
-    assert convolutions_to_rows(graph) == count
-    graph.finish()
-    return copy
+    converted, counts = changed(model, ConvolutionsToRows(), ConvolutionsToRows())
+    assert counts == [count, 0]
+    return converted
 
 
 def _same(model: onnx.ModelProto, converted: onnx.ModelProto) -> None:

@@ -12,15 +12,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bertonnx.exporters.int8.biases import SpareBiases
 from bertonnx.exporters.int8.calibration import observe
+from bertonnx.exporters.int8.layers import RoundWeights, layers_of
 from bertonnx.exporters.int8.linear import find_linears
 from bertonnx.exporters.int8.pairsafe import saturates
 from bertonnx.exporters.int8.quantize import quantize_model
-from bertonnx.exporters.int8.rowwise import layers_of, quantize_layers, quantize_tables
-from bertonnx.exporters.int8.smoothing import smooth
+from bertonnx.exporters.int8.rowwise import PutRowwise
+from bertonnx.exporters.int8.smoothing import Smooth
+from bertonnx.exporters.int8.tables import QuantizeTables
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.runtime.rows import Array, Piece
 from bertonnx.runtime.session.session import import_onnxruntime
+from tests.graphs import changed
 from tests.tokenizers_zoo import wordpiece
 
 VOCABULARY, WIDTH = 1100, 32
@@ -173,15 +177,11 @@ def test_smoothing_makes_the_layers_behind_an_outlier_better() -> None:
     expected = _run(model, _ids(), "aside")
 
     def error(*, smoothed: bool) -> float:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        graph = Graph(copy)
+        graph = Graph(model)
         shared = find_linears(graph)
         layers = layers_of(graph, shared, observe(model, [group.source for group in shared], PIECES))
-        if smoothed:
-            smooth(graph, layers)
-        quantize_layers(graph, layers, pair_safe=True)
-        graph.finish()
+        steps = [RoundWeights(layers, pair_safe=True), SpareBiases(layers), PutRowwise(layers)]
+        copy, _ = changed(model, *([Smooth(layers)] if smoothed else []), *steps)
         return float(np.abs(_run(copy, _ids(), "aside") - expected).mean())
 
     assert error(smoothed=True) < 0.6 * error(smoothed=False)
@@ -221,10 +221,8 @@ def test_a_huge_activation_is_cut_and_nothing_else_breaks() -> None:
 
 
 def test_tables_keep_a_scale_for_each_row() -> None:
-    model = _model()
-    graph = Graph(model)
-    assert quantize_tables(graph) == 1
-    graph.finish()
+    model, counts = changed(_model(), QuantizeTables(), QuantizeTables())
+    assert counts == [1, 0]
     hidden = _run_inside(model, "hidden")
     expected = TABLE[_ids()]
     step = np.abs(expected).max(axis=-1, keepdims=True) / 127

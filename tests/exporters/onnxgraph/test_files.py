@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import bertonnx
 from bertonnx.errors import ModelFileError
 from bertonnx.exporters.onnxgraph import files
-from bertonnx.exporters.onnxgraph.files import load_proto, save_proto, weight_bytes
+from bertonnx.exporters.onnxgraph.files import hollow_weights, load_proto, save_proto, weight_bytes
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from tests.corpus import SENTENCES
 from tests.tiny import save_tiny
@@ -43,6 +43,21 @@ def _model() -> onnx.ModelProto:
 
 def test_weight_bytes_counts_every_weight() -> None:
     assert weight_bytes(_model()) == 4 * 2000 + 8 * 2 + 4 * 777
+
+
+def test_weights_without_numbers_are_found() -> None:
+    model = _model()
+    empty = np.zeros((0, 3), dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(empty, "of no rows"))
+    model.graph.initializer.append(helper.make_tensor("by field", TensorProto.FLOAT, [2], [1.0, 2.0]))
+    model.graph.initializer.append(helper.make_tensor("whole", TensorProto.INT64, [1], [1]))
+    model.graph.initializer.append(
+        onnx.TensorProto(name="outside", dims=[9], data_location=TensorProto.EXTERNAL)
+    )
+    assert hollow_weights(model) == []
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[5].ClearField("int64_data")
+    assert hollow_weights(model) == ["large", "whole"]
 
 
 def test_a_small_model_is_one_file(tmp_path: Path) -> None:

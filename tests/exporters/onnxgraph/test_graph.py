@@ -9,7 +9,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bertonnx.exporters.onnxgraph.clean import clean
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph, branches, reads
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from tests.graphs import assert_index_true
@@ -331,17 +330,3 @@ def test_asking_for_a_value_inside_leaves_the_model_as_it_was(value: str) -> Non
     before = model.SerializeToString()
     assert len(_run(model, value)) == 2
     assert model.SerializeToString() == before
-
-
-def test_clean_folds_and_keeps_the_answers() -> None:
-    model = _model(
-        [
-            helper.make_node("Neg", ["w"], ["folded"]),
-            helper.make_node("Cast", ["x"], ["f"], to=FLOAT),
-            helper.make_node("Identity", ["f"], ["i"]),
-            helper.make_node("Mul", ["i", "folded"], ["out"]),
-        ]
-    )
-    cleaned = clean(model)
-    assert [node.op_type for node in cleaned.graph.node] == ["Cast", "Mul"]
-    assert _run(cleaned) == _run(model) == [-2.0, -4.0]

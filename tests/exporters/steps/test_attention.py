@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import run_graph
-from bertonnx.exporters.steps.attention import fuse_attention
-from bertonnx.exporters.steps.unmasked import unmask_attention
+from bertonnx.exporters.steps.attention import FuseAttention
+from bertonnx.exporters.steps.unmasked import Unmask
+from tests.graphs import changed
 
 HEADS, SIZE = 3, 4
 WIDTH = HEADS * SIZE
@@ -115,9 +116,10 @@ FUSABLE = [
 
 @pytest.mark.parametrize(("scale", "bias"), FUSABLE)
 def test_attention_in_any_spelling_becomes_one_node(scale: str, bias: str) -> None:
-    model = _layer(scale, bias)
-    expected = [_answers(model, feeds) for feeds in (FULL, PADDED)]
-    assert fuse_attention(model, FULL) == 1
+    whole = _layer(scale, bias)
+    expected = [_answers(whole, feeds) for feeds in (FULL, PADDED)]
+    model, counts = changed(whole, FuseAttention(FULL), FuseAttention(FULL))
+    assert counts == [1, 0]
     assert _operators(model).count("MultiHeadAttention") == 1
     assert "Softmax" not in _operators(model)
     (node,) = (node for node in model.graph.node if node.op_type == "MultiHeadAttention")
@@ -128,8 +130,7 @@ def test_attention_in_any_spelling_becomes_one_node(scale: str, bias: str) -> No
 
 
 def test_heads_are_not_split_and_merged_around_the_operator() -> None:
-    model = _layer()
-    fuse_attention(model, FULL)
+    model, _ = changed(_layer(), FuseAttention(FULL))
     graph = Graph(model)
     (node,) = (node for node in model.graph.node if node.op_type == "MultiHeadAttention")
     for name in node.input[:3]:
@@ -143,16 +144,16 @@ def test_heads_are_not_split_and_merged_around_the_operator() -> None:
 )
 def test_what_the_operator_does_not_compute_stays_as_it_is(broken: str, bias: str) -> None:
     model = _layer("after", bias, broken)
-    before = model.SerializeToString()
-    assert fuse_attention(model, FULL) == 0
-    assert model.SerializeToString() == before
+    assert changed(model, FuseAttention(FULL))[1] == [0]
 
 
 def _unmasked(bias: str) -> tuple[onnx.ModelProto, int, list[Any]]:
-    model = _layer("after", bias)
-    expected = [_answers(model, feeds) for feeds in (FULL, PADDED)]
-    fuse_attention(model, FULL)
-    return model, unmask_attention(model, max_length=7), expected
+    whole = _layer("after", bias)
+    expected = [_answers(whole, feeds) for feeds in (FULL, PADDED)]
+    model, counts = changed(whole, FuseAttention(FULL), Unmask(7), Unmask(7))
+    assert counts[0] == 1
+    assert counts[2] == 0
+    return model, counts[1], expected
 
 
 @pytest.mark.parametrize("bias", ["mask", "where"])
