@@ -132,6 +132,7 @@ class Handle:
         """
         model, rows = self._model, as_rows(texts, pairs)
         table = table_of(model.card, name, DecodeOptions(top or None, aggregation))
+        # Before pairs are asked for: any text can be tokenized by itself.
         if name == TOKENS:
             return _started(Run(self._tokenized(rows), table, places))
         if pairs is None and model.card.needs_pair:
@@ -197,6 +198,7 @@ class Run:
         taken = list(self._take())
         seconds = time.perf_counter() - started
         self._held += taken
+        # Small blocks are bound together in R, which copies them; a table's rows come as they are.
         columns: dict[str, Any] = {}
         if not (taken and self.table.is_matrix and len(self._held) < _BLOCK_ROWS):
             columns = self.table.packed(self._held)

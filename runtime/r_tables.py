@@ -123,11 +123,14 @@ def embedding_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
 def score_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
     """Return the table of the scores of all labels, in the order of the model."""
     return Table(
-        {"values": "matrix"}, lambda item: [(_scores(item),)], card.labels, width=max(len(card.labels), 1)
+        {"values": "matrix"},
+        lambda item: [(_label_scores(item),)],
+        card.labels,
+        width=max(len(card.labels), 1),
     )
 
 
-def _scores(item: Item) -> list[float]:
+def _label_scores(item: Item) -> list[float]:
     return [*item["scores"].values()] if "scores" in item else [item["score"]]
 
 
@@ -138,7 +141,7 @@ def label_table(card: Card, decode: DecodeOptions) -> Table:
 
     def rows(item: Item) -> list[Values]:
         if card.problem_type == "regression":
-            return list(enumerate(_scores(item), start=1))
+            return list(enumerate(_label_scores(item), start=1))
         if top:
             return [(places[best["label"]], best["score"]) for best in item["top"][:top]]
         chosen = item["labels"] if "labels" in item else [item["label"]]
@@ -152,6 +155,7 @@ def label_table(card: Card, decode: DecodeOptions) -> Table:
 def entity_table(card: Card, decode: DecodeOptions) -> Table:
     """Return the table of entities."""
     whole = decode.aggregation == "none"
+    # "B-PER" and "I-PER" are one entity, PER, unless tokens are shown as they are.
     names = card.labels if whole else [label.split("-", 1)[-1] for label in card.labels]
     levels = [name for name in dict.fromkeys(names) if name != _OUTSIDE]
     places = {name: place for place, name in enumerate(levels, start=1)}
@@ -261,6 +265,7 @@ def _packed_numbers(values: Sequence[Any], *, dtype: str) -> bytearray:
 def _packed_matrix(rows: Sequence[Any]) -> bytearray:
     """Return rows of numbers as float32 in column order."""
     width = len(rows[0]) if rows else 0
+    # A matrix of R is in column order; turning it there would copy it whole.
     packed = bytearray(4 * len(rows) * width)
     columns = np.frombuffer(packed, dtype="<f4").reshape(width, len(rows))
     for start in range(0, len(rows), _TRANSPOSED_ROWS):

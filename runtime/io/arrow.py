@@ -18,6 +18,7 @@ def require_pyarrow() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
+    # `import pyarrow` alone loads neither of the parts that are used.
     try:
         import pyarrow
         import pyarrow.ipc
@@ -38,6 +39,8 @@ def holds_text(kind: Any) -> bool:
 def texts_of(column: Any) -> list[Any]:
     """Return a column's texts; bytes where one is not valid UTF-8, None where there is none."""
     pa = require_pyarrow()
+    # Arrow promises valid UTF-8 and nobody checks it, so that one bad cell would cost its whole batch:
+    # only then each is decoded by itself.
     try:
         texts: list[Any] = column.to_pylist()
     except UnicodeDecodeError:

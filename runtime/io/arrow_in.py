@@ -92,6 +92,7 @@ class _Ipc:
             self._reader = pa.ipc.open_file(self._map)
             self._count: int | None = self._reader.num_record_batches
         except pa.ArrowInvalid:
+            # A stream has no footer, which is how the two are told apart; both end in .arrow.
             self._map.seek(0)
             self._reader = pa.ipc.open_stream(self._map)
             self._count = None
@@ -142,6 +143,7 @@ class _ArrowRows(Input):
         return int((self.bytes_total or 0) * self._file.done(self._rows_done))
 
     def skip(self, count: int) -> int:
+        # Whole parts are passed over by their number of rows, which the file says, without reading them.
         passed = 0
         while passed < count and (part := next(self._parts, None)) is not None:
             rows, load = part
@@ -162,6 +164,7 @@ class _ArrowRows(Input):
             texts = texts_of(batch.column(self._column))
             pairs = None if self._pair is None else texts_of(batch.column(self._pair))
             for row in as_rows(texts, pairs):
+                # Row by row, since a progress bar should not stand still for a whole batch.
                 self._rows_done += 1
                 yield row
 

@@ -62,6 +62,7 @@ def to_batch(card: Card, results: list[tuple[int, Result]], decode: DecodeOption
     pa = require_pyarrow()
     schema = schema_of(card, decode)
     names = columns(card, decode)
+    # With the schema given, a column whose every cell is None has its type all the same.
     table = list(zip(*(values(names, index, result) for index, result in results), strict=True))
     arrays = [
         _vectors(pa, cells, field.type)
@@ -73,6 +74,7 @@ def to_batch(card: Card, results: list[tuple[int, Result]], decode: DecodeOption
 
 
 def _vectors(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
+    # Lists of Python numbers would be taken one by one: hundreds a row.
     flat = np.zeros((len(cells), kind.list_size), np.float32)
     missing = np.array([cell is None for cell in cells], dtype=bool)
     for place, cell in enumerate(cells):
@@ -111,6 +113,7 @@ class _ArrowWriter(SpoolWriter):
 
     def _scan(self) -> tuple[Done, int]:
         """Read the spool as far as it is whole."""
+        # A kill can cut the last batch; what stands before it is complete, and is kept.
         done, end = Done(0, 0, 0), 0
         with self._pa.OSFile(str(self.spool)) as file:
             try:
@@ -158,6 +161,7 @@ class _ArrowWriter(SpoolWriter):
         except self._pa.ArrowException as error:
             raise not_ours(self.path) from error
         except OSError as error:
+            # With a number it is the system's, and says that the file could not be read at all.
             if error.errno is not None:
                 raise
             # Without a number it is pyarrow's, about what the file holds.

@@ -63,6 +63,7 @@ class Column:
         return found
 
 
+# In every table, whatever the task: a reader finds a row's number and its error in the same place.
 _ROW = Column("row", "int")
 _STATUS = (Column("truncated", "bool"), Column("error_type", "text"), Column("error_message", "text"))
 
@@ -96,6 +97,7 @@ def classification_columns(card: Card, decode: DecodeOptions) -> tuple[Column, .
     """Return the label or labels, and a score for each label of the model; with several asked for, `top`."""
     scores = tuple(Column(f"score_{label}", "float", path=("scores", label)) for label in card.labels)
     if card.problem_type == "regression":
+        # The labels of a lone number are "LABEL_0" and the like, which would say nothing.
         return scores if len(scores) > 1 else (Column("score", "float"),)
     top = _several("top", _BEST, decode)
     if card.problem_type == "multi_label_classification":

@@ -14,6 +14,7 @@ from bertonnx.wording import Message, Option, Options
 
 __all__ = ["Choice", "Input", "choose_columns"]
 
+# The names in the data sets of GLUE, SQuAD and MS MARCO, which people keep.
 PAIRS = (
     ("question", "context"),
     ("text", "text_pair"),
@@ -89,6 +90,7 @@ def choose_columns(names: Sequence[str], choice: Choice) -> tuple[str, str | Non
     """
     column, pair = choice.options.column, choice.options.pair_column
     for wanted in (column, pair):
+        # A table can name a column twice; taking the first would be a guess.
         if wanted is not None and names.count(wanted) != 1:
             raise InputError(
                 "{path} has {count} column {wanted!r}; its columns are: {columns}",
@@ -122,6 +124,7 @@ def _pair(names: Sequence[str], choice: Choice) -> tuple[str, str]:
     for first, second in PAIRS:
         if first in names and second in names and column in (None, first) and pair in (None, second):
             return first, second
+    # Of two columns the other one is meant. Neither named, which is which would be a guess.
     if len(names) == 2 and (column, pair) != (None, None):
         other = next(name for name in names if name not in (column, pair))
         return column or other, pair or other
@@ -135,4 +138,5 @@ def _pair(names: Sequence[str], choice: Choice) -> tuple[str, str]:
 
 
 def _listed(names: Sequence[str]) -> str:
+    # A header that is not valid UTF-8 must be shown all the same.
     return ", ".join(name.encode("utf-8", "replace").decode() for name in names)

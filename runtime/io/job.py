@@ -96,6 +96,7 @@ class Job:
         began = time.monotonic()
         note = self._note()
         resuming = self.options.resume and note.exists()
+        # Before the writer looks at the file: of another model's, its words would mislead.
         if resuming:
             note.compare()
         writer = open_writer(self.output, card=self.predictor.card, decode=self.decode, resume=resuming)
@@ -105,6 +106,7 @@ class Job:
             seconds = time.monotonic() - began
             return JobReport(*finished, resumed_rows=finished.rows, seconds=seconds, complete_before=True)
         done = writer.done
+        # The input is opened before the output is touched, so that a wrong name costs no older result.
         with self._opened(done.rows) as rows:
             if rows.skipped < done.rows:
                 raise self._too_few(rows.skipped, done.rows)
@@ -169,12 +171,14 @@ class _Loop:
                 for result in results:
                     done = self._take(result, done, rows)
             finally:
+                # At once, not when it is collected: the engine still runs what it has read ahead.
                 results.close()
             self._note.begin(self._writer)
             self._writer.finish()
         except BaseException:
             self._keep()
             raise
+        # In this order: a kill between the two leaves a spool, which no run resumes.
         self._note.remove()
         self._writer.close()
         return done

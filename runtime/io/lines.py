@@ -178,7 +178,7 @@ class _TextRows(_RowALine):
             raise UsageError(
                 "{given}: {what} is read as one text a line, without columns",
                 given=Option("column", choice.options.column),
-                what=_named(choice),
+                what="standard input" if choice.path == "-" else choice.path,
             )
 
     def _row(self, line: bytes) -> Row | RowError:
@@ -188,17 +188,18 @@ class _TextRows(_RowALine):
             return _not_utf8(self._lines.number, error)
 
 
-def _named(choice: Choice) -> str:
-    return "standard input" if choice.path == "-" else choice.path
-
-
 def _no_pairs(choice: Choice) -> InputError:
-    problem = "pairs of texts are needed, and {what} has one text a line; "
     if choice.path == "-":
         both = Options([Option("column"), Option("pair_column")], last="and")
-        return InputError(problem + "say {say} to read JSON lines", what=_named(choice), say=both)
-    advice = "give a .csv, .tsv, .jsonl or .parquet file with columns such as question and context"
-    return InputError(problem + advice, what=_named(choice))
+        return InputError(
+            "pairs of texts are needed, and standard input has one text a line; say {say} to read JSON lines",
+            say=both,
+        )
+    return InputError(
+        "pairs of texts are needed, and {path} has one text a line; give a .csv, .tsv, .jsonl or .parquet "
+        "file with columns such as question and context",
+        path=choice.path,
+    )
 
 
 def _not_utf8(number: int, error: UnicodeDecodeError) -> RowError:
@@ -238,6 +239,7 @@ class _JsonRows(_RowALine):
             value = _json(line)
             names.update(dict.fromkeys(value) if isinstance(value, dict) else ())
         self._lines.put_back(seen)
+        # Without any object there is nothing to choose among: the lines may be strings, or all broken.
         if names:
             self._column, self._pair = choose_columns(list(names), self._choice)
         elif seen and self._choice.needs_pair:
@@ -279,6 +281,7 @@ def _json(line: bytes) -> Any:
     try:
         return json.loads(line.decode("utf-8"))
     except RecursionError:
+        # A line of brackets alone, which would end the whole run.
         return ValueError("too many brackets inside each other")
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are among its children
         return error

@@ -50,6 +50,7 @@ def classification_numbers(card: Card) -> Numbers:
 
 
 def _numbers_of(card: Card) -> Numbers:
+    # A row of a fixed number of numbers is all that the format can hold.
     place = task_named(card.task).numbers
     if not place:
         raise UsageError(
@@ -109,12 +110,14 @@ class _NpyWriter(SpoolWriter):
 
     def _assemble(self, target: BinaryIO) -> None:
         shape = (self.spool.stat().st_size // self._size, self._width)
+        # Version 1.0, which all readers know, with the number of rows that only the end can tell.
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(target, header)
         for records in self._chunks():
             target.write(np.ascontiguousarray(records[:, :-1]).tobytes())
 
     def _scan_finished(self) -> Done:
+        # Mapped: the file may be larger than memory.
         try:
             array = np.lib.format.open_memmap(self.path, mode="r")
         except (ValueError, EOFError) as error:

@@ -101,7 +101,7 @@ class Writer(ABC):
         try:
             return act()
         except BrokenPipeError:
-            raise
+            raise  # no fault of the output: its reader has seen enough
         except OSError as error:
             why = error.strerror or str(error)
             if self.path is None:
@@ -164,11 +164,13 @@ class SpoolWriter(Writer):
         self._flush()
         assert self._file is not None
         self._file.close()
+        # Beside it, and not in a folder for such things: a rename is one stroke on one file system alone.
         aside = self.path.with_name(self.path.name + ".finishing")
         try:
             with aside.open("wb") as target:
                 self._assemble(target)
                 target.flush()
+                # Or a power cut after the rename could leave an empty file in place of the older one.
                 os.fsync(target.fileno())
             aside.replace(self.path)
         finally:

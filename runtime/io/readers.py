@@ -54,7 +54,7 @@ def open_rows(path: str | Path, options: RunOptions = _DEFAULTS, *, needs_pair: 
     opened = _open(Choice(str(path), options, needs_pair))
     try:
         opened.skipped = opened.skip(skip)
-    except BaseException:
+    except BaseException:  # an interrupt too: skipping a large input takes its time
         opened.close()
         raise
     return opened
@@ -62,6 +62,7 @@ def open_rows(path: str | Path, options: RunOptions = _DEFAULTS, *, needs_pair: 
 
 def _open(choice: Choice) -> Input:
     if choice.path == "-":
+        # Nothing names the format of a pipe but that somebody asks for a field of it.
         ending = ".txt" if choice.options.column is None else ".jsonl"
     else:
         ending = ending_of(choice.path)

@@ -106,6 +106,7 @@ class _TableRows(LineInput):
             self._places: tuple[int, ...] = (0,)
             return
         self._width = len(header)
+        # Places, not names: of a record only the cells that are asked for are looked at.
         names = choose_columns(header, choice)
         self._places = tuple(header.index(name) for name in names if name is not None)
 
@@ -151,6 +152,7 @@ class _TableRows(LineInput):
             problem = "the quote is never closed"
         except _QuoteError as error:
             problem = str(error)
+        # The lines behind are records of their own: one wrong quote costs one record.
         self._lines.put_back(more)
         if self.literal:
             return text.split(self.delimiter)
@@ -160,6 +162,7 @@ class _TableRows(LineInput):
 
     def _read_on(self, record: _Record, first: str, more: list[bytes]) -> bool:
         """Feed a record that is open at the end of its first line; return whether it was closed."""
+        # In TSV, a line that has all its fields is a record, whatever its quotes.
         if self.literal and first.count(self.delimiter) + 1 == max(self._width, 1):
             return False
         size = len(first)

@@ -260,6 +260,7 @@ class _LineWriter(Writer):
                 last = record
                 done = done.plus(1, self._form.failed(record), self._form.truncated(record))
             end += len(record)
+        # The number of the last row is enough: rows are written in order, each by one call.
         number = self._form.number(last) if last else -1
         if number != done.rows - 1:
             raise UsageError(
@@ -281,6 +282,7 @@ class _LineWriter(Writer):
         with self._there.open("rb") as file:
             for line in file:
                 parts.append(line)
+                # A line end inside quotes ends no record; quotes come in pairs, doubled ones too.
                 quotes += line.count(b'"') if self._form.quoted else 0
                 if line.endswith(b"\n") and quotes % 2 == 0:
                     yield b"".join(parts)

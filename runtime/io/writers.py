@@ -78,6 +78,7 @@ def check_output(path: str | Path, *, input: str | Path | None = None) -> Target
         UsageError: its ending names no format, or it is the input.
         MissingDependencyError: the format needs pyarrow.
     """
+    # A link is followed, so that what it leads to is replaced and not the link.
     given, target, ending = Path(path), Path(path).resolve(), ending_of(path)
     if given.is_dir():
         example = given / "out.jsonl"
@@ -105,6 +106,7 @@ def check_output(path: str | Path, *, input: str | Path | None = None) -> Target
 
 def _check_writable(given: Path, target: Path) -> None:
     try:
+        # Trying is the only way to know: what os.access says is wrong on network drives.
         tempfile.TemporaryFile(dir=target.parent).close()
         if target.exists():
             target.open("r+b").close()

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import BertonnxError, MissingDependencyError
+from bertonnx.wording import Install
 
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport, export
@@ -62,7 +63,9 @@ def _require_exporters() -> None:
         absent.append("onnxruntime")
     if absent:
         raise MissingDependencyError(
-            f'exporting needs {", ".join(absent)}; type: pip install "bertonnx[cpu,export]"'
+            "exporting needs {absent}; type: {install}",
+            absent=", ".join(absent),
+            install=Install("cpu,export"),
         )
 
 

@@ -23,10 +23,12 @@ from bertonnx.display import (
     summary,
 )
 from bertonnx.errors import UsageError
+from bertonnx.models.pooling import POOLINGS
+from bertonnx.models.providers import PROVIDERS
 from bertonnx.models.providers import choices as providers
 from bertonnx.prediction import run_file
 from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, LoadOptions, RunOptions, chosen
-from bertonnx.wording import COMMAND_LINE, Option
+from bertonnx.wording import Message, Option, command_face, worded
 
 __all__ = ["app"]
 
@@ -106,6 +108,10 @@ ReportOption = Annotated[
 ]
 
 
+def _echo(line: str | Message) -> None:
+    typer.echo(worded(line, command_face()))
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"bertonnx {__version__}")
@@ -158,7 +164,8 @@ def export(
         int | None, typer.Option(help="Longest input in tokens; at most what the model takes.")
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(metavar="mean|cls|max|last", help="How token vectors become one embedding.")
+        str | None,
+        typer.Option(metavar="|".join(POOLINGS.names), help="How token vectors become one embedding."),
     ] = None,
     normalize: Annotated[
         bool | None,
@@ -212,7 +219,7 @@ def export(
             progress=step,
         )
     for line in summary(report):
-        typer.echo(line)
+        _echo(line)
 
 
 @app.command()
@@ -256,7 +263,7 @@ def run(
 ) -> None:
     """Run a model on every row of a file, one result per row."""
     load = LoadOptions(
-        provider=chosen("provider", provider, providers()),
+        provider=provider,
         threads=threads,
         max_length=max_length,
         long_text=None if long_text is None else chosen("long_text", long_text, LONG_TEXT),
@@ -301,22 +308,21 @@ def info(
     ] = None,
 ) -> None:
     """Print what is in a model file: task, size, labels, accuracy."""
-    if provider is not None:
-        chosen("provider", provider, providers())
+    options = None if provider is None else LoadOptions(provider=provider)
     from bertonnx.runtime.modelfile.modelfile import read_model_file
 
     file = read_model_file(model)
     session = None
-    if provider is not None:
+    if options is not None:
         from bertonnx.runtime.session.session import open_session
 
-        session = open_session(model, file.card, LoadOptions(provider=provider))
+        session = open_session(model, file.card, options)
     if as_json:
         running = {} if session is None else {"running": running_on(session)}
         typer.echo(json.dumps({**file.card.as_dict(), **running}, indent=2, ensure_ascii=False))
         return
     for line in card_lines(file.card, file.bytes):
-        typer.echo(line)
+        _echo(line)
     if session is not None:
         typer.echo(provider_line(session))
 
@@ -328,11 +334,10 @@ def doctor() -> None:
 
     findings = examine()
     for finding in findings:
-        typer.echo(
-            f"{'ok     ' if finding.ok else 'problem'}  {finding.name}: {finding.value.worded(COMMAND_LINE)}"
-        )
+        state = "ok     " if finding.ok else "problem"
+        _echo(Message("{state}  {name}: {value}", state=state, name=finding.name, value=finding.value))
         if finding.remedy is not None:
-            typer.echo(f"         -> {finding.remedy.worded(COMMAND_LINE)}")
+            _echo(Message("         -> {remedy}", remedy=finding.remedy))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -343,7 +348,7 @@ def bench(
     provider: Annotated[
         str | None,
         typer.Option(
-            metavar="cpu,cuda",
+            metavar=",".join(PROVIDERS.names),
             help="Where to run, such as cpu,cuda. Default: all that this ONNX Runtime has.",
         ),
     ] = None,

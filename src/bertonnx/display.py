@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.models.families import family as family_named
-from bertonnx.wording import Message, command_face, worded
+from bertonnx.models.tasks import task as task_named
+from bertonnx.wording import Call, Message, Option, command_face, worded
 
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
@@ -123,7 +124,7 @@ def running_on(session: OpenSession) -> dict[str, Any]:
     return {"provider": session.provider, **nodes}
 
 
-def summary(report: ExportReport) -> Iterator[str]:
+def summary(report: ExportReport) -> Iterator[str | Message]:
     """Yield the lines that an export ends with."""
     card = report.card
     yield f"wrote {report.path}" + (
@@ -131,20 +132,23 @@ def summary(report: ExportReport) -> Iterator[str]:
     )
     yield from card_lines(card, report.bytes)
     for note in report.notes:
-        yield f"note: {note}"
-    yield f"next: bertonnx run {report.path} {_next_input(card)}"
+        yield Message("note: {note}", note=note)
+    yield _next(report.path, card)
 
 
-def _next_input(card: Card) -> str:
-    """Return the rest of the command that runs a model of this task."""
-    if card.task == "question-answering":
-        return "input.csv --column question --pair-column context"
-    if card.pairs:
-        return "input.csv --column text --pair-column pair"
-    return f"input.txt  (texts with {card.mask_token} in them)" if card.mask_token else "input.txt"
+def _next(path: Path, card: Card) -> Message:
+    """Return what to type to run a model of this task."""
+    if card.needs_pair:
+        first, second = task_named(card.task).pair_names
+        call = Call("run", path, "input.csv", column=first, pair_column=second)
+        return Message("next: {run}", run=call)
+    call = Call("run", path, "input.txt")
+    if card.mask_token:
+        return Message("next: {run}  (texts with {mask} in them)", run=call, mask=card.mask_token)
+    return Message("next: {run}", run=call)
 
 
-def card_lines(card: Card, size: int) -> Iterator[str]:
+def card_lines(card: Card, size: int) -> Iterator[str | Message]:
     """Yield a card in lines for people; `size` is in bytes."""
     yield f"  task        {card.task}" + (f" ({card.problem_type})" if card.problem_type else "")
     yield f"  family      {card.family}"
@@ -157,7 +161,7 @@ def card_lines(card: Card, size: int) -> Iterator[str]:
         )
         yield f"  labels      {shown}"
     if card.pooling:
-        unit = ", normalised" if card.normalize else ""
+        unit = ", normalized" if card.normalize else ""
         yield f"  embedding   {card.width} wide, {card.pooling} pooling{unit}"
     if card.fusions:
         parts = [
@@ -195,13 +199,14 @@ def _agreement_lines(precision: str, figures: Mapping[str, Any]) -> Iterator[str
         yield f"              {figures['worst']:.2%} {what}"
 
 
-def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str | Message]:
     yield from _agreement_lines("INT8", figures)
     yield f"              tuned on {figures['calibration_texts']} texts, judged on {figures['texts']} others"
     if "latency_int8_ms" not in figures:
-        yield (
-            f"              for --target {figures['target']}, and judged in float32: {figures['cpu']} would "
-            "saturate; speed was not measured"
+        yield Message(
+            "              for {target}, and judged in float32: {cpu} would saturate; speed was not measured",
+            target=Option("target", figures["target"]),
+            cpu=figures["cpu"],
         )
         return
     measured = ""

@@ -50,6 +50,7 @@ def run_file(
     from bertonnx.runtime.io.writers import check_output
     from bertonnx.runtime.model import Model
 
+    # Before the model is opened, which can take long: a wrong name is said at once.
     target = None if output is None else check_output(output, input=input)
     with Model(model, load) as opened:
         said = _say_notes(opened)

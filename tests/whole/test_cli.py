@@ -169,7 +169,7 @@ def test_export_ends_with_a_summary_and_the_next_command(command: Command, tmp_p
     outcome = command("export", source, "-o", output, *options)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[-1] == f"next: bertonnx run {output} input.txt"
-    for part in ("cls pooling, normalised", "up to 32 tokens", "largest difference"):
+    for part in ("cls pooling, normalized", "up to 32 tokens", "largest difference"):
         assert part in outcome.out
     assert "comparing with PyTorch ..." in outcome.err
     card = read_model_file(output).card

@@ -93,7 +93,7 @@ def test_the_card_and_the_summary_say_what_fp16_changed(tmp_path: Path) -> None:
         "comparing fp16 with PyTorch",
         "writing the file",
     ]
-    lines = "\n".join(summary(report))
+    lines = "\n".join(map(str, summary(report)))
     assert f"agreement with fp32 {facts['agreement']:.2%}" in lines
     assert "fp16" in lines
 
