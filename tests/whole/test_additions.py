@@ -1,0 +1,73 @@
+"""What CONTRIBUTING shows in "How to add", done from outside: it works, so the page tells the truth."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from bertonnx.errors import RowError
+from bertonnx.models.card import Card
+from bertonnx.runtime.io.columns import Result
+from bertonnx.runtime.io.formats import OUTPUTS, Format
+from bertonnx.runtime.io.outputs import Done, SpoolWriter, Writer
+from bertonnx.runtime.options import DecodeOptions
+from tests.commands import Command
+
+
+def open_labels(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:  # noqa: ARG001
+    """Open a file of one label per line; an empty line where a row failed."""
+    return _LabelWriter(path, resume=resume)
+
+
+class _LabelWriter(SpoolWriter):
+    def _begin(self, file: BinaryIO) -> None:
+        """Write nothing before the first row."""
+
+    def _write(self, index: int, result: Result) -> None:  # noqa: ARG002
+        label = "" if isinstance(result, RowError) else result["label"]
+        assert self._file is not None
+        self._file.write(f"{label}\n".encode())
+
+    def _scan(self) -> tuple[Done, int]:
+        # A line without its end was cut by a kill; its row is written again.
+        lines = [line for line in self.spool.read_bytes().splitlines(True) if line.endswith(b"\n")]
+        return Done(len(lines), lines.count(b"\n"), 0), sum(map(len, lines))
+
+    def _assemble(self, target: BinaryIO) -> None:
+        with self.spool.open("rb") as file:
+            shutil.copyfileobj(file, target)
+
+    def _scan_finished(self) -> Done:
+        lines = self.path.read_bytes().splitlines()
+        return Done(len(lines), lines.count(b""), 0)
+
+
+@pytest.fixture
+def labels_format() -> Iterator[None]:
+    OUTPUTS.register(Format(".labels", f"{__name__}:open_labels", says_why=False))
+    yield
+    OUTPUTS.unregister(".labels")
+
+
+@pytest.mark.usefixtures("labels_format")
+def test_an_output_format(command: Command, classifier: Path, tmp_path: Path) -> None:
+    table, output = tmp_path / "input.csv", tmp_path / "out.labels"
+    table.write_text("text\nAda lives in Paris.\n\x01\nBob lives in Rome.\n", encoding="utf-8")
+    assert command("run", classifier, table, "-o", output).code == 0
+    lines = output.read_text().splitlines()
+    assert len(lines) == 3
+    assert set(lines) <= {"negative", "neutral", "positive"}
+
+
+def test_an_output_format_goes_on_after_a_kill(tmp_path: Path) -> None:
+    (tmp_path / "out.labels.partial").write_bytes(b"positive\n\nnega")
+    writer = _LabelWriter(tmp_path / "out.labels", resume=True)
+    assert writer.done == Done(2, 1, 0)
+    writer.write(2, {"label": "negative"})
+    writer.finish()
+    assert (tmp_path / "out.labels").read_bytes() == b"positive\n\nnegative\n"
+    assert writer.finished() == Done(3, 1, 0)
