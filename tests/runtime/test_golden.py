@@ -310,7 +310,7 @@ def test_small_numbers_may_not_be_zero(
     precision: str, embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _with_card(embedder, tmp_path / "small.onnx", precision=precision)
-    for output in ("sentence_embedding", "last_hidden_state"):  # below 0.05, as of a normalised embedding
+    for output in ("sentence_embedding", "last_hidden_state"):  # below 0.05, as of a normalized embedding
         _with_numbers(path, output, lambda number: number / 100)
     with monkeypatch.context() as same:
         _times(same, 0.01)

@@ -24,6 +24,7 @@ from bertonnx.errors import (
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.session import cuda_libraries
+from bertonnx.runtime.session.cpu import read_cpu
 from bertonnx.runtime.session.ort_session import OrtSession
 from bertonnx.runtime.session.problem import Problem
 from bertonnx.runtime.session.session import (
@@ -369,3 +370,24 @@ def test_what_no_row_knows_is_an_error() -> None:
     with pytest.raises(ProviderError, match="was built without NowhereExecutionProvider") as caught:
         open_provider(row, Path("m.onnx"), SessionOptions())
     assert "problem" in caught.value.facts
+
+
+@pytest.mark.parametrize("name", ["InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel"])
+def test_what_is_the_files_fault_is_told_from_cudas(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = type(name, (Exception,), {})("broken")
+    _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU], fault))
+    with pytest.raises(ModelFileError, match=r"ONNX Runtime cannot load m\.onnx: broken"):
+        opened(Path("m.onnx"), provider="cuda")
+
+
+def test_a_file_for_another_cpu_is_refused_where_it_would_be_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from bertonnx.runtime.session import cpu
+
+    _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: read_cpu("x86_64", tmp_path / "missing"))
+    unsafe = card("fill-mask", quantization={"target": "vnni", "pair_safe": False})
+    with pytest.raises(ProviderError, match="no VNNI"):
+        open_session(tmp_path, unsafe, LoadOptions(provider="cpu"))
+    assert open_session(tmp_path, unsafe, LoadOptions(provider="cuda")).provider == "cuda"
