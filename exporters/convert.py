@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
-from bertonnx.errors import UsageError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
-from bertonnx.exporters.checkpoint.folder import model_folder, read_json, resolve
-from bertonnx.exporters.describe import card_of, parity_figures
+from bertonnx.exporters.checkpoint.folder import model_folder, read_json
+from bertonnx.exporters.checkpoint.source import Source, resolve
+from bertonnx.exporters.describe import card_of
 from bertonnx.exporters.fp16.half import ToHalf, round_to_half
-from bertonnx.exporters.fp16.half_gate import HalfOptions, judge_half, require_halvable
 from bertonnx.exporters.int8.calibration import CalibrationRows, calibration_pieces, calibration_rows
 from bertonnx.exporters.int8.float_twin import float_twin
-from bertonnx.exporters.int8.quantize import (
-    Int8Options,
-    judge,
-    quantize_model,
-    require_quantizable,
-    require_unquantized,
-    runs_here,
-)
+from bertonnx.exporters.int8.quantize import int8_figures, quantize_model, require_unquantized, runs_here
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
+from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.exporters.staging import Staged, require_free, stage, stamped
-from bertonnx.exporters.steps.heads import add_heads
-from bertonnx.exporters.steps.pipeline import OPTIMIZE, fuse, specialize
-from bertonnx.exporters.steps.trace import trace
-from bertonnx.exporters.verify.parity import Batch, batches, compare
+from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
+from bertonnx.exporters.verify.gate import FP16, INT8, judge
+from bertonnx.exporters.verify.latency import measure_latency
+from bertonnx.exporters.verify.parity import compare, sample_feeds
 from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
+from bertonnx.models.figures import HalfFigures
+from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.golden import CheckReport, check, examples_of, sha256_text
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Row
-from bertonnx.runtime.session.session import Session, open_session
+from bertonnx.runtime.session.session import Feeds, Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import Call, Message, Option
 
-__all__ = ["OPTIMIZE", "PRECISIONS", "ExportReport", "export"]
-
-PRECISIONS = ("fp32", "fp16")
-
-_MIN_AGREEMENT = 0.99
-
-Reduction = Int8Options | HalfOptions
+__all__ = ["ExportReport", "export"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,7 @@ class ExportReport:
         sidecar: the file of weights beside it, where they exceed 2 GB.
         bytes: size of both.
         card: what the file says of itself.
-        notes: what was chosen for the user, a sentence each.
+        messages: what was chosen for the user, a sentence each, for each face to word.
         golden: the replay of the golden examples from the finished file; None where this CPU cannot run it
             (`target`).
     """
@@ -69,8 +57,13 @@ class ExportReport:
     sidecar: Path | None
     bytes: int
     card: Card
-    notes: tuple[str, ...]
+    messages: tuple[Message, ...]
     golden: CheckReport | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen for the user, a sentence each, in Python's words."""
+        return tuple(map(str, self.messages))
 
 
 def export(
@@ -103,15 +96,15 @@ def export(
         precision: "fp32", whatever the checkpoint's own, or "fp16", which is meant for CUDA.
         optimize: "none" (Optimum's graph), "basic" (folding), or "full" (attention and GELU fused).
         max_length: a shorter limit than the checkpoint's own, in tokens.
-        pooling: of feature extraction: "mean", "cls", "max" or "last".
-        normalize: of feature extraction: whether embeddings get length 1.
+        pooling: of embeddings: "mean", "cls", "max" or "last"; default as the checkpoint says.
+        normalize: of embeddings: whether they get length 1; default as the checkpoint says.
         force: replace an existing output.
         trust_remote_code: run the checkpoint's own Python code.
         allow_pickle: read `.bin` weights where there is no safetensors.
         quantize: make it INT8 (`exporters.int8.rowwise`), after the fp32 graph passed.
         calibration: of INT8 and fp16: a file of texts like those that the model will read; default our own.
-        min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1 (`exporters.verify.gate`);
-            default 0.99.
+        min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1; default 0.99
+            (`models.figures.AgreementFigures` says what is counted).
         target: of INT8: the machine that it is for, "avx2", "vnni" or "arm64"; default "auto", right on all.
         progress: is told what begins, in a few words.
 
@@ -122,71 +115,81 @@ def export(
         UnsupportedError: the family or task cannot be exported.
         FusionError: attention was not found in every layer that should have it.
         ParityError: PyTorch and ONNX Runtime disagree.
-        QuantizationError: INT8 or fp16 agrees less with fp32 than was asked.
+        PrecisionError: INT8 or fp16 agrees less with fp32 than was asked, or cannot be had.
         InputError: the calibration file cannot be read, or holds too few texts.
         OutputError: the output exists or cannot be written.
     """
-    _check_choices(precision=precision, optimize=optimize)
-    reduction = _reduction(quantize, precision, optimize, calibration, min_agreement, target)
-    path = require_free(output, force=force)
-
-    progress("reading the checkpoint")
-    origin = resolve(
-        source, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
-    )
-    if isinstance(reduction, Int8Options):
-        require_unquantized(read_json(model_folder(origin.folder) / "config.json"), origin.id)
-    checkpoint = load_checkpoint(
-        origin,
+    options = ExportOptions(
         task=task,
+        revision=revision,
+        precision=precision,
+        optimize=optimize,
         max_length=max_length,
         pooling=pooling,
         normalize=normalize,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
+        force=force,
+        quantize=quantize,
+        calibration=None if calibration is None else Path(calibration),
+        min_agreement=min_agreement,
+        target=target,
     )
-    texts = None if reduction is None else _texts(checkpoint, reduction.calibration)
+    path = require_free(output, force=options.force)
+
+    progress("reading the checkpoint")
+    found = resolve(source, options.revision, Trust(allow_pickle, trust_remote_code))
+    checkpoint = _checkpoint(found, options)
+    texts = _texts(checkpoint, options)
 
     progress("tracing the graph")
-    draft = Graph(_with_heads(trace(checkpoint), checkpoint))
-    job = _job(checkpoint, card_of(checkpoint, draft.model, optimize=optimize), path, progress)
+    graph = traced(checkpoint)
+    this = _export(checkpoint, graph, path, options, progress)
 
-    progress("optimising the graph")
-    card = replace(job.card, fusions=fuse(draft, checkpoint, job.inputs[0], optimize=optimize))
-    if optimize == "full" and precision == "fp32":
-        specialize(draft, checkpoint, job.inputs[0], precision="fp32")
+    progress("optimizing the graph")
+    card = _optimized(graph, this)
 
-    with stage(stamped(draft.model), path) as staged:
+    with stage(stamped(graph.model), path) as staged:
         progress("comparing with PyTorch")
-        session, card = job.compared(staged, card)
-        if isinstance(reduction, Int8Options) and texts is not None:
-            return _quantized(draft, session, texts, reduction, card, job)
-        if isinstance(reduction, HalfOptions) and texts is not None:
-            return _halved(draft, session, texts, reduction, card, job)
-        return _finished(staged, session, card, job)
+        session, card = this.compared(staged, card)
+        if texts is None:
+            return _finished(staged, session, card, this)
+        reduced = _quantized if options.quantize else _halved
+        with reduced(graph, session, texts, card, this) as (smaller, session, card):
+            return _finished(smaller, session, card, this)
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Export:
     """What every step of one export needs.
 
     Attributes:
         checkpoint: what is exported.
+        options: how.
         card: as known before anything was measured.
         path: the file to write.
         tokenizer: the checkpoint's.
         samples: rows that are compared with PyTorch and become golden examples.
-        inputs: the same, as batches.
+        inputs: the same, as inputs of the graph.
         progress: is told what begins.
     """
 
     checkpoint: Checkpoint
+    options: ExportOptions
     card: Card
     path: Path
     tokenizer: TextTokenizer
     samples: list[Row]
-    inputs: list[Batch]
+    inputs: list[Feeds]
     progress: Callable[[str], None]
+
+    @property
+    def context(self) -> DecoderContext:
+        """What makes answers of this model's outputs."""
+        return DecoderContext(self.card, self.tokenizer)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this CPU can run the file."""
+        return not self.options.quantize or runs_here(self.options.machine)
 
     def opened(self, staged: Staged) -> Session:
         """Open a staged graph as the runtime will."""
@@ -196,155 +199,133 @@ class _Job:
         """Open a staged graph, compare it with PyTorch, and note the outcome on the card."""
         session = self.opened(staged)
         found = compare(self.checkpoint, session, self.inputs, precision=card.precision)
-        return session, replace(card, parity=parity_figures(found, card.precision))
+        return session, replace(card, parity=found)
 
 
-def _job(checkpoint: Checkpoint, card: Card, path: Path, progress: Callable[[str], None]) -> _Job:
+Reduced = Iterator[tuple[Staged, Session, Card]]
+"""A staged file with smaller numbers, a session that computes what it holds, and its card."""
+
+
+def _checkpoint(source: Source, options: ExportOptions) -> Checkpoint:
+    if options.quantize:
+        require_unquantized(read_json(model_folder(source.folder) / "config.json"), source.id)
+    return load_checkpoint(source, options)
+
+
+def _texts(checkpoint: Checkpoint, options: ExportOptions) -> CalibrationRows | None:
+    """Return what judges smaller numbers; read early, so that a wrong file does not cost an export."""
+    if not options.reduced:
+        return None
+    return calibration_rows(
+        options.calibration, pairs=bool(checkpoint.pairs), mask_token=checkpoint.mask_token
+    )
+
+
+def _export(
+    checkpoint: Checkpoint,
+    graph: Graph,
+    path: Path,
+    options: ExportOptions,
+    progress: Callable[[str], None],
+) -> _Export:
+    card = card_of(checkpoint, graph.model, optimize=options.optimize)
     tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
     samples = sample_rows(
-        pairs=_reads_pairs(checkpoint), mask_token=checkpoint.mask_token, max_length=checkpoint.max_length
+        pairs=bool(checkpoint.pairs), mask_token=checkpoint.mask_token, max_length=checkpoint.max_length
     )
-    inputs = batches(samples, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
-    return _Job(checkpoint, card, path, tokenizer, samples, inputs, progress)
+    inputs = sample_feeds(samples, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
+    return _Export(checkpoint, options, card, path, tokenizer, samples, inputs, progress)
 
 
+def _optimized(graph: Graph, this: _Export) -> Card:
+    """Optimize the graph as far as was asked; return the card with what was fused."""
+    optimize, sample = this.options.optimize, this.inputs[0]
+    card = replace(this.card, fusions=fuse(graph, this.checkpoint, sample, optimize=optimize))
+    if optimize == "full" and this.options.precision == "fp32":
+        specialize(graph, this.checkpoint, sample, precision="fp32")
+    return card
+
+
+@contextmanager
 def _quantized(
-    draft: Graph, reference: Session, texts: CalibrationRows, options: Int8Options, card: Card, job: _Job
-) -> ExportReport:
-    """Quantise a graph that passed, judge it against fp32, and write it in the fp32 file's stead."""
-    job.progress("quantising to INT8")
-    made = quantize_model(draft.model, calibration_pieces(texts.tune, job.tokenizer), target=options.target)
+    graph: Graph, reference: Session, texts: CalibrationRows, card: Card, this: _Export
+) -> Reduced:
+    """Quantize a graph that passed, and judge it against fp32."""
+    options = this.options
+    this.progress("quantizing to INT8")
+    made = quantize_model(graph.model, calibration_pieces(texts.tune, this.tokenizer), target=options.machine)
     with ExitStack() as stages:
-        staged = stages.enter_context(stage(stamped(made.model), job.path))
-        local = runs_here(options.target)
-        judged_file = staged if local else stages.enter_context(stage(float_twin(made.model), job.path))
-        job.progress("comparing INT8 with fp32")
-        session = job.opened(judged_file)
-        judged = judge(
-            reference,
-            session,
-            texts.judge,
-            options,
-            card=card,
-            tokenizer=job.tokenizer,
-            tokenizer_text=job.checkpoint.tokenizer_text,
+        staged = stages.enter_context(stage(stamped(made.model), this.path))
+        # What this CPU would saturate is judged by its twin in float32, which computes the same.
+        judged_file = (
+            staged if this.runs_here else stages.enter_context(stage(float_twin(made.model), this.path))
         )
-        card = replace(card, precision="int8", quantization={**made.facts, **judged})
-        return _finished(staged, session, card, job, local=local)
+        this.progress("comparing INT8 with fp32")
+        session = this.opened(judged_file)
+        judged = judge(INT8, reference, session, texts.judge, options=options, context=this.context)
+        latency = None
+        if this.runs_here:
+            latency = measure_latency(reference, session, texts.judge, this.tokenizer)
+        figures = int8_figures(made.figures, judged, latency)
+        yield staged, session, replace(card, precision="int8", quantization=figures)
 
 
-def _halved(
-    draft: Graph, reference: Session, texts: CalibrationRows, options: HalfOptions, card: Card, job: _Job
-) -> ExportReport:
-    """Judge fp16 against a graph in fp32 that passed, and write it in the fp32 file's stead."""
-    job.progress("comparing fp16 with fp32")
-    with stage(stamped(round_to_half(draft.model)), job.path) as rounded:
-        judged = judge_half(
-            reference,
-            job.opened(rounded),
-            [*texts.tune, *texts.judge],
-            options,
-            card=card,
-            tokenizer=job.tokenizer,
-            tokenizer_text=job.checkpoint.tokenizer_text,
-        )
-    job.progress("converting to fp16")
-    run([ToHalf()], draft)
+@contextmanager
+def _halved(graph: Graph, reference: Session, texts: CalibrationRows, card: Card, this: _Export) -> Reduced:
+    """Judge fp16 against a graph in fp32 that passed, and make it."""
+    this.progress("comparing fp16 with fp32")
+    with stage(stamped(round_to_half(graph.model)), this.path) as rounded:
+        session = this.opened(rounded)
+        rows = [*texts.tune, *texts.judge]
+        judged = judge(FP16, reference, session, rows, options=this.options, context=this.context)
+    this.progress("converting to fp16")
+    run([ToHalf()], graph)
     if card.optimize == "full":
-        specialize(draft, job.checkpoint, job.inputs[0], precision="fp16")
-    with stage(stamped(draft.model), job.path) as staged:
-        job.progress("comparing fp16 with PyTorch")
-        session, card = job.compared(staged, replace(card, precision="fp16", half=judged))
-        return _finished(staged, session, card, job)
+        specialize(graph, this.checkpoint, this.inputs[0], precision="fp16")
+    figures = HalfFigures(**vars(judged), provider=session.provider)
+    with stage(stamped(graph.model), this.path) as staged:
+        this.progress("comparing fp16 with PyTorch")
+        yield staged, *this.compared(staged, replace(card, precision="fp16", half=figures))
 
 
-def _finished(staged: Staged, session: Session, card: Card, job: _Job, *, local: bool = True) -> ExportReport:
+def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> ExportReport:
     """Write card, tokenizer and golden examples, replay these from the file, and put it in its place.
 
-    Only where `local` is off, for a CPU unlike this one, is there nothing to replay the file with.
+    Only for a CPU unlike this one is there nothing to replay the file with.
     """
-    job.progress("writing the file")
-    tokenizer_text = job.checkpoint.tokenizer_text
+    this.progress("writing the file")
+    tokenizer_text = this.checkpoint.tokenizer_text
     card = replace(
         card,
         weights_sha256=weights_sha256(staged.path),
         tokenizer_sha256=sha256_text(tokenizer_text),
     )
-    golden = examples_of(job.samples, job.tokenizer, session, card)
+    golden = examples_of(this.samples, this.tokenizer, session, card)
     staged.write_metadata(card, tokenizer_text, golden)
-    replay = check(staged.path, "cpu") if local else None
+    replay = check(staged.path, "cpu") if this.runs_here else None
     staged.publish()
     file = read_model_file(staged.target)
     sidecar = file.sidecars[0] if file.sidecars else None
-    notes = [*job.checkpoint.notes, *_widened(job.checkpoint, card.precision)]
-    if replay is None:
-        notes.append(f"this CPU cannot run the file; where it can, type: bertonnx check {staged.target.name}")
-    return ExportReport(staged.target, sidecar, file.bytes, card, tuple(notes), replay)
+    return ExportReport(staged.target, sidecar, file.bytes, card, _messages(this, card), replay)
 
 
-def _reduction(
-    quantize: bool,
-    precision: str,
-    optimize: str,
-    calibration: str | Path | None,
-    min_agreement: float | None,
-    target: str | None,
-) -> Reduction | None:
-    """Return what is to be made of fp32, after refusing options that contradict each other."""
-    least = _MIN_AGREEMENT if min_agreement is None else min_agreement
-    texts = None if calibration is None else Path(calibration)
-    if quantize:
-        int8 = Int8Options(texts, least, target or "auto")
-        require_quantizable(int8, precision=precision, optimize=optimize)
-        return int8
-    if target is not None:
-        raise UsageError("--target is for INT8, and --quantize was not given; add --quantize")
-    if precision == "fp16":
-        half = HalfOptions(texts, least)
-        require_halvable(half)
-        return half
-    options = {"--calibration": calibration, "--min-agreement": min_agreement}
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise UsageError(
-            f"{given[0]} is for INT8 and fp16, and neither was asked for; add --quantize or --precision fp16"
-        )
-    return None
-
-
-def _widened(checkpoint: Checkpoint, precision: str) -> tuple[str, ...]:
-    """Return a note where the checkpoint's own numbers are half as wide as the file's."""
-    config = read_json(model_folder(checkpoint.source.folder) / "config.json")
+def _messages(this: _Export, card: Card) -> tuple[Message, ...]:
+    """Return what was chosen for the user, and what is left to do."""
+    messages = [*this.checkpoint.notes]
+    config = read_json(model_folder(this.checkpoint.source.folder) / "config.json")
     own = str(config.get("dtype") or config.get("torch_dtype") or "")
-    if precision != "fp32" or own not in ("float16", "bfloat16"):
-        return ()
-    return (f"the checkpoint's weights are {own}, and the file's are fp32; --precision fp16 keeps them half",)
-
-
-def _texts(checkpoint: Checkpoint, calibration: Path | None) -> CalibrationRows:
-    return calibration_rows(calibration, pairs=_reads_pairs(checkpoint), mask_token=checkpoint.mask_token)
-
-
-def _reads_pairs(checkpoint: Checkpoint) -> bool:
-    return bool(checkpoint.pairs) or checkpoint.task == "question-answering"
-
-
-def _check_choices(*, precision: str, optimize: str) -> None:
-    if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision} is unknown; it can be {', '.join(PRECISIONS)}")
-    if optimize not in OPTIMIZE:
-        raise UsageError(f"--optimize {optimize} is unknown; it can be {', '.join(OPTIMIZE)}")
-
-
-def _with_heads(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelProto:
-    add_heads(
-        model,
-        task=checkpoint.task,
-        pooling=checkpoint.pooling,
-        dense=checkpoint.dense,
-        normalize=checkpoint.normalize,
-        activation=checkpoint.activation,
-        width=checkpoint.width,
-        num_labels=len(checkpoint.labels) or None,
-    )
-    return model
+    if card.precision == "fp32" and own in ("float16", "bfloat16"):
+        messages.append(
+            Message(
+                "the checkpoint's weights are {own}, and the file's are fp32; {option} keeps them half",
+                own=own,
+                option=Option("precision", "fp16"),
+            )
+        )
+    if not this.runs_here:
+        messages.append(
+            Message(
+                "this CPU cannot run the file; where it can, type: {call}", call=Call("check", this.path.name)
+            )
+        )
+    return tuple(messages)

@@ -1,18 +1,16 @@
-"""What a card says of an export: the model, the packages that made it, how close it is to PyTorch."""
+"""What a card says of an export before anything is measured: the model, and the packages that made it."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
 
 import onnx
 
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
-from bertonnx.exporters.verify.parity import TOLERANCE, Parity
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 
-__all__ = ["card_of", "parity_figures"]
+__all__ = ["card_of"]
 
 
 def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) -> Card:
@@ -46,22 +44,6 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         },
         versions=_versions(),
     )
-
-
-def parity_figures(found: Mapping[str, Parity], precision: str) -> dict[str, object]:
-    """Return what the card says of a comparison with PyTorch."""
-    return {
-        "tolerance": TOLERANCE[precision],
-        "max_abs_difference": max(parity.max_abs_difference for parity in found.values()),
-        "max_abs_reference": max(parity.max_abs_reference for parity in found.values()),
-        "outputs": {
-            name: {
-                "max_abs_difference": parity.max_abs_difference,
-                "max_abs_reference": parity.max_abs_reference,
-            }
-            for name, parity in found.items()
-        },
-    }
 
 
 def _versions() -> dict[str, str]:

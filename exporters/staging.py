@@ -18,6 +18,7 @@ from bertonnx.errors import ModelFileError, OutputError
 from bertonnx.exporters.onnxgraph.files import save_proto
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.wording import Option
 
 __all__ = ["Staged", "require_free", "stage", "stamped"]
 
@@ -56,7 +57,9 @@ class Staged:
             place = self.target.parent / sidecar.name
             if place.exists() and place not in old and not self.target.exists():
                 raise OutputError(
-                    f"{place} exists and is needed for weights; remove it, or choose another -o"
+                    "{place} exists and is needed for weights; remove it, or choose another {option}",
+                    place=place,
+                    option=Option("output"),
                 )
         with _disk_errors(self.target):
             if sidecars:
@@ -77,14 +80,29 @@ def require_free(output: str | Path, *, force: bool) -> Path:
     """
     path = Path(output)
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the file to write, such as -o {path / 'model.onnx'}")
+        raise OutputError(
+            "{path} is a folder; give the file to write, such as {example}",
+            path=path,
+            example=Option("output", path / "model.onnx"),
+        )
     if path.exists() and not force:
-        raise OutputError(f"{path} exists; add --force to replace it, or choose another with -o")
+        raise OutputError(
+            "{path} exists; add {force} to replace it, or choose another with {output}",
+            path=path,
+            force=Option("force", True),
+            output=Option("output"),
+        )
     folder = path.parent
     if not folder.is_dir():
-        raise OutputError(f"there is no folder {folder} to write {path.name} to; make it first")
+        raise OutputError(
+            "there is no folder {folder} to write {name} to; make it first", folder=folder, name=path.name
+        )
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"the folder {folder} cannot be written to; choose another with -o")
+        raise OutputError(
+            "the folder {folder} cannot be written to; choose another with {option}",
+            folder=folder,
+            option=Option("output"),
+        )
     return path
 
 
@@ -121,7 +139,9 @@ def _disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise OutputError(
+            "{target} cannot be written: {why}", target=target, why=error.strerror or error
+        ) from error
 
 
 def stamped(model: onnx.ModelProto) -> onnx.ModelProto:

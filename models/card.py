@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from bertonnx.errors import ModelFileError
+from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_json
+from bertonnx.models.reading import WrongKindError, read
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
+from bertonnx.wording import Install
 
 __all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card"]
 
@@ -54,10 +56,9 @@ class Card:
         source: {"id", "kind", "revision"} of the checkpoint.
         weights_sha256: over the names, shapes and bytes of all weights of the file.
         tokenizer_sha256: over the tokenizer's text.
-        parity: {"max_abs_difference", "max_abs_reference", "tolerance", "outputs"}.
-        quantization: figures of the INT8 step; empty where there was none.
-        half: figures of the fp16 step: how far it agrees with fp32, every value rounded as fp16 holds it,
-            and on which provider that was measured; empty where there was none.
+        parity: how far ONNX Runtime is from PyTorch; None where that was not measured.
+        quantization: figures of the INT8 step; None where there was none.
+        half: figures of the fp16 step; None where there was none.
         versions: package -> version at export.
     """
 
@@ -86,9 +87,9 @@ class Card:
     source: Mapping[str, str | None] = field(default_factory=dict)
     weights_sha256: str = ""
     tokenizer_sha256: str = ""
-    parity: Mapping[str, Any] = field(default_factory=dict)
-    quantization: Mapping[str, Any] = field(default_factory=dict)
-    half: Mapping[str, Any] = field(default_factory=dict)
+    parity: ParityFigures | None = None
+    quantization: Int8Figures | None = None
+    half: HalfFigures | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -103,7 +104,8 @@ class Card:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as JSON-ready values, `format` first."""
-        return {"format": FORMAT, **asdict(self)}
+        values = {"format": FORMAT, **asdict(self)}
+        return values | {name: as_json(getattr(self, name)) for name in _FIGURES}
 
     def to_json(self) -> str:
         """Return the card's text, the same for the same card."""
@@ -124,60 +126,52 @@ class Card:
             number = int(data["format"])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ModelFileError(
-                f"the model's card is damaged ({type(error).__name__}: {error}); export the model again"
+                "the model's card is damaged ({kind}: {why}); export the model again",
+                kind=type(error).__name__,
+                why=error,
             ) from error
         if number > FORMAT:
             raise ModelFileError(
-                f"the model was made by a newer bertonnx (card format {number}, this version reads up to "
-                f"{FORMAT}); update with: pip install --upgrade bertonnx"
+                "the model was made by a newer bertonnx (card format {number}, this version reads up to "
+                "{known}); update with: {install}",
+                number=number,
+                known=FORMAT,
+                install=Install("", upgrade=True),
             )
-        known = {item.name for item in fields(cls)}
-        try:
-            card = cls(**{name: _frozen(value) for name, value in data.items() if name in known})
-        except TypeError as error:
+        card = _card(data)
+        if not all("found" in count for count in card.fusions.values()):
+            raise _damaged(["fusions"])
+        if card.task not in TASKS:
             raise ModelFileError(
-                f"the model's card is incomplete ({error}); export the model again"
-            ) from error
-        wrong = [name for name, hint in get_type_hints(cls).items() if not _is_a(getattr(card, name), hint)]
-        wrong = wrong or [
-            name for name, needed in _FIGURES.items() if not _holds(getattr(card, name), needed)
-        ]
-        if wrong or not all(
-            isinstance(count, Mapping) and "found" in count for count in card.fusions.values()
-        ):
-            wrong = wrong or ["fusions"]
-            raise ModelFileError(
-                f"the model's card is damaged ({', '.join(wrong)}: not of the right kind); "
-                "export the model again"
+                "the model's card names an unknown task, {task!r}; update bertonnx", task=card.task
             )
-        if card.task not in {task.name for task in TASKS}:
-            raise ModelFileError(f"the model's card names an unknown task, {card.task!r}; update bertonnx")
         return card
 
 
-_FIGURES: Mapping[str, tuple[str, ...]] = {
-    "parity": ("max_abs_difference", "max_abs_reference", "tolerance"),
-    "half": ("agreement", "min_agreement", "texts"),
-    "quantization": ("agreement", "min_agreement", "texts"),
-}
-"""Numbers that a card holds where it holds any of a step."""
+_FIGURES = ("parity", "quantization", "half")
 
 
-def _holds(figures: Mapping[str, Any], needed: tuple[str, ...]) -> bool:
-    return not figures or all(isinstance(figures.get(name), (int, float)) for name in needed)
+def _card(data: Mapping[str, Any]) -> Card:
+    hints = get_type_hints(Card)
+    values, wrong = {}, []
+    for item in fields(Card):
+        if item.name in data:
+            try:
+                values[item.name] = read(hints[item.name], data[item.name])
+            except WrongKindError:
+                wrong.append(item.name)
+    if wrong:
+        raise _damaged(wrong)
+    try:
+        return Card(**values)
+    except TypeError as error:
+        raise ModelFileError(
+            "the model's card is incomplete ({why}); export the model again", why=error
+        ) from error
 
 
-def _is_a(value: object, hint: Any) -> bool:
-    """Say whether a value is of a field's type; of mappings, only that they are mappings."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, arguments[0]) for item in value)
-    if origin is UnionType:
-        return any(_is_a(value, argument) for argument in arguments)
-    if hint is int:
-        return type(value) is int  # a bool is an int to isinstance
-    return isinstance(value, origin or hint)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _damaged(wrong: Sequence[str]) -> ModelFileError:
+    return ModelFileError(
+        "the model's card is damaged ({fields}: not of the right kind); export the model again",
+        fields=", ".join(wrong),
+    )

@@ -28,6 +28,12 @@ class Family:
         position_offset: rows at the start of the position table that no token uses
             (RoBERTa's positions start after the padding index).
         gaps: task -> why that cell of the matrix cannot work.
+        other_heads: architecture -> why the weights of its head are not those that the name promises.
+        prepare: `(config) -> Limit`: sets what can be exported of attention that cannot, and says up to
+            how many tokens that is the same (`exporters.checkpoint.length`); empty where there is nothing
+            to set.
+        relative_positions: whether positions are told from each other alone, so that no table of them limits
+            the input.
     """
 
     name: str
@@ -35,6 +41,9 @@ class Family:
     why_unfused: str = ""
     position_offset: int = 0
     gaps: Mapping[str, str] = field(default_factory=dict)
+    other_heads: Mapping[str, str] = field(default_factory=dict)
+    prepare: str = ""
+    relative_positions: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -47,6 +56,8 @@ _DISENTANGLED = (
     "ONNX Runtime takes"
 )
 
+_BEAM_SEARCH = "is the beam-search head, which gives no start and end logits"
+
 FAMILIES: Registry[Family] = Registry(
     "family",
     Family("bert"),
@@ -57,21 +68,21 @@ FAMILIES: Registry[Family] = Registry(
     Family("electra"),
     Family("albert"),
     Family("mpnet", position_offset=2),
-    Family("deberta"),
-    Family("deberta-v2", attention=0, why_unfused=_DISENTANGLED),
+    Family("deberta", relative_positions=True),
+    Family("deberta-v2", attention=0, why_unfused=_DISENTANGLED, relative_positions=True),
     Family("mobilebert"),
     Family("squeezebert"),
     Family("roformer"),
     Family("convbert"),
-    Family("flaubert"),
-    Family("xlm"),
-    Family("nystromformer"),
+    Family("flaubert", other_heads={"FlaubertForQuestionAnswering": _BEAM_SEARCH}),
+    Family("xlm", other_heads={"XLMForQuestionAnswering": _BEAM_SEARCH}),
+    Family("nystromformer", prepare="bertonnx.exporters.checkpoint.length:require_equal_landmarks"),
     Family("modernbert"),
     Family("data2vec-text", position_offset=2),
     Family("ibert", position_offset=2),
     Family("rembert"),
     Family("megatron-bert"),
-    Family("big_bird"),
+    Family("big_bird", prepare="bertonnx.exporters.checkpoint.length:use_full_attention"),
     Family(
         "splinter", gaps=dict.fromkeys(("text-classification", "token-classification", "fill-mask"), _NO_HEAD)
     ),

@@ -63,6 +63,9 @@ UNSUPPORTED: Mapping[str, str] = {
 }
 """Flags of modes that Sentence-Transformers has and bertonnx does not."""
 
+_JOINED = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+"""The order in which Sentence-Transformers joins the vectors of several modes, given by flags."""
+
 
 def register(row: Pooling) -> None:
     """Add a pooling mode, from this package or another.
@@ -86,5 +89,6 @@ def modes_of(config: Mapping[str, Any]) -> list[str]:
     mode = config.get("pooling_mode")
     if mode is None:
         flags = {row.flag: row.mode for row in POOLINGS} | dict(UNSUPPORTED)
-        mode = [name for flag, name in flags.items() if config.get(flag)] or ["mean"]
+        given = [name for flag, name in flags.items() if config.get(flag)]
+        mode = sorted(given, key=lambda name: (*_JOINED, name).index(name)) or ["mean"]
     return [mode] if isinstance(mode, str) else [str(name) for name in mode]

@@ -14,7 +14,7 @@ from typing import Literal
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["PROBLEM_TYPES", "TASKS", "Task", "register", "task"]
+__all__ = ["ENCODER", "PROBLEM_TYPES", "TASKS", "Task", "register", "task"]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -49,7 +49,7 @@ class Task:
         reference_head: `(Checkpoint, tensors, feeds) -> None`: the same in PyTorch
             (`exporters.verify.parity`); empty where there is none.
         comparison: `(DecoderContext) -> Comparison`: how close INT8 or fp16 is to fp32
-            (`exporters.verify.gate`).
+            (`exporters.verify.agreement`).
         pairs: whether the model reads text pairs: "always", "never", or "maybe", where the checkpoint says.
         pair_names: what the two texts of a pair are called, in errors and as columns.
         pair_is_cut: whether only the second text of a pair is cut or read in windows.
@@ -101,7 +101,7 @@ TASKS: Registry[Task] = Registry(
         },
         decoder="bertonnx.runtime.decoders.embeddings:embedding_decoder",
         columns="bertonnx.runtime.io.columns:embedding_columns",
-        comparison="bertonnx.exporters.verify.gate:compare_embeddings",
+        comparison="bertonnx.exporters.verify.agreement:compare_embeddings",
         numbers="bertonnx.runtime.io.npy:embedding_numbers",
         r_tables={"embeddings": "bertonnx.runtime.r_tables:embedding_table"},
         graph_head="bertonnx.exporters.steps.heads:add_embedding",
@@ -117,7 +117,7 @@ TASKS: Registry[Task] = Registry(
         outputs={"logits": ("batch", "labels"), "scores": ("batch", "labels")},
         decoder="bertonnx.runtime.decoders.classification:classification_decoder",
         columns="bertonnx.runtime.io.columns:classification_columns",
-        comparison="bertonnx.exporters.verify.gate:compare_classes",
+        comparison="bertonnx.exporters.verify.agreement:compare_classes",
         numbers="bertonnx.runtime.io.npy:classification_numbers",
         r_tables={
             "labels": "bertonnx.runtime.r_tables:label_table",
@@ -138,7 +138,7 @@ TASKS: Registry[Task] = Registry(
         outputs={"logits": ("batch", "tokens", "labels"), "scores": ("batch", "tokens", "labels")},
         decoder="bertonnx.runtime.decoders.entities:entity_decoder",
         columns="bertonnx.runtime.io.columns:entity_columns",
-        comparison="bertonnx.exporters.verify.gate:compare_entities",
+        comparison="bertonnx.exporters.verify.agreement:compare_entities",
         r_tables={"entities": "bertonnx.runtime.r_tables:entity_table"},
         head="bertonnx.exporters.checkpoint.task:token_head",
         graph_head="bertonnx.exporters.steps.heads:add_scores",
@@ -154,13 +154,13 @@ TASKS: Registry[Task] = Registry(
         outputs={"start_logits": ("batch", "tokens"), "end_logits": ("batch", "tokens")},
         decoder="bertonnx.runtime.decoders.answers:answer_decoder",
         columns="bertonnx.runtime.io.columns:answer_columns",
-        comparison="bertonnx.exporters.verify.gate:compare_answers",
+        comparison="bertonnx.exporters.verify.agreement:compare_answers",
         r_tables={"answers": "bertonnx.runtime.r_tables:answer_table"},
         pairs="always",
         pair_names=("question", "context"),
         pair_is_cut=True,
         long_text="stride",
-        longest=384,
+        longest=384,  # `max_seq_len` of transformers' question answering pipeline
     ),
     Task(
         "fill-mask",
@@ -171,12 +171,17 @@ TASKS: Registry[Task] = Registry(
         outputs={"logits": ("batch", "tokens", "vocabulary")},
         decoder="bertonnx.runtime.decoders.masks:mask_decoder",
         columns="bertonnx.runtime.io.columns:mask_columns",
-        comparison="bertonnx.exporters.verify.gate:compare_masks",
+        comparison="bertonnx.exporters.verify.agreement:compare_masks",
         r_tables={"masks": "bertonnx.runtime.r_tables:mask_table"},
         masked=True,
         candidates=5,
     ),
 )
+
+
+ENCODER = TASKS["feature-extraction"]
+"""The task of an encoder without a head: that of a checkpoint whose architecture names no head that we
+know, and of a Sentence-Transformers folder."""
 
 
 def register(row: Task) -> None:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import wraps
 from itertools import count, islice
+from math import nan
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -255,17 +256,12 @@ def _info(model: Model) -> dict[str, Any]:
         "weights_sha256": card.weights_sha256,
         "tokenizer_sha256": card.tokenizer_sha256,
         "bytes": float(_bytes(model.path)),
-        "parity": float(card.parity.get("max_abs_difference", "nan")),
-        "tolerance": _allowed(card.parity),
+        "parity": nan if card.parity is None else card.parity.max_abs_difference,
+        "tolerance": nan if card.parity is None else card.parity.allowed,
         "notes": [plain(note.worded(R)) for note in model.messages],
         "packages": list(card.versions),
         "versions": list(card.versions.values()),
     }
-
-
-def _allowed(parity: Mapping[str, Any]) -> float:
-    """Return how far the export could be from PyTorch, NaN where that is not known."""
-    return float(parity.get("tolerance", "nan")) * max(1.0, float(parity.get("max_abs_reference", 0.0)))
 
 
 def _bytes(path: Path) -> int:

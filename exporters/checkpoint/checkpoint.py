@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UsageError
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
-from bertonnx.exporters.checkpoint.folder import Source, model_folder, read_json
-from bertonnx.exporters.checkpoint.length import longest_input, prepare_attention
-from bertonnx.exporters.checkpoint.sentence_transformers import POOLINGS, Dense, SentenceModules, read_modules
+from bertonnx.exporters.checkpoint.folder import model_folder, read_json
+from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
+from bertonnx.exporters.checkpoint.sentence_transformers import Dense, SentenceModules, read_modules
+from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import (
     Head,
     cross_encoder_activation,
     require_exportable,
-    require_known,
     task_of,
     text_pairs,
-    values_of,
 )
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from bertonnx.exporters.checkpoint.weights import load_config, load_model
+from bertonnx.exporters.options import ExportOptions
+from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import ENCODER, TASKS, Task
+from bertonnx.wording import Message, Option, Options
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = ["Checkpoint", "load"]
-
-_FEATURES = "feature-extraction"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +51,14 @@ class Checkpoint:
         problem_type: of text classification.
         activation: softmax, sigmoid or none.
         pairs: whether it reads text pairs; None where the checkpoint does not say.
-        pooling: of feature extraction, one of `POOLINGS`.
+        pooling: where token vectors are pooled: name of a row of `models.pooling`.
         normalize: whether embeddings get length 1.
-        dense: layers between pooling and normalisation.
-        width: of feature extraction: length of an embedding.
+        dense: layers between pooling and normalization.
+        width: where token vectors are pooled: length of an embedding.
         prefix: text put before every input.
         max_length: longest input in tokens, special ones included.
-        mask_token: of fill-mask.
-        mask_token_id: of fill-mask.
+        mask_token: where texts must hold one.
+        mask_token_id: its id.
         pad_token_id: id for padding.
         padding_side: "right" or "left".
         truncation_side: "right" or "left".
@@ -89,69 +90,37 @@ class Checkpoint:
     truncation_side: str
     clean_up_spaces: bool
     input_names: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Message, ...]
 
 
-def load(
-    source: Source,
-    *,
-    task: str | None = None,
-    max_length: int | None = None,
-    pooling: str | None = None,
-    normalize: bool | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-) -> Checkpoint:
+def load(source: Source, options: ExportOptions) -> Checkpoint:
     """Read a checkpoint and check that its parts belong together.
 
-    Args:
-        source: from `sources.resolve`.
-        task: default from the checkpoint's architecture.
-        max_length: a shorter limit than the checkpoint's own, in tokens.
-        pooling: of feature extraction; default from Sentence-Transformers' modules, else mean.
-        normalize: of feature extraction; default from the modules, else off.
-        trust_remote_code: run the checkpoint's own Python code.
-        allow_pickle: read `.bin` weights where there is no safetensors.
-
     Raises:
-        UsageError: arguments that are wrong in themselves.
+        UsageError: an option is for another task, or a length that the checkpoint does not read.
         UnsupportedError: the family, task or modules cannot be exported, or there is no such head.
         CheckpointError: a part is missing, broken, or contradicts another.
-        SourceError: a part lies in a pickle file, and `allow_pickle` is off.
+        SourceError: a part lies in a pickle file, which is not trusted.
     """
-    plan = _planned(
-        source,
-        task,
-        pooling=pooling,
-        normalize=normalize,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-    )
-    loaded = load_model(
-        plan.folder,
-        plan.config,
-        plan.task,
-        asked=task is not None,
-        allow_pickle=allow_pickle,
-        trust_remote_code=trust_remote_code,
-    )
+    plan = _planned(source, options)
+    loaded = load_model(source, plan.folder, plan.config, plan.row, asked=options.task is not None)
     tokenizer = read_tokenizer(
         plan.folder,
         embeddings=_embedding_rows(loaded.model),
         lower=plan.sentence is not None and plan.sentence.lower,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=source.trust.trust_remote_code,
     )
-    limit, limit_notes = longest_input(
-        plan.task,
+    max_length, length_notes = longest_input(
+        plan.row,
         loaded.model,
-        tokenizer_limit=tokenizer.max_length,
-        sentence_limit=None if plan.sentence is None else plan.sentence.max_seq_length,
-        attention_limit=plan.attention_limit,
-        asked=max_length,
+        tokenizer.max_length,
+        None if plan.sentence is None else plan.sentence.max_seq_length,
+        plan.attention.tokens,
+        asked=options.max_length,
         least=tokenizer.least,
     )
-    notes = (*plan.notes, *_unused_note(loaded.unused, plan.task), *limit_notes)
-    return _assembled(source, plan, loaded.model, tokenizer, max_length=limit, notes=notes)
+    notes = (*plan.notes, *_unused_note(loaded.unused, plan.row), *length_notes)
+    return _assembled(source, plan, loaded.model, tokenizer, max_length=max_length, notes=notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,110 +129,127 @@ class _Plan:
 
     folder: Path
     config: PretrainedConfig
-    task: str
+    row: Task
     head: Head
     pairs: bool | None
     sentence: SentenceModules | None
-    pooling: str | None
-    normalize: bool
-    attention_limit: int | None
-    notes: tuple[str, ...]
+    pooled: _Pooled
+    attention: Limit
+    notes: tuple[Message, ...]
 
 
-def _planned(
-    source: Source,
-    task: str | None,
-    *,
-    pooling: str | None,
-    normalize: bool | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
-) -> _Plan:
-    _require_options(task, pooling)
-    sentence = read_modules(source.folder, allow_pickle=allow_pickle) if task in (None, _FEATURES) else None
+@dataclass(frozen=True)
+class _Pooled:
+    """How token vectors become one, and what is said of it; nothing where they do not."""
+
+    pooling: str | None = None
+    normalize: bool = False
+    notes: tuple[Message, ...] = ()
+
+
+def _planned(source: Source, options: ExportOptions) -> _Plan:
+    asked = None if options.task is None else TASKS[options.task]
+    sentence = None
+    if asked is None or asked.pooled:
+        sentence = read_modules(source.folder, allow_pickle=source.trust.allow_pickle)
     folder = model_folder(source.folder) if sentence is None else sentence.folder
     raw = read_json(folder / "config.json")
     require_encoder(raw, source.id)
-    config = load_config(folder, trust_remote_code=trust_remote_code)
-    chosen, task_note = _chosen_task(task, config, sentence)
-    require_exportable(chosen, config.model_type, getattr(config, "auto_map", None) or ())
-    head = values_of(chosen, config, raw)
-    attention_limit, attention_note = prepare_attention(config)
-    pooling, normalize, pooling_note = _pooled(chosen, sentence, pooling, normalize)
-    notes = (task_note, attention_note, pooling_note, _cross_encoder_note(chosen, raw, head))
+    config = load_config(folder, trust_remote_code=source.trust.trust_remote_code)
+    row, chosen = _chosen_task(asked, config, sentence)
+    require_exportable(row, config.model_type, getattr(config, "auto_map", None) or ())
+    head: Head = resolve(row.head)(config, raw)
+    attention = prepare_attention(config)
+    pooled = _pooled(row, sentence, options)
     return _Plan(
         folder=folder,
         config=config,
-        task=chosen,
+        row=row,
         head=head,
-        pairs=text_pairs(chosen, head.labels, raw),
+        pairs=text_pairs(row, head.labels, raw),
         sentence=sentence,
-        pooling=pooling,
-        normalize=normalize,
-        attention_limit=attention_limit,
-        notes=tuple(note for note in notes if note),
+        pooled=pooled,
+        attention=attention,
+        notes=(*chosen, *attention.notes, *pooled.notes, *_cross_encoder_note(raw, head)),
     )
-
-
-def _require_options(task: str | None, pooling: str | None) -> None:
-    if task is not None:
-        require_known(task)
-    if pooling is not None and pooling not in POOLINGS:
-        raise UsageError(f"--pooling {pooling} is unknown; type one of: {', '.join(POOLINGS)}")
 
 
 def _chosen_task(
-    task: str | None, config: PretrainedConfig, sentence: SentenceModules | None
-) -> tuple[str, str | None]:
-    if task is not None:
-        return task, None
+    asked: Task | None, config: PretrainedConfig, sentence: SentenceModules | None
+) -> tuple[Task, tuple[Message, ...]]:
+    """Return the task, and a note where the user did not choose it."""
+    if asked is not None:
+        return asked, ()
     if sentence is not None:
-        return _FEATURES, f"task {_FEATURES}, because it is a Sentence-Transformers folder"
-    return task_of(config.architectures or ())
+        note = Message("task {task}, because it is a Sentence-Transformers folder", task=ENCODER.name)
+        return ENCODER, (note,)
+    row, note = task_of(config.architectures or ())
+    return row, (note,)
 
 
-def _pooled(
-    task: str, sentence: SentenceModules | None, pooling: str | None, normalize: bool | None
-) -> tuple[str | None, bool, str | None]:
-    """Return pooling, normalisation and a note."""
-    if task != _FEATURES:
-        given = [
-            name for name, value in (("pooling", pooling), ("normalize", normalize)) if value is not None
-        ]
-        if given:
-            raise UsageError(
-                f"--{given[0]} is for feature-extraction, and the task is {task}; leave it out, "
-                "or add --task feature-extraction"
-            )
-        return None, False, None
-    if sentence is None:
-        chosen = pooling or "mean"
-        note = f"pooling {chosen}, {'normalized' if normalize else 'not normalized'}"
-        if pooling is None:
-            note += ": the checkpoint does not say (set --pooling and --normalize)"
-        return chosen, bool(normalize), note
-    chosen = pooling or sentence.pooling
-    unit = sentence.normalize if normalize is None else normalize
-    origin = "as its modules say" if (chosen, unit) == (sentence.pooling, sentence.normalize) else "as asked"
-    return chosen, unit, f"pooling {chosen}, {'normalized' if unit else 'not normalized'}, {origin}"
-
-
-def _cross_encoder_note(task: str, raw: Mapping[str, Any], head: Head) -> str | None:
-    name = cross_encoder_activation(raw)
-    if task != "text-classification" or name is None:
-        return None
-    return (
-        f"a Sentence-Transformers cross-encoder, whose own activation is {name.rpartition('.')[2]}: scores "
-        f"use {head.activation}, as Hugging Face's pipeline does, and the output logits holds the raw values"
+def _pooled(row: Task, sentence: SentenceModules | None, options: ExportOptions) -> _Pooled:
+    if not row.pooled:
+        _require_unpooled(row, options)
+        return _Pooled()
+    own = ("mean", False) if sentence is None else (sentence.pooling, sentence.normalize)
+    pooling = options.pooling or own[0]
+    unit = own[1] if options.normalize is None else options.normalize
+    if sentence is not None:
+        why = Message(", as its modules say" if (pooling, unit) == own else ", as asked")
+    elif options.pooling is None:
+        why = Message(
+            ": the checkpoint does not say (set {options})",
+            options=Options([Option("pooling"), Option("normalize")], last="and"),
+        )
+    else:
+        why = Message("")
+    note = Message(
+        "pooling {pooling}, {normalized}{why}",
+        pooling=pooling,
+        normalized="normalized" if unit else "not normalized",
+        why=why,
     )
+    return _Pooled(pooling, unit, (note,))
 
 
-def _unused_note(unused: Sequence[str], task: str) -> tuple[str, ...]:
+def _require_unpooled(row: Task, options: ExportOptions) -> None:
+    """Refuse options of tasks that pool."""
+    given = [name for name in ("pooling", "normalize") if getattr(options, name) is not None]
+    if given:
+        pooled = [row.name for row in TASKS if row.pooled]
+        raise UsageError(
+            "{option} is for {pooled}, and the task is {task}; leave it out, or add {either}",
+            option=Option(given[0]),
+            pooled=", ".join(pooled),
+            task=row.name,
+            either=Options([Option("task", name) for name in pooled]),
+        )
+
+
+def _cross_encoder_note(raw: Mapping[str, Any], head: Head) -> tuple[Message, ...]:
+    name = cross_encoder_activation(raw)
+    if name is None or head.problem_type is None:
+        return ()
+    note = Message(
+        "a Sentence-Transformers cross-encoder, whose own activation is {own}: scores use {activation}, as "
+        "Hugging Face's pipeline does, and the output logits holds the raw values",
+        own=name.rpartition(".")[2],
+        activation=head.activation,
+    )
+    return (note,)
+
+
+def _unused_note(unused: Sequence[str], row: Task) -> tuple[Message, ...]:
     if not unused:
         return ()
     groups = sorted({".".join(name.split(".")[:2]) for name in unused})
     more = f" and {len(groups) - 8} more" if len(groups) > 8 else ""
-    return (f"weights that {task} has no use for: {', '.join(groups[:8])}{more}",)
+    note = Message(
+        "weights that {task} has no use for: {weights}",
+        task=row.name,
+        weights=", ".join(groups[:8]) + more,
+    )
+    return (note,)
 
 
 def _embedding_rows(model: PreTrainedModel) -> int:
@@ -273,15 +259,18 @@ def _embedding_rows(model: PreTrainedModel) -> int:
 
 def _width(plan: _Plan) -> int | None:
     """Return the length of an embedding, having checked that each dense layer fits the one before."""
-    if plan.task != _FEATURES:
+    if not plan.row.pooled:
         return None
     width = int(plan.config.hidden_size)
     for layer in plan.sentence.dense if plan.sentence is not None else ():
         out_features, in_features = layer.weight.shape
         if in_features != width:
             raise CheckpointError(
-                f"a Dense module of {plan.folder} reads {in_features} values, and the step before it gives "
-                f"{width}; the modules do not belong together"
+                "a Dense module of {folder} reads {reads} values, and the step before it gives {given}; the "
+                "modules do not belong together",
+                folder=plan.folder,
+                reads=in_features,
+                given=width,
             )
         width = int(out_features)
     return width
@@ -294,13 +283,14 @@ def _assembled(
     tokenizer: TokenizerFacts,
     *,
     max_length: int,
-    notes: tuple[str, ...],
+    notes: tuple[Message, ...],
 ) -> Checkpoint:
-    masks = plan.task == "fill-mask"
-    if masks and tokenizer.mask_token_id is None:
+    if plan.row.masked and tokenizer.mask_token_id is None:
         raise CheckpointError(
-            f"the tokenizer in {plan.folder} has no mask token, which fill-mask needs; "
-            "add mask_token to tokenizer_config.json"
+            "the tokenizer in {folder} has no mask token, which {task} needs; add mask_token to "
+            "tokenizer_config.json",
+            folder=plan.folder,
+            task=plan.row.name,
         )
     pad = tokenizer.pad_token_id
     return Checkpoint(
@@ -308,20 +298,20 @@ def _assembled(
         model=model,
         config=model.config,
         family=str(plan.config.model_type),
-        task=plan.task,
+        task=plan.row.name,
         tokenizer_text=tokenizer.text,
         labels=plan.head.labels,
         problem_type=plan.head.problem_type,
         activation=plan.head.activation,
         pairs=plan.pairs,
-        pooling=plan.pooling,
-        normalize=plan.normalize,
+        pooling=plan.pooled.pooling,
+        normalize=plan.pooled.normalize,
         dense=plan.sentence.dense if plan.sentence is not None else (),
         width=_width(plan),
         prefix=plan.sentence.prefix if plan.sentence is not None else "",
         max_length=max_length,
-        mask_token=tokenizer.mask_token if masks else None,
-        mask_token_id=tokenizer.mask_token_id if masks else None,
+        mask_token=tokenizer.mask_token if plan.row.masked else None,
+        mask_token_id=tokenizer.mask_token_id if plan.row.masked else None,
         pad_token_id=pad if pad is not None else plan.config.pad_token_id or 0,
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,

@@ -2,43 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import UnsupportedError, UsageError
+from bertonnx.models.families import family as family_named
+from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import Task
+from bertonnx.wording import Message, Option
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["longest_input", "positions", "prepare_attention"]
-
-_QUESTION_ANSWERING = 384
-"""Longest window of Hugging Face's question answering pipeline (`max_seq_len` of its `preprocess`)."""
+__all__ = [
+    "Limit",
+    "longest_input",
+    "positions",
+    "prepare_attention",
+    "require_equal_landmarks",
+    "use_full_attention",
+]
 
 _FALLBACK = 512
 
 
-def prepare_attention(config: PretrainedConfig) -> tuple[int | None, str | None]:
-    """Set the attention that can be exported; returns a limit that comes with it, and a note, or Nones.
+@dataclass(frozen=True)
+class Limit:
+    """A limit on the input that comes with a family's attention: `tokens`, None where there is none."""
+
+    tokens: int | None = None
+    notes: tuple[Message, ...] = ()
+
+
+def prepare_attention(config: PretrainedConfig) -> Limit:
+    """Set the attention that can be exported; returns the limit that comes with it.
 
     Raises:
-        UnsupportedError: Nystromformer's landmarks, which need one fixed length.
+        UnsupportedError: this checkpoint's attention cannot be exported.
     """
-    if config.model_type == "nystromformer" and config.num_landmarks != config.segment_means_seq_len:
+    row = family_named(config.model_type)
+    limit = Limit()
+    if row is not None and row.prepare:
+        limit = resolve(row.prepare)(config)
+    return limit
+
+
+def require_equal_landmarks(config: PretrainedConfig) -> Limit:
+    """Refuse a Nystromformer whose landmarks need one fixed length."""
+    if config.num_landmarks != config.segment_means_seq_len:
         raise UnsupportedError(
-            f"this Nystromformer has num_landmarks {config.num_landmarks} and segment_means_seq_len "
-            f"{config.segment_means_seq_len}: PyTorch itself then reads only inputs padded to exactly "
-            f"{config.segment_means_seq_len} tokens, and the result depends on the padding; only checkpoints "
-            "where the two are equal can be exported"
+            "this Nystromformer has num_landmarks {landmarks} and segment_means_seq_len {length}: PyTorch "
+            "itself then reads only inputs padded to exactly {length} tokens, and the result depends on the "
+            "padding; only checkpoints where the two are equal can be exported",
+            landmarks=config.num_landmarks,
+            length=config.segment_means_seq_len,
         )
-    if config.model_type == "big_bird" and config.attention_type == "block_sparse":
-        config.attention_type = "original_full"
-        # BigBirdModel.forward: up to this length block-sparse attention is full attention anyway.
-        limit = (5 + 2 * config.num_random_blocks) * config.block_size
-        return limit, (
-            f"block-sparse attention cannot be exported: inputs up to {limit} tokens, where BigBird uses "
-            "full attention"
-        )
-    return None, None
+    return Limit()
+
+
+def use_full_attention(config: PretrainedConfig) -> Limit:
+    """Set BigBird's full attention, up to the length at which it computes the same as block-sparse."""
+    if config.attention_type != "block_sparse":
+        return Limit()
+    config.attention_type = "original_full"
+    # BigBirdModel.forward: up to this length block-sparse attention is full attention anyway.
+    tokens = (5 + 2 * config.num_random_blocks) * config.block_size
+    note = Message(
+        "block-sparse attention cannot be exported: inputs up to {tokens} tokens, where BigBird uses full "
+        "attention",
+        tokens=tokens,
+    )
+    return Limit(tokens, (note,))
 
 
 def positions(model: PreTrainedModel) -> int | None:
@@ -53,52 +87,55 @@ def positions(model: PreTrainedModel) -> int | None:
             # RoBERTa's positions start after the padding index, whose row stands for padding.
             rows = int(weight.shape[0]) - (0 if padding is None else int(padding) + 1)
             return rows if configured is None else min(rows, configured)
-    if config.model_type in ("deberta", "deberta-v2"):
-        return None
-    return configured
+    row = family_named(config.model_type)
+    return None if row is not None and row.relative_positions else configured
 
 
 def longest_input(
-    task: str,
-    model: PreTrainedModel,
-    *,
-    tokenizer_limit: int | None,
-    sentence_limit: int | None,
-    attention_limit: int | None,
-    asked: int | None,
-    least: int,
-) -> tuple[int, tuple[str, ...]]:
+    row: Task, model: PreTrainedModel, *others: int | None, asked: int | None, least: int
+) -> tuple[int, tuple[Message, ...]]:
     """Return the longest input in tokens, special ones included, and notes on it.
 
     Args:
-        task: the task's name.
+        row: the task.
         model: the model, for its table of positions.
-        tokenizer_limit: the tokenizer's `model_max_length`, where it means something.
-        sentence_limit: Sentence-Transformers' `max_seq_length`.
-        attention_limit: from `prepare_attention`.
-        asked: the user's `--max-length`.
+        others: further limits, None for those that there are not: of the tokenizer (`model_max_length`),
+            of Sentence-Transformers (`max_seq_length`), of `prepare_attention`.
+        asked: what the user wants.
         least: fewest tokens that leave room for text.
 
     Raises:
         UsageError: `asked` is more than the model reads, or leaves no room for text.
     """
-    known = [
-        limit
-        for limit in (positions(model), tokenizer_limit, sentence_limit, attention_limit)
-        if limit is not None
-    ]
-    notes: list[str] = []
+    known = [limit for limit in (positions(model), *others) if limit is not None]
+    notes: list[Message] = []
     if not known:
         known = [int(getattr(model.config, "max_position_embeddings", 0) or _FALLBACK)]
-        notes.append(f"neither model nor tokenizer limits the input: {known[0]} tokens")
+        notes.append(
+            Message("neither model nor tokenizer limits the input: {tokens} tokens", tokens=known[0])
+        )
     limit = min(known)
-    if task == "question-answering" and limit > _QUESTION_ANSWERING:
-        limit = _QUESTION_ANSWERING
-        notes.append(f"contexts are read in windows of {limit} tokens, as Hugging Face's pipeline does")
+    if row.longest is not None and limit > row.longest:
+        limit = row.longest
+        notes.append(
+            Message(
+                "{texts}s are read in windows of {tokens} tokens, as Hugging Face's pipeline does",
+                texts=row.pair_names[1] if row.pair_is_cut else row.pair_names[0],
+                tokens=limit,
+            )
+        )
     if asked is None:
         return limit, tuple(notes)
     if asked > limit:
-        raise UsageError(f"--max-length {asked} is more than the checkpoint reads; type at most {limit}")
+        raise UsageError(
+            "{asked} is more than the checkpoint reads; type at most {limit}",
+            asked=Option("max_length", asked),
+            limit=limit,
+        )
     if asked < least:
-        raise UsageError(f"--max-length {asked} leaves no room for text; type at least {least}")
+        raise UsageError(
+            "{asked} leaves no room for text; type at least {least}",
+            asked=Option("max_length", asked),
+            least=least,
+        )
     return asked, tuple(notes)

@@ -17,20 +17,11 @@ import numpy.typing as npt
 
 from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.models.pooling import POOLINGS, modes_of
+from bertonnx.models.tasks import ENCODER
+from bertonnx.wording import Option
 
-__all__ = ["DENSE_ACTIVATIONS", "POOLINGS", "Dense", "SentenceModules", "read_modules"]
-
-POOLINGS = ("mean", "cls", "max", "last")
-
-_POOLING_NAMES = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
+__all__ = ["DENSE_ACTIVATIONS", "Dense", "SentenceModules", "read_modules"]
 
 DENSE_ACTIVATIONS: Mapping[str, str] = {
     "torch.nn.modules.linear.Identity": "identity",
@@ -71,11 +62,11 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class SentenceModules:
-    """What follows the transformer, in this order: pooling, dense layers, normalisation.
+    """What follows the transformer, in this order: pooling, dense layers, normalization.
 
     Attributes:
         folder: where the transformer's config.json and weights lie.
-        pooling: one of `POOLINGS`.
+        pooling: name of a row of `models.pooling`.
         dense: the dense layers in their order.
         normalize: whether the embedding is brought to length 1 at the end.
         max_seq_length: longest input in tokens, or None where the folder does not say.
@@ -114,9 +105,10 @@ def read_modules(folder: Path, *, allow_pickle: bool = False) -> SentenceModules
     prefix = _default_prompt(settings, folder)
     if prefix and not include_prompt:
         raise UnsupportedError(
-            f"{folder}: pooling leaves the default prompt out (include_prompt is false), which bertonnx "
+            "{folder}: pooling leaves the default prompt out (include_prompt is false), which bertonnx "
             "cannot; remove default_prompt_name from config_sentence_transformers.json and put the prompt in "
-            "your texts"
+            "your texts",
+            folder=folder,
         )
     options = _transformer_options(transformer)
     return SentenceModules(
@@ -142,8 +134,10 @@ def _module_list(folder: Path) -> list[tuple[str, Path]]:
         modules = [(str(entry["type"]), str(entry["path"])) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); "
-            "put the checkpoint's original file in its place"
+            "{path} cannot be read ({kind}: {why}); put the checkpoint's original file in its place",
+            path=path,
+            kind=type(error).__name__,
+            why=error,
         ) from error
     return [(_class_name(kind, folder), _inside(folder, place)) for kind, place in modules]
 
@@ -151,8 +145,10 @@ def _module_list(folder: Path) -> list[tuple[str, Path]]:
 def _class_name(kind: str, folder: Path) -> str:
     if not kind.startswith("sentence_transformers."):
         raise UnsupportedError(
-            f"{folder}: the module {kind} is the checkpoint's own code, which bertonnx cannot export; "
-            "only Transformer, Pooling, Dense and Normalize of Sentence-Transformers work"
+            "{folder}: the module {module} is the checkpoint's own code, which bertonnx cannot export; only "
+            "Transformer, Pooling, Dense and Normalize of Sentence-Transformers work",
+            folder=folder,
+            module=kind,
         )
     return kind.rpartition(".")[2]
 
@@ -160,7 +156,9 @@ def _class_name(kind: str, folder: Path) -> str:
 def _inside(folder: Path, place: str) -> Path:
     path = folder / place
     if not path.resolve().is_relative_to(folder.resolve()) and not _is_cache_link(folder, path):
-        raise CheckpointError(f"{folder}/modules.json points out of its folder, to {place!r}")
+        raise CheckpointError(
+            "{folder}/modules.json points out of its folder, to {place!r}", folder=folder, place=place
+        )
     return path
 
 
@@ -174,8 +172,10 @@ def _require_order(names: list[str], folder: Path) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UnsupportedError(
-            f"{folder}: the Sentence-Transformers module {unknown[0]} cannot be exported; "
-            "only Transformer, Pooling, Dense and Normalize work"
+            "{folder}: the Sentence-Transformers module {module} cannot be exported; only Transformer, "
+            "Pooling, Dense and Normalize work",
+            folder=folder,
+            module=unknown[0],
         )
     # Dropout does nothing at inference.
     order = [name for name in names if name != "Dropout"]
@@ -183,24 +183,26 @@ def _require_order(names: list[str], folder: Path) -> None:
     whole = order[:2] == ["Transformer", "Pooling"] and order.count("Pooling") == 1
     if not whole or order != sorted(order, key=rank.__getitem__):
         raise UnsupportedError(
-            f"{folder}: its modules are {' -> '.join(names)}; bertonnx exports Transformer -> Pooling, then "
-            "any Dense, then Normalize, in this order only"
+            "{folder}: its modules are {modules}; bertonnx exports Transformer -> Pooling, then any Dense, "
+            "then Normalize, in this order only",
+            folder=folder,
+            modules=" -> ".join(names),
         )
 
 
 def _pooling(folder: Path) -> tuple[str, bool]:
+    """Return the name of the pooling, and whether it pools the prompt's tokens too."""
     config = read_json(folder / "config.json")
-    mode = config.get("pooling_mode")
-    if mode is None:
-        # No flag at all means the mean, as in Sentence-Transformers.
-        mode = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
-    modes = [mode] if isinstance(mode, str) else list(mode)
-    if len(modes) != 1 or modes[0] not in _POOLING_NAMES:
+    names = {row.mode: row.name for row in POOLINGS}
+    modes = modes_of(config)
+    if len(modes) != 1 or modes[0] not in names:
         raise UnsupportedError(
-            f"{folder}: the pooling {' + '.join(map(str, modes))} cannot be exported; "
-            f"one of {', '.join(_POOLING_NAMES)} can"
+            "{folder}: the pooling {modes} cannot be exported; one of {known} can",
+            folder=folder,
+            modes=" + ".join(modes),
+            known=", ".join(names),
         )
-    return _POOLING_NAMES[modes[0]], bool(config.get("include_prompt", True))
+    return names[modes[0]], bool(config.get("include_prompt", True))
 
 
 def _default_prompt(settings: Mapping[str, Any], folder: Path) -> str:
@@ -211,8 +213,11 @@ def _default_prompt(settings: Mapping[str, Any], folder: Path) -> str:
     # Sentence-Transformers itself always knows these two, empty where the file gives no text.
     if name not in prompts and name not in ("query", "document"):
         raise CheckpointError(
-            f"{folder}/config_sentence_transformers.json names the default prompt {name!r}, and its prompts "
-            f"are {', '.join(sorted(prompts)) or 'none'}; correct the name"
+            "{folder}/config_sentence_transformers.json names the default prompt {name!r}, and its prompts "
+            "are {prompts}; correct the name",
+            folder=folder,
+            name=name,
+            prompts=", ".join(sorted(prompts)) or "none",
         )
     return str(prompts.get(name) or "")
 
@@ -220,15 +225,20 @@ def _default_prompt(settings: Mapping[str, Any], folder: Path) -> str:
 def _transformer_options(folder: Path) -> dict[str, Any]:
     path = next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
     options = {} if path is None else read_json(path)
-    task = options.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        raise UnsupportedError(f"{path}: transformer_task {task!r} gives no sentence embeddings to export")
+    task = options.get("transformer_task", ENCODER.name)
+    if task != ENCODER.name:
+        raise UnsupportedError(
+            "{path}: transformer_task {task!r} gives no sentence embeddings to export", path=path, task=task
+        )
     for name in _ARGUMENTS:
         strange = sorted(set(options.get(name) or ()) - _HARMLESS_ARGUMENTS)
         if strange:
             raise UnsupportedError(
-                f"{path}: {name} sets {', '.join(strange)}, which bertonnx cannot follow; "
-                "write the values into config.json or tokenizer_config.json and remove them there"
+                "{path}: {name} sets {arguments}, which bertonnx cannot follow; write the values into "
+                "config.json or tokenizer_config.json and remove them there",
+                path=path,
+                name=name,
+                arguments=", ".join(strange),
             )
     return options
 
@@ -238,25 +248,39 @@ def _dense(folder: Path, *, allow_pickle: bool) -> Dense:
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     if name not in DENSE_ACTIVATIONS:
         raise UnsupportedError(
-            f"{folder}: the activation {name} of a Dense module cannot be exported; "
-            f"one of {', '.join(DENSE_ACTIVATIONS.values())} can"
+            "{folder}: the activation {name} of a Dense module cannot be exported; one of {known} can",
+            folder=folder,
+            name=name,
+            known=", ".join(DENSE_ACTIVATIONS.values()),
         )
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
-            raise UnsupportedError(f"{folder}: a Dense module with {key} {config[key]!r} cannot be exported")
+            raise UnsupportedError(
+                "{folder}: a Dense module with {key} {value!r} cannot be exported",
+                folder=folder,
+                key=key,
+                value=config[key],
+            )
     tensors = _dense_tensors(folder, allow_pickle=allow_pickle)
     weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
     has_bias = bool(config.get("bias", True))
     shape = (config.get("out_features"), config.get("in_features"))
     if weight is None or weight.shape != shape or has_bias != (bias is not None):
         raise CheckpointError(
-            f"{folder}: config.json promises linear.weight of shape {shape}"
-            f"{' and linear.bias' if has_bias else ' without linear.bias'}, and the weights are "
-            f"{ {key: value.shape for key, value in tensors.items()} }; the two files do not belong together"
+            "{folder}: config.json promises linear.weight of shape {shape} {bias} linear.bias, and the "
+            "weights are {found}; the two files do not belong together",
+            folder=folder,
+            shape=shape,
+            bias="and" if has_bias else "without",
+            found={key: value.shape for key, value in tensors.items()},
         )
     for key, value in tensors.items():
         if not np.isfinite(value).all():
-            raise CheckpointError(f"{folder}: {key} holds NaN or infinity; the checkpoint is damaged")
+            raise CheckpointError(
+                "{folder}: {weights} holds NaN or infinity; the checkpoint is damaged",
+                folder=folder,
+                weights=key,
+            )
     return Dense(weight, bias, DENSE_ACTIVATIONS[name])
 
 
@@ -267,8 +291,10 @@ def _dense_tensors(folder: Path, *, allow_pickle: bool) -> dict[str, npt.NDArray
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     if not safe.is_file() and pickled.is_file() and not allow_pickle:
         raise SourceError(
-            f"{folder} has its weights only in a pickle file (pytorch_model.bin), and reading a pickle can "
-            "run any code; if you trust its author, add --allow-pickle, or convert it to model.safetensors"
+            "{folder} has its weights only in a pickle file (pytorch_model.bin), and reading a pickle can "
+            "run any code; if you trust its author, add {option}, or convert it to model.safetensors",
+            folder=folder,
+            option=Option("allow_pickle", True),
         )
     try:
         if safe.is_file():
@@ -278,5 +304,8 @@ def _dense_tensors(folder: Path, *, allow_pickle: bool) -> dict[str, npt.NDArray
         return {name: tensor.to(torch.float32).numpy() for name, tensor in tensors.items()}
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise CheckpointError(
-            f"the weights in {folder} cannot be read ({type(error).__name__}: {error}); download them again"
+            "the weights in {folder} cannot be read ({kind}: {why}); download them again",
+            folder=folder,
+            kind=type(error).__name__,
+            why=error,
         ) from error

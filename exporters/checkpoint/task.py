@@ -6,23 +6,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertonnx.errors import CheckpointError, UnsupportedError, UsageError
+from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
-from bertonnx.models.tasks import PROBLEM_TYPES, TASKS
+from bertonnx.models.tasks import ENCODER, PROBLEM_TYPES, TASKS, Task
+from bertonnx.wording import Message, Option, Options
 
 __all__ = [
     "Head",
+    "classification_head",
     "cross_encoder_activation",
+    "no_head",
     "require_exportable",
-    "require_known",
     "task_of",
     "text_pairs",
-    "values_of",
+    "token_head",
 ]
 
-_SUFFIXES: tuple[tuple[str, str], ...] = (
-    *((end, task.name) for task in TASKS for end in task.architectures if end != "Model"),
-)
 _NO_WORDS = ("ElectraForPreTraining", "ElectraDiscriminator", "SplinterForPreTraining")
 """Pre-training heads that predict no words, though their names end as those that do."""
 
@@ -47,75 +46,84 @@ class Head:
     activation: str = "none"
 
 
-def require_known(task: str) -> None:
-    """Raise UsageError where bertonnx has no such task."""
-    names = [known.name for known in TASKS]
-    if task not in names:
-        raise UsageError(f"--task {task} is no task of bertonnx; type one of: {', '.join(names)}")
-
-
-def require_exportable(task: str, family: str, own: Collection[str] = ()) -> None:
+def require_exportable(row: Task, family: str, own: Collection[str] = ()) -> None:
     """Raise UnsupportedError where no checkpoint of the family can be exported for the task.
 
     Args:
-        task: the task's name.
+        row: the task.
         family: `model_type`.
         own: classes that the checkpoint's own Python code provides.
     """
     tasks = exportable_tasks(family, own)
-    if tasks[task]:
-        working = ", ".join(name for name, reason in tasks.items() if not reason)
+    if tasks[row.name]:
         raise UnsupportedError(
-            f"a {family} model cannot be exported for {task}: {tasks[task]}; what works: --task {working}"
+            "a {family} model cannot be exported for {task}: {reason}; what works: {working}",
+            family=family,
+            task=row.name,
+            reason=tasks[row.name],
+            working=Options([Option("task", name) for name, reason in tasks.items() if not reason]),
         )
 
 
-def task_of(architectures: Sequence[str]) -> tuple[str, str]:
+def task_of(architectures: Sequence[str]) -> tuple[Task, Message]:
     """Return the task that config.json's `architectures` name, and a note on how it was chosen."""
-    if not architectures:
-        return "feature-extraction", "config.json names no architecture: exported for feature-extraction"
     for architecture in architectures:
-        task = _task_of_one(architecture)
-        if task is not None:
-            return task, f"task {task}, from the checkpoint's architecture {architecture}"
-    return (
-        "feature-extraction",
-        f"{', '.join(architectures)} has no head that bertonnx exports: exported for feature-extraction",
+        row = _task_of_one(architecture)
+        if row is not None:
+            chosen = Message(
+                "task {task}, from the checkpoint's architecture {architecture}",
+                task=row.name,
+                architecture=architecture,
+            )
+            return row, chosen
+    if not architectures:
+        return ENCODER, Message("config.json names no architecture: exported for {task}", task=ENCODER.name)
+    return ENCODER, Message(
+        "{architectures} has no head that bertonnx exports: exported for {task}",
+        architectures=", ".join(architectures),
+        task=ENCODER.name,
     )
 
 
-def _task_of_one(architecture: str) -> str | None:
+def _task_of_one(architecture: str) -> Task | None:
     if architecture in _NO_WORDS:
         return None
-    for suffix, task in _SUFFIXES:
-        if architecture.endswith(suffix):
-            return task
-    return "feature-extraction" if architecture.endswith("Model") and "LMHead" not in architecture else None
+    for row in TASKS:
+        if row != ENCODER and architecture.endswith(row.architectures):
+            return row
+    return ENCODER if architecture.endswith(ENCODER.architectures) and "LMHead" not in architecture else None
 
 
-def values_of(task: str, config: Any, raw: Mapping[str, Any]) -> Head:
-    """Return how the logits of a task are read.
+def no_head(config: Any, raw: Mapping[str, Any]) -> Head:  # noqa: ARG001
+    """Return the head of a task whose outputs are no classes."""
+    return Head()
+
+
+def token_head(config: Any, raw: Mapping[str, Any]) -> Head:
+    """Return the head of a task that chooses a label for each token."""
+    return Head(_labels(config, raw), None, "softmax")
+
+
+def classification_head(config: Any, raw: Mapping[str, Any]) -> Head:
+    """Return the head of a task that gives labels or numbers to whole texts.
 
     The activation is the one of Hugging Face's text classification pipeline
     (`transformers/pipelines/text_classification.py`, `postprocess`).
 
     Args:
-        task: the task's name.
         config: the loaded `PretrainedConfig`.
         raw: config.json as it lies in the folder; transformers itself mends some contradictions.
 
     Raises:
         CheckpointError: labels are doubled or missing, or the problem type is unknown.
     """
-    if task not in ("text-classification", "token-classification"):
-        return Head()
     labels = _labels(config, raw)
-    if task == "token-classification":
-        return Head(labels, None, "softmax")
     problem = config.problem_type
     if problem is not None and problem not in PROBLEM_TYPES:
         raise CheckpointError(
-            f"config.json has problem_type {problem!r}; it can be one of {', '.join(PROBLEM_TYPES)}"
+            "config.json has problem_type {found!r}; it can be one of {known}",
+            found=problem,
+            known=", ".join(PROBLEM_TYPES),
         )
     if problem == "regression":
         return Head(labels, problem, "none")
@@ -128,29 +136,34 @@ def _labels(config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
     table = {int(index): str(name) for index, name in config.id2label.items()}
     if sorted(table) != list(range(len(table))):
         raise CheckpointError(
-            f"config.json's id2label numbers its labels {sorted(table)}, and they must count from 0 without "
-            "gaps; correct id2label"
+            "config.json's id2label numbers its labels {numbers}, and they must count from 0 without gaps; "
+            "correct id2label",
+            numbers=sorted(table),
         )
     labels = tuple(table[index] for index in range(len(table)))
     doubled = sorted({name for name in labels if labels.count(name) > 1})
     if doubled:
         raise CheckpointError(
-            f"config.json's id2label gives several classes the same label ({', '.join(doubled)}); "
-            "give each class its own name"
+            "config.json's id2label gives several classes the same label ({labels}); give each class its own "
+            "name",
+            labels=", ".join(doubled),
         )
     count = raw.get("num_labels")
     if raw.get("id2label") and count is not None and count != len(labels):
         raise CheckpointError(
-            f"config.json has num_labels {count}, and id2label names {len(labels)} labels "
-            f"({', '.join(labels[:8])}); make them agree"
+            "config.json has num_labels {count}, and id2label names {found} labels ({labels}); make them "
+            "agree",
+            count=count,
+            found=len(labels),
+            labels=", ".join(labels[:8]),
         )
     return labels
 
 
-def text_pairs(task: str, labels: Sequence[str], raw: Mapping[str, Any]) -> bool | None:
+def text_pairs(row: Task, labels: Sequence[str], raw: Mapping[str, Any]) -> bool | None:
     """Return whether the checkpoint reads text pairs: True, False, or None where it does not say."""
-    if task != "text-classification":
-        return task == "question-answering"
+    if row.pairs != "maybe":
+        return row.pairs == "always"
     trained = str(raw.get("finetuning_task") or "").lower()
     names = {label.lower() for label in labels}
     is_inference = "entailment" in names and bool(names & {"contradiction", "not_entailment"})

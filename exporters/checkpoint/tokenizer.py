@@ -14,6 +14,7 @@ from bertonnx.exporters.checkpoint.encoders import GRAPH_INPUTS
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.quiet import quiet
 from bertonnx.runtime.tokenization import stripped
+from bertonnx.wording import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,7 +26,7 @@ _NO_LIMIT = 1_000_000
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "bpe.codes")
 
-_PROVIDE = (
+_PROVIDE = Message(
     "put a tokenizer.json that gives the same ids beside config.json, with "
     '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
 )
@@ -141,9 +142,10 @@ def read_tokenizer(
 def _own_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         raise CheckpointError(
-            f"{folder} has no tokenizer (none of {', '.join(_VOCABULARIES)}); "
-            "copy the tokenizer's files there, or save it with transformers: "
-            "tokenizer.save_pretrained('folder')"
+            "{folder} has no tokenizer (none of {files}); copy the tokenizer's files there, or save it with "
+            "transformers: tokenizer.save_pretrained('folder')",
+            folder=folder,
+            files=", ".join(_VOCABULARIES),
         )
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
@@ -155,8 +157,11 @@ def _own_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokeni
             raise
         except Exception as error:  # every tokenizer class fails in its own way
             raise CheckpointError(
-                f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {_short(error)}); "
-                f"{_PROVIDE}"
+                "the tokenizer in {folder} cannot be loaded ({kind}: {why}); {provide}",
+                folder=folder,
+                kind=type(error).__name__,
+                why=_short(error),
+                provide=_PROVIDE,
             ) from error
     return own
 
@@ -179,15 +184,22 @@ def _fast(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
         return fast
     if not has_text:
         raise CheckpointError(
-            f"the tokenizer in {folder}, a {type(own).__name__}, has no fast version, so it cannot go into "
-            f"the model file; {_PROVIDE}"
+            "the tokenizer in {folder}, a {kind}, has no fast version, so it cannot go into the model file; "
+            "{provide}",
+            folder=folder,
+            kind=type(own).__name__,
+            provide=_PROVIDE,
         )
     replacement: PreTrainedTokenizerFast = load(folder, local_files_only=True)
     for text in HARD_TEXTS:
         if own(text)["input_ids"] != replacement(text)["input_ids"]:
             raise CheckpointError(
-                f"tokenizer.json in {folder} and the checkpoint's own {type(own).__name__} give different "
-                f"ids, for example for {text[:60]!r}; {_PROVIDE}"
+                "tokenizer.json in {folder} and the checkpoint's own {kind} give different ids, for example "
+                "for {text!r}; {provide}",
+                folder=folder,
+                kind=type(own).__name__,
+                text=text[:60],
+                provide=_PROVIDE,
             )
     return replacement
 
@@ -210,8 +222,12 @@ def _text(own: PreTrainedTokenizerFast, folder: Path, *, raw: bool) -> str:
         text = stripped(own.backend_tokenizer.to_str())
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(
-            f"the tokenizer in {folder}, a {type(own).__name__}, splits texts with Python code, which cannot "
-            f"be written into the model file ({_short(error)}); {_PROVIDE}"
+            "the tokenizer in {folder}, a {kind}, splits texts with Python code, which cannot be written "
+            "into the model file ({why}); {provide}",
+            folder=folder,
+            kind=type(own).__name__,
+            why=_short(error),
+            provide=_PROVIDE,
         ) from error
     file = folder / "tokenizer.json"
     if raw and file.is_file():
@@ -241,8 +257,12 @@ def _require_same_ids(own: PreTrainedTokenizerFast, written: Tokenizer, folder: 
             same_types = not typed or wanted["token_type_ids"] == got.type_ids
             if wanted["input_ids"] != got.ids or not same_types:
                 raise CheckpointError(
-                    f"the tokenizer in {folder}, written down as tokenizer.json, gives other ids than the "
-                    f"checkpoint's own {type(own).__name__}, for example for {text[:60]!r}; {_PROVIDE}"
+                    "the tokenizer in {folder}, written down as tokenizer.json, gives other ids than the "
+                    "checkpoint's own {kind}, for example for {text!r}; {provide}",
+                    folder=folder,
+                    kind=type(own).__name__,
+                    text=text[:60],
+                    provide=_PROVIDE,
                 )
 
 
@@ -252,9 +272,14 @@ def _require_embeddings(written: Tokenizer, embeddings: int, folder: Path) -> No
     if outside:
         shown = ", ".join(f"{token!r} ({index})" for index, token in outside[:5])
         raise CheckpointError(
-            f"the tokenizer in {folder} makes {len(outside)} ids that the model has no embedding for: "
-            f"{shown}; the model has {embeddings}, so the highest id is {embeddings - 1}. Tokenizer and "
-            "weights do not belong together, or tokens were added without model.resize_token_embeddings"
+            "the tokenizer in {folder} makes {count} ids that the model has no embedding for: {shown}; the "
+            "model has {embeddings}, so the highest id is {highest}. Tokenizer and weights do not belong "
+            "together, or tokens were added without model.resize_token_embeddings",
+            folder=folder,
+            count=len(outside),
+            shown=shown,
+            embeddings=embeddings,
+            highest=embeddings - 1,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
 from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import task_of
 from bertonnx.exporters.quiet import quiet
-from bertonnx.models.tasks import TASKS
-from bertonnx.models.tasks import task as task_named
+from bertonnx.models.families import family as family_named
+from bertonnx.models.tasks import ENCODER, TASKS, Task
+from bertonnx.wording import Message, Option, Options
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -62,8 +64,10 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
             )
         except Exception as error:  # any value of config.json may be of a wrong kind
             raise CheckpointError(
-                f"{folder / 'config.json'} cannot be used ({type(error).__name__}: {_short(error)}); "
-                "put the checkpoint's original file in its place"
+                "{path} cannot be used ({kind}: {why}); put the checkpoint's original file in its place",
+                path=folder / "config.json",
+                kind=type(error).__name__,
+                why=_short(error),
             ) from error
     config.output_attentions = False
     config.output_hidden_states = False
@@ -71,73 +75,74 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
     return config
 
 
-def load_model(
-    folder: Path,
-    config: PretrainedConfig,
-    task: str,
-    *,
-    asked: bool,
-    allow_pickle: bool = False,
-    trust_remote_code: bool = False,
-) -> Loaded:
+def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task, *, asked: bool) -> Loaded:
     """Return the model for a task with every weight that the task uses taken from the checkpoint.
 
     Args:
+        source: says whether pickles may be read and whether the checkpoint's own code may run.
         folder: holds config.json and the weights.
         config: from `load_config`; it may have been changed since.
-        task: the task's name.
+        row: the task.
         asked: the user named the task; otherwise the checkpoint's own architecture did.
-        allow_pickle: read `pytorch_model.bin` where there is no safetensors.
-        trust_remote_code: run the checkpoint's own Python code.
 
     Raises:
         UnsupportedError: the checkpoint has no head for the task; lists the tasks that it can serve.
         CheckpointError: weights are missing, of a wrong shape, not finite, or cannot be read.
     """
     _require_readable(folder)
-    pickled = allow_pickle and not any(folder.glob("model*.safetensors*"))
 
-    def attempt(name: str) -> _Attempt:
-        return _attempt(folder, config, name, pickled=pickled, trust_remote_code=trust_remote_code)
+    def attempt(row: Task) -> _Attempt:
+        return _attempt(source, folder, config, row)
 
-    def served() -> list[str]:
-        return _servable(attempt, config)
+    def served() -> Options:
+        return Options([Option("task", name) for name in _servable(attempt, config)])
 
-    if _other_classifier(task, config):
+    if _other_classifier(row, config):
         raise UnsupportedError(
-            f"this checkpoint cannot serve {task}: its classifier is that of "
-            f"{_listed(config.architectures or ())}; it can serve: --task {' or '.join(served())}"
+            "this checkpoint cannot serve {task}: its classifier is that of {architectures}; it can serve: "
+            "{served}",
+            task=row.name,
+            architectures=_listed(config.architectures or ()),
+            served=served(),
         )
     try:
-        loaded = attempt(task)
+        loaded = attempt(row)
     except _NoSuchHeadError:
         raise UnsupportedError(
-            f"transformers has no {config.model_type} model for {task}; this checkpoint can serve: "
-            f"--task {' or '.join(served())}"
+            "transformers has no {family} model for {task}; this checkpoint can serve: {served}",
+            family=config.model_type,
+            task=row.name,
+            served=served(),
         ) from None
     _require_shapes(folder, loaded, config)
-    missing = _needed(task, loaded)
-    if missing and (asked or _beam_search(task, config)) and _lacks_head(task, loaded, missing, config):
+    missing = _needed(loaded)
+    why = _other_head(row, config)
+    if missing and (asked or why) and _lacks_head(row, loaded, missing, config):
         raise UnsupportedError(
-            f"this checkpoint cannot serve {task}: it has no weights for that head ({_listed(missing)})"
-            f"{_beam_search(task, config)}; it can serve: --task {' or '.join(served())}"
+            "this checkpoint cannot serve {task}: it has no weights for that head ({missing}){why}; it can "
+            "serve: {served}",
+            task=row.name,
+            missing=_listed(missing),
+            why=why,
+            served=served(),
         )
     if missing:
-        raise CheckpointError(_missing_message(task, missing, loaded))
+        raise _incomplete(row, missing, loaded)
     _require_finite(loaded.model)
     return Loaded(loaded.model, loaded.unexpected)
 
 
-def _attempt(
-    folder: Path, config: PretrainedConfig, task: str, *, pickled: bool, trust_remote_code: bool
-) -> _Attempt:
+def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
     import torch
 
+    pickled = source.trust.allow_pickle and not any(folder.glob("model*.safetensors*"))
     with quiet():
         import transformers
 
-        maker: Any = getattr(transformers, task_named(task).auto_class)
-        own_code = trust_remote_code and maker.__name__ in (getattr(config, "auto_map", None) or {})
+        maker: Any = getattr(transformers, row.auto_class)
+        own_code = source.trust.trust_remote_code and maker.__name__ in (
+            getattr(config, "auto_map", None) or {}
+        )
         if type(config) not in maker._model_mapping and not own_code:
             raise _NoSuchHeadError
         try:
@@ -150,12 +155,14 @@ def _attempt(
                 output_loading_info=True,
                 local_files_only=True,
                 use_safetensors=not pickled,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=source.trust.trust_remote_code,
             )
         except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
             raise CheckpointError(
-                f"the weights in {folder} cannot be read ({type(error).__name__}: {_short(error)}); "
-                "download the checkpoint again"
+                "the weights in {folder} cannot be read ({kind}: {why}); download the checkpoint again",
+                folder=folder,
+                kind=type(error).__name__,
+                why=_short(error),
             ) from error
     return _Attempt(
         model.float().eval(),
@@ -175,8 +182,10 @@ def _require_readable(folder: Path) -> None:
         absent = [name for name in shards if not (folder / name).is_file()]
         if absent or not shards:
             raise CheckpointError(
-                f"{index} lists weights in {_listed(shards) or 'no file'}, and {_listed(absent) or 'none'} "
-                "is not there; download the checkpoint again"
+                "{index} lists weights in {listed}, and {absent} is not there; download the checkpoint again",
+                index=index,
+                listed=_listed(shards) or "no file",
+                absent=_listed(absent) or "none",
             )
     for path in sorted(folder.glob("model*.safetensors")):
         _require_safetensors(path)
@@ -188,14 +197,17 @@ def _require_safetensors(path: Path) -> None:
     with path.open("rb") as stream:
         if stream.read(len(_LFS)) == _LFS:
             raise CheckpointError(
-                f"{path} is a Git LFS pointer, not the weights; in the repository, type: git lfs pull"
+                "{path} is a Git LFS pointer, not the weights; in the repository, type: git lfs pull",
+                path=path,
             )
     try:
         with safe_open(path, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or cut short ({_short(error)}); download the checkpoint again"
+            "{path} is damaged or cut short ({why}); download the checkpoint again",
+            path=path,
+            why=_short(error),
         ) from error
 
 
@@ -211,7 +223,9 @@ def _require_shapes(folder: Path, loaded: _Attempt, config: PretrainedConfig) ->
     if not any(_in_base(key, loaded.model) for key in loaded.mismatched):
         labels = list((config.id2label or {}).values())
         shown += f" (id2label names {len(labels)} labels: {_listed(labels)})"
-    raise CheckpointError(f"config.json and the weights do not belong together: {shown}; correct config.json")
+    raise CheckpointError(
+        "config.json and the weights do not belong together: {shown}; correct config.json", shown=shown
+    )
 
 
 def _shapes(folder: Path, prefix: str) -> dict[str, tuple[int, ...]]:
@@ -228,11 +242,11 @@ def _shapes(folder: Path, prefix: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _needed(task: str, loaded: _Attempt) -> list[str]:
+def _needed(loaded: _Attempt) -> list[str]:
     """Return the missing weights that the task's outputs depend on."""
-    if task != "feature-extraction":
+    if loaded.model.base_model is not loaded.model:
         return list(loaded.missing)
-    # The pooler makes pooler_output, and ours is last_hidden_state.
+    # An encoder's own pooler makes pooler_output, and the graph ends in last_hidden_state.
     return [key for key in loaded.missing if key.split(".")[0] != "pooler"]
 
 
@@ -240,11 +254,11 @@ def _in_base(key: str, model: PreTrainedModel) -> bool:
     return model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
 
 
-def _lacks_head(task: str, loaded: _Attempt, missing: Sequence[str], config: PretrainedConfig) -> bool:
+def _lacks_head(row: Task, loaded: _Attempt, missing: Sequence[str], config: PretrainedConfig) -> bool:
     """Tell a checkpoint without the task's head from one whose head or encoder is incomplete."""
     if any(_in_base(key, loaded.model) and ".pooler." not in key for key in missing):
         return False
-    if task_of(config.architectures or ())[0] != task:
+    if task_of(config.architectures or ())[0] != row:
         # ModernBERT's heads share layers, so that only a part of another task's head is missing.
         return True
     encoder = {id(parameter) for parameter in loaded.model.base_model.parameters()}
@@ -255,44 +269,55 @@ def _lacks_head(task: str, loaded: _Attempt, missing: Sequence[str], config: Pre
     return bool(names) and all(keys & set(missing) for keys in names.values())
 
 
-def _other_classifier(task: str, config: PretrainedConfig) -> bool:
-    wanted = task_named(task).architectures[0]
+def _other_classifier(row: Task, config: PretrainedConfig) -> bool:
+    wanted = set(row.architectures) & set(_CLASSIFIERS)
     named = {end for name in config.architectures or () for end in _CLASSIFIERS if name.endswith(end)}
-    return wanted in _CLASSIFIERS and bool(named) and wanted not in named
+    return bool(wanted and named) and not wanted & named
 
 
-def _servable(attempt: Any, config: PretrainedConfig) -> list[str]:
+def _servable(attempt: Callable[[Task], _Attempt], config: PretrainedConfig) -> list[str]:
     """Return the tasks whose every weight the checkpoint has; loads it once for each."""
     names = []
     own = getattr(config, "auto_map", None) or ()
-    for task, reason in exportable_tasks(config.model_type, own).items():
-        if reason or _other_classifier(task, config):
+    for name, reason in exportable_tasks(config.model_type, own).items():
+        if reason or _other_classifier(TASKS[name], config):
             continue
         try:
-            loaded = attempt(task)
+            loaded = attempt(TASKS[name])
         except _NoSuchHeadError:
             continue
-        if not loaded.mismatched and not _needed(task, loaded):
-            names.append(task)
-    return names or [TASKS.names[0]]
+        if not loaded.mismatched and not _needed(loaded):
+            names.append(name)
+    return names or [ENCODER.name]
 
 
-def _beam_search(task: str, config: PretrainedConfig) -> str:
-    """Return why an XLM or FlauBERT checkpoint may lack the head that other families have, or ""."""
-    architectures = config.architectures or []
-    beam = any(name.endswith("ForQuestionAnswering") for name in architectures)
-    if task != "question-answering" or not beam or config.model_type not in ("xlm", "flaubert"):
-        return ""
-    return f", because {architectures[0]} is the beam-search head, which gives no start and end logits"
+def _other_head(row: Task, config: PretrainedConfig) -> Message | str:
+    """Return why an architecture lacks the head that its name promises, or ""."""
+    family = family_named(config.model_type)
+    for architecture in config.architectures or ():
+        reason = "" if family is None else family.other_heads.get(architecture, "")
+        if reason and architecture.endswith(row.architectures):
+            return Message(", because {architecture} {reason}", architecture=architecture, reason=reason)
+    return ""
 
 
-def _missing_message(task: str, missing: Sequence[str], loaded: _Attempt) -> str:
-    message = f"the checkpoint lacks {len(missing)} weights that {task} needs: {_listed(missing)}"
+def _incomplete(row: Task, missing: Sequence[str], loaded: _Attempt) -> CheckpointError:
+    others: Message | str = ""
     if loaded.unexpected:
-        message += (
-            f"; it holds others that {type(loaded.model).__name__} has not: {_listed(loaded.unexpected)}"
+        others = Message(
+            "; it holds others that {model} has not: {weights}",
+            model=type(loaded.model).__name__,
+            weights=_listed(loaded.unexpected),
         )
-    return f"{message}; use a complete checkpoint, or --task feature-extraction for the encoder alone"
+    return CheckpointError(
+        "the checkpoint lacks {count} weights that {task} needs: {missing}{others}; use a complete "
+        "checkpoint, or {encoder} for the encoder alone",
+        count=len(missing),
+        task=row.name,
+        missing=_listed(missing),
+        others=others,
+        encoder=Option("task", ENCODER.name),
+    )
 
 
 def _require_finite(model: PreTrainedModel) -> None:
@@ -301,8 +326,9 @@ def _require_finite(model: PreTrainedModel) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
-                f"the weights {name} hold NaN or infinity, so the model can give no answers; "
-                "the checkpoint was damaged, or its training diverged"
+                "the weights {name} hold NaN or infinity, so the model can give no answers; the checkpoint "
+                "was damaged, or its training diverged",
+                name=name,
             )
 
 

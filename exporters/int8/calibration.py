@@ -5,13 +5,12 @@ What tunes never judges: texts take turns, one to calibrate on, one to judge by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from bertonnx.errors import InputError, RowError
@@ -20,9 +19,9 @@ from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import open_values
 from bertonnx.runtime.io.inputs import Input
 from bertonnx.runtime.io.readers import open_rows
-from bertonnx.runtime.rows import Array, Encoded, Piece, Row
+from bertonnx.runtime.rows import Array, Encoded, Piece, Row, feeds_of
 from bertonnx.runtime.tokenization import TextTokenizer
-from bertonnx.wording import Option
+from bertonnx.wording import Message, Option
 
 __all__ = [
     "LEAST_ROWS",
@@ -97,7 +96,7 @@ def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | 
     Args:
         path: the user's file, in any format of `runtime.io.readers`; None for our own texts.
         pairs: whether the model reads pairs (question and context, or two texts).
-        mask_token: of fill-mask: it takes the place of a word where a text has none.
+        mask_token: where texts must hold one: it takes the place of a word where a text has none.
 
     Raises:
         InputError: the file cannot be read, does not say which column holds the text, or holds fewer
@@ -126,7 +125,8 @@ def calibration_pieces(rows: Sequence[Row], tokenizer: TextTokenizer) -> list[Pi
     if not pieces:
         raise InputError(
             "the model can read none of the calibration texts, so INT8 cannot be tuned; give other texts "
-            "with --calibration FILE"
+            "with {file}",
+            file=Option("calibration", "FILE"),
         )
     return [Piece(piece.ids[:_LONGEST], piece.type_ids[:_LONGEST], piece.encoding) for piece in pieces]
 
@@ -142,7 +142,7 @@ def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piec
     session = open_values(Graph(model).extract(values), values)
     tokens, totals = sum(len(piece.ids) for piece in pieces), dict[str, _Total]()
     for piece in pieces:
-        arrays = session.run(values, _feeds(piece))
+        arrays = session.run(values, feeds_of([piece], session.inputs))
         if not totals:
             keep = _every(tokens, sum(array.shape[-1] for array in arrays))
             totals = {value: _Total(keep) for value in values}
@@ -185,14 +185,6 @@ class _Total:
         )
 
 
-def _feeds(piece: Piece) -> Mapping[str, npt.NDArray[np.int64]]:
-    return {
-        "input_ids": piece.ids[None],
-        "attention_mask": np.ones_like(piece.ids)[None],
-        "token_type_ids": piece.type_ids[None],
-    }
-
-
 def _own_rows(texts: Sequence[str], *, pairs: bool) -> list[Row]:
     if not pairs:
         return [Row(text) for text in texts]
@@ -203,22 +195,32 @@ def _own_rows(texts: Sequence[str], *, pairs: bool) -> list[Row]:
 
 
 def _read(path: Path, *, pairs: bool) -> list[Row]:
-    with _opened(path, pairs=pairs) as source:
-        found = list(islice(source, 10 * MOST_ROWS))
+    with _opened(path, pairs=pairs) as texts:
+        found = list(islice(texts, 10 * MOST_ROWS))
     rows = [row for row in found if isinstance(row, Row)]
     rows = [row for row in rows if row.text.strip() and (not pairs or (row.pair or "").strip())]
     rows = list(dict.fromkeys(rows))[:MOST_ROWS]  # a text that comes twice would tune and judge
     if len(rows) < LEAST_ROWS:
-        what = "pairs of texts" if pairs else "texts"
-        broken = [row for row in found if isinstance(row, RowError)]
-        why = f" ({len(broken)} rows cannot be read, the first because {broken[0]})" if broken else ""
         raise InputError(
-            f"the calibration file {path} holds {len(rows)} different {what} that are not empty{why}, and at "
-            f"least {LEAST_ROWS} are needed, half to tune and half to judge; give more (256 or so, of "
-            "the kind that the model will read), or leave --calibration out to use the texts that come with "
-            "bertonnx"
+            "the calibration file {path} holds {count} different {what} that are not empty{why}, and at "
+            "least {least} are needed, half to tune and half to judge; give more (256 or so, of the kind "
+            "that the model will read), or leave {option} out to use the texts that come with bertonnx",
+            path=path,
+            count=len(rows),
+            what="pairs of texts" if pairs else "texts",
+            why=_unreadable([row for row in found if isinstance(row, RowError)]),
+            least=LEAST_ROWS,
+            option=Option("calibration"),
         )
     return rows
+
+
+def _unreadable(errors: Sequence[RowError]) -> Message:
+    if not errors:
+        return Message("")
+    return Message(
+        " ({count} rows cannot be read, the first because {why})", count=len(errors), why=errors[0]
+    )
 
 
 def _opened(path: Path, *, pairs: bool) -> Input:

@@ -1,65 +1,59 @@
-"""Put post-processing into the graph: pooling, dense layers, normalisation, softmax and sigmoid.
+"""Put post-processing into the graph: pooling, dense layers, normalization, softmax and sigmoid.
 
 Requires: Optimum's graph, whose outputs are the task's `raw_outputs`.
 Ensures: the outputs of the task's `outputs`, float32, with names for their dynamic axes.
 
-Pooling is computed as Sentence-Transformers does (sentence_transformers/models/Pooling.py), and
-normalisation as torch.nn.functional.normalize.
+Which of the heads a task has is in its row (`models.tasks`), and how tokens are pooled in that of its
+pooling mode (`models.pooling`). Pooling is computed as Sentence-Transformers does
+(sentence_transformers/models/Pooling.py), and normalization as torch.nn.functional.normalize.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
+from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.sentence_transformers import Dense
-from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.graph import Attribute, Graph
+from bertonnx.models.pooling import POOLINGS
+from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named
 
-__all__ = ["POOLINGS", "add_heads"]
+__all__ = ["add_embedding", "add_heads", "add_scores", "pool_cls", "pool_last", "pool_max", "pool_mean"]
 
 _HIDDEN, _MASK = "last_hidden_state", "attention_mask"
 
 
-def add_heads(
-    model: onnx.ModelProto,
-    *,
-    task: str,
-    pooling: str | None = None,
-    dense: Sequence[Dense] = (),
-    normalize: bool = False,
-    activation: str = "none",
-    width: int | None = None,
-    num_labels: int | None = None,
-) -> None:
-    """Add the task's heads to the model in place.
-
-    Args:
-        model: the graph to change.
-        task: one of `models.tasks.TASKS`.
-        pooling: of feature extraction, one of `POOLINGS`.
-        dense: of feature extraction, layers on the pooled vector, in order.
-        normalize: of feature extraction, whether to scale vectors to length 1.
-        activation: softmax, sigmoid or none: what makes `scores` of `logits`.
-        width: of feature extraction, length of the sentence embedding.
-        num_labels: number of classes, the last dimension of `logits`.
-    """
-    graph = Graph(model)
-    if task == "feature-extraction":
-        _embedding(graph, pooling or "mean", dense, normalize=normalize)
-    elif "scores" in task_named(task).outputs:
-        _scores(graph, activation)
-    _declare_outputs(model, task, width=width, num_labels=num_labels)
+def add_heads(graph: Graph, checkpoint: Checkpoint) -> None:
+    """Add the heads of the checkpoint's task to its traced graph, in place."""
+    row = task_named(checkpoint.task)
+    if row.graph_head:
+        resolve(row.graph_head)(graph, checkpoint)
+    sizes: Mapping[str, str | int | None] = {
+        "batch": "batch_size",
+        "tokens": "sequence_length",
+        "width": checkpoint.width,
+        # A class for each label; a task without labels does not say how many there are.
+        "labels": len(checkpoint.labels) or None,
+        "hidden": None,
+        "vocabulary": None,
+    }
+    del graph.proto.output[:]
+    graph.proto.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [sizes[axis] for axis in axes])
+        for name, axes in row.outputs.items()
+    )
 
 
-def _embedding(graph: Graph, pooling: str, dense: Sequence[Dense], *, normalize: bool) -> None:
-    vector = POOLINGS[pooling](graph)
-    for number, layer in enumerate(dense):
+def add_embedding(graph: Graph, checkpoint: Checkpoint) -> None:
+    """Make `sentence_embedding` (batch, width) of `last_hidden_state` (batch, tokens, hidden)."""
+    vector = resolve(POOLINGS[checkpoint.pooling or ""].graph)(graph)
+    for number, layer in enumerate(checkpoint.dense):
         vector = _dense(graph, vector, layer, f"dense_{number}")
-    if normalize:
+    if checkpoint.normalize:
         axis = graph.add_constant([1], np.int64, "width_axis")
         length = graph.add("ReduceL2", [vector, axis], "embedding_length", attributes={"keepdims": 1})
         least = graph.add_constant(1e-12, np.float32, "least_length")
@@ -67,7 +61,22 @@ def _embedding(graph: Graph, pooling: str, dense: Sequence[Dense], *, normalize:
     graph.add("Identity", [vector], "sentence_embedding", output="sentence_embedding")
 
 
-def _pool_mean(graph: Graph) -> str:
+def add_scores(graph: Graph, checkpoint: Checkpoint) -> None:
+    """Make `scores` of `logits`, of the same shape: softmax over labels, sigmoid, or the same numbers."""
+    operator, attributes = _SCORES[checkpoint.activation]
+    graph.add(operator, ["logits"], "scores", attributes=attributes, output="scores")
+
+
+_SCORES: Mapping[str, tuple[str, dict[str, Attribute]]] = {
+    "softmax": ("Softmax", {"axis": -1}),
+    "sigmoid": ("Sigmoid", {}),
+    "none": ("Identity", {}),
+}
+"""Activation -> what computes it: operator and attributes."""
+
+
+def pool_mean(graph: Graph) -> str:
+    """Add the mean of the vectors of a text's tokens; return its name, of shape (batch, hidden)."""
     # A product, not ReduceSum over tokens: ONNX Runtime adds in another order when the batch is one
     # text, so that a text's embedding would depend on whether it came alone.
     cast = graph.add("Cast", [_MASK], "pooling_mask", attributes={"to": TensorProto.FLOAT})
@@ -79,12 +88,14 @@ def _pool_mean(graph: Graph) -> str:
     return graph.add("Div", [total, graph.add("Max", [count, least], "safe_count")], "pooled")
 
 
-def _pool_cls(graph: Graph) -> str:
+def pool_cls(graph: Graph) -> str:
+    """Add the vector of the first token; return its name, of shape (batch, hidden)."""
     first = graph.add_constant(0, np.int64, "first_token")
     return graph.add("Gather", [_HIDDEN, first], "pooled", attributes={"axis": 1})
 
 
-def _pool_max(graph: Graph) -> str:
+def pool_max(graph: Graph) -> str:
+    """Add each channel's largest number over a text's tokens; return its name, of shape (batch, hidden)."""
     axis = graph.add_constant([1], np.int64, "token_axis")
     last = graph.add_constant([2], np.int64, "last_axis")
     kept = graph.add("Cast", [_MASK], "kept_mask", attributes={"to": TensorProto.BOOL})
@@ -94,20 +105,13 @@ def _pool_max(graph: Graph) -> str:
     return graph.add("ReduceMax", [tokens, axis], "pooled", attributes={"keepdims": 0})
 
 
-def _pool_last(graph: Graph) -> str:
+def pool_last(graph: Graph) -> str:
+    """Add the vector of a text's last token; return its name, of shape (batch, hidden)."""
     last = graph.add(
         "ArgMax", [_MASK], "last_token", attributes={"axis": 1, "keepdims": 1, "select_last_index": 1}
     )
     return graph.add("GatherND", [_HIDDEN, last], "pooled", attributes={"batch_dims": 1})
 
-
-POOLINGS: dict[str, Callable[[Graph], str]] = {
-    "mean": _pool_mean,
-    "cls": _pool_cls,
-    "max": _pool_max,
-    "last": _pool_last,
-}
-"""How token vectors (batch, tokens, width) become one (batch, width); each builds its nodes."""
 
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
 
@@ -131,31 +135,3 @@ def _gelu(graph: Graph, value: str, name: str) -> str:
     shifted = graph.add("Add", [erf, graph.add_constant(1.0, np.float32, "one_float")], name)
     half = graph.add_constant(0.5, np.float32, "half")
     return graph.add("Mul", [graph.add("Mul", [value, shifted], name), half], name)
-
-
-def _scores(graph: Graph, activation: str) -> None:
-    if activation == "softmax":
-        graph.add("Softmax", ["logits"], "scores", attributes={"axis": -1}, output="scores")
-    elif activation == "sigmoid":
-        graph.add("Sigmoid", ["logits"], "scores", output="scores")
-    else:
-        graph.add("Identity", ["logits"], "scores", output="scores")
-
-
-def _declare_outputs(model: onnx.ModelProto, task: str, *, width: int | None, num_labels: int | None) -> None:
-    batch, tokens = "batch_size", "sequence_length"
-    per_token = task in ("token-classification", "fill-mask")
-    logits: list[str | int | None] = [batch, tokens, num_labels] if per_token else [batch, num_labels]
-    shapes: dict[str, list[str | int | None]] = {
-        "sentence_embedding": [batch, width],
-        "last_hidden_state": [batch, tokens, None],
-        "logits": logits,
-        "scores": logits,
-        "start_logits": [batch, tokens],
-        "end_logits": [batch, tokens],
-    }
-    del model.graph.output[:]
-    model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
-        for name in task_named(task).outputs
-    )

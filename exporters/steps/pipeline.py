@@ -26,26 +26,33 @@ from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.steps.attention import FuseAttention
 from bertonnx.exporters.steps.first_token import KeepFirstToken
+from bertonnx.exporters.steps.heads import add_heads
+from bertonnx.exporters.steps.trace import trace
 from bertonnx.exporters.steps.unmasked import Unmask
-from bertonnx.exporters.verify.parity import Batch
 from bertonnx.models.families import family as family_named
+from bertonnx.runtime.session.session import Feeds
 from bertonnx.wording import Option
 
-__all__ = ["OPTIMIZE", "Fusions", "fuse", "specialize"]
-
-OPTIMIZE = ("none", "basic", "full")
+__all__ = ["Fusions", "fuse", "specialize", "traced"]
 
 Fusions = dict[str, dict[str, int]]
 
 
-def fuse(graph: Graph, checkpoint: Checkpoint, sample: Batch, *, optimize: str) -> Fusions:
+def traced(checkpoint: Checkpoint) -> Graph:
+    """Return the checkpoint's graph with its heads."""
+    graph = Graph(trace(checkpoint))
+    add_heads(graph, checkpoint)
+    return graph
+
+
+def fuse(graph: Graph, checkpoint: Checkpoint, sample: Feeds, *, optimize: str) -> Fusions:
     """Clean the graph up and fuse what can be fused; return what was found, and what could have been.
 
     Args:
         graph: with its heads, to change.
         checkpoint: what it was made from.
         sample: inputs from which shapes are read.
-        optimize: one of `OPTIMIZE`; less than "full" fuses nothing.
+        optimize: one of `exporters.options.OPTIMIZE`; less than "full" fuses nothing.
 
     Raises:
         FusionError: attention was not found in every layer of a family that should have it.
@@ -62,7 +69,7 @@ def fuse(graph: Graph, checkpoint: Checkpoint, sample: Batch, *, optimize: str) 
     return fusions
 
 
-def specialize(graph: Graph, checkpoint: Checkpoint, sample: Batch, *, precision: str) -> None:
+def specialize(graph: Graph, checkpoint: Checkpoint, sample: Feeds, *, precision: str) -> None:
     """Spare a fused graph the masks that nothing needs and the tokens that no head reads.
 
     Raises:
@@ -73,13 +80,13 @@ def specialize(graph: Graph, checkpoint: Checkpoint, sample: Batch, *, precision
         run([Clean()], graph)
 
 
-def _small(sample: Batch) -> dict[str, npt.NDArray[np.int64]]:
+def _small(sample: Feeds) -> dict[str, npt.NDArray[np.int64]]:
     """Return two short rows as if nothing were padded, enough to read shapes from.
 
     Their numbers differ from each other and from usual numbers of heads, so that shapes tell axes apart.
     """
-    rows = 1 if next(iter(sample.feeds.values())).shape[1] == 2 else 2
-    small = {name: array[:rows, :10] for name, array in sample.feeds.items()}
+    rows = 1 if next(iter(sample.values())).shape[1] == 2 else 2
+    small = {name: array[:rows, :10] for name, array in sample.items()}
     return small | {"attention_mask": np.ones_like(small["attention_mask"])}
 
 

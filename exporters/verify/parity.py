@@ -1,13 +1,13 @@
 """PyTorch against ONNX Runtime: every output of the task, on texts of unequal lengths.
 
-The reference is the checkpoint in PyTorch with pooling, dense layers, normalisation and
-activations computed here again, by torch; nothing of the graph is reused.
+The reference is the checkpoint in PyTorch with pooling, dense layers, normalization and
+activations computed here again, by torch; nothing of the graph is reused. Which of them a task has is in
+its row (`models.tasks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,46 +15,51 @@ import numpy.typing as npt
 
 from bertonnx.errors import ParityError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.models.figures import OutputParity, ParityFigures
+from bertonnx.models.pooling import POOLINGS
+from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
-from bertonnx.runtime.session.session import Session
+from bertonnx.runtime.session.session import Feeds, Session
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import Message, Option, Options
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TOLERANCE", "Batch", "Parity", "batches", "compare"]
+__all__ = [
+    "TOLERANCE",
+    "compare",
+    "embedding_reference",
+    "pool_cls",
+    "pool_last",
+    "pool_max",
+    "pool_mean",
+    "reference_outputs",
+    "sample_feeds",
+    "scores_reference",
+]
+
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 """Allowed |difference| by precision, times max(1, largest |reference|)."""
 
 _HINTS = {
-    "fp32": "Try --optimize basic or none, and please report the model",
-    "fp16": "Its numbers are too large or too close for fp16: leave --precision fp16 out",
+    "fp32": Message(
+        "Try {either}, and please report the model",
+        either=Options([Option("optimize", "basic"), Option("optimize", "none")]),
+    ),
+    "fp16": Message(
+        "Its numbers are too large or too close for fp16: leave {option} out",
+        option=Option("precision", "fp16"),
+    ),
 }
 
-_PER_TOKEN = {"last_hidden_state", "start_logits", "end_logits"}
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Inputs of one run: int64 arrays of shape (batch, tokens), by name."""
-
-    feeds: dict[str, npt.NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far two engines are apart on one output: largest |difference|, largest |reference|."""
-
-    max_abs_difference: float
-    max_abs_reference: float
-
-
-def batches(
+def sample_feeds(
     rows: Sequence[Row], tokenizer: TextTokenizer, *, inputs: Sequence[str], pad_token_id: int
-) -> list[Batch]:
-    """Return the rows as one padded batch, and then each alone without padding.
+) -> list[Feeds]:
+    """Return the inputs of all rows together, padded, and then of each by itself, without padding.
 
     Both matter: a graph may compute the two in different ways (`exporters.steps.unmasked`).
     """
@@ -63,22 +68,23 @@ def batches(
 
 
 def compare(
-    checkpoint: Checkpoint, session: Session, inputs: Sequence[Batch], *, precision: str = "fp32"
-) -> dict[str, Parity]:
+    checkpoint: Checkpoint, session: Session, inputs: Sequence[Feeds], *, precision: str = "fp32"
+) -> ParityFigures:
     """Return how far ONNX Runtime is from PyTorch, for each output of the task.
 
     Raises:
         ParityError: an output is further apart than `TOLERANCE` allows.
     """
-    outputs = tuple(task_named(checkpoint.task).outputs)
-    found = {name: Parity(0.0, 0.0) for name in outputs}
-    for batch in inputs:
-        reference = _reference(checkpoint, batch)
-        actual = dict(zip(outputs, session.run(outputs, batch.feeds), strict=True))
-        mask = batch.feeds["attention_mask"].astype(bool)
-        for name in outputs:
-            part = _difference(reference[name], actual[name], mask if _per_token(name, checkpoint) else None)
-            found[name] = Parity(
+    outputs = task_named(checkpoint.task).outputs
+    found = {name: OutputParity(0.0, 0.0) for name in outputs}
+    for feeds in inputs:
+        reference = reference_outputs(checkpoint, feeds)
+        actual = dict(zip(outputs, session.run(tuple(outputs), feeds), strict=True))
+        mask = feeds["attention_mask"].astype(bool)
+        for name, axes in outputs.items():
+            # What stands in the place of padding is nobody's answer.
+            part = _difference(reference[name], actual[name], mask if "tokens" in axes else None)
+            found[name] = OutputParity(
                 max(found[name].max_abs_difference, part.max_abs_difference),
                 max(found[name].max_abs_reference, part.max_abs_reference),
             )
@@ -86,18 +92,23 @@ def compare(
         allowed = TOLERANCE[precision] * max(1.0, parity.max_abs_reference)
         if not parity.max_abs_difference <= allowed:
             raise ParityError(
-                f"ONNX Runtime and PyTorch disagree on {name}: largest difference "
-                f"{parity.max_abs_difference:.3g}, allowed {allowed:.3g} ({precision}); no file was "
-                f"written. {_HINTS[precision]}"
+                "ONNX Runtime and PyTorch disagree on {output}: largest difference {difference:.3g}, allowed "
+                "{allowed:.3g} ({precision}); no file was written. {hint}",
+                output=name,
+                difference=parity.max_abs_difference,
+                allowed=allowed,
+                precision=precision,
+                hint=_HINTS[precision],
             )
-    return found
+    return ParityFigures(
+        tolerance=TOLERANCE[precision],
+        max_abs_difference=max(parity.max_abs_difference for parity in found.values()),
+        max_abs_reference=max(parity.max_abs_reference for parity in found.values()),
+        outputs=found,
+    )
 
 
-def _per_token(name: str, checkpoint: Checkpoint) -> bool:
-    return name in _PER_TOKEN or checkpoint.task in ("token-classification", "fill-mask")
-
-
-def _padded(pieces: Sequence[Piece], inputs: Sequence[str], pad_token_id: int) -> Batch:
+def _padded(pieces: Sequence[Piece], inputs: Sequence[str], pad_token_id: int) -> Feeds:
     length = max(len(piece.ids) for piece in pieces)
     shape = (len(pieces), length)
     feeds = {
@@ -109,58 +120,92 @@ def _padded(pieces: Sequence[Piece], inputs: Sequence[str], pad_token_id: int) -
         feeds["input_ids"][i, : len(piece.ids)] = piece.ids
         feeds["attention_mask"][i, : len(piece.ids)] = 1
         feeds["token_type_ids"][i, : len(piece.ids)] = piece.type_ids
-    return Batch({name: feeds[name] for name in inputs})
+    return {name: feeds[name] for name in inputs}
 
 
-def _difference(reference: Array, actual: Array, mask: npt.NDArray[np.bool_] | None) -> Parity:
+def _difference(reference: Array, actual: Array, mask: npt.NDArray[np.bool_] | None) -> OutputParity:
     if actual.shape != reference.shape:
-        raise ParityError(f"ONNX Runtime gives shape {actual.shape} where PyTorch gives {reference.shape}")
+        raise ParityError(
+            "ONNX Runtime gives shape {actual} where PyTorch gives {reference}",
+            actual=actual.shape,
+            reference=reference.shape,
+        )
     if mask is not None:
         reference, actual = reference[mask], actual[mask]
     difference = np.abs(reference.astype(np.float64) - actual)
     # NaN compares false with everything, so it would pass for small.
     worst = float("inf") if np.isnan(difference).any() else float(difference.max(initial=0.0))
-    return Parity(worst, float(np.abs(reference).max(initial=0.0)))
+    return OutputParity(worst, float(np.abs(reference).max(initial=0.0)))
 
 
-def _reference(checkpoint: Checkpoint, batch: Batch) -> dict[str, Array]:
+def reference_outputs(checkpoint: Checkpoint, feeds: Feeds) -> dict[str, Array]:
+    """Return what PyTorch gives for each output of the task, float32."""
     import torch
 
-    feeds = {name: torch.from_numpy(array) for name, array in batch.feeds.items()}
+    row = task_named(checkpoint.task)
+    given = {name: torch.from_numpy(array) for name, array in feeds.items()}
     with torch.no_grad():
-        raw = checkpoint.model(**feeds)
-        tensors = {name: raw[name] for name in task_named(checkpoint.task).raw_outputs}
-        if checkpoint.task == "feature-extraction":
-            tensors["sentence_embedding"] = _embedding(
-                checkpoint, tensors["last_hidden_state"], feeds["attention_mask"]
-            )
-        elif "scores" in task_named(checkpoint.task).outputs:
-            tensors["scores"] = _scores(checkpoint.activation, tensors["logits"])
+        raw = checkpoint.model(**given)
+        tensors = {name: raw[name] for name in row.raw_outputs}
+        if row.reference_head:
+            resolve(row.reference_head)(checkpoint, tensors, given)
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}
 
 
-def _embedding(checkpoint: Checkpoint, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+Tensors = dict[str, "torch.Tensor"]
+
+
+def embedding_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[str, torch.Tensor]) -> None:
+    """Make `sentence_embedding` (batch, width) of `last_hidden_state` (batch, tokens, hidden)."""
     import torch
 
-    weights = mask.unsqueeze(-1).to(tokens.dtype)
-    if checkpoint.pooling == "cls":
-        vector = tokens[:, 0]
-    elif checkpoint.pooling == "last":
-        vector = tokens[torch.arange(len(tokens)), mask.sum(dim=1) - 1]
-    elif checkpoint.pooling == "max":
-        vector = tokens.masked_fill(weights == 0, -1e9).amax(dim=1)
-    else:
-        vector = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+    pool = resolve(POOLINGS[checkpoint.pooling or ""].reference)
+    vector: torch.Tensor = pool(tensors["last_hidden_state"], feeds["attention_mask"])
     for layer in checkpoint.dense:
         bias = None if layer.bias is None else torch.from_numpy(layer.bias)
         vector = torch.nn.functional.linear(vector, torch.from_numpy(layer.weight), bias)
         if layer.activation != "identity":
             activation: Any = getattr(torch, layer.activation)
             vector = activation(vector)
-    return torch.nn.functional.normalize(vector, p=2, dim=1) if checkpoint.normalize else vector
+    if checkpoint.normalize:
+        vector = torch.nn.functional.normalize(vector, p=2, dim=1)
+    tensors["sentence_embedding"] = vector
 
 
-def _scores(activation: str, logits: torch.Tensor) -> torch.Tensor:
-    if activation == "softmax":
-        return logits.softmax(dim=-1)
-    return logits.sigmoid() if activation == "sigmoid" else logits
+def scores_reference(
+    checkpoint: Checkpoint,
+    tensors: Tensors,
+    feeds: Mapping[str, torch.Tensor],  # noqa: ARG001
+) -> None:
+    """Make `scores` of `logits`, of the same shape."""
+    tensors["scores"] = _SCORES[checkpoint.activation](tensors["logits"])
+
+
+_SCORES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "softmax": lambda logits: logits.softmax(dim=-1),
+    "sigmoid": lambda logits: logits.sigmoid(),
+    "none": lambda logits: logits,
+}
+
+
+def pool_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over a text's tokens: (batch, tokens, hidden), (batch, tokens) -> (batch, hidden)."""
+    weights = mask.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+
+
+def pool_cls(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """Return the vectors of the first tokens, (batch, hidden)."""
+    return tokens[:, 0]
+
+
+def pool_max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return each channel's largest number over a text's tokens, (batch, hidden)."""
+    return tokens.masked_fill(mask.unsqueeze(-1) == 0, -1e9).amax(dim=1)
+
+
+def pool_last(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the vectors of the last tokens, (batch, hidden)."""
+    import torch
+
+    return tokens[torch.arange(len(tokens)), mask.sum(dim=1) - 1]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from bertonnx.errors import ProviderError
+from bertonnx.models.figures import Int8Figures
 from bertonnx.wording import Option
 
 __all__ = ["CpuFeatures", "cpu_features", "read_cpu", "require_exact_sums"]
@@ -75,25 +74,24 @@ def read_cpu(machine: str, cpuinfo: Path) -> CpuFeatures:
     return CpuFeatures(architecture, fields.get("model name", ""), tuple(found), bool(flags), flags)
 
 
-def require_exact_sums(path: Path, quantization: Mapping[str, Any], cpu: CpuFeatures | None = None) -> None:
+def require_exact_sums(path: Path, quantization: Int8Figures | None, cpu: CpuFeatures | None = None) -> None:
     """Refuse an INT8 file that would give wrong numbers on this machine.
 
     Args:
         path: the file.
-        quantization: the card's; empty for a file that is not INT8.
+        quantization: the card's; None for a file that is not INT8.
         cpu: default this machine's.
 
     Raises:
         ProviderError: its sums of products can saturate here.
     """
     cpu = cpu if cpu is not None else cpu_features()
-    # A card that does not say counts as unsafe: wrong numbers would be worse than a refusal.
-    if not quantization or quantization.get("pair_safe", False) or not cpu.saturates:
+    if quantization is None or quantization.pair_safe or not cpu.saturates:
         return
     raise ProviderError(
         "{path} was quantized for {target}, and this CPU has no VNNI: its sums of products can saturate, so "
         "that predictions are wrong; export it again with {anywhere}",
         path=path,
-        target=Option("target", quantization.get("target")),
+        target=Option("target", quantization.target),
         anywhere=Option("target", "auto"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from bertonnx.wording import Call, Message, Option, command_face, worded
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
     from bertonnx.models.card import Card
+    from bertonnx.models.figures import AgreementFigures, HalfFigures, Int8Figures
     from bertonnx.runtime.bench.measure import BenchReport
     from bertonnx.runtime.io.job import JobProgress
     from bertonnx.runtime.session.session import OpenSession
@@ -131,7 +132,7 @@ def summary(report: ExportReport) -> Iterator[str | Message]:
         f" and {report.sidecar}, which must stay beside it" if report.sidecar else ""
     )
     yield from card_lines(card, report.bytes)
-    for note in report.notes:
+    for note in report.messages:
         yield Message("note: {note}", note=note)
     yield _next(report.path, card)
 
@@ -174,8 +175,8 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
             yield f"              attention is not fused: {reason.why_unfused}"
     if card.parity:
         yield (
-            f"  PyTorch     largest difference {card.parity['max_abs_difference']:.2g} "
-            f"(allowed {card.parity['tolerance']:.0e} x {max(1.0, card.parity['max_abs_reference']):.3g})"
+            f"  PyTorch     largest difference {card.parity.max_abs_difference:.2g} "
+            f"(allowed {card.parity.tolerance:.0e} x {max(1.0, card.parity.max_abs_reference):.3g})"
         )
     if card.half:
         yield from _half_lines(card.half)
@@ -183,38 +184,38 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
         yield from _quantization_lines(card.quantization)
 
 
-def _half_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+def _half_lines(figures: HalfFigures) -> Iterator[str]:
     yield from _agreement_lines("fp16", figures)
-    yield f"              judged on {figures['texts']} texts, every value rounded as fp16 holds it"
+    yield f"              judged on {figures.texts} texts, every value rounded as fp16 holds it"
 
 
-def _agreement_lines(precision: str, figures: Mapping[str, Any]) -> Iterator[str]:
-    metric = figures["metric"]
+def _agreement_lines(precision: str, figures: AgreementFigures) -> Iterator[str]:
     yield (
-        f"  {precision:<10}  agreement with fp32 {figures['agreement']:.2%} ({metric}; at least "
-        f"{100 * figures['min_agreement']:g}% was asked)"
+        f"  {precision:<10}  agreement with fp32 {figures.agreement:.2%} ({figures.metric}; at least "
+        f"{100 * figures.min_agreement:g}% was asked)"
     )
-    if figures["worst"] < figures["agreement"]:
-        what = "for the worst text" if metric == "cosine" else "with near ties of fp32 counted as differences"
-        yield f"              {figures['worst']:.2%} {what}"
+    if figures.worst < figures.agreement:
+        per_text = figures.metric == "cosine"
+        what = "for the worst text" if per_text else "with near ties of fp32 counted as differences"
+        yield f"              {figures.worst:.2%} {what}"
 
 
-def _quantization_lines(figures: Mapping[str, Any]) -> Iterator[str | Message]:
+def _quantization_lines(figures: Int8Figures) -> Iterator[str | Message]:
     yield from _agreement_lines("INT8", figures)
-    yield f"              tuned on {figures['calibration_texts']} texts, judged on {figures['texts']} others"
-    if "latency_int8_ms" not in figures:
+    yield f"              tuned on {figures.calibration_texts} texts, judged on {figures.texts} others"
+    if figures.latency_fp32_ms is None or figures.latency_int8_ms is None:
         yield Message(
             "              for {target}, and judged in float32: {cpu} would saturate; speed was not measured",
-            target=Option("target", figures["target"]),
-            cpu=figures["cpu"],
+            target=Option("target", figures.target),
+            cpu=figures.cpu,
         )
         return
     measured = ""
-    if "latency_batch" in figures:
-        measured = f", one thread, {figures['latency_batch']} texts of {figures['latency_tokens']} tokens"
+    if figures.latency_batch is not None:
+        measured = f", one thread, {figures.latency_batch} texts of {figures.latency_tokens} tokens"
     yield (
-        f"              {figures['latency_fp32_ms'] / figures['latency_int8_ms']:.2f} times as fast as fp32 "
-        f"when exported ({figures['cpu']}{measured})"
+        f"              {figures.latency_fp32_ms / figures.latency_int8_ms:.2f} times as fast as fp32 "
+        f"when exported ({figures.cpu}{measured})"
     )
-    if figures["latency_int8_ms"] > figures["latency_fp32_ms"]:
+    if figures.latency_int8_ms > figures.latency_fp32_ms:
         yield "              slower than fp32 there: what it saved on that machine is size and memory"

@@ -11,7 +11,8 @@
     ├── GraphError                a step of the export failed on the model's graph
     ├── FusionError               a fusion that the family should have did not match
     ├── ParityError               PyTorch and ONNX Runtime disagree
-    ├── QuantizationError         INT8 is not close enough to fp32, or there is nothing to quantise
+    ├── PrecisionError            INT8 or fp16 is not close enough to fp32, or cannot be had
+    │   └── QuantizationError     of INT8
     ├── ModelFileError            model.onnx is missing, truncated, foreign or from a newer bertonnx
     ├── DriftError                the golden examples do not come out as they did at export
     ├── ProviderError             the provider that was asked for cannot be used
@@ -46,6 +47,7 @@ __all__ = [
     "OutOfMemoryError",
     "OutputError",
     "ParityError",
+    "PrecisionError",
     "ProviderError",
     "QuantizationError",
     "RowError",
@@ -124,7 +126,11 @@ class ParityError(BertonnxError):
     """The exported graph and the PyTorch model give different numbers."""
 
 
-class QuantizationError(BertonnxError):
+class PrecisionError(BertonnxError):
+    """INT8 or fp16 costs more than was allowed, or cannot be had for this model; no file was written."""
+
+
+class QuantizationError(PrecisionError):
     """INT8 costs more than was allowed, or cannot be had for this model; no file was written."""
 
 

@@ -123,7 +123,7 @@ class Install(Term):
     """What to type to install bertonnx with an extra.
 
     Attributes:
-        extra: the extra, or several with commas between them.
+        extra: the extra, or several with commas between them; empty for those that are there.
         upgrade: whether newer versions are needed.
         remove: packages that must go first.
         packages: others, named beside it.
@@ -172,7 +172,8 @@ class Face:
     def install(self, what: Install) -> str:
         """Return the line that installs an extra."""
         first = f"pip uninstall -y {' '.join(what.remove)} && " if what.remove else ""
-        line = f'{first}pip install {"--upgrade " if what.upgrade else ""}"bertonnx[{what.extra}]"'
+        package = f'"bertonnx[{what.extra}]"' if what.extra else "bertonnx"
+        line = f"{first}pip install {'--upgrade ' if what.upgrade else ''}{package}"
         return " ".join([line, *what.packages])
 
 

@@ -45,7 +45,7 @@ def _names(folder: Path) -> list[str]:
 def test_an_existing_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("precious")
     with pytest.raises(
-        OutputError, match=r"model\.onnx exists; add --force to replace it, or choose another"
+        OutputError, match=r"model\.onnx exists; add force=True to replace it, or choose another"
     ):
         bertonnx.export(tmp_path / "no-such-checkpoint", tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_text() == "precious"
@@ -54,7 +54,7 @@ def test_an_existing_output_is_refused_before_anything_is_read(tmp_path: Path) -
 def test_an_output_that_is_a_folder(tmp_path: Path) -> None:
     for force in (False, True):
         with pytest.raises(
-            OutputError, match=r"is a folder; give the file to write, such as -o .*model\.onnx"
+            OutputError, match=r"is a folder; give the file to write, such as output=.*model\.onnx"
         ):
             require_free(tmp_path, force=force)
 
@@ -74,7 +74,7 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
 
 def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
-    with pytest.raises(OutputError, match="cannot be written to; choose another with -o"):
+    with pytest.raises(OutputError, match="cannot be written to; choose another with output"):
         require_free(tmp_path / "model.onnx", force=False)
 
 
@@ -86,7 +86,7 @@ def _fails(error: BaseException) -> Callable[..., Any]:
 
 
 STEPS = [
-    (convert, "trace"),
+    (convert, "traced"),
     (convert, "compare"),
     (convert, "examples_of"),
     (convert, "check"),

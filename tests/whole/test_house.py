@@ -37,6 +37,7 @@ ROOMS = (
     "runtime/doctor.py",
     "runtime/bench",
     "exporters/quiet.py",
+    "exporters/options.py",
     "exporters/checkpoint",
     "exporters/onnxgraph",
     "exporters/verify",

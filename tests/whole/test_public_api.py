@@ -102,11 +102,14 @@ def _classes() -> dict[str, type[BertonnxError]]:
 
 
 def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
-    drawn = re.findall(r"^ {4}(?:[├└]── )?(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
-    assert sorted(drawn) == sorted(_classes()) == sorted(errors.__all__)
-    for name, kind in _classes().items():
-        assert name == "BertonnxError" or kind.__bases__ == (BertonnxError,)
-        assert kind.__doc__
+    drawn = re.findall(r"^ {4}((?:│   )?(?:[├└]── )?)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
+    assert sorted(name for _, name in drawn) == sorted(_classes()) == sorted(errors.__all__)
+    parents: dict[int, str] = {}
+    for branch, name in drawn:
+        parents[len(branch)] = name
+        bases = [base.__name__ for base in _classes()[name].__bases__]
+        assert bases == [parents[len(branch) - 4] if branch else "Exception"], name
+        assert _classes()[name].__doc__
 
 
 def test_exit_codes() -> None:

@@ -55,6 +55,10 @@ WORDED = [
     ),
     (Install("cpu"), ('pip install "bertonnx[cpu]"', 'pip install "bertonnx[cpu]"', "bert_install()")),
     (
+        Install("", upgrade=True),
+        ("pip install --upgrade bertonnx", "pip install --upgrade bertonnx", "bert_install()"),
+    ),
+    (
         Install("gpu", remove=("onnxruntime",)),
         (
             'pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"',

@@ -177,7 +177,7 @@ def test_no_limit_anywhere_is_said(tmp_path: Path) -> None:
     save(tmp_path, "DebertaV2Model", position_biased_input=False, model_max_length=10**30)
     found = read(tmp_path)
     assert found.max_length == 64
-    assert any("limits the input: 64 tokens" in note for note in found.notes)
+    assert any("limits the input: 64 tokens" in note for note in map(str, found.notes))
 
 
 def test_max_length_may_only_shorten(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_big_bird_stays_below_block_sparse_attention(tmp_path: Path) -> None:
     found = read(save(tmp_path, "BigBirdModel", tokenizer="unigram", **settings))
     assert found.max_length == (5 + 2 * 1) * 4
     assert found.config.attention_type == "original_full"
-    assert any("block-sparse" in note and "28 tokens" in note for note in found.notes)
+    assert any("block-sparse" in note and "28 tokens" in note for note in map(str, found.notes))
     full = read(save(tmp_path / "f", "BigBirdModel", tokenizer="unigram", attention_type="original_full"))
     assert full.max_length == 64
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +14,17 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import bertonnx
-from bertonnx.errors import BertonnxError, InputError, ParityError, QuantizationError, UsageError
-from bertonnx.exporters.fp16 import half_gate
+from bertonnx.errors import BertonnxError, InputError, ParityError, PrecisionError, UsageError
 from bertonnx.exporters.fp16.half import RoundToHalf, ToHalf, round_to_half
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.verify import gate
 from bertonnx.models.families import FAMILIES, Family
+from bertonnx.models.figures import AgreementFigures
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from tests.checkpoints import edit_weights
 from tests.corpus import SENTENCES
+from tests.figures import half_of, parity_of
 from tests.graphs import changed
 from tests.tiny import save_tiny
 
@@ -59,12 +59,13 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     report = bertonnx.export(source, tmp_path / "model.onnx", precision="fp16", min_agreement=0.0)
     assert report.card.precision == "fp16"
     assert report.card.fusions["attention"]["found"] == report.card.fusions["attention"].get("expected")
-    parity = report.card.parity
-    assert 0 < parity["max_abs_difference"] <= 2e-2 * max(1.0, parity["max_abs_reference"])
+    parity = parity_of(report.card)
+    assert 0 < parity.max_abs_difference <= parity.allowed == 2e-2 * max(1.0, parity.max_abs_reference)
     assert report.golden is not None
     assert report.golden.max_abs_difference <= report.golden.tolerance
-    if report.card.half["metric"] == "cosine":
-        assert report.card.half["worst"] > 0.999
+    half = half_of(report.card)
+    if half.metric == "cosine":
+        assert half.worst > 0.999
     model = onnx.load(str(report.path))
     wide = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2]
     assert wide == []
@@ -80,13 +81,13 @@ def test_the_card_and_the_summary_say_what_fp16_changed(tmp_path: Path) -> None:
     report = bertonnx.export(
         source, tmp_path / "model.onnx", precision="fp16", min_agreement=0.5, progress=said.append
     )
-    facts = read_model_file(report.path).card.half
-    assert facts == json.loads(json.dumps(dict(report.card.half)))
-    assert (facts["metric"], facts["provider"], facts["min_agreement"]) == ("labels", "cpu", 0.5)
-    assert 0.5 <= facts["agreement"] <= 1.0
-    assert facts["texts"] >= 200
-    assert 0 < facts["mean_abs_difference"] < 0.01
-    assert report.card.quantization == {}
+    figures = half_of(report.card)
+    assert read_model_file(report.path).card.half == figures
+    assert (figures.metric, figures.provider, figures.min_agreement) == ("labels", "cpu", 0.5)
+    assert 0.5 <= figures.agreement <= 1.0
+    assert figures.texts >= 200
+    assert 0 < figures.mean_abs_difference < 0.01
+    assert report.card.quantization is None
     assert said[-4:] == [
         "comparing fp16 with fp32",
         "converting to fp16",
@@ -94,20 +95,20 @@ def test_the_card_and_the_summary_say_what_fp16_changed(tmp_path: Path) -> None:
         "writing the file",
     ]
     lines = "\n".join(map(str, summary(report)))
-    assert f"agreement with fp32 {facts['agreement']:.2%}" in lines
+    assert f"agreement with fp32 {figures.agreement:.2%}" in lines
     assert "fp16" in lines
 
 
 def test_fp32_says_nothing_of_fp16(tmp_path: Path) -> None:
     report = bertonnx.export(save_tiny(tmp_path / "checkpoint"), tmp_path / "model.onnx")
-    assert report.card.half == {}
+    assert report.card.half is None
 
 
 @pytest.mark.parametrize("optimize", ["none", "basic", "full"])
 def test_every_optimisation_can_be_halved(optimize: str, tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint", task="feature-extraction")
     report = bertonnx.export(source, tmp_path / "model.onnx", precision="fp16", optimize=optimize)
-    assert report.card.half["worst"] > 0.999
+    assert half_of(report.card).worst > 0.999
     with bertonnx.load(report.path, "cpu") as model:
         assert np.isfinite(model.embed(list(SENTENCES[:8]))).all()
 
@@ -307,10 +308,10 @@ def test_numbers_over_65504_are_refused(task: str, folder: Path) -> None:
     source = save_tiny(folder / "checkpoint", task=task)
     edit_weights(source, lambda weights: {name: _large(name, tensor) for name, tensor in weights.items()})
     exact = bertonnx.export(source, folder / "fp32.onnx")
-    assert exact.card.parity["max_abs_difference"] < 1e-4
-    message = _refused(QuantizationError, folder, source, min_agreement=0.0)
+    assert parity_of(exact.card).max_abs_difference < 1e-4
+    message = _refused(PrecisionError, folder, source, min_agreement=0.0)
     assert message.startswith("fp16 fails: ")
-    assert message.endswith("no file was written. Export this model without --precision fp16")
+    assert message.endswith("no file was written. Export this model without precision='fp16'")
 
 
 def _large(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -321,19 +322,21 @@ def _large(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def test_too_little_agreement_is_refused_with_what_may_help(
     own: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = gate.measure_agreement
-    monkeypatch.setattr(
-        half_gate, "measure_agreement", lambda *given, **named: replace(real(*given, **named), value=0.9765)
-    )
+    real = gate.require_agreement
+
+    def low(reduction: gate.Reduction, figures: AgreementFigures, *, own_texts: bool) -> None:
+        real(reduction, replace(figures, agreement=0.9765), own_texts=own_texts)
+
+    monkeypatch.setattr(gate, "require_agreement", low)
     source = save_tiny(folder / "checkpoint")
     options = {"calibration": _own_texts(folder)} if own else {}
-    message = _refused(QuantizationError, folder, source, **options)
+    message = _refused(PrecisionError, folder, source, **options)
     assert "fp16 agrees with fp32 to 97.65% (labels) on " in message
-    for part in ("99% was asked", "no file was written", "judge on ", "--calibration FILE"):
+    for part in ("99% was asked", "no file was written", "judge on ", "calibration='FILE'"):
         assert part in message
     assert ("more texts" in message) == own
-    assert "calibrat" not in message.replace("--calibration FILE", "")
-    assert message.endswith("accept it with --min-agreement 0.976; or leave --precision fp16 out")
+    assert "calibrat" not in message.replace("calibration='FILE'", "")
+    assert message.endswith("accept it with min_agreement=0.976; or leave precision='fp16' out")
     bertonnx.export(source, folder / "m.onnx", precision="fp16", min_agreement=0.976)
 
 
@@ -355,17 +358,17 @@ def test_too_far_from_pytorch_is_refused(folder: Path) -> None:
     edit_weights(source, coarse)
     message = _refused(ParityError, folder, source, min_agreement=0.0)
     assert "(fp16); no file was written" in message
-    assert message.endswith("leave --precision fp16 out")
+    assert message.endswith("leave precision='fp16' out")
 
 
 def test_options_of_the_gate(folder: Path) -> None:
     source = save_tiny(folder / "checkpoint")
-    assert "--min-agreement 2 is not a share" in _refused(UsageError, folder, source, min_agreement=2.0)
-    assert "--target is for INT8" in _refused(UsageError, folder, source, target="avx2")
+    assert "min_agreement=2.0 is not a share" in _refused(UsageError, folder, source, min_agreement=2.0)
+    assert "target is for INT8" in _refused(UsageError, folder, source, target="avx2")
     few = folder / "few.txt"
     few.write_text("one\ntwo\n")
     assert "few.txt" in _refused(InputError, folder, source, calibration=few)
-    with pytest.raises(UsageError, match=r"--min-agreement is for INT8 and fp16.*--precision fp16"):
+    with pytest.raises(UsageError, match=r"min_agreement is for INT8 and fp16.*precision='fp16'"):
         bertonnx.export(source, folder / "out" / "model.onnx", min_agreement=0.9)
 
 
@@ -373,7 +376,7 @@ def test_the_users_own_texts_judge(folder: Path) -> None:
     source = save_tiny(folder / "checkpoint")
     own = _own_texts(folder)
     report = bertonnx.export(source, folder / "m.onnx", precision="fp16", calibration=own, min_agreement=0.9)
-    assert report.card.half["texts"] == len(own.read_text().splitlines())
+    assert half_of(report.card).texts == len(own.read_text().splitlines())
 
 
 # A real model -------------------------------------------------------------------------------------
@@ -390,8 +393,8 @@ def test_labels_of_the_sentiment_model(tmp_path: Path) -> None:
     half = bertonnx.export(
         source, tmp_path / "fp16.onnx", precision="fp16", calibration=texts, min_agreement=0.999
     )
-    assert half.card.half["agreement"] >= 0.999
-    assert half.card.half["texts"] > 800
+    assert half_of(half.card).agreement >= 0.999
+    assert half_of(half.card).texts > 800
     full = bertonnx.export(source, tmp_path / "fp32.onnx")
     assert half.bytes < 0.52 * full.bytes
     with bertonnx.load(half.path, "cpu") as small, bertonnx.load(full.path, "cpu") as large:

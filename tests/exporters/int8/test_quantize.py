@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from bertonnx.errors import (
     RowError,
     UsageError,
 )
-from bertonnx.exporters.int8.quantize import Int8Options
-from bertonnx.exporters.verify.gate import Agreement, Latency
+from bertonnx.exporters.int8.quantize import int8_figures
+from bertonnx.exporters.verify import gate
+from bertonnx.exporters.verify.latency import Latency
 from bertonnx.models.families import FAMILIES, Family
+from bertonnx.models.figures import AgreementFigures, QuantizedFigures
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import LoadOptions
@@ -31,7 +34,9 @@ from bertonnx.runtime.rows import Encoded, Row, as_rows
 from bertonnx.runtime.session.cpu import CpuFeatures, cpu_features
 from bertonnx.runtime.session.session import import_onnxruntime, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import COMMAND_LINE
 from tests.corpus import SENTENCES
+from tests.figures import INT8_FIGURES, int8_of
 from tests.tiny import save_tiny
 
 CELLS = [(family, task.name) for family in FAMILIES for task in TASKS if task.name not in family.gaps]
@@ -76,7 +81,7 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     exact = bertonnx.export(source, tmp_path / "fp32.onnx")
     report = bertonnx.export(source, tmp_path / "int8.onnx", quantize=True, min_agreement=0.0)
     assert report.card.precision == "int8"
-    assert report.card.quantization["layers"] >= 6
+    assert int8_of(report.card).layers >= 6
     assert report.golden is not None
     assert report.golden.max_abs_difference <= report.golden.tolerance
 
@@ -135,15 +140,19 @@ def test_the_card_says_what_int8_changed(tmp_path: Path) -> None:
     report = bertonnx.export(
         source, tmp_path / "model.onnx", quantize=True, min_agreement=0.5, progress=said.append
     )
-    facts = bertonnx.load(report.path).card.quantization
-    assert facts == json.loads(json.dumps(dict(report.card.quantization)))
-    assert facts["scheme"] == "row-wise dynamic INT8"
-    assert (facts["metric"], facts["target"], facts["pair_safe"]) == ("labels", "auto", True)
-    assert 0.5 <= facts["agreement"] <= 1.0
-    assert facts["texts"] == facts["calibration_texts"] == 128
-    assert facts["latency_batch"] * facts["latency_tokens"] > 0
-    assert facts["latency_ratio"] == pytest.approx(facts["latency_fp32_ms"] / facts["latency_int8_ms"])
-    assert 0 < facts["weights_bytes"] < facts["weights_bytes_fp32"]
+    figures = int8_of(report.card)
+    with bertonnx.load(report.path) as model:
+        assert model.card.quantization == figures
+    assert figures.scheme == "row-wise dynamic INT8"
+    assert (figures.metric, figures.target, figures.pair_safe) == ("labels", "auto", True)
+    assert 0.5 <= figures.agreement <= 1.0
+    assert figures.texts == figures.calibration_texts == 128
+    assert figures.latency_batch == 8
+    assert figures.latency_tokens == 32
+    assert figures.latency_fp32_ms is not None
+    assert figures.latency_int8_ms is not None
+    assert figures.latency_ratio == pytest.approx(figures.latency_fp32_ms / figures.latency_int8_ms)
+    assert 0 < figures.weights_bytes < figures.weights_bytes_fp32
     assert any("INT8" in text for text in said)
 
 
@@ -153,17 +162,18 @@ def test_the_card_names_a_cpu_that_has_no_name(
 ) -> None:
     from bertonnx.exporters.int8 import quantize
 
-    card = bertonnx.Card(
-        task="fill-mask", family="bert", max_length=8, inputs=("input_ids",), outputs=("logits",)
-    )
     monkeypatch.setattr(quantize, "cpu_features", lambda: CpuFeatures("arm64", name, (), known=True))
-    monkeypatch.setattr(quantize, "measure_agreement", lambda *_, **__: Agreement("words", 1.0, 1.0, 32, 0.0))
-    monkeypatch.setattr(quantize, "measure_latency", lambda *_: Latency(2.0, 1.0))
-    session: Any = None
-    judged = quantize.judge(
-        session, session, [], Int8Options(), card=card, tokenizer=session, tokenizer_text=""
+    made = QuantizedFigures(
+        **{item.name: getattr(INT8_FIGURES, item.name) for item in fields(QuantizedFigures)}
     )
-    assert judged["cpu"] == noted != ""
+    judged = AgreementFigures(
+        **{item.name: getattr(INT8_FIGURES, item.name) for item in fields(AgreementFigures)}
+    )
+    figures = int8_figures(made, judged, Latency(3.0, 1.5, 8, 32))
+    assert figures.cpu == noted != ""
+    assert (figures.latency_fp32_ms, figures.latency_int8_ms, figures.latency_ratio) == (3.0, 1.5, 2.0)
+    assert (figures.latency_batch, figures.latency_tokens) == (8, 32)
+    assert int8_figures(made, judged, None) == replace(INT8_FIGURES, cpu=noted)
 
 
 def test_check_finds_a_changed_int8_weight(tmp_path: Path) -> None:
@@ -212,11 +222,14 @@ def test_a_file_for_another_cpu_is_judged_without_that_cpu(
     source = save_tiny(tmp_path / "checkpoint")
     options: dict[str, Any] = {"quantize": True, "min_agreement": 0.0}
     report = bertonnx.export(source, tmp_path / "model.onnx", target=target, **options)
-    figures = report.card.quantization
-    assert figures["agreement"] > 0.5
-    assert "latency_int8_ms" not in figures
+    figures = int8_of(report.card)
+    assert figures.agreement > 0.5
+    assert figures.latency_int8_ms is None
+    assert "latency_int8_ms" not in report.card.as_dict()["quantization"]
     assert report.golden is None
-    assert any("bertonnx check model.onnx" in note for note in report.notes)
+    assert any("bertonnx.check('model.onnx')" in note for note in report.notes)
+    said = [message.worded(COMMAND_LINE) for message in report.messages]
+    assert any("type: bertonnx check model.onnx" in line for line in said)
     assert "Milan would saturate" in "".join(map(str, card_lines(report.card, report.bytes)))
     with pytest.raises(ProviderError, match="no VNNI"):
         bertonnx.load(report.path, "cpu")
@@ -236,16 +249,18 @@ def test_the_gate_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(rowwise, "quantize_weight", broken)
     source = save_tiny(tmp_path / "checkpoint", task="feature-extraction")
-    with pytest.raises(QuantizationError, match="--min-agreement"):
+    with pytest.raises(QuantizationError, match="min_agreement"):
         bertonnx.export(source, tmp_path / "model.onnx", quantize=True)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_the_gate_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertonnx.exporters.int8 import quantize
+    real = gate.require_agreement
 
-    low = Agreement("labels", 0.98, 0.98, 128, 0.1)
-    monkeypatch.setattr(quantize, "measure_agreement", lambda *_, **__: low)
+    def low(reduction: gate.Reduction, figures: AgreementFigures, *, own_texts: bool) -> None:
+        real(reduction, replace(figures, agreement=0.98), own_texts=own_texts)
+
+    monkeypatch.setattr(gate, "require_agreement", low)
     source = save_tiny(tmp_path / "checkpoint")
     output = tmp_path / "model.onnx"
     output.write_bytes(b"precious")
@@ -262,7 +277,7 @@ def test_the_users_texts_are_used(tmp_path: Path) -> None:
     report = bertonnx.export(
         source, tmp_path / "model.onnx", quantize=True, calibration=texts, min_agreement=0.0
     )
-    assert report.card.quantization["texts"] == report.card.quantization["calibration_texts"] == 25
+    assert int8_of(report.card).texts == int8_of(report.card).calibration_texts == 25
 
 
 def _refused(error: type[BertonnxError], tmp_path: Path, **options: Any) -> str:
@@ -275,13 +290,13 @@ def _refused(error: type[BertonnxError], tmp_path: Path, **options: Any) -> str:
 
 def test_fp16_and_int8_contradict_each_other(tmp_path: Path) -> None:
     message = _refused(UsageError, tmp_path, quantize=True, precision="fp16")
-    assert "--quantize" in message
-    assert "--precision fp16" in message
+    assert "quantize=True" in message
+    assert "precision='fp16'" in message
 
 
 @pytest.mark.parametrize("optimize", ["none", "basic"])
 def test_int8_needs_the_fused_graph(optimize: str, tmp_path: Path) -> None:
-    assert f"--optimize {optimize}" in _refused(UsageError, tmp_path, quantize=True, optimize=optimize)
+    assert f"optimize='{optimize}'" in _refused(UsageError, tmp_path, quantize=True, optimize=optimize)
 
 
 def test_an_unknown_target_lists_those_there_are(tmp_path: Path) -> None:
@@ -295,7 +310,7 @@ def test_agreement_is_a_share(share: float, tmp_path: Path) -> None:
 
 
 def test_calibration_without_int8_is_a_mistake(tmp_path: Path) -> None:
-    assert "add --quantize" in _refused(UsageError, tmp_path, calibration=tmp_path / "texts.txt")
+    assert "add quantize=True" in _refused(UsageError, tmp_path, calibration=tmp_path / "texts.txt")
 
 
 def test_an_empty_calibration_file_is_refused(tmp_path: Path) -> None:
@@ -309,5 +324,5 @@ def test_a_quantised_checkpoint_is_refused(tmp_path: Path) -> None:
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (source / "config.json").write_text(json.dumps(config))
-    with pytest.raises(QuantizationError, match=r"quantised already .*gptq"):
+    with pytest.raises(QuantizationError, match=r"quantized already .*gptq"):
         bertonnx.export(source, tmp_path / "model.onnx", quantize=True)

@@ -127,7 +127,7 @@ def test_the_model_given_is_not_changed() -> None:
 def test_layers_that_share_an_input_share_its_quantiser() -> None:
     made = quantize_model(_model(), PIECES, target="auto")
     operators = Counter(node.op_type for node in made.model.graph.node)
-    assert operators["MatMulIntegerToFloat"] == made.facts["layers"] == 3
+    assert operators["MatMulIntegerToFloat"] == made.figures.layers == 3
     assert operators["QuantizeLinear"] == 2
     assert operators["MatMul"] == 1  # the head of three classes
 
@@ -138,7 +138,7 @@ def test_weights_and_word_table_are_int8_and_nothing_float_is_left_of_them() -> 
     assert types["table/int8"] == TensorProto.INT8
     assert not set(types) & {"table", "up", "side", "down"}
     assert types["head"] == TensorProto.FLOAT
-    assert made.facts["weights_bytes"] < 0.32 * made.facts["weights_bytes_fp32"]
+    assert made.figures.weights_bytes < 0.32 * made.figures.weights_bytes_fp32
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_weights_and_word_table_are_int8_and_nothing_float_is_left_of_them() -> 
 def test_the_target_decides_on_pair_safety(target: str, safe: bool) -> None:
     made = quantize_model(_model(), PIECES, target=target)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.model.graph.initializer}
-    assert made.facts["pair_safe"] is safe
+    assert made.figures.pair_safe is safe
     assert any(saturates(arrays[node.input[1]]) for node in _products(made.model)) is not safe
 
 

@@ -10,8 +10,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bertonnx.errors import GraphError
-from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
-from bertonnx.exporters.checkpoint.folder import resolve
 from bertonnx.exporters.onnxgraph import clean
 from bertonnx.exporters.onnxgraph.clean import Clean, FuseElementwise
 from bertonnx.exporters.onnxgraph.files import without_large_weights
@@ -19,6 +17,7 @@ from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.onnxgraph.step import BrokenContractError, run
 from bertonnx.exporters.steps.trace import trace
+from tests.checkpoints import read
 from tests.graphs import changed
 from tests.tiny import save_tiny
 
@@ -33,7 +32,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     folder = save_tiny(
         tmp_path_factory.mktemp("steps"), task="feature-extraction", hidden_size=160, intermediate_size=160
     )
-    return trace(load_checkpoint(resolve(folder)))
+    return trace(read(folder))
 
 
 def _small(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:

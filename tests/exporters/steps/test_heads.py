@@ -13,8 +13,12 @@ import torch
 from onnx import TensorProto, helper
 
 from bertonnx.exporters.checkpoint.sentence_transformers import Dense
-from bertonnx.exporters.steps.heads import POOLINGS, add_heads
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.steps.heads import add_heads
+from bertonnx.models.pooling import POOLINGS
+from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.session.session import import_onnxruntime
+from tests.checkpoints import bare
 
 Array = npt.NDArray[np.float32]
 CHANCE = np.random.default_rng(4)
@@ -47,7 +51,7 @@ def _run(model: onnx.ModelProto, raw: Array, mask: npt.NDArray[np.int64], *outpu
 
 def _embedded(mask: npt.NDArray[np.int64], raw: Array = HIDDEN, **options: Any) -> Array:
     model = _raw("last_hidden_state", ["b", "s", 8])
-    add_heads(model, task="feature-extraction", width=8, **options)
+    add_heads(Graph(model), bare("feature-extraction", width=8, **options))
     embedding, tokens = _run(model, raw, mask, "sentence_embedding", "last_hidden_state")
     np.testing.assert_array_equal(tokens, raw)
     return embedding
@@ -64,20 +68,20 @@ def _pooled(pooling: str, mask: npt.NDArray[np.int64], raw: Array = HIDDEN) -> t
 
 
 @pytest.mark.parametrize("mask", [FULL, PADDED], ids=["unpadded", "padded"])
-@pytest.mark.parametrize("pooling", list(POOLINGS))
+@pytest.mark.parametrize("pooling", POOLINGS.names)
 def test_pooling(pooling: str, mask: npt.NDArray[np.int64]) -> None:
     got = _embedded(mask, pooling=pooling)
     np.testing.assert_allclose(got, _pooled(pooling, mask).numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", list(POOLINGS))
+@pytest.mark.parametrize("pooling", POOLINGS.names)
 def test_what_is_padded_never_counts(pooling: str) -> None:
     noisy = np.where(PADDED[..., None] == 1, HIDDEN, np.float32(1e6)).astype(np.float32)
     expected = _pooled(pooling, PADDED).numpy()
     np.testing.assert_allclose(_embedded(PADDED, noisy, pooling=pooling), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", list(POOLINGS))
+@pytest.mark.parametrize("pooling", POOLINGS.names)
 def test_a_text_alone_has_the_bits_it_has_in_a_batch(pooling: str) -> None:
     together = _embedded(FULL, pooling=pooling, normalize=True)
     alone = [_embedded(FULL[:1], HIDDEN[i : i + 1], pooling=pooling, normalize=True) for i in range(3)]
@@ -113,7 +117,7 @@ def test_dense_layers(activation: str, bias: bool) -> None:
             expected, torch.from_numpy(weight), None if offset is None else torch.from_numpy(offset)
         )
         expected = _TORCH[activation](expected)
-    got = _embedded(PADDED, pooling="mean", dense=layers)
+    got = _embedded(PADDED, pooling="mean", dense=tuple(layers))
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -130,7 +134,7 @@ def test_scores(activation: str, task: str) -> None:
     raw = 5 * (HIDDEN[..., :3] if task == "token-classification" else HIDDEN[:, 0, :3])
     shape: list[str | int] = ["b", "s", 3] if task == "token-classification" else ["b", 3]
     model = _raw("logits", shape)
-    add_heads(model, task=task, activation=activation, num_labels=3)
+    add_heads(Graph(model), bare(task, activation=activation, labels=("a", "b", "c")))
     logits, scores = _run(model, raw, FULL, "logits", "scores")
     np.testing.assert_array_equal(logits, raw)
     np.testing.assert_allclose(
@@ -138,19 +142,38 @@ def test_scores(activation: str, task: str) -> None:
     )
 
 
-def test_outputs_are_declared_with_names_for_what_is_dynamic() -> None:
-    model = _raw("last_hidden_state", ["b", "s", 8])
-    add_heads(model, task="feature-extraction", width=8)
-    shapes = {
+_BATCH, _TOKENS = "batch_size", "sequence_length"
+
+
+@pytest.mark.parametrize(
+    ("task", "shapes"),
+    [
+        (
+            "feature-extraction",
+            {"sentence_embedding": [_BATCH, 8], "last_hidden_state": [_BATCH, _TOKENS, 0]},
+        ),
+        ("text-classification", {"logits": [_BATCH, 3], "scores": [_BATCH, 3]}),
+        ("token-classification", {"logits": [_BATCH, _TOKENS, 3], "scores": [_BATCH, _TOKENS, 3]}),
+        ("question-answering", {"start_logits": [_BATCH, _TOKENS], "end_logits": [_BATCH, _TOKENS]}),
+        ("fill-mask", {"logits": [_BATCH, _TOKENS, 0]}),
+    ],
+)
+def test_outputs_are_declared_as_the_row_says(task: str, shapes: dict[str, list[str | int]]) -> None:
+    """By name what is dynamic, by number what is known; 0 stands for what is not said."""
+    row = task_named(task)
+    model = _raw(row.raw_outputs[0], ["b", "s", 8])
+    add_heads(Graph(model), bare(task, width=8, labels=("a", "b", "c") if row.labelled else ()))
+    declared = {
         output.name: [axis.dim_param or axis.dim_value for axis in output.type.tensor_type.shape.dim]
         for output in model.graph.output
     }
-    assert shapes["sentence_embedding"] == ["batch_size", 8]
-    assert shapes["last_hidden_state"][:2] == ["batch_size", "sequence_length"]
+    assert declared == shapes
+    types = {output.type.tensor_type.elem_type for output in model.graph.output}
+    assert types == {TensorProto.FLOAT}
 
 
 def test_fill_mask_gets_no_head() -> None:
     model = _raw("logits", ["b", "s", 8])
-    add_heads(model, task="fill-mask")
+    add_heads(Graph(model), bare("fill-mask"))
     assert [node.op_type for node in model.graph.node] == ["Identity"]
     assert [output.name for output in model.graph.output] == ["logits"]

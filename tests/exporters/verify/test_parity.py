@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ from onnx import numpy_helper
 
 import bertonnx
 from bertonnx.errors import ParityError
-from bertonnx.exporters import convert
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
-from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
-from bertonnx.exporters.checkpoint.folder import resolve
-from bertonnx.exporters.verify import parity
-from bertonnx.exporters.verify.parity import TOLERANCE, Batch, batches, compare
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.steps import pipeline
+from bertonnx.exporters.steps.heads import add_heads
+from bertonnx.exporters.verify.parity import TOLERANCE, compare, reference_outputs, sample_feeds
 from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.rows import Array
+from bertonnx.runtime.session.session import Feeds
 from bertonnx.runtime.tokenization import TextTokenizer
+from tests.checkpoints import read
 from tests.tiny import save_tiny
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -37,16 +39,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path) -> Checkpoint:
-    return load_checkpoint(resolve(folder))
+    return read(folder)
 
 
 @pytest.fixture(scope="module")
-def inputs(checkpoint: Checkpoint) -> list[Batch]:
+def inputs(checkpoint: Checkpoint) -> list[Feeds]:
     card = Card(
         task=checkpoint.task, family="bert", max_length=checkpoint.max_length, inputs=INPUTS, outputs=()
     )
     rows = sample_rows(pairs=False, mask_token=None, max_length=checkpoint.max_length)
-    return batches(rows, TextTokenizer(checkpoint.tokenizer_text, card), inputs=INPUTS, pad_token_id=0)
+    return sample_feeds(rows, TextTokenizer(checkpoint.tokenizer_text, card), inputs=INPUTS, pad_token_id=0)
 
 
 class Echo:
@@ -66,43 +68,46 @@ class Echo:
         *,
         alone: bool = False,  # noqa: ARG002
     ) -> list[npt.NDArray[np.float32]]:
-        reference = parity._reference(self.checkpoint, Batch(dict(feeds)))
+        reference = reference_outputs(self.checkpoint, feeds)
         return [self.change(name, reference[name]) for name in outputs]
 
 
-def test_a_padded_batch_and_every_text_alone(inputs: list[Batch]) -> None:
+def test_a_padded_batch_and_every_text_alone(inputs: list[Feeds]) -> None:
     together, *alone = inputs
-    assert len(alone) == len(together.feeds["input_ids"]) >= 5
-    lengths = together.feeds["attention_mask"].sum(axis=1)
+    assert len(alone) == len(together["input_ids"]) >= 5
+    lengths = together["attention_mask"].sum(axis=1)
     assert len(set(lengths.tolist())) >= 4
-    assert max(lengths) == together.feeds["input_ids"].shape[1]
+    assert max(lengths) == together["input_ids"].shape[1]
     for row, batch in enumerate(alone):
-        assert (batch.feeds["attention_mask"] == 1).all()
-        np.testing.assert_array_equal(
-            batch.feeds["input_ids"][0], together.feeds["input_ids"][row, : lengths[row]]
-        )
-        assert (together.feeds["input_ids"][row, lengths[row] :] == 0).all()
+        assert (batch["attention_mask"] == 1).all()
+        np.testing.assert_array_equal(batch["input_ids"][0], together["input_ids"][row, : lengths[row]])
+        assert (together["input_ids"][row, lengths[row] :] == 0).all()
 
 
-def test_equal_is_zero(checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+def test_equal_is_zero(checkpoint: Checkpoint, inputs: list[Feeds]) -> None:
     found = compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs)
-    assert set(found) == {"logits", "scores"}
-    assert all(figures.max_abs_difference == 0 for figures in found.values())
-    assert 0 < found["scores"].max_abs_reference <= 1 < found["logits"].max_abs_reference
+    outputs = found.outputs
+    assert set(outputs) == {"logits", "scores"}
+    assert found.max_abs_difference == 0
+    assert all(figures.max_abs_difference == 0 for figures in outputs.values())
+    assert 0 < outputs["scores"].max_abs_reference <= 1 < outputs["logits"].max_abs_reference
+    assert found.max_abs_reference == outputs["logits"].max_abs_reference
+    assert (found.tolerance, found.allowed) == (1e-4, 1e-4 * found.max_abs_reference)
 
 
 @pytest.mark.parametrize("precision", list(TOLERANCE))
 @pytest.mark.parametrize(("part", "passes"), [(0.9, True), (1.1, False)])
 def test_the_tolerance_grows_with_the_largest_number_but_not_below_one(
-    part: float, passes: bool, precision: str, checkpoint: Checkpoint, inputs: list[Batch]
+    part: float, passes: bool, precision: str, checkpoint: Checkpoint, inputs: list[Feeds]
 ) -> None:
     usual = compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs)
     for moved in ("logits", "scores"):
-        step = part * TOLERANCE[precision] * max(1.0, usual[moved].max_abs_reference)
+        step = part * TOLERANCE[precision] * max(1.0, usual.outputs[moved].max_abs_reference)
         session = Echo(checkpoint, lambda name, a, m=moved, s=step: a + s if name == m else a)  # type: ignore[misc]
         if passes:
             found = compare(checkpoint, session, inputs, precision=precision)
-            assert found[moved].max_abs_difference == pytest.approx(step, rel=1e-2)
+            assert found.outputs[moved].max_abs_difference == pytest.approx(step, rel=1e-2)
+            assert found.max_abs_difference == found.outputs[moved].max_abs_difference
         else:
             with pytest.raises(
                 ParityError, match=rf"disagree on {moved}: largest difference .*\({precision}\)"
@@ -115,7 +120,7 @@ def test_fp32_allows_what_the_contract_says() -> None:
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_never_small(number: float, checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+def test_what_is_no_number_is_never_small(number: float, checkpoint: Checkpoint, inputs: list[Feeds]) -> None:
     def change(_: str, array: Array) -> Array:
         changed = array.copy()
         changed.flat[0] = number
@@ -125,12 +130,12 @@ def test_what_is_no_number_is_never_small(number: float, checkpoint: Checkpoint,
         compare(checkpoint, Echo(checkpoint, change), inputs)
 
 
-def test_another_shape(checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+def test_another_shape(checkpoint: Checkpoint, inputs: list[Feeds]) -> None:
     with pytest.raises(ParityError, match=r"gives shape \(\d+, 2\) where PyTorch gives \(\d+, 3\)"):
         compare(checkpoint, Echo(checkpoint, lambda _, array: array[:, :2]), inputs)
 
 
-def test_a_difference_in_one_single_text_is_found(checkpoint: Checkpoint, inputs: list[Batch]) -> None:
+def test_a_difference_in_one_single_text_is_found(checkpoint: Checkpoint, inputs: list[Feeds]) -> None:
     def change(_: str, array: Array) -> Array:
         return array + 1 if array.shape[0] == 1 else array
 
@@ -161,14 +166,13 @@ def test_a_wrong_graph_gives_no_file(
     if damage is _no_softmax and task in ("feature-extraction", "question-answering"):
         pytest.skip("has neither logits nor scores")
     source = save_tiny(tmp_path / "checkpoint", task=task)
-    real = convert._with_heads
 
-    def patched(model: onnx.ModelProto, checkpoint: Checkpoint) -> onnx.ModelProto:
-        model = real(model, checkpoint)
-        damage(model)
-        return model
+    def patched(graph: Graph, checkpoint: Checkpoint) -> None:
+        add_heads(graph, checkpoint)
+        damage(graph.model)
 
-    monkeypatch.setattr(convert, "_with_heads", patched)
-    with pytest.raises(ParityError, match=r"no file was written\. Try --optimize basic or none"):
+    monkeypatch.setattr(pipeline, "add_heads", patched)
+    hint = "no file was written. Try optimize='basic' or optimize='none'"
+    with pytest.raises(ParityError, match=re.escape(hint)):
         bertonnx.export(source, tmp_path / "model.onnx", optimize="none")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import platform
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bertonnx.errors import ProviderError
+from bertonnx.models.figures import Int8Figures
 from bertonnx.runtime.session import cpu as cpu_module
 from bertonnx.runtime.session.cpu import CpuFeatures, cpu_features, read_cpu, require_exact_sums
 from bertonnx.wording import COMMAND_LINE
+from tests.figures import INT8_FIGURES
 
 MILAN = (
     "processor : 0\nmodel name : AMD EPYC 7713\nflags : fpu sse avx avx2 fma\n\nprocessor : 1\nflags : none\n"
@@ -119,7 +121,7 @@ def test_this_machine_is_read_once() -> None:
     assert {cpu_features()}  # shared, so nobody may change it: it can be hashed
 
 
-UNSAFE = {"target": "vnni", "pair_safe": False}
+UNSAFE = INT8_FIGURES
 PATH = Path("model.onnx")
 
 
@@ -134,15 +136,10 @@ def test_unsafe_weights_are_refused_on_a_cpu_without_vnni(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("quantization", "text"),
-    [(UNSAFE, SAPPHIRE), ({"target": "auto", "pair_safe": True}, MILAN), ({}, MILAN)],
+    [(UNSAFE, SAPPHIRE), (replace(UNSAFE, target="auto", pair_safe=True), MILAN), (None, MILAN)],
 )
-def test_what_is_exact_is_not_refused(quantization: dict[str, Any], text: str, tmp_path: Path) -> None:
+def test_what_is_exact_is_not_refused(quantization: Int8Figures | None, text: str, tmp_path: Path) -> None:
     require_exact_sums(PATH, quantization, _read(tmp_path, "x86_64", text))
-
-
-def test_a_card_that_does_not_say_counts_as_unsafe(tmp_path: Path) -> None:
-    with pytest.raises(ProviderError, match="no VNNI"):
-        require_exact_sums(PATH, {"target": "vnni"}, _read(tmp_path, "x86_64", MILAN))
 
 
 def test_the_cpu_is_this_machines_where_none_is_given(

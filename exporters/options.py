@@ -1,0 +1,134 @@
+"""What a user may choose when a checkpoint is exported: one frozen object, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertonnx.errors import UsageError
+from bertonnx.models.pooling import POOLINGS
+from bertonnx.models.tasks import TASKS
+from bertonnx.runtime.options import chosen
+from bertonnx.wording import Option, Options
+
+__all__ = ["OPTIMIZE", "PRECISIONS", "TARGETS", "ExportOptions", "Trust"]
+
+PRECISIONS = ("fp32", "fp16")
+
+OPTIMIZE = ("none", "basic", "full")
+
+TARGETS: Mapping[str, bool] = {"auto": True, "avx2": True, "vnni": False, "arm64": False}
+"""Machine -> whether weights must be pair-safe there. "auto" is right on all of them."""
+
+_MIN_AGREEMENT = 0.99
+
+_INT8 = Option("quantize", True)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of a checkpoint may run on this machine.
+
+    Attributes:
+        allow_pickle: whether `.bin` weights may be read where there is no safetensors.
+        trust_remote_code: whether the checkpoint's own Python code may run.
+    """
+
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint is exported.
+
+    Attributes:
+        task: name of a row of `models.tasks`; None for what the checkpoint's architecture says.
+        revision: branch, tag or commit of a Hub id.
+        precision: one of `PRECISIONS`, whatever the checkpoint's own.
+        optimize: one of `OPTIMIZE`: Optimum's graph, folding, or attention and GELU fused too.
+        max_length: a shorter limit than the checkpoint's own, in tokens.
+        pooling: name of a row of `models.pooling`; None for what the checkpoint says, else the mean.
+        normalize: whether embeddings get length 1; None for what the checkpoint says, else not.
+        force: whether an existing output is replaced.
+        quantize: whether to make it INT8.
+        calibration: of INT8 and fp16: a file of texts to tune and judge by; None for our own.
+        min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1; None for 0.99.
+        target: of INT8: one of `TARGETS`; None for "auto".
+
+    Raises:
+        UsageError: an option cannot be what it is, or contradicts another.
+    """
+
+    task: str | None = None
+    revision: str | None = None
+    precision: str = "fp32"
+    optimize: str = "full"
+    max_length: int | None = None
+    pooling: str | None = None
+    normalize: bool | None = None
+    force: bool = False
+    quantize: bool = False
+    calibration: Path | None = None
+    min_agreement: float | None = None
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        chosen("precision", self.precision, PRECISIONS)
+        chosen("optimize", self.optimize, OPTIMIZE)
+        if self.task is not None:
+            chosen("task", self.task, TASKS.names)
+        if self.pooling is not None:
+            chosen("pooling", self.pooling, POOLINGS.names)
+        if self.target is not None:
+            chosen("target", self.target, tuple(TARGETS))
+        self._require_agreeing()
+        if not 0.0 <= self.least_agreement <= 1.0:
+            raise UsageError(
+                "{asked} is not a share; give one from 0 to 1, such as 0.99",
+                asked=Option("min_agreement", self.min_agreement),
+            )
+
+    @property
+    def least_agreement(self) -> float:
+        """Least agreement with fp32, from 0 to 1."""
+        return _MIN_AGREEMENT if self.min_agreement is None else self.min_agreement
+
+    @property
+    def machine(self) -> str:
+        """The machine that INT8 is for, one of `TARGETS`."""
+        return self.target or "auto"
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the file's numbers are smaller than fp32, so that texts judge what that costs."""
+        return self.quantize or self.precision != "fp32"
+
+    def _require_agreeing(self) -> None:
+        if self.quantize and self.precision != "fp32":
+            raise UsageError(
+                "{int8} makes INT8 of fp32, and {asked} was asked for too; leave one out",
+                int8=_INT8,
+                asked=Option("precision", self.precision),
+            )
+        if self.quantize and self.optimize != "full":
+            raise UsageError(
+                "{int8} needs the fused graph, and {asked} was asked for; leave {option} out",
+                int8=_INT8,
+                asked=Option("optimize", self.optimize),
+                option=Option("optimize"),
+            )
+        if self.target is not None and not self.quantize:
+            raise UsageError(
+                "{option} is for INT8, which was not asked for; add {int8}",
+                option=Option("target"),
+                int8=_INT8,
+            )
+        for name in ("calibration", "min_agreement"):
+            if getattr(self, name) is not None and not self.reduced:
+                raise UsageError(
+                    "{option} is for INT8 and fp16, and neither was asked for; add {either}",
+                    option=Option(name),
+                    either=Options([_INT8, Option("precision", "fp16")]),
+                )

@@ -1,0 +1,203 @@
+"""How close two models' answers are, task by task: what the row's `comparison` names.
+
+Agreement is measured on what a user gets (labels, entities, answers, words, embeddings), through the
+runtime's own decoders. Where fp32 itself can hardly choose between two answers, which of them INT8 gives is
+chance, and says nothing of what INT8 lost. Such a near tie (`_NEARLY`) counts as agreement, and stands
+beside it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bertonnx.runtime.decoders import DecoderContext, decoder_for
+from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Outputs, Piece
+
+__all__ = [
+    "Closeness",
+    "Comparison",
+    "compare_answers",
+    "compare_classes",
+    "compare_embeddings",
+    "compare_entities",
+    "compare_masks",
+]
+
+_CANDIDATES = 10
+
+_NEARLY = 0.8
+"""INT8's answer counts as fp32's where fp32 holds it at least this many times as probable as its own:
+of two labels, 44.4% against 55.6%."""
+
+
+class Closeness(NamedTuple):
+    """How close INT8's or fp16's answers are to fp32's.
+
+    Attributes:
+        metric: what is counted, as `models.figures.AgreementFigures` lists them.
+        value: 1 where all agree.
+        worst: a stricter figure.
+    """
+
+    metric: str
+    value: float
+    worst: float
+
+
+Pairs = Sequence[tuple[Item, Item]]
+"""Items of fp32 and of INT8, text by text."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two models of a task are compared.
+
+    Attributes:
+        decoder: what makes items of both models' outputs.
+        compare: what compares these items.
+    """
+
+    decoder: Decoder
+    compare: Callable[[Pairs], Closeness]
+
+
+def compare_embeddings(context: DecoderContext) -> Comparison:
+    """Compare embeddings by their cosine."""
+    return Comparison(decoder_for(context), _cosines)
+
+
+def compare_classes(context: DecoderContext) -> Comparison:
+    """Compare labels of whole texts, or a regression's numbers."""
+    regression = context.card.problem_type == "regression"
+    return Comparison(decoder_for(context), _numbers if regression else _labels)
+
+
+def compare_entities(context: DecoderContext) -> Comparison:
+    """Compare entities by type and span."""
+    decoder = decoder_for(context)
+    return Comparison(_Undecoded(decoder), partial(_entities, decoder))
+
+
+def compare_answers(context: DecoderContext) -> Comparison:
+    """Compare answers by their place in the context."""
+    return Comparison(_several(context), _answers)
+
+
+def compare_masks(context: DecoderContext) -> Comparison:
+    """Compare the words that masks are filled with."""
+    return Comparison(_several(context), _words)
+
+
+def _several(context: DecoderContext) -> Decoder:
+    """Return the decoder that lists so many candidates that one of INT8's is among them if it is near."""
+    return decoder_for(replace(context, options=replace(context.options, top_k=_CANDIDATES)))
+
+
+@dataclass(frozen=True)
+class _Undecoded:
+    """Makes items `{"encoded", "kept"}`, which `decoder` decodes once near ties are settled."""
+
+    decoder: Decoder
+
+    @property
+    def fetch(self) -> tuple[str, ...]:
+        return self.decoder.fetch
+
+    def keep(self, piece: Piece, outputs: Outputs) -> Any:
+        return self.decoder.keep(piece, outputs)
+
+    def decode(self, encoded: Encoded, kept: Sequence[Any]) -> Item:
+        return {"encoded": encoded, "kept": list(kept)}
+
+
+def _cosines(pairs: Pairs) -> Closeness:
+    first, second = (
+        np.array([item["embedding"] for item in side], dtype=np.float64) for side in zip(*pairs, strict=True)
+    )
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines = (first * second).sum(axis=1) / np.maximum(lengths, 1e-30)
+    return Closeness("cosine", float(cosines.mean()), float(cosines.min()))
+
+
+def _numbers(pairs: Pairs) -> Closeness:
+    first, second = (
+        np.array([_all_scores(item) for item in side], dtype=np.float64) for side in zip(*pairs, strict=True)
+    )
+    value = 1 - float(np.abs(first - second).mean() / max(np.abs(first).mean(), 1e-30))
+    return Closeness("scores", value, value)
+
+
+def _all_scores(item: Item) -> list[float]:
+    return list(item["scores"].values()) if "scores" in item else [item["score"]]
+
+
+def _labels(pairs: Pairs) -> Closeness:
+    if "labels" in pairs[0][0]:
+        same = [a["labels"] == b["labels"] for a, b in pairs]
+        near = [all(_near(a["scores"][label]) for label in {*a["labels"]} ^ {*b["labels"]}) for a, b in pairs]
+    else:
+        same = [a["label"] == b["label"] for a, b in pairs]
+        near = [a["scores"][b["label"]] >= _NEARLY * a["score"] for a, b in pairs]
+    return _shares("labels", same, near)
+
+
+def _near(probability: float) -> bool:
+    """Say whether yes and no are a near tie."""
+    low, high = sorted((probability, 1 - probability))
+    return low >= _NEARLY * high
+
+
+def _entities(decoder: Decoder, pairs: Pairs) -> Closeness:
+    expected, exact, settled = [], [], []
+    for first, second in pairs:
+        expected.append(_spans(decoder, first["encoded"], first["kept"]))
+        exact.append(_spans(decoder, first["encoded"], second["kept"]))
+        kept = [_settled(a, b) for a, b in zip(first["kept"], second["kept"], strict=True)]
+        settled.append(_spans(decoder, first["encoded"], kept))
+    return Closeness("entity F1", _f1(expected, settled), _f1(expected, exact))
+
+
+Spans = set[tuple[str, int, int]]
+
+
+def _spans(decoder: Decoder, encoded: Encoded, kept: Sequence[Array]) -> Spans:
+    return {(e["entity"], e["start"], e["end"]) for e in decoder.decode(encoded, kept)["entities"]}
+
+
+def _settled(expected: Array, actual: Array) -> Array:
+    """Return INT8's scores, (tokens, labels), with fp32's where INT8's label is a near tie of fp32's."""
+    chosen = np.take_along_axis(expected, actual.argmax(axis=-1)[:, None], axis=-1)
+    return np.where(chosen >= _NEARLY * expected.max(axis=-1, keepdims=True), expected, actual)
+
+
+def _f1(expected: Sequence[Spans], actual: Sequence[Spans]) -> float:
+    both = sum(len(first & second) for first, second in zip(expected, actual, strict=True))
+    total = sum(map(len, expected)) + sum(map(len, actual))
+    return 2 * both / total if total else 1.0
+
+
+def _answers(pairs: Pairs) -> Closeness:
+    found = [_among(a["answers"], b["answers"], ("start", "end")) for a, b in pairs]
+    return _shares("answers", *zip(*found, strict=True))
+
+
+def _words(pairs: Pairs) -> Closeness:
+    masks = [mask for a, b in pairs for mask in zip(a["masks"], b["masks"], strict=True)]
+    return _shares("words", *zip(*(_among(a, b, ("token_id",)) for a, b in masks), strict=True))
+
+
+def _among(expected: Sequence[Item], actual: Sequence[Item], keys: Sequence[str]) -> tuple[bool, bool]:
+    """Say whether the best candidates are the same, and whether INT8's is at least a near tie of fp32's."""
+    names = [tuple(item[key] for key in keys) for item in (*expected, actual[0])]
+    wanted = [item for item, name in zip(expected, names, strict=False) if name == names[-1]]
+    near = any(item["score"] >= _NEARLY * expected[0]["score"] for item in wanted)
+    return names[0] == names[-1], near
+
+
+def _shares(metric: str, same: Sequence[bool], near: Sequence[bool]) -> Closeness:
+    return Closeness(metric, float(np.mean(np.logical_or(same, near))), float(np.mean(same)))

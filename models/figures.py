@@ -1,0 +1,143 @@
+"""What was measured at export, as the card keeps it: against PyTorch, and of smaller numbers against fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = [
+    "AgreementFigures",
+    "HalfFigures",
+    "Int8Figures",
+    "OutputParity",
+    "ParityFigures",
+    "QuantizedFigures",
+]
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """How far ONNX Runtime is from PyTorch on one output: largest |difference|, largest |reference|."""
+
+    max_abs_difference: float
+    max_abs_reference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityFigures:
+    """How far ONNX Runtime is from PyTorch on all of them.
+
+    Attributes:
+        tolerance: allowed |difference|, times the larger of 1 and the largest |reference|.
+        max_abs_difference: the largest of any output.
+        max_abs_reference: the largest of any output.
+        outputs: the same of each output, by its name.
+    """
+
+    tolerance: float
+    max_abs_difference: float
+    max_abs_reference: float
+    outputs: Mapping[str, OutputParity] = field(default_factory=dict)
+
+    @property
+    def allowed(self) -> float:
+        """How far the export could be from PyTorch."""
+        return self.tolerance * max(1.0, self.max_abs_reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementFigures:
+    """How far INT8 or fp16 gives what fp32 gives.
+
+    Attributes:
+        metric: "labels", "scores", "entity F1", "answers", "words" or "cosine", or what the task's row
+            compares by.
+        agreement: 1 where all agree; of labels, answers and words the share of those that do, of entities
+            the F1 of INT8's against fp32's (as CoNLL-2003 counts: the same type, start and end), of
+            embeddings the mean cosine, of a regression's scores 1 - mean|difference| / mean|score|.
+            Near ties of fp32 count as agreement.
+        worst: a stricter figure: of embeddings the least cosine; of scores `agreement`; else `agreement` with
+            near ties counted as what they are.
+        min_agreement: least agreement that was asked for, from 0 to 1.
+        texts: how many texts were compared.
+        mean_abs_difference: of the task's first output (logits or embeddings).
+    """
+
+    metric: str
+    agreement: float
+    worst: float
+    min_agreement: float
+    texts: int
+    mean_abs_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfFigures(AgreementFigures):
+    """The fp16 step: how far it agrees with fp32, every value rounded as fp16 holds it.
+
+    Attributes:
+        provider: what ran it when that was measured.
+    """
+
+    provider: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedFigures:
+    """How an INT8 graph was made.
+
+    Attributes:
+        scheme: in words.
+        target: the machine that it is for, one of `exporters.options.TARGETS`.
+        pair_safe: whether sums of products are right on CPUs without VNNI too.
+        layers: linear layers in INT8.
+        tables: tables of embeddings in INT8.
+        smoothing_alpha: of each layer's input: how much of its outliers went into the weights, 0 to 1;
+            None where nothing did.
+        calibration_texts: texts that it was tuned on.
+        weights_bytes: size of all weights.
+        weights_bytes_fp32: their size before.
+    """
+
+    scheme: str
+    target: str
+    pair_safe: bool
+    layers: int
+    tables: int
+    smoothing_alpha: tuple[float | None, ...]
+    calibration_texts: int
+    weights_bytes: int
+    weights_bytes_fp32: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Figures(AgreementFigures, QuantizedFigures):
+    """The INT8 step: how it was made, how far it agrees with fp32, and how fast it is.
+
+    Attributes:
+        cpu: the CPU on which all of that was measured.
+        latency_ratio: how many times faster than fp32 it is there, on one thread; None, as all that follow,
+            where that CPU cannot run it.
+        latency_fp32_ms: milliseconds a batch.
+        latency_int8_ms: milliseconds a batch.
+        latency_batch: texts in the batch.
+        latency_tokens: tokens in each of them.
+    """
+
+    cpu: str
+    latency_ratio: float | None = None
+    latency_fp32_ms: float | None = None
+    latency_int8_ms: float | None = None
+    latency_batch: int | None = None
+    latency_tokens: int | None = None
+
+
+Figures = ParityFigures | HalfFigures | Int8Figures
+
+
+def as_json(figures: Figures | None) -> dict[str, Any]:
+    """Return figures ready for JSON: what was not measured is left out."""
+    if figures is None:
+        return {}
+    return {name: value for name, value in asdict(figures).items() if value is not None}

@@ -1,0 +1,66 @@
+"""From JSON to typed values: what a file says is taken only where it is of the kind that a class asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+__all__ = ["WrongKindError", "read"]
+
+
+class WrongKindError(Exception):
+    """A value is not of the kind that was asked for."""
+
+
+def read(kind: Any, value: Any) -> Any:
+    """Return a value of JSON as a value of a type hint.
+
+    Lists become tuples, and objects dataclasses; keys that a dataclass has not are ignored, since a newer
+    version may have written them. An empty object is None where that is allowed.
+
+    Raises:
+        WrongKindError: it is no such value.
+    """
+    origin = get_origin(kind)
+    if origin is UnionType:
+        return _union(get_args(kind), value)
+    if is_dataclass(kind):
+        return _object(kind, value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(read(get_args(kind)[0], item) for item in value)
+    if origin is Mapping and isinstance(value, dict):
+        return {key: read(get_args(kind)[1], item) for key, item in value.items()}
+    if kind is float and type(value) in (int, float):
+        return value  # as it was written, so that a card's text comes out as it went in
+    # A bool is an int to isinstance.
+    if (kind is NoneType and value is None) or (isinstance(kind, type) and type(value) is kind):
+        return value
+    raise WrongKindError(f"{value!r} is not of the kind {kind}")
+
+
+def _union(kinds: tuple[Any, ...], value: Any) -> Any:
+    if value == {} and NoneType in kinds and any(map(is_dataclass, kinds)):
+        return None
+    for kind in kinds:
+        try:
+            return read(kind, value)
+        except WrongKindError:
+            continue
+    raise WrongKindError(f"{value!r} is of none of the kinds {kinds}")
+
+
+def _object(kind: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise WrongKindError(f"{value!r} is no object")
+    hints = get_type_hints(kind)
+    missing = [
+        item.name
+        for item in fields(kind)
+        if item.name not in value and item.default is MISSING and item.default_factory is MISSING
+    ]
+    if missing:
+        raise WrongKindError(f"{', '.join(missing)} is not there")
+    known = {item.name: item for item in fields(kind) if item.name in value}
+    return kind(**{name: read(hints[name], value[name]) for name in known})

@@ -1,0 +1,210 @@
+"""Models of the Hub, through the real huggingface_hub against a stand-in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import BERT, make
+from tests.hub import COMMIT, FakeHub, Repo, run_against, serving
+
+OLD_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
+
+_TRY = """
+import json
+from bertonnx.errors import BertonnxError
+from bertonnx.exporters.checkpoint.source import resolve
+from bertonnx.exporters.options import Trust
+
+def attempt(source, revision=None, **trust):
+    try:
+        found = resolve(source, revision, Trust(**trust))
+    except BertonnxError as error:
+        return [type(error).__name__, str(error)]
+    files = sorted(p.relative_to(found.folder).as_posix() for p in found.folder.rglob("*") if p.is_file())
+    return {"kind": found.kind, "revision": found.revision, "id": found.id, "files": files}
+"""
+
+
+def code(*calls: str) -> str:
+    return _TRY + f"print(json.dumps([{', '.join(calls)}]))"
+
+
+FILES = {
+    "config.json": BERT,
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b"{}",
+    "vocab.txt": b"a",
+    "modules.json": b"[]",
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/config.json": b"{}",
+    "2_Dense/model.safetensors": b"d",
+    "model.safetensors": b"w",
+    "pytorch_model.bin": b"p",
+    "tf_model.h5": b"t",
+    "onnx/model.onnx": b"o",
+    "openvino/openvino_model.bin": b"v",
+    "checkpoint-500/model.safetensors": b"c",
+    "README.md": b"r",
+}
+WANTED = sorted(
+    name
+    for name in FILES
+    if not name.startswith(("pytorch", "tf_", "onnx", "openvino", "checkpoint", "README"))
+)
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    remote = json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "m.M"}}).encode()
+    repos = {
+        "org/good": Repo(
+            {COMMIT: FILES, OLD_COMMIT: {"config.json": BERT, "model.safetensors": b"old"}},
+            {"main": COMMIT, "v1": OLD_COMMIT},
+        ),
+        "org/gated": Repo({COMMIT: FILES}, gated=True),
+        "org/private": Repo({COMMIT: FILES}, private=True),
+        "org/pickle": Repo({COMMIT: {"config.json": BERT, "pytorch_model.bin": b"p"}}),
+        "org/onnx": Repo({COMMIT: {"config.json": BERT, "onnx/model.onnx": b"o"}}),
+        "org/adapter": Repo({COMMIT: {"adapter_config.json": b"{}", "adapter_model.safetensors": b"a"}}),
+        "org/code": Repo({COMMIT: {"config.json": remote, "m.py": b"", "model.safetensors": b"w"}}),
+        "org/gpt": Repo({COMMIT: {"config.json": b'{"model_type": "gpt2"}', "model.safetensors": b"w"}}),
+    }
+    with serving(repos) as fake:
+        yield fake
+
+
+def test_a_model_is_resolved_once_to_a_commit(hub: FakeHub, tmp_path: Path) -> None:
+    (main, tag, commit), _ = run_against(
+        hub.endpoint,
+        tmp_path,
+        code(
+            "attempt('org/good')",
+            "attempt('org/good', revision='v1')",
+            f"attempt('org/good', revision='{OLD_COMMIT}')",
+        ),
+    )
+    assert main == {"kind": "hub", "revision": COMMIT, "id": "org/good", "files": WANTED}
+    assert tag["revision"] == commit["revision"] == OLD_COMMIT
+    assert tag["files"] == ["config.json", "model.safetensors"]
+    resolved = [path for _, path, _ in hub.requests if "/resolve/" in path]
+    assert all(f"/resolve/{COMMIT}/" in path or f"/resolve/{OLD_COMMIT}/" in path for path in resolved)
+
+
+def test_what_the_hub_refuses(hub: FakeHub, tmp_path: Path) -> None:
+    answers, stderr = run_against(
+        hub.endpoint,
+        tmp_path,
+        code(
+            "attempt('org/none')",
+            "attempt('./no/such/folder')",
+            "attempt('org/good', revision='nope')",
+            "attempt('org/gated')",
+            "attempt('org/private')",
+        ),
+    )
+    missing, typo, revision, gated, private = answers
+    for kind, _ in answers:
+        assert kind == "SourceError"
+    assert "no folder 'org/none' here, and no model 'org/none' on the Hub" in missing[1]
+    assert hub.endpoint in missing[1]
+    assert "there is no folder './no/such/folder' here" in typo[1]
+    assert "cannot be the id of a model" in typo[1]
+    assert "has no revision 'nope'" in revision[1]
+    assert f"{hub.endpoint}/org/good/commits/main" in revision[1]
+    assert "is gated: accept its terms" in gated[1]
+    assert f"{hub.endpoint}/org/gated" in gated[1]
+    assert "huggingface-cli login" in gated[1]
+    assert "HF_TOKEN" in gated[1]
+    assert "huggingface-cli login" in private[1]
+    assert "Traceback" not in stderr
+
+
+def test_a_token_opens_gated_and_private_models(hub: FakeHub, tmp_path: Path) -> None:
+    answers, _ = run_against(
+        hub.endpoint,
+        tmp_path,
+        code("attempt('org/gated')", "attempt('org/private')"),
+        environment={"HF_TOKEN": "hf_secret"},
+    )
+    assert [answer["revision"] for answer in answers] == [COMMIT, COMMIT]
+
+
+def test_what_is_refused_before_any_weight_is_downloaded(hub: FakeHub, tmp_path: Path) -> None:
+    answers, stderr = run_against(
+        hub.endpoint,
+        tmp_path,
+        code(
+            "attempt('org/pickle')",
+            "attempt('org/onnx')",
+            "attempt('org/adapter')",
+            "attempt('org/code')",
+            "attempt('org/gpt')",
+        ),
+    )
+    pickle, onnx, adapter, custom, gpt = answers
+    assert "allow_pickle=True" in pickle[1]
+    assert "only ONNX weights (onnx/model.onnx)" in onnx[1]
+    assert "PEFT adapter" in adapter[1]
+    assert "trust_remote_code=True" in custom[1]
+    assert gpt[0] == "UnsupportedError"
+    assert set(hub.downloads()) == {"config.json"}
+    # Nothing is reported home, and no bar is drawn into a pipe.
+    assert not any("telemetry" in path for _, path, _ in hub.requests)
+    assert not any("torch/" in agent for _, _, agent in hub.requests)
+    assert stderr == ""
+
+
+def test_consent_brings_pickles_and_code(hub: FakeHub, tmp_path: Path) -> None:
+    (pickle, custom, both), _ = run_against(
+        hub.endpoint,
+        tmp_path,
+        code(
+            "attempt('org/pickle', allow_pickle=True)",
+            "attempt('org/code', trust_remote_code=True)",
+            "attempt('org/good', allow_pickle=True)",
+        ),
+    )
+    assert pickle["files"] == ["config.json", "pytorch_model.bin"]
+    assert custom["files"] == ["config.json", "m.py", "model.safetensors"]
+    # Safetensors are preferred even where pickles are allowed.
+    assert both["files"] == WANTED
+
+
+def test_the_cache_serves_without_a_network(tmp_path: Path) -> None:
+    with serving({"org/good": Repo({COMMIT: FILES})}) as fake:
+        run_against(fake.endpoint, tmp_path, code("attempt('org/good')"))
+        fake.down = True
+        (down,), _ = run_against(fake.endpoint, tmp_path, code("attempt('org/good')"))
+    calls = code("attempt('org/good')", "attempt('org/other')", "attempt('org/good', revision='v9')")
+    gone, stderr = run_against(fake.endpoint, tmp_path, calls)
+    offline, _ = run_against(fake.endpoint, tmp_path, calls, environment={"HF_HUB_OFFLINE": "1"})
+    for answer in (down, gone[0], offline[0]):
+        assert answer == {"kind": "hub", "revision": COMMIT, "id": "org/good", "files": WANTED}
+    for kind, said in (gone[1], gone[2]):
+        assert kind == "SourceError"
+        assert f"the Hub ({fake.endpoint}) cannot be reached" in said
+        assert "not in the cache" in said
+    assert "no folder 'org/other' here" in gone[1][1]
+    assert "revision v9 of org/good" in gone[2][1]
+    for kind, said in (offline[1], offline[2]):
+        assert kind == "SourceError"
+        assert "HF_HUB_OFFLINE=1 forbids the network" in said
+        assert "unset HF_HUB_OFFLINE" in said
+    assert "Traceback" not in stderr
+
+
+def test_a_half_filled_cache_is_told_from_a_model_without_weights(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--org--half" / "snapshots" / COMMIT
+    make(snapshot, config__json=BERT, tokenizer__json="{}")
+    make(tmp_path / "hub" / "models--org--half" / "refs", main=COMMIT)
+    ((kind, said),), _ = run_against(
+        "http://127.0.0.1:9", tmp_path, code("attempt('org/half')"), environment={"HF_HUB_OFFLINE": "1"}
+    )
+    assert kind == "SourceError"
+    assert "only partly in the cache" in said
+    assert "has no weights" in said
+    assert "Connect to the network" in said
