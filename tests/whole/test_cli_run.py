@@ -165,6 +165,25 @@ def test_every_output_format_holds_the_same_numbers(
         assert np.array_equal(np.array([row[1:33] for row in rows[1:]], np.float32), expected)
 
 
+def test_an_output_is_checked_once(
+    command: Command, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertonnx.runtime.io import writers
+
+    check, checked = writers._check_writable, []
+
+    def counted(given: Path, target: Path) -> None:
+        checked.append(given)
+        check(given, target)
+
+    monkeypatch.setattr(writers, "_check_writable", counted)
+    file, output = written(tmp_path / "a.txt", "one\n"), tmp_path / "out.jsonl"
+    for options in ([], ["--top-k", 2], ["--resume"]):
+        assert command("run", classifier, file, "-o", output, *options).code == 0
+        assert len(checked) == 1
+        checked.clear()
+
+
 # run: long texts -----------------------------------------------------------------------------------
 
 

@@ -9,10 +9,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tests.commands import Command, process, read_lines, with_metadata, written
 from tests.corpus import SENTENCES
@@ -106,25 +106,57 @@ def test_names_that_the_terminal_cannot_show(classifier: Path, tmp_path: Path) -
     assert b"\\u8ca0, \\u4e2d, \\u6b63" in done.stdout
 
 
+TELLING = """
+import os, sys
+from bertonnx.__main__ import main
+from bertonnx.runtime.io.outputs import Writer
+
+tell, write = int(sys.argv.pop(1)), Writer.write
+
+def told(self, index, result):
+    write(self, index, result)
+    os.write(tell, b".")
+
+Writer.write = told
+main()
+"""
+"""The command, writing a byte to a pipe for every row that it has written."""
+
+
+@contextmanager
+def telling(*arguments: object) -> Iterator[tuple[subprocess.Popen[bytes], BinaryIO]]:
+    """Yield the running command, and what there is a byte in for every row that it has written."""
+    reads, tells = os.pipe()
+    with (
+        open(reads, "rb", buffering=0) as rows,  # noqa: PTH123  (a pipe has no path)
+        subprocess.Popen(
+            [sys.executable, "-c", TELLING, str(tells), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[tells],
+        ) as running,
+    ):
+        os.close(tells)
+        yield running, rows
+
+
 def test_ctrl_c_keeps_what_was_finished_and_resume_completes_it(classifier: Path, tmp_path: Path) -> None:
     data = "".join(f"{text}\n" for text in SENTENCES * 10)
     file = written(tmp_path / "a.txt", data)
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert process("run", classifier, file, "-o", whole).communicate(timeout=60) == (b"", b"")
 
-    running = process("run", classifier, "-", "-o", output, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert running.stdin is not None
-    assert running.stderr is not None
-    running.stdin.write("".join(data.splitlines(keepends=True)[:400]).encode())
-    running.stdin.flush()
-    until = time.monotonic() + 30
-    while time.monotonic() < until and not (output.exists() and output.stat().st_size > 1000):
-        time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
-    said = running.stderr.read()
-    assert running.wait(timeout=60) == 130
-    running.stdin.close()
-    running.stderr.close()
+    with telling("run", classifier, "-", "-o", output) as (running, rows):
+        assert running.stdin is not None
+        assert running.stderr is not None
+        running.stdin.write("".join(data.splitlines(keepends=True)[:400]).encode())
+        running.stdin.flush()
+        for _ in range(20):
+            assert rows.read(1) == b"."
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+        assert running.wait(timeout=60) == 130
     assert said == b"interrupted; what was finished is kept, and the same command with --resume goes on\n"
     finished = output.read_bytes()
     assert finished

@@ -36,6 +36,18 @@ test_that("regression predicts .pred", {
   expect_identical(is.na(found$.pred), c(FALSE, TRUE, FALSE))
 })
 
+test_that("a task that has no function here predicts its first table", {
+  unknown <- function(name) structure(tiny(name), class = "bert_model")
+  expect_identical(predict(unknown("sentiment"), texts, top_n = 2), bert_classify(tiny("sentiment"), texts, top_n = 2))
+  expect_identical(predict(unknown("embeddings"), texts), bert_embed(tiny("embeddings"), texts))
+  expect_identical(predict(unknown("answers"), "Who?", pair = "Ada was."), bert_answer(tiny("answers"), "Who?", "Ada was."))
+  expect_identical(predict(unknown("words"), "[MASK]"), bert_fill_mask(tiny("words"), "[MASK]"))
+  expect_error(predict(unknown("words"), "[MASK]", typo = 2), class = "rlib_error_dots_nonempty")
+  surprise <- unknown("words")
+  surprise$info$task <- "surprise"
+  expect_bert_error(bert_embed(surprise, "x"), "task", "predict")
+})
+
 test_that("other tasks predict what their function gives", {
   expect_identical(predict(tiny("embeddings"), texts), bert_embed(tiny("embeddings"), texts))
   expect_identical(predict(tiny("entities"), texts), bert_entities(tiny("entities"), texts))
