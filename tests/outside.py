@@ -15,6 +15,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
+from bertonnx.exporters.verify.agreement import Closeness, Comparison
 from bertonnx.models import providers, tasks
 from bertonnx.models.card import Card
 from bertonnx.models.providers import PROVIDERS, Batching, Provider
@@ -110,6 +111,16 @@ def surprise_decoder(context: DecoderContext) -> SurpriseDecoder:
 def surprise_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
     """Return the columns of a result."""
     return (Column("surprises", "int"), Column("tokens", "int"), Column("text", "text"))
+
+
+def compare_surprises(context: DecoderContext) -> Comparison:
+    """Return how close INT8 is to fp32: the share of texts with equal numbers of surprises."""
+    return Comparison(surprise_decoder(context), _equal_surprises)
+
+
+def _equal_surprises(pairs: Sequence[tuple[Item, Item]]) -> Closeness:
+    share = float(np.mean([a["surprises"] == b["surprises"] for a, b in pairs]))
+    return Closeness("surprises", share, share)
 
 
 def open_borrowed(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession:

@@ -130,6 +130,18 @@ def test_check_replays_it(surprise: Path, command: Command) -> None:
     assert json.loads(command("info", surprise, "--json").out)["task"] == TASK.name
 
 
+def test_int8_is_judged_by_the_comparison_of_its_row(surprise: Path, tmp_path: Path) -> None:
+    source = surprise.parent / "checkpoint"
+    report = bertonnx.export(source, tmp_path / "i.onnx", task=TASK.name, quantize=True, min_agreement=0.0)
+    figures = report.card.quantization
+    assert figures is not None
+    assert figures.metric == "surprises"
+    assert 0 <= figures.agreement <= 1
+    assert bertonnx.check(report.path, "cpu").max_abs_difference == 0.0
+    with bertonnx.load(report.path, "cpu") as model:
+        assert [item["text"] for item in model.predict(TEXTS)] == TEXTS
+
+
 def test_without_its_row_the_file_is_refused(exported: dict[str, Path], surprise: Path) -> None:
     TASKS.unregister(TASK.name)
     try:
