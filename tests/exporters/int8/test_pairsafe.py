@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bertonnx.exporters.int8 import pairsafe
 from bertonnx.exporters.int8.pairsafe import PAIR_LIMIT, quantize_weight, saturates
 
 WEIGHTS: dict[str, Callable[[np.random.Generator], npt.NDArray[np.float64]]] = {
@@ -108,3 +109,103 @@ def test_no_scale_is_worse_than_the_one_that_clips_nothing() -> None:
     chosen = np.square(weight - quantized * scales).sum(axis=0)
     simple = np.square(weight - np.rint(weight / plain) * plain).sum(axis=0)
     assert np.all(chosen <= simple * (1 + 1e-5))
+
+
+SHRINKS = (1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8)
+
+
+@pytest.mark.parametrize("pair_safe", [True, False])
+def test_each_column_takes_the_scale_that_loses_least(pair_safe: bool) -> None:
+    """Column i holds multiples of the i-th scale, so that every other one loses some; row 0 is not read."""
+    rng = np.random.default_rng(5)
+    weight = np.array([rng.integers(-60, 61, 40) * shrink for shrink in SHRINKS]).T
+    weight[0], weight[1] = 127.0, 0.0  # makes the largest scale 1, whatever the shrink
+    sample = np.ones((3, 40), np.float32)
+    sample[:, 0] = 0.0
+    quantized, scales = quantize_weight(weight.astype(np.float32), sample, pair_safe=pair_safe)
+    np.testing.assert_array_equal(scales, np.array(SHRINKS, np.float32))
+    np.testing.assert_allclose(quantized[2:] * scales, weight[2:], rtol=1e-6)
+    assert np.all(quantized[0] == 127)
+
+
+def test_what_a_clipped_weight_loses_counts_as_much_as_the_others() -> None:
+    """Clipping 127 to 0.98 of it loses 2.54 squared; what is off by 0.02 * 20 in each of n rows, n * 0.16."""
+    for rows, expected in ((38, 1.0), (42, 0.98)):
+        weight = np.full((rows + 1, 1), 20 * 0.98, np.float32)
+        weight[0] = 127.0
+        _, scales = quantize_weight(weight, pair_safe=False)
+        assert scales[0] == np.float32(expected)
+
+
+def test_pairs_over_the_limit_lose_the_same_from_both() -> None:
+    """At 0.8 of the scale 1, (96, 32) is (120, 40): 32 over, so (104, 24); and below zero the same."""
+    weight = np.array([[96.0, -96.0, 96.0], [32.0, -32.0, -32.0]], np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairsafe, "_SHRINKS", [0.8])
+        quantized, scales = quantize_weight(weight, pair_safe=True)
+    # Of opposite signs, (96, -32) is alone with its largest number: 96 / 127.
+    np.testing.assert_array_equal(scales, np.array([0.8, 0.8, 0.8 * 96 / 127], np.float32))
+    assert quantized.T.tolist() == [[104, 24], [-104, -24], [127, -53]]
+
+
+def test_tiny_weights_have_scales_as_tiny() -> None:
+    weight = np.array([[3e-5, 1e-4], [1e-5, -1e-4]], np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairsafe, "_SHRINKS", [1.0])
+        _, safe = quantize_weight(weight, pair_safe=True)
+        _, plain = quantize_weight(weight, pair_safe=False)
+    # 4e-5 / 128 is more than 3e-5 / 127; of opposite signs, only the largest number counts.
+    np.testing.assert_allclose(safe, [4e-5 / 128, 1e-4 / 127], rtol=1e-6)
+    np.testing.assert_allclose(plain, [3e-5 / 127, 1e-4 / 127], rtol=1e-6)
+
+
+def test_a_column_of_zeros_is_zeros() -> None:
+    quantized, scales = quantize_weight(np.zeros((4, 1), np.float32), pair_safe=True)
+    assert not quantized.any()
+    assert scales[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("pair", "rounded"),
+    [
+        ((63.6, 64.7), (63, 65)),  # both away from zero, 129 together: the first went further
+        ((63.7, 64.6), (64, 64)),
+        ((63.75, 64.75), (63, 65)),  # as far, so the first
+        ((-63.7, -64.6), (-64, -64)),
+        ((-63.6, -64.7), (-63, -65)),
+        ((63.6, 63.9), (64, 64)),  # 128 is allowed
+        ((-63.6, -63.9), (-64, -64)),
+        ((100.6, -100.7), (101, -101)),
+        ((126.6, 0.6), (127, 1)),
+    ],
+)
+def test_of_a_pair_that_rounds_past_the_limit_one_goes_back(
+    pair: tuple[float, float], rounded: tuple[int, int]
+) -> None:
+    assert pairsafe._round_pairs(np.array([pair]).T).ravel().tolist() == list(rounded)
+
+
+def test_columns_and_pairs_are_rounded_each_by_itself() -> None:
+    values = np.array([[63.6, 1.2], [64.7, 2.7], [-9.5, 63.7], [3.2, 64.6], [126.7, -4.4]])
+    expected = [[63, 1], [65, 3], [-10, 64], [3, 64], [127, -4]]
+    assert pairsafe._round_pairs(values).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("pair", "over"),
+    [
+        ((127, 1), False),
+        ((127, 2), True),
+        ((64, 64), False),
+        ((64, 65), True),
+        ((-128, 0), False),
+        ((-128, -1), True),
+        ((-127, -1), False),
+        ((127, -128), False),
+    ],
+)
+def test_the_limit_is_128_for_two_of_one_sign(pair: tuple[int, int], over: bool) -> None:
+    assert saturates(np.array([pair], dtype=np.int8).T) is over
+    assert (_largest_16_bit_sum(np.array([pair], dtype=np.int8).T) > 255 * PAIR_LIMIT) is over
+    # The last of an odd number has no neighbor.
+    assert saturates(np.array([[0], [0], [127]], dtype=np.int8)) is False
