@@ -69,11 +69,12 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        """Whether no other piece of this length fits in; a longer piece than the budget is a batch alone."""
+        """Whether no other piece fits in. One that is longer than the budget fills a batch."""
         return self.tokens + self.kind[0] > self.budget
 
     def feeds(self, inputs: Iterable[str]) -> Mapping[str, npt.NDArray[np.int64]]:
         """Return the graph's inputs by their names, int64 of shape (slots, tokens); nothing is padded."""
+        # A lone text pays for every call of NumPy's Python code: `stack` and `ones_like` take thrice as long.
         ids = np.array([slot.piece.ids for slot in self.slots])
         made = {"input_ids": ids}
         if "attention_mask" in inputs:
@@ -103,6 +104,8 @@ class Groups:
         if batch is None:
             batch = self._open[kind] = Batch(kind, self._tokens(fetch), [])
         batch.slots.append(slot)
+        # An open batch is never full, so whoever's turn it is takes all of it: no caller's slot is left
+        # behind by those of a larger job.
         if batch.full:
             del self._open[kind]
         return batch
@@ -145,7 +148,7 @@ class Chunk:
         slots: of each piece of each row, in order, where its result is put.
         fresh: the slots that this chunk computes, by what decides their results.
         gathering: the batches that its slots went into and that are not due yet.
-        spread: whether a batch of it became due before all its rows were in, so that the cores share it.
+        spread: whether the cores share its batches. They do once one for each of them was due.
         whole: whether all its rows are in.
         left: slots that are not computed yet.
         running: those of them that are being computed.

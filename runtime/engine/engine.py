@@ -90,8 +90,11 @@ class Engine:
             soon: whether the first results should come soon; else all of them come sooner.
 
         While one chunk runs, the next is read and tokenized, and begins to run as it is. Closing the
-        generator drops what has not started and waits for what has. What is raised besides errors of
-        rows is a fault of bertonnx or an interrupt, and ends the job.
+        generator drops what has not started and waits for what has.
+
+        Raises:
+            BertonnxError: the engine is closed.
+            Exception: a fault of bertonnx, or of what gives the rows; it ends the job.
         """
         caller, repeats = Caller(decoder), Repeats()
         intake = Intake(rows, self._batching, self._room, soon=soon)
@@ -99,7 +102,7 @@ class Engine:
         try:
             with closing(self._tokenized(intake)) as tokenized:
                 for parts in tokenized:
-                    if under_way:
+                    if under_way:  # before the next chunk is tokenized, which it need not wait for
                         self._queue.run_alone(under_way[-1])
                     under_way.append(Chunk(caller))
                     self._fill(under_way, parts, repeats)
@@ -160,7 +163,9 @@ class Engine:
             while waiting:
                 yield [_result(waiting.popleft())]
         finally:
-            _cancel(waiting)
+            # No waiting: the garbage collector may do this, in the very thread that tokenizes.
+            for future in waiting:
+                future.cancel()
 
     def _encode(self, rows: Rows) -> EncodedRows:
         good = iter(self._tokenizer.encode([row for row in rows if isinstance(row, Row)]))
@@ -224,12 +229,3 @@ def _result(future: Future[Any]) -> Any:
         return future.result()
     except CancelledError as error:
         raise closed() from error
-
-
-def _cancel(futures: Iterable[Future[Any]]) -> None:
-    futures = list(futures)
-    for future in futures:
-        future.cancel()
-    for future in futures:
-        if not future.cancelled():
-            future.exception()

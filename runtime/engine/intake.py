@@ -27,16 +27,16 @@ class Room:
     """
 
     def __init__(self, batching: Batching) -> None:
-        self._largest = batching.last_chunk
         self._left = _LARGEST_CHUNKS * batching.last_chunk
-        self._lock = threading.Lock()
+        # Reentrant, since the garbage collector may close a caller's generator while this thread holds it.
+        self._lock = threading.RLock()
 
-    def take(self, least: int) -> int:
-        """Take room for a largest chunk if there is, else for a chunk of `least` rows; return the rows."""
+    def take(self, rows: int, least: int) -> bool:
+        """Take room for so many rows and return True; if there is none, overdraw it by `least` rows."""
         with self._lock:
-            rows = self._largest if self._left >= self._largest else least
-            self._left -= rows
-            return rows
+            there_is = self._left >= rows
+            self._left -= rows if there_is else least
+            return there_is
 
     def give_back(self, rows: int) -> None:
         """Give room back."""
@@ -81,15 +81,14 @@ class Intake:
 
     def _read(self) -> list[Row | RowError]:
         batching = self._batching
-        room = self._room.take(batching.first_chunk)
-        self._held.append(room)
-        most = batching.chunk_characters
-        if room < batching.last_chunk:
-            most = most * batching.first_chunk // batching.last_chunk
-        chunk, characters = self._rows_up_to(min(self._limit, room), most)
+        limit, most = self._limit, batching.chunk_characters
+        if not self._room.take(limit, batching.first_chunk):
+            limit, most = batching.first_chunk, most * batching.first_chunk // batching.last_chunk
+        self._held.append(limit)
+        chunk, characters = self._rows_up_to(limit, most)
         # Long texts take the room of so many rows as would have closed the chunk in their stead.
         self._held[-1] = max(len(chunk), characters * batching.last_chunk // batching.chunk_characters)
-        self._room.give_back(room - self._held[-1])
+        self._room.give_back(limit - self._held[-1])
         return chunk
 
     def _rows_up_to(self, limit: int, most: int) -> tuple[list[Row | RowError], int]:

@@ -39,11 +39,11 @@ class Counters:
         tokens: tokens in those.
     """
 
-    waiting: int = 0
-    running: int = 0
-    batches: int = 0
-    pieces: int = 0
-    tokens: int = 0
+    waiting: int
+    running: int
+    batches: int
+    pieces: int
+    tokens: int
 
 
 class Queue:
@@ -124,6 +124,7 @@ class Queue:
         with self._lock:
             self._require_open()
             chunk.whole = True
+            # One that another caller has lined up is lined up again: whose turn comes first takes it.
             for batch in largest_first(chunk.gathering.values()):
                 self._line_up(batch, chunk.caller)
             chunk.gathering.clear()
@@ -303,7 +304,7 @@ class Queue:
                     continue
                 self._thin(batch)
                 if batch.slots:
-                    self._line.rotate(-1)
+                    self._line.rotate(-1)  # the next turn is another caller's
                     self._leave(batch)
                     for slot in batch.slots:
                         slot.chunk.running += 1
@@ -408,6 +409,7 @@ class Queue:
         elif self.closed:
             for chunk in chunks:
                 chunk.error = chunk.error or closed()
+        # At its callers' next turns, before what else they have: their other rows wait for it.
         for part in reversed(parts):
             smaller = Batch(batch.kind, batch.budget, part)
             self._waiting += len(part)

@@ -91,6 +91,17 @@ def test_chunks_stay_small_when_there_is_no_room_and_grow_again() -> None:
     first.close()
 
 
+def test_callers_that_wait_for_their_first_rows_hold_no_more_than_those() -> None:
+    room = Room(SMALL)
+    for _ in range(56):
+        assert room.take(2, 2)
+    assert room.take(16, 2)
+    assert not room.take(2, 2)
+    room.give_back(4)
+    assert room.take(2, 2)
+    assert not room.take(1, 1)
+
+
 def test_a_chunk_that_ends_early_leaves_room() -> None:
     room = Room(SMALL)
     for _ in range(100):
