@@ -7,15 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from bertonnx.errors import RowError
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.probe import run_graph
+from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.columns import Result
 from bertonnx.runtime.io.formats import OUTPUTS, Format
 from bertonnx.runtime.io.outputs import Done, SpoolWriter, Writer
 from bertonnx.runtime.options import DecodeOptions
 from tests.commands import Command
+from tests.graphs import changed
 
 
 def open_labels(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:  # noqa: ARG001
@@ -71,3 +78,46 @@ def test_an_output_format_goes_on_after_a_kill(tmp_path: Path) -> None:
     writer.finish()
     assert (tmp_path / "out.labels").read_bytes() == b"positive\n\nnegative\n"
     assert writer.finished() == Done(3, 1, 0)
+
+
+class DropProductsByOne(Step):
+    """Take out products with the constant 1, which change nothing.
+
+    Requires: nothing. Ensures: the same outputs; no such product is left.
+    """
+
+    name = "products by one"
+
+    def apply(self, graph: Graph) -> int:
+        """Take them out; returns how many there were."""
+        products = [node for node in graph.nodes if _is_by_one(graph, node)]
+        for node in products:
+            graph.replace(node.output[0], node.input[0])
+        graph.finish()
+        return len(products)
+
+    def ensures(self, graph: Graph) -> None:
+        """None is left."""
+        need(not any(_is_by_one(graph, node) for node in graph.nodes), "a product by one is left")
+
+
+def _is_by_one(graph: Graph, node: onnx.NodeProto) -> bool:
+    return node.op_type == "Mul" and graph.scalar(node.input[1]) == 1.0
+
+
+def test_a_graph_step() -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "one"], ["same"]),
+        helper.make_node("Mul", ["same", "two"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.INT64, ["n"]) for name in "xy"]
+    weights = [numpy_helper.from_array(np.array([value]), name) for value, name in ((1, "one"), (2, "two"))]
+    graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    smaller, counts = changed(model, DropProductsByOne(), DropProductsByOne())
+    assert counts == [1, 0]
+    assert [node.op_type for node in smaller.graph.node] == ["Mul"]
+    x = np.array([1, 2, 3])
+    np.testing.assert_array_equal(
+        run_graph(smaller, {"x": x}, ["y"])["y"], run_graph(model, {"x": x}, ["y"])["y"]
+    )

@@ -113,3 +113,23 @@ def test_files_exist(page: Page) -> None:
     for span in page.spans:
         if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*", span):
             assert (ROOT / span).exists(), f"{page.name}: {span}"
+
+
+@every_page
+def test_excerpts_are_in_their_files(page: Page) -> None:
+    """A block such as "```python models/tasks.py" shows lines of that file, in its order."""
+    for place, excerpt in page.excerpts:
+        lines = iter([line.strip() for line in (ROOT / place).read_text(encoding="utf-8").splitlines()])
+        for shown in filter(None, map(str.strip, excerpt.splitlines())):
+            assert shown == "..." or shown in lines, f"{page.name} shows of {place}: {shown}"
+
+
+def test_every_room_is_on_the_map() -> None:
+    """CONTRIBUTING names every folder with modules, and every module beside the folders."""
+    text = PAGES["CONTRIBUTING.md"].text
+    for top in ("runtime", "exporters"):
+        for path in sorted((ROOT / top).iterdir()):
+            if path.is_dir() and (path / "__init__.py").exists():
+                assert f"`{path.name}/`" in text, f"{top}/{path.name} is not on the map"
+            elif path.suffix == ".py" and path.stem != "__init__":
+                assert f"`{path.name}`" in text, f"{top}/{path.name} is not on the map"
