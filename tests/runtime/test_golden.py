@@ -17,6 +17,7 @@ import bertonnx
 from bertonnx.errors import DriftError, ModelFileError, ProviderError, UsageError
 from bertonnx.exporters.onnxgraph.files import load_proto, save_proto
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY
+from bertonnx.models.figures import as_json
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime import golden
 from bertonnx.runtime.golden import check, sha256_text
@@ -24,6 +25,7 @@ from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.session import cpu
 from bertonnx.runtime.session.cpu import CpuFeatures
 from tests.fake_cuda import pretend_cuda
+from tests.figures import INT8_FIGURES
 
 TASKS = (
     "feature-extraction",
@@ -256,8 +258,7 @@ def test_loading_and_checking_refuse_a_cpu_that_would_saturate_in_one_way(
     exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "cpu_features", lambda: CpuFeatures("x86_64", "Milan", ("avx2",), known=True))
-    unsafe = {"target": "vnni", "pair_safe": False, "agreement": 1.0, "min_agreement": 0.9, "texts": 1}
-    path = _with_card(exported["fill-mask"], tmp_path / "m.onnx", quantization=unsafe)
+    path = _with_card(exported["fill-mask"], tmp_path / "m.onnx", quantization=as_json(INT8_FIGURES))
     said = []
     for use in (check, bertonnx.load):
         with pytest.raises(ProviderError, match="can saturate") as caught:

@@ -46,6 +46,7 @@ from tests.fake_cuda import (
     use_runtime,
 )
 from tests.fake_predictor import card
+from tests.figures import INT8_FIGURES
 
 
 def opened(path: Path, *, optimize: str = "full", **options: Any) -> OpenSession:
@@ -387,7 +388,7 @@ def test_a_file_for_another_cpu_is_refused_where_it_would_be_wrong(
 
     _use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
     monkeypatch.setattr(cpu, "cpu_features", lambda: read_cpu("x86_64", tmp_path / "missing"))
-    unsafe = card("fill-mask", quantization={"target": "vnni", "pair_safe": False})
+    unsafe = card("fill-mask", quantization=INT8_FIGURES)
     with pytest.raises(ProviderError, match="no VNNI"):
         open_session(tmp_path, unsafe, LoadOptions(provider="cpu"))
     assert open_session(tmp_path, unsafe, LoadOptions(provider="cuda")).provider == "cuda"
