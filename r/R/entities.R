@@ -2,7 +2,7 @@
 #'
 #' @inheritParams bert_embed
 #' @param model A model for token classification, from [bert_load()].
-#' @param aggregation How tokens become entities: `"simple"` joins neighbours of one kind;
+#' @param aggregation How tokens become entities: `"simple"` joins neighbors of one kind;
 #'   `"first"`, `"average"` and `"max"` also give all parts of a word one kind; `"none"` gives every
 #'   token by itself.
 #' @return A tibble with a row for each entity: `.row` (which text), `entity` (a factor of the
