@@ -15,9 +15,9 @@ import numpy as np
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.options import AGGREGATIONS, Aggregation, chosen
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
-from bertonnx.runtime.tokenization import SubwordRule, subword_rule
+from bertonnx.runtime.tokenization import SubwordRule
 
-__all__ = ["EntityDecoder", "SubwordRule", "entity_decoder", "subword_rule"]
+__all__ = ["EntityDecoder", "entity_decoder"]
 
 _OUTSIDE = "O"
 
