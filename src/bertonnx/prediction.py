@@ -129,7 +129,7 @@ def _interrupted(output: Path | None) -> int:
     if output is None:
         say("interrupted")
     else:
-        kept = "interrupted; what was finished is kept, and the same command with {resume} goes on"
+        kept = "interrupted; finished rows are kept; repeat the command with {resume} to continue"
         say(Message(kept, resume=Option("resume")))
     return 130
 
@@ -159,7 +159,7 @@ def _tell(report: JobReport, model: Model, output: Target | None) -> None:
         where = "look for error in the output"
         if output is not None and not output.format.says_why:
             where = "they are NaN in the output; write .jsonl or .csv to see why"
-        say(f"{report.errors} of {report.rows} rows carry an error; {where}")
+        say(f"{report.errors} of {report.rows} rows have an error; {where}")
     if sys.stderr.isatty() and not report.complete_before:
         rate = (report.rows - report.resumed_rows) / max(report.seconds, 1e-9)
         say(f"{report.rows} rows in {report.seconds:.1f} s ({rate:.0f} a second) on {model.provider}")

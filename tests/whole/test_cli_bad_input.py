@@ -65,7 +65,7 @@ def test_rows_that_fail_alone(command: Command, classifier: Path, tmp_path: Path
         "missing-text",
         "invalid-json",
     ]
-    assert outcome.err.startswith("6 of 7 rows carry an error")
+    assert outcome.err.startswith("6 of 7 rows have an error")
 
 
 def test_on_error_fail_stops_and_keeps_what_was_finished(

@@ -211,7 +211,7 @@ def test_long_texts_in_windows_or_as_errors(command: Command, classifier: Path, 
     assert refused.lines[0] == windows.lines[0]
     assert refused.lines[1]["error"]["type"] == "too-long"
     assert str(MAX_LENGTH) in refused.lines[1]["error"]["message"]
-    assert refused.err.startswith("1 of 2 rows carry an error")
+    assert refused.err.startswith("1 of 2 rows have an error")
 
 
 # run: outputs that are there -------------------------------------------------------------------------

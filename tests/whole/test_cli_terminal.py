@@ -157,7 +157,7 @@ def test_ctrl_c_keeps_what_was_finished_and_resume_completes_it(classifier: Path
         running.send_signal(signal.SIGINT)
         said = running.stderr.read()
         assert running.wait(timeout=60) == 130
-    assert said == b"interrupted; what was finished is kept, and the same command with --resume goes on\n"
+    assert said == b"interrupted; finished rows are kept; repeat the command with --resume to continue\n"
     finished = output.read_bytes()
     assert finished
     assert whole.read_bytes().startswith(finished)
