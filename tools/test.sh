@@ -1,5 +1,9 @@
 #!/bin/sh
-# All checks and all tests, in a virtual environment of their own. Arguments go to pytest.
+# All checks and all tests, in virtual environments of their own. Arguments go to pytest.
+#
+# The first environment has transformers 4.57, the second the newest 5: checkpoints are saved and read with
+# both. The second runs the tests of reading and tracing checkpoints and one task of every family. It is left
+# out where arguments choose tests.
 set -eu
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -8,7 +12,7 @@ python="$venv/bin/python"
 "$python" -m pip install --quiet --upgrade "pip>=25.1"
 # torch by its exact version: a range would bring several gigabytes of CUDA packages along.
 "$python" -m pip install --quiet torch==2.13.0
-"$python" -m pip install --quiet --editable ".[cpu,export,arrow,bench]" --group dev
+"$python" -m pip install --quiet --editable ".[cpu,export,arrow,bench]" --group dev "transformers==4.57.*"
 "$python" -m ruff check
 "$python" -m ruff format --check
 # Type checkers find the folders through the links in src/bertonnx, which a zip or Windows may leave out.
@@ -20,6 +24,17 @@ fi
 # Two workers share the cores already; PyTorch's threads on top of them would only get in the way.
 export OMP_NUM_THREADS=1
 "$python" -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term:skip-covered "$@"
+if [ $# -eq 0 ]; then
+  newer="$venv-transformers5"
+  [ -x "$newer/bin/python" ] || "${PYTHON:-python3}" -m venv "$newer"
+  "$newer/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
+  "$newer/bin/python" -m pip install --quiet torch==2.13.0
+  "$newer/bin/python" -m pip install --quiet --editable ".[cpu,export,arrow]" --group dev "transformers>=5"
+  "$newer/bin/python" -m pytest --numprocesses 2 --dist worksteal \
+    tests/exporters/checkpoint tests/exporters/steps/test_trace.py tests/exporters/test_convert.py
+  "$newer/bin/python" -m pytest --numprocesses 2 --dist worksteal tests/whole/test_matrix.py \
+    -k "text-classification or question-answering"
+fi
 if command -v R >/dev/null; then
   BERTONNX_TEST_PYTHON="$PWD/$python" sh r/check.sh
 elif [ -n "${REQUIRE_R:-}" ]; then
