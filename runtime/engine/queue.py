@@ -248,7 +248,7 @@ class Queue:
 
     def _lend(self, chunk: Chunk) -> None:
         """Let the largest batches that wait for company run on cores that would wait."""
-        gathering = [batch for batch in chunk.gathering.values() if not batch.due and not batch.taken]
+        gathering = [batch for batch in chunk.gathering.values() if not batch.due]
         for batch in largest_first(gathering)[: max(0, self._idle)]:
             if _SHARE * batch.tokens >= batch.budget:
                 del chunk.gathering[batch.kind]

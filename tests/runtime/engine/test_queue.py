@@ -196,6 +196,18 @@ def test_what_is_lent_is_an_eighth_full_at_least(opened: Opened) -> None:
         assert session.lengths == ([4] if runs else [])
 
 
+def test_a_batch_that_is_due_for_another_caller_is_not_lent(opened: Opened) -> None:
+    session = HeldSession()
+    queue = opened(session, 3)
+    chunk = add(queue, chunk_of(), [10, 10, 8])
+    other = whole(queue, [10])  # which is due now, and larger than the other batch
+    add(queue, chunk, [4], more=True)  # of two cores that are left, both get a batch
+    session.wait_for(3)
+    assert sorted(session.lengths) == [4, 8, 10]
+    session.let()
+    queue.wait(other)
+
+
 def test_what_waits_for_company_goes_along_when_another_caller_needs_it(opened: Opened) -> None:
     session = FakeSession()
     queue = opened(session)
