@@ -160,7 +160,7 @@ def stamped(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _domains(graph: onnx.GraphProto) -> set[str]:
-    """Return the operator sets that a graph and its branches use; each optimiser declares all it knows."""
+    """Return the operator sets that a graph and its branches use; each optimizer declares all it knows."""
     used = {""}
     for node in graph.node:
         used.add("" if node.domain == "ai.onnx" else node.domain)

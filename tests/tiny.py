@@ -70,7 +70,7 @@ FAMILY_CONFIGS: Mapping[str, TinyFamily] = {
             "intra_bottleneck_size": 16,
             "true_hidden_size": 16,
             "num_feedforward_networks": 2,
-            # Without layer normalisation, 0.3 makes scores of attention so large that it is one-hot: a last
+            # Without layer normalization, 0.3 makes scores of attention so large that it is one-hot: a last
             # bit then decides which token is read, for PyTorch against ONNX Runtime as for INT8.
             "initializer_range": 0.15,
         }

@@ -3,9 +3,9 @@
 Inputs and outputs stay as they are (float32); weights become float16, and every value does but those that
 would overflow or lose what matters there:
 
-- sums of squares and exponentials: softmax, powers, roots, reductions. Layer normalisation takes and
+- sums of squares and exponentials: softmax, powers, roots, reductions. Layer normalization takes and
   gives float16 and computes its statistics in float32 itself (`stash_type` 1);
-- what follows an output of the graph: pooling over any number of tokens, normalisation, scores; and
+- what follows an output of the graph: pooling over any number of tokens, normalization, scores; and
   the last sums of logits, which BigBird masks with a million;
 - what ends in an angle, a logarithm or an integer: positions, of which float16 knows 2,048 apart.
 

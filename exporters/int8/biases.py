@@ -3,8 +3,8 @@
 - What is added to all keys adds the same to all of a query's products, and the softmax takes it off.
 - What is added to all values comes out of attention as it went in, since probabilities sum to 1: the
   output projection's bias can hold it.
-- What is added before a residual can come with the residual, where a layer normalisation makes it:
-  from its own bias. Linear layers that read the normalisation too take it off in theirs.
+- What is added before a residual can come with the residual, where a layer normalization makes it:
+  from its own bias. Linear layers that read the normalization too take it off in theirs.
 
 An addition to 512 x 384 numbers takes a tenth of the INT8 product before it.
 """
@@ -73,7 +73,7 @@ class SpareBiases(Step):
 
 @dataclass(frozen=True, eq=False)
 class _Residual:
-    """A layer whose bias a normalisation can add: `layer.output + norm.output[0]`.
+    """A layer whose bias a normalization can add: `layer.output + norm.output[0]`.
 
     Attributes:
         layer: the layer.
@@ -94,7 +94,7 @@ def spare_biases(
     *,
     bears: Callable[[str, Matrix], bool] = lambda *_: True,
 ) -> dict[str, Matrix | None]:
-    """Move biases, changing the normalisations that take some in place; return what is left to add.
+    """Move biases, changing the normalizations that take some in place; return what is left to add.
 
     Args:
         graph: the graph to change.

@@ -68,7 +68,7 @@ def quantize_model(model: onnx.ModelProto, pieces: Sequence[Piece], *, target: s
     """Return the model in INT8.
 
     Args:
-        model: the optimised fp32 graph; stays as it is.
+        model: the optimized fp32 graph; stays as it is.
         pieces: what calibration runs, at least one.
         target: one of `TARGETS`.
 

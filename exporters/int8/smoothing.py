@@ -3,7 +3,7 @@
 An input x with factors s becomes x / s, and the weights that read it s * weight.
 
 The division costs nothing where something linear makes the input: attention's output is a weighted
-sum of values, so their layer takes it; a layer normalisation that only linear layers read takes it
+sum of values, so their layer takes it; a layer normalization that only linear layers read takes it
 too. Else (post-norm encoders, where the residual reads the norm as well) it is one product before
 the quantizer.
 
@@ -114,7 +114,7 @@ def _into_values(graph: Graph, layer: Layer, factors: Array, makers: dict[str, L
 
 
 def _into_norm(graph: Graph, layer: Layer, factors: Array) -> bool:
-    """Let the layer normalisation before divide, where only these layers read it; say whether it could."""
+    """Let the layer normalization before divide, where only these layers read it; say whether it could."""
     norm = graph.producer(layer.source, "LayerNormalization")
     if (
         norm is None

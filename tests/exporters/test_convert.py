@@ -109,7 +109,7 @@ def test_the_library_prints_nothing(
 
 
 @pytest.mark.parametrize("optimize", ["none", "basic"])
-def test_less_optimisation_changes_speed_and_not_results(
+def test_less_optimization_changes_speed_and_not_results(
     optimize: str, report: bertonnx.ExportReport, embedder: Path, tmp_path: Path
 ) -> None:
     less = bertonnx.export(embedder, tmp_path / "model.onnx", optimize=optimize)

@@ -18,6 +18,18 @@ from tests.house import ROOT, Module, functions, house, label, strings
 LEAST_COMMENTS = 2.0
 """Comment lines in a hundred lines of code, in every folder."""
 
+UNCOMMENTED = {
+    "exporters",
+    "exporters/checkpoint",
+    "exporters/fp16",
+    "exporters/int8",
+    "exporters/onnxgraph",
+    "exporters/verify",
+    "models",
+    "src/bertonnx",
+}
+"""Folders that have fewer; this list only shrinks."""
+
 _FACE_WORDS = re.compile(
     r"(?<![\w-])--[a-z]|bertonnx (export|load|run|check|info|doctor|bench)\b|pip install|\bbert_[a-z]+"
 )
@@ -50,15 +62,6 @@ _FOLDERS = (
         "tools",
     ),
 )
-
-UNMENDED = {
-    "words_of_one_face": 52,
-    "templates_that_are_not_whole": 113,
-    "words_with_another_meaning": 3,
-    "comments": 16,
-    "spelling": 78,
-}
-"""How often a rule is broken today; these figures only fall."""
 
 Rule = Callable[[Sequence[Module]], Iterator[str]]
 
@@ -161,7 +164,7 @@ RULES: dict[str, Rule] = {
 def test_the_house_keeps(rule: Rule, modules: list[Module]) -> None:
     broken = sorted(rule(modules))
     print(*broken, sep="\n")
-    assert len(broken) <= UNMENDED.get(rule.__name__, 0), "\n".join(broken)
+    assert not broken, "\n".join(broken)
 
 
 _ERRORS = "from bertonnx.errors import UsageError, RowError\n"
@@ -214,10 +217,12 @@ def test_comments_say_why_often_enough(modules: list[Module]) -> None:
     shares = {folder: 100 * comments[folder] / lines[folder] for folder in sorted(lines)}
     for folder, share in shares.items():
         print(f"{folder}: {share:.1f} in a hundred lines")
-    few = [f"{folder} has {share:.1f}" for folder, share in shares.items() if share < LEAST_COMMENTS]
-    assert len(few) <= UNMENDED["comments"], (
-        f"comment lines in a hundred: {', '.join(few)}; say why where a reader would ask"
-    )
+    few = [
+        f"{folder} has {share:.1f}"
+        for folder, share in shares.items()
+        if share < LEAST_COMMENTS and folder not in UNCOMMENTED
+    ]
+    assert not few, f"comment lines in a hundred: {', '.join(few)}; say why where a reader would ask"
 
 
 def _comments(text: str) -> Iterator[bool]:
@@ -243,4 +248,4 @@ def test_one_spelling() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             found += [f"{place}:{number} {word[0]}" for word in _SPELLINGS.finditer(line)]
     print(*found, sep="\n")
-    assert len(found) <= UNMENDED["spelling"], "spell it with z, in names and prose:\n" + "\n".join(found)
+    assert not found, "spell it with z, in names and prose:\n" + "\n".join(found)

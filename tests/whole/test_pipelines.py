@@ -150,10 +150,10 @@ def test_entities(opened: Callable[..., Pair], family: str, aggregation: Any) ->
     # Short texts: the pipeline cuts nothing, and a longer one would be more than the model has positions.
     texts = [text for text in TEXTS if not model.tokenize([text])[0].truncated]
     assert len(texts) > 50
-    recognise = pipeline("token-classification", source, aggregation_strategy=aggregation)
+    recognize = pipeline("token-classification", source, aggregation_strategy=aggregation)
     ours = [item["entities"] for item in model.entities(texts, aggregation=aggregation)]
     assert sum(map(len, ours)) > 40
-    for text, item, found in zip(texts, ours, recognise(texts), strict=True):
+    for text, item, found in zip(texts, ours, recognize(texts), strict=True):
         expected = [(e["entity_group"], e["start"], e["end"]) for e in found]
         assert [(e["entity"], e["start"], e["end"]) for e in item] == expected, text
         assert [e["score"] for e in item] == pytest.approx([e["score"] for e in found], abs=TOLERANCE)
@@ -163,11 +163,11 @@ def test_entities(opened: Callable[..., Pair], family: str, aggregation: Any) ->
 def test_entities_of_long_texts(opened: Callable[..., Pair]) -> None:
     model, source = opened("bert", "token-classification", TAGS)
     stride = MAX_LENGTH // 2
-    recognise = pipeline("token-classification", source, aggregation_strategy="simple", stride=stride)
+    recognize = pipeline("token-classification", source, aggregation_strategy="simple", stride=stride)
     with bertonnx.load(model.path, long_text="stride") as long:
         ours = [item["entities"] for item in long.entities(PARAGRAPHS)]
     assert len(model.tokenize([PARAGRAPHS[0]])[0].pieces[0].ids) == MAX_LENGTH
-    for item, found in zip(ours, recognise(list(PARAGRAPHS)), strict=True):
+    for item, found in zip(ours, recognize(list(PARAGRAPHS)), strict=True):
         expected = [(e["entity_group"], e["start"], e["end"]) for e in found]
         assert [(e["entity"], e["start"], e["end"]) for e in item] == expected
         assert [e["score"] for e in item] == pytest.approx([e["score"] for e in found], abs=TOLERANCE)

@@ -31,7 +31,7 @@ from tests.tiny import save_tiny
 CELLS = [(family, task.name) for family in FAMILIES for task in TASKS if task.name not in family.gaps]
 
 GENTLE: dict[str, dict[str, Any]] = {"mobilebert": {"initializer_range": 0.05}}
-"""MobileBERT has no layer normalisation: with the usual tiny weights its numbers grow past what fp16 can
+"""MobileBERT has no layer normalization: with the usual tiny weights its numbers grow past what fp16 can
 tell apart."""
 
 BIASED = {"mpnet", "deberta"}
@@ -105,7 +105,7 @@ def test_fp32_says_nothing_of_fp16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimize", ["none", "basic", "full"])
-def test_every_optimisation_can_be_halved(optimize: str, tmp_path: Path) -> None:
+def test_every_optimization_can_be_halved(optimize: str, tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint", task="feature-extraction")
     report = bertonnx.export(source, tmp_path / "model.onnx", precision="fp16", optimize=optimize)
     assert half_of(report.card).worst > 0.999
@@ -164,7 +164,7 @@ def _graph(
 
 
 def _encoder(scale: float = 1.0) -> onnx.ModelProto:
-    """Return ids -> embedding -> product -> layer normalisation -> logits -> softmax."""
+    """Return ids -> embedding -> product -> layer normalization -> logits -> softmax."""
     rng = np.random.default_rng(0)
     weights = {
         "table": rng.normal(size=(50, 8)).astype(np.float32),
@@ -199,7 +199,7 @@ def test_bodies_are_half_and_ends_are_float32() -> None:
         TensorProto.FLOAT16
     }
     assert {output.type.tensor_type.elem_type for output in model.graph.output} == {TensorProto.FLOAT}
-    # Nothing is cast but what leaves the half: not around the layer normalisation, nor after the softmax.
+    # Nothing is cast but what leaves the half: not around the layer normalization, nor after the softmax.
     assert _operators(model.graph).count("Cast") == 1
     actual = run_graph(model, FEEDS, ["logits", "scores"])
     for name in ("logits", "scores"):
@@ -304,7 +304,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("task", ["text-classification", "feature-extraction", "question-answering"])
 def test_numbers_over_65504_are_refused(task: str, folder: Path) -> None:
-    """A layer that overflows in fp16, and that a layer normalisation after it hides in fp32."""
+    """A layer that overflows in fp16, and that a layer normalization after it hides in fp32."""
     source = save_tiny(folder / "checkpoint", task=task)
     edit_weights(source, lambda weights: {name: _large(name, tensor) for name, tensor in weights.items()})
     exact = bertonnx.export(source, folder / "fp32.onnx")

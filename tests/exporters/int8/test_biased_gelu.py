@@ -21,7 +21,7 @@ IDS = RNG.integers(0, 50, (3, 7))
 def _model(
     gelu: str = "Gelu", *, outputs: tuple[str, ...] = ("rows",), bias: str = "bias"
 ) -> onnx.ModelProto:
-    """Return table -> bias -> GELU -> quantiser, with GELU's own output exposed where `outputs` has it."""
+    """Return table -> bias -> GELU -> quantizer, with GELU's own output exposed where `outputs` has it."""
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["product"]),
         helper.make_node("Add", ["product", bias], ["raised"]),
@@ -58,7 +58,7 @@ def _biased(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
 
 
 @pytest.mark.parametrize("gelu", ["Gelu", "FastGelu"])
-def test_the_quantised_rows_stay_within_a_step(gelu: str) -> None:
+def test_the_quantized_rows_stay_within_a_step(gelu: str) -> None:
     model = _model(gelu)
     found, biased = _biased(model)
     assert found == 1

@@ -115,7 +115,7 @@ def test_an_input_that_bears_no_addition_gets_none(tmp_path: Path) -> None:
 def test_a_norm_that_something_else_reads_keeps_its_bias(tmp_path: Path) -> None:
     model = _exported(tmp_path, "bert", "feature-extraction")
     norms = [node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"]
-    # Every normalisation an output: moving a bias there would change what its readers outside see.
+    # Every normalization an output: moving a bias there would change what its readers outside see.
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         for name in norms

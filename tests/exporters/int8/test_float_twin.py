@@ -25,7 +25,7 @@ def test_the_twin_computes_what_the_file_computes(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(5, 800, (3, 14))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     expected, actual = (run_graph(graph, feeds, ["logits"])["logits"] for graph in (model, twin))
-    # A last bit can move a number to the next step of a quantiser: seldom, and by one step.
+    # A last bit can move a number to the next step of a quantizer: seldom, and by one step.
     assert np.median(np.abs(actual - expected)) < 1e-4
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()
 

@@ -98,7 +98,7 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
 
 
 def _stock(source: Path, target: Path, *, weight_type: str = "QInt8", **options: bool) -> Path:
-    """Quantise the fp32 file as ONNX Runtime itself does."""
+    """Quantize the fp32 file as ONNX Runtime itself does."""
     import_onnxruntime()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -319,7 +319,7 @@ def test_an_empty_calibration_file_is_refused(tmp_path: Path) -> None:
     assert "holds 0 different texts" in _refused(InputError, tmp_path, quantize=True, calibration=texts)
 
 
-def test_a_quantised_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_refused(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint")
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}

@@ -124,7 +124,7 @@ def test_the_model_given_is_not_changed() -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_layers_that_share_an_input_share_its_quantiser() -> None:
+def test_layers_that_share_an_input_share_its_quantizer() -> None:
     made = quantize_model(_model(), PIECES, target="auto")
     operators = Counter(node.op_type for node in made.model.graph.node)
     assert operators["MatMulIntegerToFloat"] == made.figures.layers == 3

@@ -59,7 +59,7 @@ def test_outliers_are_divided() -> None:
     assert factors[[3, 17]].min() > 2 * np.delete(factors, [3, 17]).max()
 
 
-def test_the_quantised_product_gets_better() -> None:
+def test_the_quantized_product_gets_better() -> None:
     rng = np.random.default_rng(2)
     sample, weight = _with_outliers(rng), rng.normal(size=(32, 24)).astype(np.float32)
     exact = sample.astype(np.float64) @ weight

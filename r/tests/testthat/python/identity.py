@@ -18,7 +18,7 @@ def main() -> None:
     found = {
         "feature-extraction": embedded,
         "text-classification": classified,
-        "token-classification": recognised,
+        "token-classification": recognized,
         "question-answering": answered,
     }[model.card.task](model, texts)
     found["floats"] = np.array(found["floats"], dtype="<f4").tobytes().hex()
@@ -49,7 +49,7 @@ def classified(model, texts):
     }
 
 
-def recognised(model, texts):
+def recognized(model, texts):
     found = [
         (row, entity)
         for row, item in enumerate(model.entities(texts), start=1)
