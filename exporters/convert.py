@@ -133,6 +133,7 @@ def export(
         min_agreement=min_agreement,
         target=target,
     )
+    # Before anything is read: an output that is in the way should not be found after minutes of work.
     path = require_free(output, force=options.force)
 
     progress("reading the checkpoint")
@@ -147,6 +148,7 @@ def export(
     progress("optimizing the graph")
     card = _optimized(graph, this)
 
+    # What is compared is the file as written, not the graph in memory, so that writing is tested too.
     with stage(stamped(graph.model), path) as staged:
         progress("comparing with PyTorch")
         session, card = this.compared(staged, card)
@@ -193,6 +195,7 @@ class _Export:
 
     def opened(self, staged: Staged) -> Session:
         """Open a staged graph as the runtime will."""
+        # One thread on the CPU, so that golden examples do not depend on cores or a GPU of this machine.
         return open_session(staged.path, self.card, LoadOptions(provider="cpu", threads=1))
 
     def compared(self, staged: Staged, card: Card) -> tuple[Session, Card]:
@@ -208,6 +211,7 @@ Reduced = Iterator[tuple[Staged, Session, Card]]
 
 def _checkpoint(source: Source, options: ExportOptions) -> Checkpoint:
     if options.quantize:
+        # Before weights are read: what an earlier quantization lost could not be measured any more.
         require_unquantized(read_json(model_folder(source.folder) / "config.json"), source.id)
     return load_checkpoint(source, options)
 
@@ -241,6 +245,7 @@ def _optimized(graph: Graph, this: _Export) -> Card:
     """Optimize the graph as far as was asked; return the card with what was fused."""
     optimize, sample = this.options.optimize, this.inputs[0]
     card = replace(this.card, fusions=fuse(graph, this.checkpoint, sample, optimize=optimize))
+    # fp16 is converted first: its conversion looks into no branches, and this step makes some.
     if optimize == "full" and this.options.precision == "fp32":
         specialize(graph, this.checkpoint, sample, precision="fp32")
     return card
@@ -263,6 +268,7 @@ def _quantized(
         this.progress("comparing INT8 with fp32")
         session = this.opened(judged_file)
         judged = judge(INT8, reference, session, texts.judge, options=options, context=this.context)
+        # A twin in float32 is slow, and its time says nothing of INT8's.
         latency = None
         if this.runs_here:
             latency = measure_latency(reference, session, texts.judge, this.tokenizer)
@@ -276,6 +282,7 @@ def _halved(graph: Graph, reference: Session, texts: CalibrationRows, card: Card
     this.progress("comparing fp16 with fp32")
     with stage(stamped(round_to_half(graph.model)), this.path) as rounded:
         session = this.opened(rounded)
+        # Both halves judge: nothing of fp16 is tuned on texts, so none has to be held out.
         rows = [*texts.tune, *texts.judge]
         judged = judge(FP16, reference, session, rows, options=this.options, context=this.context)
     this.progress("converting to fp16")
@@ -300,8 +307,10 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
         weights_sha256=weights_sha256(staged.path),
         tokenizer_sha256=sha256_text(tokenizer_text),
     )
+    # Made by this session, not by PyTorch: they shall show later whether the file still computes this.
     golden = examples_of(this.samples, this.tokenizer, session, card)
     staged.write_metadata(card, tokenizer_text, golden)
+    # Before it is put in its place: a file that fails its own examples must not stand there.
     replay = check(staged.path, "cpu") if this.runs_here else None
     staged.publish()
     file = read_model_file(staged.target)
@@ -313,6 +322,7 @@ def _messages(this: _Export, card: Card) -> tuple[Message, ...]:
     """Return what was chosen for the user, and what is left to do."""
     messages = [*this.checkpoint.notes]
     config = read_json(model_folder(this.checkpoint.source.folder) / "config.json")
+    # Version 5 of transformers writes dtype, those before it torch_dtype.
     own = str(config.get("dtype") or config.get("torch_dtype") or "")
     if card.precision == "fp32" and own in ("float16", "bfloat16"):
         messages.append(

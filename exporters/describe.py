@@ -51,6 +51,7 @@ def _versions() -> dict[str, str]:
     for package in ("bertonnx", "onnx", "onnxruntime", "onnxruntime-gpu", "optimum"):
         try:
             versions[package] = importlib.metadata.version(package)
+        # Of onnxruntime and onnxruntime-gpu, which are one module, usually only one is installed.
         except importlib.metadata.PackageNotFoundError:
             continue
     for package in ("tokenizers", "torch", "transformers"):

@@ -125,6 +125,7 @@ class ExportOptions:
                 option=Option("target"),
                 int8=_INT8,
             )
+        # Refused, not ignored: a user who gives one believes that the file was judged by it.
         for name in ("calibration", "min_agreement"):
             if getattr(self, name) is not None and not self.reduced:
                 raise UsageError(

@@ -18,6 +18,7 @@ def quiet() -> Iterator[None]:
     """Silence warnings, log lines and progress bars inside the block, and restore them after it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # In here, since importing transformers may itself warn.
         import transformers.utils.logging
 
         progress: Any = transformers.utils.logging
@@ -25,6 +26,7 @@ def quiet() -> Iterator[None]:
         levels = [logger.level for logger in loggers]
         bars = progress.is_progress_bar_enabled()
         for logger in loggers:
+            # Not logging.disable: a program that exports may have log lines of its own.
             logger.setLevel(logging.CRITICAL)
         progress.disable_progress_bar()
         try:

@@ -55,6 +55,7 @@ class Staged:
         old = _sidecars_of(self.target)
         for sidecar in sidecars:
             place = self.target.parent / sidecar.name
+            # With no model there to replace, a file of that name is somebody else's.
             if place.exists() and place not in old and not self.target.exists():
                 raise OutputError(
                     "{place} exists and is needed for weights; remove it, or choose another {option}",
@@ -68,6 +69,7 @@ class Staged:
             for sidecar in sidecars:
                 sidecar.replace(self.target.parent / sidecar.name)
             self.path.replace(self.target)
+            # Old weights go last: until the new model is in its place, the old one may still need them.
             for path in old - {self.target.parent / sidecar.name for sidecar in sidecars}:
                 path.unlink(missing_ok=True)
 
@@ -114,6 +116,7 @@ def stage(model: onnx.ModelProto, target: Path) -> Iterator[Staged]:
         OutputError: the disk is full or the folder cannot be written to.
     """
     with _disk_errors(target):
+        # Beside the target: only within one file system is renaming a single step.
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         staged = Staged(folder / target.name, target)

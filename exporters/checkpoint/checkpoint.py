@@ -103,6 +103,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         SourceError: a part lies in a pickle file, which is not trusted.
     """
     plan = _planned(source, options)
+    # The model comes before the tokenizer, whose ids are checked against its embeddings.
     loaded = load_model(source, plan.folder, plan.config, plan.row, asked=options.task is not None)
     tokenizer = read_tokenizer(
         plan.folder,
@@ -150,15 +151,18 @@ class _Pooled:
 def _planned(source: Source, options: ExportOptions) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
     sentence = None
+    # Where a task without pooling is asked for, modules that bertonnx cannot follow are no obstacle.
     if asked is None or asked.pooled:
         sentence = read_modules(source.folder, allow_pickle=source.trust.allow_pickle)
     folder = model_folder(source.folder) if sentence is None else sentence.folder
     raw = read_json(folder / "config.json")
     require_encoder(raw, source.id)
+    # The raw file is judged first: transformers has no class for a family that it does not know.
     config = load_config(folder, trust_remote_code=source.trust.trust_remote_code)
     row, chosen = _chosen_task(asked, config, sentence)
     require_exportable(row, config.model_type, getattr(config, "auto_map", None) or ())
     head: Head = resolve(row.head)(config, raw)
+    # This changes the configuration, and must come before a model is made of it.
     attention = prepare_attention(config)
     pooled = _pooled(row, sentence, options)
     return _Plan(
@@ -180,6 +184,7 @@ def _chosen_task(
     """Return the task, and a note where the user did not choose it."""
     if asked is not None:
         return asked, ()
+    # Its architecture may still name the head of its pre-training, which its modules do not use.
     if sentence is not None:
         note = Message("task {task}, because it is a Sentence-Transformers folder", task=ENCODER.name)
         return ENCODER, (note,)
@@ -191,6 +196,7 @@ def _pooled(row: Task, sentence: SentenceModules | None, options: ExportOptions)
     if not row.pooled:
         _require_unpooled(row, options)
         return _Pooled()
+    # Plain checkpoints say nothing of pooling: the mean is a guess, and the note below says so.
     own = ("mean", False) if sentence is None else (sentence.pooling, sentence.normalize)
     pooling = options.pooling or own[0]
     unit = own[1] if options.normalize is None else options.normalize
@@ -228,6 +234,7 @@ def _require_unpooled(row: Task, options: ExportOptions) -> None:
 
 def _cross_encoder_note(raw: Mapping[str, Any], head: Head) -> tuple[Message, ...]:
     name = cross_encoder_activation(raw)
+    # Said, not followed: logits are an output too, to which its own activation can be applied.
     if name is None or head.problem_type is None:
         return ()
     note = Message(
@@ -242,6 +249,7 @@ def _cross_encoder_note(raw: Mapping[str, Any], head: Head) -> tuple[Message, ..
 def _unused_note(unused: Sequence[str], row: Task) -> tuple[Message, ...]:
     if not unused:
         return ()
+    # By their first two names: a pre-training head of many tensors is one thing to a reader.
     groups = sorted({".".join(name.split(".")[:2]) for name in unused})
     more = f" and {len(groups) - 8} more" if len(groups) > 8 else ""
     note = Message(

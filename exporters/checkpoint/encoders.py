@@ -51,6 +51,7 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             family=name,
             reason=EXCLUDED_FAMILIES[name],
         )
+    # A family of ours may still be set up as a decoder (is_decoder), with attention that looks back only.
     if config.get("is_encoder_decoder") or config.get("is_decoder") or _generates(name):
         raise UnsupportedError(
             "{what} is a {family} model that generates text (a decoder); bertonnx exports encoders: {known}",
@@ -58,6 +59,7 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             family=name,
             known=_known(),
         )
+    # The checkpoint's own code is unknown to transformers' tables, which the rest of the checks ask.
     if "auto_map" in config:
         return
     if not _has_code(name):
@@ -99,6 +101,7 @@ def exportable_tasks(name: str, own: Collection[str] = ()) -> dict[str, str]:
 def accepted_inputs(model: PreTrainedModel, made: Iterable[str]) -> tuple[str, ...]:
     """Return those of the inputs that a tokenizer makes which the model's `forward` takes, in their order."""
     taken = inspect.signature(model.forward).parameters
+    # The mask is there even where the tokenizer does not list it: batches of unequal texts need it.
     return tuple(name for name in GRAPH_INPUTS if name in taken and name in {*made, "attention_mask"})
 
 
@@ -158,6 +161,7 @@ def _head(task: Task, name: str) -> Any:
         if config not in classes:
             return None
         found = classes[config]
+    # A few families map to several classes; the first is the one that transformers takes by default.
     return found[0] if isinstance(found, tuple) else found
 
 

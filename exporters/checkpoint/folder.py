@@ -42,6 +42,7 @@ _TOKENIZER_FILES = (
     "dict.txt",
 )
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+# Not *.bin: training leaves training_args.bin and the like beside the weights.
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 _FOREIGN_WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "TensorFlow": ("tf_model.h5", "tf_model-*.h5", "*.ckpt.index", "*.ckpt-*.index", "saved_model.pb"),
@@ -119,6 +120,7 @@ def require_files(what: str, names: list[str], trust: Trust) -> None:
         SourceError: saying what is missing, or what it is instead.
     """
     root = _root(names)
+    # An adapter alone would otherwise be told that it has no config.json, which helps nobody.
     if "adapter_config.json" in names and not _matches_any(names, (*_SAFE_WEIGHTS, *_PICKLED_WEIGHTS)):
         raise SourceError(
             "{what} is a PEFT adapter (adapter_config.json), not a whole model; merge it into its base model "
@@ -126,6 +128,7 @@ def require_files(what: str, names: list[str], trust: Trust) -> None:
             what=what,
             call=Call("export", "merged"),
         )
+    # What it is instead says more than what it lacks: a folder of GGUF files has no config.json either.
     if root is None:
         _refuse_foreign(what, names)
         raise SourceError(
@@ -153,6 +156,7 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
 def wanted_files(names: list[str], trust: Trust) -> tuple[list[str], list[str]]:
     """Return which of a model's files are wanted: the small ones, then weights; modules' folders included."""
     safe = _matches_any(_below(names, _root(names) or ""), _SAFE_WEIGHTS)
+    # Never both forms: many models keep the same gigabytes as safetensors and as pickle.
     weights = _SAFE_WEIGHTS if safe or not trust.allow_pickle else _PICKLED_WEIGHTS
     small = (*_CONFIG_FILES, *_TOKENIZER_FILES, *(("*.py",) if trust.trust_remote_code else ()))
     # A model in safetensors may still have a Dense module in a pickle.
@@ -231,6 +235,7 @@ def _listed(names: list[str], limit: int = 8) -> str:
 
 
 def _refuse_custom_code(what: str, folder: Path) -> None:
+    # A tokenizer may bring code where the model brings none, and it would run just the same.
     for name in ("config.json", "tokenizer_config.json"):
         path = model_folder(folder) / name
         code = read_json(path).get("auto_map") if path.is_file() else None

@@ -76,6 +76,7 @@ def download(model: str, revision: str | None, trust: Trust) -> Path:
         folder = Path(hub.snapshot_download(model, revision=revision, allow_patterns=small))
         # Before gigabytes come over: what the small files already rule out.
         require_small_files(model, folder, trust)
+        # By the first download's commit: a branch may have moved, and files must be of one version.
         hub.snapshot_download(model, revision=folder.name, allow_patterns=weights)
         return folder
 
@@ -92,6 +93,7 @@ def _huggingface_hub() -> Any:
         raise MissingDependencyError(
             "export needs huggingface_hub; type: {install}", install=Install("export")
         ) from error
+    # Where the caller's program imported it before us, the variable came too late.
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     return huggingface_hub
 
@@ -101,13 +103,16 @@ def _listing(hub: Any, model: str, revision: str | None) -> list[str] | None:
     refused, unanswered = _connection_errors(hub)
     try:
         info = hub.HfApi().model_info(model, revision=revision)
+    # A wrong proxy or certificate is for the user to mend; an old copy from the cache would hide it.
     except refused:
         raise
     except (*unanswered, hub.errors.OfflineModeIsEnabled) as error:
+        # HTTP libraries wrap a certificate's error in their own error of connections, several deep.
         if _is_certificate(error):
             raise
         return None
     except hub.errors.HfHubHTTPError as error:
+        # A Hub that is down counts as away; one that says no (401, 404) has answered.
         if error.response is not None and error.response.status_code >= 500:
             return None
         raise
@@ -119,6 +124,7 @@ def _connection_errors(hub: Any) -> tuple[tuple[type[Exception], ...], tuple[typ
 
     That library was requests, then httpx, then httpx2: it is the one that the Hub's own errors come from.
     """
+    # Its exceptions are found by name, so that no certain one of the three must be installed.
     library = sys.modules[hub.errors.HTTPError.__module__.partition(".")[0]]
 
     def named(*names: str) -> tuple[type[Exception], ...]:
@@ -171,6 +177,7 @@ def _hub_errors(hub: Any, wanted: _Wanted) -> Iterator[None]:
     """Turn huggingface_hub's errors into ours."""
     try:
         yield
+    # It comes first, because it is a kind of the errors below it.
     except hub.errors.LocalEntryNotFoundError as error:
         raise _not_cached(hub, wanted) from error
     except hub.errors.HfHubHTTPError as error:

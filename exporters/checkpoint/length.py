@@ -79,7 +79,9 @@ def positions(model: PreTrainedModel) -> int | None:
     """Return how many positions the model has, or None where no table limits it."""
     config: Any = model.config
     configured = getattr(config, "max_position_embeddings", None)
+    # Some configurations say -1 for no limit, as XLNet's does.
     configured = configured if isinstance(configured, int) and configured > 0 else None
+    # The table itself is looked at: RoBERTa's configuration says 514 where 512 tokens fit.
     for name, module in model.named_modules():
         weight: Any = getattr(module, "weight", None)
         if name.rpartition(".")[2] == "position_embeddings" and weight is not None and weight.dim() == 2:
@@ -87,6 +89,7 @@ def positions(model: PreTrainedModel) -> int | None:
             # RoBERTa's positions start after the padding index, whose row stands for padding.
             rows = int(weight.shape[0]) - (0 if padding is None else int(padding) + 1)
             return rows if configured is None else min(rows, configured)
+    # Such a family has max_position_embeddings in its configuration too, where no table needs it.
     row = family_named(config.model_type)
     return None if row is not None and row.relative_positions else configured
 

@@ -31,6 +31,7 @@ DENSE_ACTIVATIONS: Mapping[str, str] = {
 }
 """PyTorch's class -> `Dense.activation`."""
 
+# Early versions named the file after the family; these are the names that Sentence-Transformers looks for.
 _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -96,6 +97,7 @@ def read_modules(folder: Path, *, allow_pickle: bool = False) -> SentenceModules
     if not (folder / "modules.json").is_file():
         return None
     settings = _optional_json(folder / "config_sentence_transformers.json")
+    # Cross-encoders get a modules.json too, but a plain one's head lies in the checkpoint itself.
     if settings.get("model_type") == "CrossEncoder":
         return None
     modules = _module_list(folder)
@@ -103,6 +105,7 @@ def read_modules(folder: Path, *, allow_pickle: bool = False) -> SentenceModules
     transformer = modules[0][1]
     pooling, include_prompt = _pooling(next(path for name, path in modules if name == "Pooling"))
     prefix = _default_prompt(settings, folder)
+    # The prompt's tokens would have to be told from the text's inside the graph, which sees only ids.
     if prefix and not include_prompt:
         raise UnsupportedError(
             "{folder}: pooling leaves the default prompt out (include_prompt is false), which bertonnx "
@@ -154,6 +157,7 @@ def _class_name(kind: str, folder: Path) -> str:
 
 
 def _inside(folder: Path, place: str) -> Path:
+    # Names in modules.json are a stranger's: one such as ../../secret must not be read.
     path = folder / place
     if not path.resolve().is_relative_to(folder.resolve()) and not _is_cache_link(folder, path):
         raise CheckpointError(
@@ -179,6 +183,7 @@ def _require_order(names: list[str], folder: Path) -> None:
         )
     # Dropout does nothing at inference.
     order = [name for name in names if name != "Dropout"]
+    # Another order gives other numbers (Normalize before Dense), and the graph has but this one.
     rank = {"Transformer": 0, "Pooling": 1, "Dense": 2, "Normalize": 3}
     whole = order[:2] == ["Transformer", "Pooling"] and order.count("Pooling") == 1
     if not whole or order != sorted(order, key=rank.__getitem__):
@@ -195,6 +200,7 @@ def _pooling(folder: Path) -> tuple[str, bool]:
     config = read_json(folder / "config.json")
     names = {row.mode: row.name for row in POOLINGS}
     modes = modes_of(config)
+    # Several modes at once are concatenated by Sentence-Transformers, so the width would be another.
     if len(modes) != 1 or modes[0] not in names:
         raise UnsupportedError(
             "{folder}: the pooling {modes} cannot be exported; one of {known} can",
@@ -230,6 +236,7 @@ def _transformer_options(folder: Path) -> dict[str, Any]:
         raise UnsupportedError(
             "{path}: transformer_task {task!r} gives no sentence embeddings to export", path=path, task=task
         )
+    # Unknown arguments are refused, not skipped: one could change tokens or weights without a word.
     for name in _ARGUMENTS:
         strange = sorted(set(options.get(name) or ()) - _HARMLESS_ARGUMENTS)
         if strange:
@@ -253,6 +260,7 @@ def _dense(folder: Path, *, allow_pickle: bool) -> Dense:
             name=name,
             known=", ".join(DENSE_ACTIVATIONS.values()),
         )
+    # Under another name a Dense module works on tokens, or makes scores, instead of the embedding.
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise UnsupportedError(
@@ -274,6 +282,7 @@ def _dense(folder: Path, *, allow_pickle: bool) -> Dense:
             bias="and" if has_bias else "without",
             found={key: value.shape for key, value in tensors.items()},
         )
+    # Parity would refuse it too, but could not say which file holds the NaN.
     for key, value in tensors.items():
         if not np.isfinite(value).all():
             raise CheckpointError(
@@ -300,6 +309,7 @@ def _dense_tensors(folder: Path, *, allow_pickle: bool) -> dict[str, npt.NDArray
         if safe.is_file():
             tensors = load_file(safe)
         else:
+            # Even of a trusted author no more than tensors is needed, so nothing else may be unpickled.
             tensors = torch.load(pickled, map_location="cpu", weights_only=True)
         return {name: tensor.to(torch.float32).numpy() for name, tensor in tensors.items()}
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file

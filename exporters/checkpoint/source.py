@@ -66,6 +66,7 @@ def resolve(
         MissingDependencyError: huggingface_hub is not installed.
     """
     text = os.fspath(source)
+    # A local folder wins over a model of the same name, as in transformers' from_pretrained.
     path = Path(text).expanduser()
     if path.is_dir():
         if revision is not None:

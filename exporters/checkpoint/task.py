@@ -89,6 +89,7 @@ def _task_of_one(architecture: str) -> Task | None:
     if architecture in _NO_WORDS:
         return None
     for row in TASKS:
+        # By endings, so that a family that nobody here knows still says its task.
         if row != ENCODER and architecture.endswith(row.architectures):
             return row
     return ENCODER if architecture.endswith(ENCODER.architectures) and "LMHead" not in architecture else None
@@ -127,6 +128,7 @@ def classification_head(config: Any, raw: Mapping[str, Any]) -> Head:
         )
     if problem == "regression":
         return Head(labels, problem, "none")
+    # One label and no problem type: softmax would always say 1, so the pipeline takes a sigmoid.
     if problem == "multi_label_classification" or len(labels) == 1:
         return Head(labels, problem or "regression", "sigmoid")
     return Head(labels, "single_label_classification", "softmax")
@@ -141,6 +143,7 @@ def _labels(config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
             numbers=sorted(table),
         )
     labels = tuple(table[index] for index in range(len(table)))
+    # Scores are given by label, so that two classes of one name would hide each other.
     doubled = sorted({name for name in labels if labels.count(name) > 1})
     if doubled:
         raise CheckpointError(
@@ -148,6 +151,7 @@ def _labels(config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
             "name",
             labels=", ".join(doubled),
         )
+    # Asked of the file, since the loaded configuration has already made one follow the other.
     count = raw.get("num_labels")
     if raw.get("id2label") and count is not None and count != len(labels):
         raise CheckpointError(
@@ -167,6 +171,7 @@ def text_pairs(row: Task, labels: Sequence[str], raw: Mapping[str, Any]) -> bool
     trained = str(raw.get("finetuning_task") or "").lower()
     names = {label.lower() for label in labels}
     is_inference = "entailment" in names and bool(names & {"contradiction", "not_entailment"})
+    # Only hints that are sure: wrongly told, every single text of a user would be refused.
     if cross_encoder_activation(raw) is not None or trained in _PAIR_TASKS or is_inference:
         return True
     return False if trained in _SINGLE_TASKS else None

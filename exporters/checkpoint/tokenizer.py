@@ -120,8 +120,10 @@ def read_tokenizer(
     own = _own_tokenizer(folder, trust_remote_code=trust_remote_code)
     if lower:
         _lower_first(own)
+    # The file's own text lacks the lower-casing that was just put in.
     text = _text(own, folder, raw=not lower)
     written = Tokenizer.from_str(text)
+    # Parity cannot see a wrong tokenizer: PyTorch and the graph are both fed the ids that it makes.
     _require_same_ids(own, written, folder)
     _require_embeddings(written, embeddings, folder)
     limit = own.model_max_length
@@ -147,6 +149,7 @@ def _own_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokeni
             folder=folder,
             files=", ".join(_VOCABULARIES),
         )
+    # Read for the error alone: transformers' own does not say which file is broken.
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
             read_json(folder / name)
@@ -190,6 +193,7 @@ def _fast(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
             kind=type(own).__name__,
             provide=_PROVIDE,
         )
+    # A tokenizer.json beside a slow class may be somebody's conversion, so it is not trusted unseen.
     replacement: PreTrainedTokenizerFast = load(folder, local_files_only=True)
     for text in HARD_TEXTS:
         if own(text)["input_ids"] != replacement(text)["input_ids"]:
@@ -267,6 +271,7 @@ def _require_same_ids(own: PreTrainedTokenizerFast, written: Tokenizer, folder: 
 
 
 def _require_embeddings(written: Tokenizer, embeddings: int, folder: Path) -> None:
+    # More embeddings than tokens are usual (tables are padded to multiples of 8 or 64); fewer never right.
     vocabulary = written.get_vocab(with_added_tokens=True)
     outside = sorted((index, token) for token, index in vocabulary.items() if index >= embeddings)
     if outside:

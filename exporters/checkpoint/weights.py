@@ -69,6 +69,7 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
                 kind=type(error).__name__,
                 why=_short(error),
             ) from error
+    # Saved flags of somebody's experiment would add outputs, or make them a tuple without names.
     config.output_attentions = False
     config.output_hidden_states = False
     config.return_dict = True
@@ -128,6 +129,7 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
         )
     if missing:
         raise _incomplete(row, missing, loaded)
+    # Otherwise parity fails on NaN and blames ONNX Runtime for what the checkpoint holds.
     _require_finite(loaded.model)
     return Loaded(loaded.model, loaded.unexpected)
 
@@ -135,6 +137,7 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
 def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
     import torch
 
+    # Consent to pickles is no wish for them: safetensors are taken where both lie there.
     pickled = source.trust.allow_pickle and not any(folder.glob("model*.safetensors*"))
     with quiet():
         import transformers
@@ -150,7 +153,9 @@ def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) 
                 folder,
                 config=config,
                 torch_dtype=torch.float32,
+                # Fusion looks for plain products and softmax in the trace, not for a single fused call.
                 attn_implementation="eager",
+                # Not to accept them: so that all of them are listed, in an error of ours.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 local_files_only=True,
@@ -195,6 +200,7 @@ def _require_safetensors(path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as stream:
+        # A clone without git-lfs leaves a text of some 130 bytes under the weights' name.
         if stream.read(len(_LFS)) == _LFS:
             raise CheckpointError(
                 "{path} is a Git LFS pointer, not the weights; in the repository, type: git lfs pull",
@@ -261,6 +267,7 @@ def _lacks_head(row: Task, loaded: _Attempt, missing: Sequence[str], config: Pre
     if task_of(config.architectures or ())[0] != row:
         # ModernBERT's heads share layers, so that only a part of another task's head is missing.
         return True
+    # Fill-mask's decoder often is the table of embeddings, so it is there even where the head is not.
     encoder = {id(parameter) for parameter in loaded.model.base_model.parameters()}
     names: dict[int, set[str]] = {}
     for key, parameter in loaded.model.named_parameters(remove_duplicate=False):
@@ -282,6 +289,7 @@ def _servable(attempt: Callable[[Task], _Attempt], config: PretrainedConfig) -> 
     for name, reason in exportable_tasks(config.model_type, own).items():
         if reason or _other_classifier(TASKS[name], config):
             continue
+        # Loaded, not guessed from names: only loading tells which weights a class would miss.
         try:
             loaded = attempt(TASKS[name])
         except _NoSuchHeadError:

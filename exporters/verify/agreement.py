@@ -119,6 +119,7 @@ def _cosines(pairs: Pairs) -> Closeness:
     first, second = (
         np.array([item["embedding"] for item in side], dtype=np.float64) for side in zip(*pairs, strict=True)
     )
+    # Divided by lengths here, as embeddings are not normalized unless the checkpoint asks for it.
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     cosines = (first * second).sum(axis=1) / np.maximum(lengths, 1e-30)
     return Closeness("cosine", float(cosines.mean()), float(cosines.min()))
@@ -128,6 +129,7 @@ def _numbers(pairs: Pairs) -> Closeness:
     first, second = (
         np.array([_all_scores(item) for item in side], dtype=np.float64) for side in zip(*pairs, strict=True)
     )
+    # Relative to the numbers' own size, since a regression may be over stars or over dollars.
     value = 1 - float(np.abs(first - second).mean() / max(np.abs(first).mean(), 1e-30))
     return Closeness("scores", value, value)
 
@@ -153,6 +155,7 @@ def _near(probability: float) -> bool:
 
 
 def _entities(decoder: Decoder, pairs: Pairs) -> Closeness:
+    # Near ties are settled token by token: one token's label may join or split whole entities.
     expected, exact, settled = [], [], []
     for first, second in pairs:
         expected.append(_spans(decoder, first["encoded"], first["kept"]))
@@ -178,6 +181,7 @@ def _settled(expected: Array, actual: Array) -> Array:
 def _f1(expected: Sequence[Spans], actual: Sequence[Spans]) -> float:
     both = sum(len(first & second) for first, second in zip(expected, actual, strict=True))
     total = sum(map(len, expected)) + sum(map(len, actual))
+    # No entity on either side is full agreement, not a division by zero.
     return 2 * both / total if total else 1.0
 
 
@@ -195,6 +199,7 @@ def _among(expected: Sequence[Item], actual: Sequence[Item], keys: Sequence[str]
     """Say whether the best candidates are the same, and whether INT8's is at least a near tie of fp32's."""
     names = [tuple(item[key] for key in keys) for item in (*expected, actual[0])]
     wanted = [item for item, name in zip(expected, names, strict=False) if name == names[-1]]
+    # Measured in fp32's scores: an answer that INT8 holds for likely proves nothing of itself.
     near = any(item["score"] >= _NEARLY * expected[0]["score"] for item in wanted)
     return names[0] == names[-1], near
 

@@ -76,12 +76,14 @@ def judge(
     """
     comparison: Comparison = resolve(task_named(context.card.task).comparison)(context)
     expected = _items(reference, context, rows, comparison.decoder)
+    # A text that fp32 cannot predict either says nothing of what smaller numbers lost.
     known = [(row, item) for row, item in zip(rows, expected, strict=True) if not isinstance(item, RowError)]
     if not known:
         raise no_texts(reduction)
     rows = [row for row, _ in known]
     actual = _predicted(_items(candidate, context, rows, comparison.decoder), reduction)
     raw = list(_raw_outputs(reference, candidate, rows, context))
+    # Decoders may make an answer even of infinity, so agreement alone would not notice an overflow.
     if any(np.isfinite(a).all() and not np.isfinite(b).all() for a, b in raw):
         raise _failure(reduction, Message("it puts out numbers that are not finite where fp32's are"))
     found = comparison.compare([(item, other) for (_, item), other in zip(known, actual, strict=True)])
@@ -179,6 +181,7 @@ def _raw_outputs(
 ) -> Iterator[tuple[Array, Array]]:
     """Yield both sessions' first output for some rows, one by one, without the batch dimension."""
     output = context.card.outputs[0]
+    # One by one: in a batch, padding would be compared too.
     for item in context.tokenizer.encode(rows[:_RAW_ROWS]):
         if isinstance(item, Encoded):
             first, second = (

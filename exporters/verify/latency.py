@@ -50,6 +50,7 @@ def measure_latency(
         QuantizationError: none of the rows has a token to time.
     """
     pieces = _batch(rows, tokenizer)
+    # The best and not the mean: whatever else the machine does only ever adds time.
     best = {0: float("inf"), 1: float("inf")}
     turns = ((0, reference), (1, candidate))
     for number in range(_ROUNDS + 1):  # the best of them is never the first, which warms up
@@ -62,6 +63,7 @@ def measure_latency(
 
 
 def _batch(rows: Sequence[Row], tokenizer: TextTokenizer) -> list[Piece]:
+    # Some rows are enough to find a text of 32 tokens; a calibration file may hold a thousand.
     encoded = [item.pieces[0] for item in tokenizer.encode(rows[:64]) if isinstance(item, Encoded)]
     pieces = [piece for piece in encoded if len(piece.ids)]
     if not pieces:

@@ -90,6 +90,7 @@ def compare(
             )
     for name, parity in found.items():
         allowed = TOLERANCE[precision] * max(1.0, parity.max_abs_reference)
+        # Not `>`: with a NaN on either side that would be false, and pass.
         if not parity.max_abs_difference <= allowed:
             raise ParityError(
                 "ONNX Runtime and PyTorch disagree on {output}: largest difference {difference:.3g}, allowed "
@@ -132,6 +133,7 @@ def _difference(reference: Array, actual: Array, mask: npt.NDArray[np.bool_] | N
         )
     if mask is not None:
         reference, actual = reference[mask], actual[mask]
+    # In float64, so that the subtraction adds no rounding of its own.
     difference = np.abs(reference.astype(np.float64) - actual)
     # NaN compares false with everything, so it would pass for small.
     worst = float("inf") if np.isnan(difference).any() else float(difference.max(initial=0.0))
@@ -191,6 +193,7 @@ _SCORES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def pool_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the mean over a text's tokens: (batch, tokens, hidden), (batch, tokens) -> (batch, hidden)."""
     weights = mask.unsqueeze(-1).to(tokens.dtype)
+    # The same least divisor as in Sentence-Transformers.
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
 
 
@@ -201,6 +204,7 @@ def pool_cls(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # noqa:
 
 def pool_max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return each channel's largest number over a text's tokens, (batch, hidden)."""
+    # A zero would win over negative numbers of real tokens.
     return tokens.masked_fill(mask.unsqueeze(-1) == 0, -1e9).amax(dim=1)
 
 

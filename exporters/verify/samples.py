@@ -6,6 +6,7 @@ from bertonnx.runtime.rows import Row
 
 __all__ = ["sample_rows"]
 
+# An empty text, other scripts, emoji, odd white space: where tokenizers and padding go wrong first.
 _TEXTS = (
     "Ada Lovelace wrote the first program in London in 1843.",
     "No.",
