@@ -100,10 +100,12 @@ class Card:
     @property
     def takes_pair(self) -> bool:
         """Whether a second text may be given."""
+        # Where the checkpoint does not say, a refusal could forbid what the model was trained for.
         return self.needs_pair or self.pairs is None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as JSON-ready values, `format` first."""
+        # Figures apart: asdict would write null for what was not measured, and `as_json` leaves it out.
         values = {"format": FORMAT, **asdict(self)}
         return values | {name: as_json(getattr(self, name)) for name in _FIGURES}
 
@@ -123,6 +125,7 @@ class Card:
         """
         try:
             data = json.loads(text)
+            # JSON knows Infinity as Python reads it, and that overflows.
             number = int(data["format"])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ModelFileError(
@@ -130,6 +133,7 @@ class Card:
                 kind=type(error).__name__,
                 why=error,
             ) from error
+        # Before any field is read: in a newer format it may be of another kind.
         if number > FORMAT:
             raise ModelFileError(
                 "the model was made by a newer bertonnx (card format {number}, this version reads up to "
@@ -139,6 +143,7 @@ class Card:
                 install=Install("", upgrade=True),
             )
         card = _card(data)
+        # The one key that is read without asking (`display.card_lines`); kinds do not promise it.
         if not all("found" in count for count in card.fusions.values()):
             raise _damaged(["fusions"])
         if card.task not in TASKS:
@@ -152,9 +157,11 @@ _FIGURES = ("parity", "quantization", "half")
 
 
 def _card(data: Mapping[str, Any]) -> Card:
+    # Fields hold annotations as text, since their evaluation is postponed in this module.
     hints = get_type_hints(Card)
     values, wrong = {}, []
     for item in fields(Card):
+        # An older card has no such field, and its default holds.
         if item.name in data:
             try:
                 values[item.name] = read(hints[item.name], data[item.name])

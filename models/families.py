@@ -74,6 +74,7 @@ FAMILIES: Registry[Family] = Registry(
     Family("squeezebert"),
     Family("roformer"),
     Family("convbert"),
+    # Of these two, the head of start and end logits is called ForQuestionAnsweringSimple.
     Family("flaubert", other_heads={"FlaubertForQuestionAnswering": _BEAM_SEARCH}),
     Family("xlm", other_heads={"XLMForQuestionAnswering": _BEAM_SEARCH}),
     Family("nystromformer", prepare="bertonnx.exporters.checkpoint.length:require_equal_landmarks"),

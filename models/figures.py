@@ -43,6 +43,7 @@ class ParityFigures:
     @property
     def allowed(self) -> float:
         """How far the export could be from PyTorch."""
+        # No ratio below 1: near zero, float32's own rounding would break any.
         return self.tolerance * max(1.0, self.max_abs_reference)
 
 

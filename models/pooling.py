@@ -39,6 +39,7 @@ class Pooling:
 
 
 def _row(name: str, mode: str, flag: str) -> Pooling:
+    # The same name in all three rooms: a row cannot reach another mode's code.
     return Pooling(
         name,
         mode,
@@ -88,7 +89,9 @@ def modes_of(config: Mapping[str, Any]) -> list[str]:
     """
     mode = config.get("pooling_mode")
     if mode is None:
+        # With the unsupported ones, or a folder that asks for one would get the mean without a word.
         flags = {row.flag: row.mode for row in POOLINGS} | dict(UNSUPPORTED)
         given = [name for flag, name in flags.items() if config.get(flag)]
+        # A mode from outside, which Sentence-Transformers has no place for, comes last.
         mode = sorted(given, key=lambda name: (*_JOINED, name).index(name)) or ["mean"]
     return [mode] if isinstance(mode, str) else [str(name) for name in mode]

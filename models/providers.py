@@ -93,6 +93,7 @@ PROVIDERS: Registry[Provider] = Registry(
             ahead=0,
             part_characters=8_000,
             tokens=512,
+            # A token's logits over 30,000 words are 120 KB.
             tokens_vocabulary=128,
             first_chunk=32,
             last_chunk=2048,
@@ -100,6 +101,7 @@ PROVIDERS: Registry[Provider] = Registry(
         ),
         # Of INT8, a last bit that another CPU rounds otherwise can move an activation by a whole step.
         tolerances={"fp32": 1e-4, "fp16": 5e-3, "int8": 5e-2},
+        # Not automatic: "auto" ends with it in any case (`FALLBACK`), and so after rows from outside.
         by_cores=True,
         saturates=True,
     ),
@@ -121,6 +123,7 @@ PROVIDERS: Registry[Provider] = Registry(
             last_chunk=16_384,
             chunk_characters=16_000_000,
         ),
+        # cuBLAS chooses kernels by the size of a product, and they add in different orders.
         tolerances={"fp32": 1e-3, "fp16": 5e-3, "int8": 5e-2},
         options=("tf32", "gpu_memory"),
         automatic=True,

@@ -41,6 +41,7 @@ def read(kind: Any, value: Any) -> Any:
 
 
 def _union(kinds: tuple[Any, ...], value: Any) -> Any:
+    # `figures.as_json` writes {} where there are no figures.
     if value == {} and NoneType in kinds and any(map(is_dataclass, kinds)):
         return None
     for kind in kinds:

@@ -38,6 +38,7 @@ class Registry(Generic[Row]):
         Raises:
             ValueError: another row has its name.
         """
+        # The same row again is no clash: a module that registers may be loaded twice.
         if self._rows.setdefault(row.name, row) != row:
             raise ValueError(f"there is a {self._what} called {row.name!r} already")
 
@@ -69,6 +70,7 @@ class Registry(Generic[Row]):
         return self._rows[name]
 
     def __iter__(self) -> Iterator[Row]:
+        # A copy, for what runs in a loop over rows may register another.
         return iter(tuple(self._rows.values()))
 
     def __len__(self) -> int:

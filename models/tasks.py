@@ -166,6 +166,7 @@ TASKS: Registry[Task] = Registry(
         "fill-mask",
         method="fill_mask",
         auto_class="AutoModelForMaskedLM",
+        # XLM and FlauBERT say WithLMHeadModel; ForPreTraining has this head and another beside it.
         architectures=("ForMaskedLM", "WithLMHeadModel", "ForPreTraining"),
         raw_outputs=("logits",),
         outputs={"logits": ("batch", "tokens", "vocabulary")},

@@ -113,6 +113,7 @@ class _Conversion:
         self._outputs = {output.name for output in self._graph.proto.output}
         self._floats = {*float_values(graph.model), *self._outputs}
         full = _full_nodes(self._graph, self._floats)
+        # As they are before the first edit: casts that are put in are not to be converted.
         self._nodes = [(node, node.output[0] in full) for node in self._graph.nodes]
         self._half = {
             value for node, stays in self._nodes if not stays for value in node.output
@@ -142,6 +143,7 @@ class _Conversion:
                 self._graph.set_input(node, place, read)
 
     def _read_float32(self, node: onnx.NodeProto) -> None:
+        # Rounded values are float32 already.
         if self._emulate:
             return
         for name in reads(node):
@@ -193,6 +195,7 @@ def _halved(array: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
 
 def _constants_to_weights(graph: Graph) -> None:
     """Make weights of constant nodes, so that either precision can have its copy."""
+    # From the end, since a removal moves the nodes behind it.
     for node in reversed(graph.nodes):
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             graph.remove(node)
@@ -205,6 +208,7 @@ def _full_nodes(graph: Graph, floats: set[str]) -> set[str]:
     outputs = {output.name for output in graph.proto.output}
     after = set(outputs)
     for node in graph.nodes:
+        # Nodes stand in order, so that one pass sees all that follows.
         follows = any(value in after for value in reads(node))
         if follows:
             after.update(node.output)

@@ -55,6 +55,7 @@ def _summands(graph: Graph, gelu: onnx.NodeProto) -> list[str]:
     # By tanh it is already; by erf, digits that only a quantizer reads may change.
     if gelu.op_type == "Gelu" and not _only_quantized(graph, gelu.output[0]):
         return []
+    # A FastGelu of two inputs adds a bias already.
     add = graph.producer(gelu.input[0], "Add")
     if add is None or len(gelu.input) > 1 or graph.only_reader(add.output[0], gelu.op_type) is None:
         return []
@@ -72,6 +73,7 @@ def _bias(graph: Graph, add: onnx.NodeProto) -> str:
 
 def _only_quantized(graph: Graph, value: str) -> bool:
     readers = graph.readers(value)
+    # Others reshape and reduce as well: QuantizeLinear behind it is what tells a quantizer.
     rows = [node.output[0] for node in readers if node.op_type == "Reshape"]
     quantized = any(reader.op_type == "QuantizeLinear" for row in rows for reader in graph.readers(row))
     return quantized and all(node.op_type in _QUANTIZER for node in readers) and not graph.is_output(value)

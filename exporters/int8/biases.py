@@ -119,6 +119,7 @@ def spare_biases(
             _into_norm(graph, residual, moved, weight, left, keys)
     for key in keys & linears.keys():
         left[key] = None
+    # After the residuals: values that read a changed norm got a correction, which must move on too.
     for value, layer in values.items():
         left[layer.output] = _sum(left[layer.output], _sum(left[value]) @ weight(layer.output))
         left[value] = None
@@ -144,9 +145,11 @@ def _attentions(
         query, key, value = inputs
 
         def own(name: str, others: set[str]) -> str:
+            # Where keys are queries too, the bias stays: a query's bias weighs every key differently.
             alone = len(graph.readers(name)) == 1 and not graph.is_output(name)
             return name if name in linears and name not in others and alone else ""
 
+        # Whoever else reads the context would miss the values' bias in it.
         projected = (
             len(group.linears) == 1
             and len(graph.readers(group.source)) == 1
@@ -188,5 +191,6 @@ def _into_norm(
     graph.set_input(norm, 2, name)
     left[layer.output] = None
     for reader in residual.readers:
+        # Keys need no correction: what all of them lack, the softmax does not see.
         if reader.output not in keys:
             left[reader.output] = _sum(left[reader.output], -moved @ weight(reader.output))

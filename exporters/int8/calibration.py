@@ -107,6 +107,7 @@ def calibration_rows(path: str | Path | None, *, pairs: bool, mask_token: str | 
         tune, judge = (_own_rows(TEXTS[half::2], pairs=pairs) for half in (0, 1))
     else:
         rows = _read(Path(path), pairs=pairs)
+        # In turns, so that of a sorted file both halves get the same mix.
         tune, judge = rows[0::2], rows[1::2]
     if mask_token is not None:
         tune, judge = ([Row(_masked(row.text, mask_token)) for row in half] for half in (tune, judge))
@@ -139,8 +140,10 @@ def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piec
         values: names inside the graph, each float32 of shape (..., width).
         pieces: inputs, at least one.
     """
+    # What comes after these values, such as logits of a whole vocabulary, need not be computed.
     session = open_values(Graph(model).extract(values), values)
     tokens, totals = sum(len(piece.ids) for piece in pieces), dict[str, _Total]()
+    # One at a time: a padded batch would count vectors of padding.
     for piece in pieces:
         arrays = session.run(values, feeds_of([piece], session.inputs))
         if not totals:
@@ -169,6 +172,8 @@ class _Total:
 
     def add(self, vectors: Array, *, per_token: bool) -> None:
         self._per_token = self._per_token and per_token
+        # The count goes on from text to text, or every text would give its first token.
+        # A copy, since a view would hold the whole array in memory.
         self._sample.append(vectors[-self._count % self._keep :: self._keep].copy())
         self._largest = np.maximum(self._largest, np.abs(vectors).max(axis=0))
         self._sum = self._sum + vectors.sum(axis=0, dtype=np.float64)
@@ -196,6 +201,7 @@ def _own_rows(texts: Sequence[str], *, pairs: bool) -> list[Row]:
 
 def _read(path: Path, *, pairs: bool) -> list[Row]:
     with _opened(path, pairs=pairs) as texts:
+        # More than are used: empty ones, unreadable ones and repetitions fall away.
         found = list(islice(texts, 10 * MOST_ROWS))
     rows = [row for row in found if isinstance(row, Row)]
     rows = [row for row in rows if row.text.strip() and (not pairs or (row.pair or "").strip())]

@@ -106,6 +106,7 @@ def layers_of(graph: Graph, shared: Sequence[Shared], statistics: Mapping[str, S
             assert weight is not None
             layer.weights[linear.output] = weight.astype(np.float32)
             bias = graph.constant(linear.bias) if linear.bias else None
+            # Zeros for none: what rounding the weights costs on average goes there (`_corrected`).
             layer.biases[linear.output] = (
                 np.zeros(weight.shape[1]) if bias is None else bias.astype(np.float64)
             )
@@ -169,10 +170,12 @@ def require_layers(graph: Graph, layers: Sequence[Layer]) -> None:
 
 
 def _shift(graph: Graph, layer: Layer) -> float | None:
+    # Once channels are multiplied, each has a bound of its own.
     least = None if layer.multiplier is not None else least_output(graph, layer.source)
     if not least:
         return least
     usual = float(layer.statistics.sample.max(axis=1).mean())
+    # Rounded as the graph holds it, so that the bias takes off just what is added.
     return float(np.float32(max(least, _SHIFT_SHARE * usual)))
 
 

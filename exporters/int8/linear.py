@@ -76,6 +76,7 @@ def _linear(graph: Graph, node: onnx.NodeProto) -> Linear | None:
         return None
     add = graph.only_reader(node.output[0], "Add")
     bias = "" if add is None else _bias(graph, add, weight)
+    # A product without a bias is a layer too; the Add behind it is then a residual's or a mask's.
     if add is None or not bias:
         return Linear(node.input[0], node.input[1], "", node.output[0])
     return Linear(node.input[0], node.input[1], bias, add.output[0])

@@ -58,6 +58,7 @@ def quantize_weight(weight: Array, sample: Array | None = None, *, pair_safe: bo
         best[better] = error[better]
         quantized[:, better] = rounded[:, better].astype(np.int8)
         scales[better] = candidate[better]
+    # For the chosen scales alone: for each that was tried it would take eleven times as long.
     if sample is not None:
         limit = float(PAIR_LIMIT) if pair_safe else None
         quantized = round_on_sample(weight, scales, sample, pair_limit=limit)

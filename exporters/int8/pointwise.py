@@ -42,6 +42,7 @@ class ConvolutionsToRows(Step):
         """Replace the convolutions; returns how many there were."""
         convolutions = [node for node in graph.nodes if _weights(graph, node)]
         rows = _Rows(graph)
+        # Products first: what can be shortened is known by the rows that they make.
         for node in convolutions:
             rows.parts(node.output[0])
         for node in list(graph.nodes):
@@ -49,6 +50,7 @@ class ConvolutionsToRows(Step):
                 rows.shorten(node, node.input[0])
             elif _merges_heads(graph, node):
                 rows.shorten(node, _before(graph, node, 3))
+        # Last: of these transpositions `finish` drops those that nothing reads any more.
         for node in convolutions:
             rows.swap_back(node)
         graph.finish()
@@ -125,6 +127,7 @@ class _Rows:
         constant = self._graph.constant(value)
         if constant is None:
             return None if self._known(value) is None else self._whole(value)
+        # Anything but (width, 1) differs from token to token, or is no bias.
         if constant.shape[-1:] != (1,) or constant.size != max(constant.shape):
             return None
         return self._graph.add_constant(constant.reshape(-1), np.float32, f"{value}/rows")
@@ -174,6 +177,7 @@ def _weights(graph: Graph, node: onnx.NodeProto) -> list[Array]:
     if weight is None or weight.ndim != 3 or weight.shape[2] != 1 or weight.dtype != np.float32:
         return []
     attributes = _attributes(node)
+    # With strides or padding, outputs would not stand for the tokens of their inputs.
     groups = attributes.get("group", 1)
     moved = attributes.get("strides", [1]) != [1] or any(attributes.get("pads", [0, 0]))
     if moved or min(weight.shape[1], weight.shape[0] // groups) < _LEAST_SIDE:

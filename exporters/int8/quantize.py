@@ -82,6 +82,8 @@ def quantize_model(model: onnx.ModelProto, pieces: Sequence[Piece], *, target: s
     shared = find_linears(graph)
     _require_linears(shared)
     layers = layers_of(graph, shared, observe(copy, [group.source for group in shared], pieces))
+    # Smoothing changes the weights that are rounded, and rounding the biases that are then moved. GELUs are
+    # last: the quantizers behind them show whether their last digits matter.
     steps = [
         Smooth(layers),
         RoundWeights(layers, pair_safe=TARGETS[target]),

@@ -42,6 +42,7 @@ def round_on_sample(
             rounded[row] = np.clip(np.rint(left[row]), low, high)
             lost[row - start] = (left[row] - rounded[row]) / spread[row, row]
             left[row + 1 : end] -= np.outer(spread[row, row + 1 : end], lost[row - start])
+        # Rows of later blocks wait: one large product is faster than one for each row.
         left[end:] -= spread[start:end, end:].T @ lost
     return rounded.astype(np.int8)
 
@@ -51,6 +52,7 @@ def _spread(sample: Array) -> Array:
     # Sums in float64: the factor of a nearly singular matrix is what is asked for.
     moments = sample.T.astype(np.float64) @ sample
     diagonal = np.diag_indices(len(moments))
+    # Not from zero alone: a sample of nothing but zeros still needs an inverse.
     moments[diagonal] += _DAMPING * max(float(np.mean(moments[diagonal])), 1e-12)
     upper: Array = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)
     return upper
@@ -59,6 +61,7 @@ def _spread(sample: Array) -> Array:
 def _bounds(rounded: Array, row: int, pair_limit: float | None) -> tuple[Array | float, Array | float]:
     if pair_limit is None or row % 2 == 0:
         return -_LIMIT, _LIMIT
+    # The first of a pair is free; the second has to keep to what the first left.
     before = rounded[row - 1]
     low = np.maximum(-_LIMIT, -pair_limit - np.minimum(before, 0))
     high = np.minimum(_LIMIT, pair_limit - np.maximum(before, 0))

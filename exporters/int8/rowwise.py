@@ -117,6 +117,7 @@ class _Builder:
         safe = graph.add("Max", [most, self._number(_TINY, "tiny")], f"{source}/largest")
         scales = graph.add("Mul", [safe, self._number(1 / _ROW_LEVELS, "level")], f"{source}/scales")
         flat = graph.add("Reshape", [scales, last], f"{source}/flat_scales")
+        # Without a zero point QuantizeLinear makes uint8 from 0, as is wanted here.
         return _Rows(self._quantize(source, flat, "", layer.width), scales, 0)
 
     def _shifted(self, layer: Layer, most: str, last: str, shift: float) -> _Rows:
@@ -148,6 +149,7 @@ class _Builder:
         graph = self._graph
         if per_token and self._token_zeros:
             return self._token_zeros
+        # QuantizeLinear wants as many zero points as scales, though they are all the same.
         zero = graph.add_constant([_ROW_ZERO], np.uint8, "row_zero")
         count = graph.add("Shape", [flat_scales], f"{flat_scales}/count")
         zeros = graph.add("Expand", [zero, count], f"{flat_scales}/zeros")
@@ -158,6 +160,7 @@ class _Builder:
     def linear(self, linear: Linear, rows: _Rows, weight: Rounded, bias: Matrix | None) -> None:
         """Put a layer's INT8 form in its place; None for `bias` adds nothing."""
         graph, name = self._graph, linear.output
+        # The operator takes one scale for its whole input, so that each row's own comes after it.
         inputs = [
             rows.values,
             graph.add_constant(weight.numbers, np.int8, f"{linear.weight}/int8"),

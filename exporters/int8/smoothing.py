@@ -95,6 +95,7 @@ def _smooth(graph: Graph, layer: Layer, makers: dict[str, Layer]) -> None:
     layer.alpha = ALPHA
     for linear in layer.linears:
         layer.weights[linear.output] = layer.weights[linear.output] * factors[:, None]
+    # Weights are rounded for what they will multiply.
     layer.statistics = layer.statistics.divided(factors)
     if not (_into_values(graph, layer, factors, makers) or _into_norm(graph, layer, factors)):
         layer.multiplier = np.reciprocal(factors)
@@ -122,6 +123,7 @@ def _into_norm(graph: Graph, layer: Layer, factors: Array) -> bool:
         or len(graph.readers(layer.source)) != len(layer.linears)
     ):
         return False
+    # In two passes: a norm that cannot be divided in full must stay whole.
     for place in range(1, len(norm.input)):
         constant = graph.constant(norm.input[place])
         if constant is None or constant.shape != factors.shape:

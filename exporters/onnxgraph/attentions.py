@@ -28,6 +28,7 @@ def attentions(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ways = list(branches(node))
     inner = [[child for child in way.node if child.op_type == OPERATOR] for way in ways]
     found = [child for children in inner for child in children]
+    # A way may compute more than its attention; what leaves the node is then no attention's output.
     return found if [item.output[0] for item in found] == [way.output[0].name for way in ways] else []
 
 

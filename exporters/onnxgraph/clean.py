@@ -44,6 +44,7 @@ class Clean(Step):
     def apply(self, graph: Graph) -> int:
         """Clean up; returns how many nodes are no longer there as they were."""
         before = _signatures(graph)
+        # ONNX Runtime gives an optimized graph away as a file only.
         with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
             source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
             save_proto(graph.model, source)
@@ -97,6 +98,7 @@ def _fusion_options() -> Any:
     options.enable_embed_layer_norm = False
     options.enable_skip_layer_norm = False
     options.enable_bias_skip_layer_norm = False
+    # On CPU BiasGelu is slower than Add and Gelu apart, and INT8 looks for the Add (`exporters.int8.linear`).
     options.enable_bias_gelu = False
     options.enable_qordered_matmul = False
     return options

@@ -44,6 +44,7 @@ def save_proto(model: onnx.ModelProto, path: Path, *, sidecar: str | None = None
         The sidecar's path, or None where all is in one file.
     """
     if weight_bytes(model) <= SINGLE_FILE_LIMIT:
+        # The same model gives the same bytes, which protobuf does not promise by itself.
         path.write_bytes(model.SerializeToString(deterministic=True))
         return None
     location = sidecar if sidecar is not None else f"{path.name}.data"
@@ -113,6 +114,7 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     shell = onnx.ModelProto()
+    # Field by field: a copy of all would hold the weights twice before they go.
     for field, value in model.ListFields():
         if field.name == "graph":
             for inner, content in value.ListFields():

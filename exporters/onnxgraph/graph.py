@@ -62,6 +62,7 @@ class Graph:
     def only_reader(self, value: str, *op_types: str) -> onnx.NodeProto | None:
         """Return the one node that reads `value`, if it is the only one and of one of `op_types`."""
         readers = self.readers(value)
+        # An output has a reader that stands in no graph: the user.
         if len(readers) != 1 or self.is_output(value) or readers[0].op_type not in op_types:
             return None
         return readers[0]
@@ -159,6 +160,7 @@ class Graph:
         A branch that makes a value called `old` itself means its own, and keeps it.
         """
         if _hides(node, old, new):
+            # Inside, the name means the branch's own value: the one from outside needs another.
             new = self.add("Identity", [new], f"{new}/outside")
         before = reads(node)
         _rename(node, old, new)
@@ -187,6 +189,7 @@ class Graph:
             maker = self.producer(old)
             if maker is None:
                 raise ValueError(f"{old} is an output of the graph, and no node makes it")
+            # Users know an output by its name, so that the node that made it gives the name away.
             self.rename_output(maker, list(maker.output).index(old), self.fresh(f"{old}/replaced"))
             self.add("Identity", [new], old, output=old)
 
@@ -195,6 +198,7 @@ class Graph:
         needed = self._needed(values)
         nodes = [node for node in self.nodes if any(value in needed for value in node.output)]
         weights = [tensor for tensor in self.proto.initializer if tensor.name in needed]
+        # Without types: ONNX Runtime finds them when it loads, and nobody has to know them here.
         outputs = [onnx.ValueInfoProto(name=value) for value in values]
         part = onnx.ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
         part.graph.CopyFrom(helper.make_graph(nodes, "part", self.proto.input, outputs, weights))
@@ -214,6 +218,7 @@ class Graph:
                 del self.proto.initializer[place]
         # Shapes noted by an earlier step may describe values that are gone.
         del self.proto.value_info[:]
+        # Those kept for sharing may be among the dropped.
         self._constants.clear()
         self._reindex()
 
@@ -260,6 +265,7 @@ class Graph:
         entered: set[str] = set()
         done: set[str] = set()
         for output in self.proto.output:
+            # No recursion: a chain of nodes through a deep model is longer than Python's limit.
             stack = [(output.name, False)]
             while stack:
                 value, ready = stack.pop()
@@ -268,6 +274,7 @@ class Graph:
                     continue
                 if ready:
                     done.update(node.output)
+                    # A copy, since `finish` empties the list that holds the node before it fills it anew.
                     copy = onnx.NodeProto()
                     copy.CopyFrom(node)
                     yield copy
@@ -304,6 +311,7 @@ class Graph:
                 self._readers.setdefault(value, []).append(node)
 
     def _forget_reader(self, value: str, node: onnx.NodeProto) -> None:
+        # Not by ==, with which protobuf compares whole nodes, branches included.
         left = [reader for reader in self.readers(value) if reader is not node]
         if left:
             self._readers[value] = left

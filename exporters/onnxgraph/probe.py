@@ -68,6 +68,7 @@ def _outputs(model: onnx.ModelProto, values: Sequence[str]) -> Iterator[None]:
     before = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in model.graph.output]
     try:
         del model.graph.output[:]
+        # ONNX refuses two outputs of one name, and a value may be asked for twice.
         model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in dict.fromkeys(values))
         yield
     finally:

@@ -85,6 +85,7 @@ def run(steps: Iterable[Step], graph: Graph) -> dict[str, int]:
     for step in steps:
         try:
             count = _checked(step, graph)
+        # Not the model's fault, and with remedies of their own.
         except (MissingDependencyError, OSError):
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -106,6 +107,7 @@ def _checked(step: Step, graph: Graph) -> int:
     before = _ends(graph)
     count = step.apply(graph)
     need(_ends(graph) == before, "the inputs and outputs are others now")
+    # Before what the step promises, which is looked up in the index that this checks.
     for fault in graph.faults():
         raise BrokenContractError(fault)
     step.ensures(graph)

@@ -42,6 +42,7 @@ def __getattr__(name: str) -> Any:
     if _HOMES[name].startswith("bertonnx.exporters"):
         _require_exporters()
     value = getattr(importlib.import_module(_HOMES[name]), name)
+    # From now on Python finds it without asking here.
     globals()[name] = value
     return value
 
@@ -51,6 +52,7 @@ def _require_exporters() -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     def missing(distribution: str) -> bool:
+        # By what is installed: to import torch only to see that it is there takes seconds.
         try:
             version(distribution)
         except PackageNotFoundError:
@@ -59,6 +61,7 @@ def _require_exporters() -> None:
 
     needed = ["torch", "transformers", "optimum", "onnx"]
     absent = [name for name in needed if missing(name)]
+    # Two distributions bring the same module.
     if missing("onnxruntime") and missing("onnxruntime-gpu"):
         absent.append("onnxruntime")
     if absent:

@@ -21,6 +21,7 @@ def main() -> None:
     except BertonnxError as error:
         _fail(error.worded(command_face()), error.exit_code)
     except KeyboardInterrupt:
+        # 128 + SIGINT, as shells count.
         sys.exit(130)
     except OSError as error:
         # Ours name the file and the remedy; what is left is the machine's: a full disk behind a pipe.
@@ -59,6 +60,7 @@ def _plain_run(arguments: list[str]) -> tuple[Path, str, Path | None] | None:
 
 
 def _option(*arguments: str) -> bool:
+    # A dash alone is standard input.
     return any(argument.startswith("-") and argument != "-" for argument in arguments)
 
 

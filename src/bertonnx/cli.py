@@ -55,6 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Shown here and checked where Python's arguments are, so that both give the same error.
 _PROVIDERS = "|".join(providers())
 
 ModelPath = Annotated[
@@ -196,6 +197,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a checkpoint to one ONNX file and compare it with PyTorch."""
+    # Each command imports its own needs: torch is not there for most who run a model.
     from bertonnx import export as export_checkpoint
 
     with steps() as step:
@@ -266,6 +268,7 @@ def run(
         provider=provider,
         threads=threads,
         max_length=max_length,
+        # None asks for the task's own default, which is not the same for all.
         long_text=None if long_text is None else chosen("long_text", long_text, LONG_TEXT),
         tf32=tf32,
         gpu_memory=gpu_memory,
@@ -308,6 +311,7 @@ def info(
     ] = None,
 ) -> None:
     """Print what is in a model file: task, size, labels, accuracy."""
+    # Before the file is read, which can be large: a wrong provider is said at once.
     options = None if provider is None else LoadOptions(provider=provider)
     from bertonnx.runtime.modelfile.modelfile import read_model_file
 
@@ -382,6 +386,7 @@ def bench(
     from bertonnx.runtime.bench.options import BenchOptions
     from bertonnx.runtime.bench.report import check_report_output, machine_lines, write_report
 
+    # Before minutes of measuring: a name that cannot be written is said at once.
     outputs = [check_report_output(path) for path in output or ()]
     options = BenchOptions(
         providers=None if provider is None else [name.strip() for name in provider.split(",")],
@@ -404,6 +409,7 @@ def bench(
     for path in outputs:
         write_report(report, path)
         say(f"wrote {path}")
+    # The code that a run ends with where some rows failed.
     if any(row.problem for row in report.rows):
         raise typer.Exit(3)
 

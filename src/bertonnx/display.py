@@ -48,6 +48,7 @@ def steps() -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda text: say(f"{text} ...")
         return
+    # Here and below: what writes to a pipe should not pay for importing rich.
     from rich.console import Console
 
     with Console(stderr=True).status("starting") as status:
@@ -157,6 +158,7 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
     yield f"  source      {card.source.get('id')}" + (f" at {revision}" if revision else "")
     yield f"  size        {size / 1e6:.1f} MB, {card.precision}, inputs up to {card.max_length} tokens"
     if card.labels:
+        # A classifier can have hundreds.
         shown = ", ".join(card.labels[:8]) + (
             f", and {len(card.labels) - 8} more" if len(card.labels) > 8 else ""
         )
@@ -170,6 +172,7 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
             for name, count in card.fusions.items()
         ]
         yield f"  fused       {', '.join(parts)}"
+        # None where the file is of a family outside the table.
         reason = family_named(card.family)
         if reason is not None and reason.why_unfused:
             yield f"              attention is not fused: {reason.why_unfused}"

@@ -179,6 +179,7 @@ class RowError(BertonnxError):
         self.kind = kind
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Python would rebuild it from the template alone, and the kind would be missing.
         return _rebuilt_row, (self.kind, self.message.template, dict(self.facts))
 
 

@@ -53,8 +53,10 @@ def run_file(
     # Before the model is opened, which can take long: a wrong name is said at once.
     target = None if output is None else check_output(output, input=input)
     with Model(model, load) as opened:
+        # Before the rows, as they say where these will run.
         said = _say_notes(opened)
         if target is not None:
+            # Before the job replaces them, so that Ctrl-C still saves them.
             _warn(target, opened.card, decode, resume=run.resume)
         try:
             with row_bar(output) as progress:
@@ -71,6 +73,7 @@ def run_file(
                 ).run()
         except KeyboardInterrupt:
             return _interrupted(output)
+    # Running makes notes of its own.
     _say_notes(opened, said)
     _tell(report, opened, target)
     return 3 if report.errors else 0
@@ -161,5 +164,6 @@ def _tell(report: JobReport, model: Model, output: Target | None) -> None:
             where = "they are NaN in the output; write .jsonl or .csv to see why"
         say(f"{report.errors} of {report.rows} rows have an error; {where}")
     if sys.stderr.isatty() and not report.complete_before:
+        # What an earlier run finished cost this one no time.
         rate = (report.rows - report.resumed_rows) / max(report.seconds, 1e-9)
         say(f"{report.rows} rows in {report.seconds:.1f} s ({rate:.0f} a second) on {model.provider}")

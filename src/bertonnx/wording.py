@@ -39,6 +39,7 @@ __all__ = [
     "worded",
 ]
 
+# None cannot stand for it: an option can be set to None, and said to be.
 _NO_VALUE = object()
 
 
@@ -97,6 +98,7 @@ class Call(Term):
         return isinstance(other, Call) and mine == (other.function, other.arguments, other.options)
 
     def __hash__(self) -> int:
+        # Values of options are left out: a list has no hash.
         return hash((self.function, self.arguments, tuple(self.options)))
 
     def __repr__(self) -> str:
@@ -250,6 +252,7 @@ class _R(_Python):
         if isinstance(value, (list, tuple)):
             return f"c({', '.join(map(self._literal, value))})"
         if isinstance(value, (str, PurePath)):
+            # R reads the escapes that JSON writes.
             return json.dumps(str(value), ensure_ascii=False)
         return str(value)
 
@@ -286,6 +289,7 @@ class Message:
 
     def worded(self, face: Face) -> str:
         """Return the message in a face's words."""
+        # As it is, since a text without facts may hold braces of its own.
         if not self.facts:
             return self.template
         return _FORMATTER.vformat(self.template, (), _Worded(face, self.facts))
@@ -300,6 +304,7 @@ class Message:
         return isinstance(other, Message) and (self.template, self.facts) == (other.template, other.facts)
 
     def __hash__(self) -> int:
+        # Facts may be lists, which have no hash; equal messages have the same template.
         return hash(self.template)
 
     def __reduce__(self) -> tuple[Any, ...]:
