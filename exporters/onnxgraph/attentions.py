@@ -50,8 +50,6 @@ def require_attentions(graph: Graph) -> None:
         for item in found:
             given = [bool(value) for value in item.input]
             known = given in ([True] * 3, [*[True] * 3, False, False, True])
-            need(
-                known, f"the attention {item.output[0]} reads other things than queries, keys, values, a bias"
-            )
+            need(known, f"the attention {item.output[0]} reads more than queries, keys, values and a bias")
         same = len({tuple(item.input[:3]) for item in found}) <= 1
         need(same, f"the ways of {node.output[0]} attend to different things")

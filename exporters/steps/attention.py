@@ -58,9 +58,7 @@ class FuseAttention(Step):
 
     def requires(self, graph: Graph) -> None:  # noqa: ARG002
         """Shapes of the small run tell texts from tokens."""
-        need(
-            tells_axes_apart(self.feeds), "the inputs of the small run are padded, or as many as their tokens"
-        )
+        need(tells_axes_apart(self.feeds), "the small run is padded, or of as many texts as tokens")
 
     def apply(self, graph: Graph) -> int:
         """Fuse; returns how many attentions there were."""

@@ -46,9 +46,7 @@ class KeepFirstToken(Step):
     def requires(self, graph: Graph) -> None:
         """Attention is fused as `FuseAttention` does it, and shapes tell texts from tokens."""
         require_attentions(graph)
-        need(
-            tells_axes_apart(self.feeds), "the inputs of the small run are padded, or as many as their tokens"
-        )
+        need(tells_axes_apart(self.feeds), "the small run is padded, or of as many texts as tokens")
 
     def apply(self, graph: Graph) -> int:
         """Rebuild the last layer; returns how many attentions were made smaller."""

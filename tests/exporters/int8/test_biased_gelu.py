@@ -84,3 +84,19 @@ def test_what_must_stay_exact_stays_as_it_is(outputs: tuple[str, ...], bias: str
     assert found == 0
     kinds = sorted(node.op_type for node in biased.graph.node)
     assert kinds == sorted(node.op_type for node in model.graph.node if node.output[0] != "most")
+
+
+def test_a_gelu_that_adds_a_bias_already_keeps_it() -> None:
+    model = _model("FastGelu")
+    next(node for node in model.graph.node if node.op_type == "FastGelu").input.append("bias")
+    assert changed(model, BiasGelus())[1] == [0]
+
+
+def test_the_bias_may_stand_first() -> None:
+    model = _model()
+    add = next(node for node in model.graph.node if node.op_type == "Add")
+    add.input[:] = reversed(add.input)
+    biased, counts = changed(model, BiasGelus())
+    assert counts == [1]
+    (gelu,) = (node for node in biased.graph.node if node.op_type == "FastGelu")
+    assert list(gelu.input) == ["product", "bias"]
