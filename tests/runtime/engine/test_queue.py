@@ -186,6 +186,32 @@ def test_cores_that_wait_are_lent_the_largest_batches(
     session.let()
 
 
+def test_a_batch_that_runs_counts_as_one_for_its_core(opened: Opened) -> None:
+    session = HeldSession()
+    queue = opened(session, 2)
+    first = waiting(queue, whole(queue, [5]))
+    session.wait_for(1)
+    add(queue, chunk_of(), [32])  # with the one that runs there is one for every core
+    session.wait_for(2)
+    session.let()
+    first.result(PATIENCE)
+
+
+def test_nothing_is_lent_where_no_core_waits(opened: Opened) -> None:
+    session = HeldSession()
+    queue = opened(session)
+    first = waiting(queue, whole(queue, [5]))
+    session.wait_for(1)
+    chunk = add(queue, chunk_of(), [10])
+    add(queue, chunk, [4], more=True)
+    other = waiting(queue, whole(queue, [6]))
+    session.let()
+    first.result(PATIENCE)
+    other.result(PATIENCE)
+    until(lambda: not queue.counters().running)
+    assert session.lengths == [5, 6]  # the larger one still waits for company
+
+
 def test_what_is_lent_is_an_eighth_full_at_least(opened: Opened) -> None:
     for length, runs in ((3, False), (4, True)):
         session = FakeSession()
@@ -317,6 +343,19 @@ def test_a_thread_that_waits_takes_a_core(opened: Opened) -> None:
     names = sorted(thread.name.startswith("bertonnx") for thread in session.threads)
     assert names == [False, True]
     session.let()
+
+
+def test_the_last_batch_of_a_chunk_that_the_cores_share_does_not_run_alone(opened: Opened) -> None:
+    """It would open the session for all cores, which a large job does not need."""
+    session = FakeSession()
+    queue = opened(session, 2)
+    chunk = add(queue, chunk_of(), [32, 32])
+    until(lambda: chunk.left == 0 and not queue.counters().running)
+    add(queue, chunk, [5])
+    queue.end(chunk)
+    queue.wait(chunk)
+    assert session.lengths == [32, 32, 5]
+    assert not any(session.alone)
 
 
 def test_batches_beside_another_do_not_run_alone(opened: Opened) -> None:
@@ -575,7 +614,9 @@ def test_a_chunk_may_be_dropped_in_the_middle_of_anything(opened: Opened) -> Non
         __slots__ = ()
 
         def __hash__(self) -> int:
+            waited = queue.counters().waiting
             queue.drop([collected])
+            assert queue.counters().waiting == waited, "the queue changed while it was being changed"
             return super().__hash__()
 
     other = whole(queue, [5], decoder=Kept(Collecting(("sums",))))
