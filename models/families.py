@@ -32,6 +32,8 @@ class Family:
         prepare: `(config) -> Limit`: sets what can be exported of attention that cannot, and says up to
             how many tokens that is the same (`exporters.checkpoint.length`); empty where there is nothing
             to set.
+        since: the first major version of transformers with code of the family that can be traced; empty where
+            4 has it.
         relative_positions: whether positions are told from each other alone, so that no table of them limits
             the input.
     """
@@ -43,6 +45,7 @@ class Family:
     gaps: Mapping[str, str] = field(default_factory=dict)
     other_heads: Mapping[str, str] = field(default_factory=dict)
     prepare: str = ""
+    since: str = ""
     relative_positions: bool = False
 
     @property
@@ -88,16 +91,31 @@ FAMILIES: Registry[Family] = Registry(
         "splinter", gaps=dict.fromkeys(("text-classification", "token-classification", "fill-mask"), _NO_HEAD)
     ),
     Family("esm", gaps={"question-answering": _NO_HEAD}),
+    Family("ernie"),
+    Family("xlm-roberta-xl", position_offset=2),
+    # Version 4 sorts the texts of a batch by language in Python, which a trace takes for constant.
+    Family("xmod", position_offset=2, since="5"),
+    Family("roberta-prelayernorm", position_offset=2),
+    Family("eurobert", since="5", gaps={"question-answering": _NO_HEAD}),
+    Family("nomic_bert", since="5", gaps={"question-answering": _NO_HEAD}),
+    Family("gte", since="5", gaps={"question-answering": _NO_HEAD}),
+    Family("jina_embeddings_v3", since="5"),
+    Family("esmc", since="5", gaps={"question-answering": _NO_HEAD}),
+    Family("ultrabert", since="5"),
 )
 
 EXCLUDED_FAMILIES: Mapping[str, str] = {
     "longformer": "its graph works only for lengths that are a multiple of the attention window, and "
     "it needs a global attention mask that no tokenizer makes",
+    "canine": "it reads characters, and transformers has no fast tokenizer for it",
     "perceiver": "it reads bytes, and transformers has no fast tokenizer for it",
     "layoutlm": "it needs the place of every word on a page (bbox), not only its text",
     "layoutlmv3": "it needs the place of every word on a page (bbox) and an image",
+    "layoutlmv2": "it needs the place of every word on a page (bbox) and an image",
     "lilt": "it needs the place of every word on a page (bbox), not only its text",
+    "bros": "it needs the place of every word on a page (bbox), not only its text",
     "markuplm": "it needs XPath expressions beside the text",
+    "tapas": "it needs the rows and columns of a table beside the text",
 }
 """Encoders that transformers has and bertonnx refuses, with the reason."""
 

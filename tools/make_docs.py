@@ -47,7 +47,8 @@ def _families() -> Iterator[str]:
     for family in FAMILIES:
         cells = " | ".join(_cell(family, task.name, notes) for task in TASKS)
         fused = "yes" if family.attention else f"no{_note(notes, family.why_unfused)}"
-        yield f"| `{family.name}` | {cells} | {fused} |"
+        newer = _note(notes, f"needs transformers {family.since} or later") if family.since else ""
+        yield f"| `{family.name}`{newer} | {cells} | {fused} |"
     yield ""
     yield from (f"{i}. {note[0].upper()}{note[1:]}." for i, note in enumerate(notes, 1))
     yield ""

@@ -64,8 +64,8 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
         return
     if not _has_code(name):
         raise UnsupportedError(
-            "{what} is a {family} model, which the installed transformers ({version}) has no code for; "
-            "a newer version may have it: {install}",
+            "{what} is a {family} model, and the installed transformers ({version}) has no code of it that "
+            "can be exported; a newer one may: {install}",
             what=what,
             family=name,
             version=_version(),
@@ -99,10 +99,24 @@ def exportable_tasks(name: str, own: Collection[str] = ()) -> dict[str, str]:
 
 
 def accepted_inputs(model: PreTrainedModel, made: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the inputs that a tokenizer makes which the model's `forward` takes, in their order."""
+    """Return those of the inputs that a tokenizer makes which the model's `forward` takes, in their order.
+
+    Raises:
+        UnsupportedError: the model takes more of them than our files can hold.
+    """
     taken = inspect.signature(model.forward).parameters
     # The mask is there even where the tokenizer does not list it: batches of unequal texts need it.
-    return tuple(name for name in GRAPH_INPUTS if name in taken and name in {*made, "attention_mask"})
+    wanted = {name for name in {*made, "attention_mask"} if name in taken}
+    others = sorted(wanted - {*GRAPH_INPUTS})
+    if others:
+        raise UnsupportedError(
+            "the tokenizer of this {family} model makes {others} too, which the model reads; bertonnx makes "
+            "{known} alone, so its numbers would be others",
+            family=model.config.model_type,
+            others=" and ".join(others),
+            known=", ".join(GRAPH_INPUTS),
+        )
+    return tuple(name for name in GRAPH_INPUTS if name in wanted)
 
 
 def _known() -> str:
@@ -117,9 +131,12 @@ def _version() -> str:
 
 def _has_code(name: str) -> bool:
     with quiet():
+        from packaging.version import Version
         from transformers import CONFIG_MAPPING
 
-        return name in CONFIG_MAPPING
+        row = family(name)
+        old = row is not None and row.since and Version(_version()) < Version(row.since)
+        return name in CONFIG_MAPPING and not old
 
 
 def _generates(name: str) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from bertonnx.errors import CheckpointError
-from bertonnx.exporters.checkpoint.encoders import GRAPH_INPUTS
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.quiet import quiet
 from bertonnx.runtime.tokenization import stripped
@@ -85,7 +84,7 @@ class TokenizerFacts:
     Attributes:
         text: a `tokenizer.json` without padding and truncation.
         max_length: its own limit in tokens, special ones included; None where it has none.
-        input_names: those of the graph's inputs that it makes, in their usual order.
+        input_names: what it makes, as transformers names it.
         clean_up_spaces: whether it takes spaces before punctuation out of decoded text.
         least: tokens that it adds to a pair by itself.
     """
@@ -130,7 +129,7 @@ def read_tokenizer(
     return TokenizerFacts(
         text=text,
         max_length=int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None,
-        input_names=tuple(name for name in GRAPH_INPUTS if name in own.model_input_names),
+        input_names=tuple(own.model_input_names),
         least=int(written.num_special_tokens_to_add(is_pair=True)) + 2,
         mask_token=own.mask_token,
         mask_token_id=own.mask_token_id,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
-from bertonnx.errors import CheckpointError
+from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.onnxgraph.files import load_proto
+from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.quiet import quiet
+from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import task as task_named
 
 if TYPE_CHECKING:
@@ -35,21 +39,27 @@ def trace(checkpoint: Checkpoint) -> onnx.ModelProto:
 
     Raises:
         CheckpointError: PyTorch cannot export it.
+        UnsupportedError: the graph works for one shape alone, or reads padding as text.
     """
     with quiet(), tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
         path = Path(folder) / "traced.onnx"
         try:
-            _export(checkpoint, path)
+            # PyTorch prints the graph where it fails.
+            with redirect_stdout(io.StringIO()):
+                _export(checkpoint, path)
         except Exception as error:  # tracing runs the model's own code, which may raise anything
             raise CheckpointError(
                 "PyTorch cannot export this {family} model for {task}: {kind}: {reason}",
                 family=checkpoint.family,
                 task=checkpoint.task,
                 kind=type(error).__name__,
-                reason=str(error),
+                reason=_first_line(error),
             ) from error
         model = load_proto(path)
-    _check_outputs(model, checkpoint)
+    _require_outputs(model, checkpoint)
+    _require_mask(model, checkpoint)
+    if family_named(checkpoint.family) is None:
+        _require_any_shape(model, checkpoint)
     return model
 
 
@@ -112,7 +122,7 @@ class _NoCache:
         return keys, values
 
 
-def _check_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
+def _require_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     expected = task_named(checkpoint.task).raw_outputs
     names = tuple(output.name for output in model.graph.output)
     if names != expected:
@@ -122,3 +132,32 @@ def _check_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
             task=checkpoint.task,
             expected=", ".join(expected),
         )
+
+
+def _require_mask(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
+    """Refuse a graph that PyTorch found no use of the mask in, whatever `forward` takes."""
+    if "attention_mask" not in [value.name for value in model.graph.input]:
+        raise UnsupportedError(
+            "this {family} model reads no attention_mask, so that padding would change its answers",
+            family=checkpoint.family,
+        )
+
+
+def _require_any_shape(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
+    """Refuse a graph that took the example's shape for constant; families of the table have their tests."""
+    ids = np.ones((3, 7), dtype=np.int64)
+    feeds = {"input_ids": ids, "attention_mask": ids, "token_type_ids": np.zeros_like(ids)}
+    try:
+        run_graph(model, feeds, [output.name for output in model.graph.output])
+    except Exception as error:  # ONNX Runtime has a class of its own for every failure
+        raise UnsupportedError(
+            "this {family} model cannot be exported: its code takes the shape of one example for that of all "
+            "({reason})",
+            family=checkpoint.family,
+            reason=_first_line(error),
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -74,8 +74,9 @@ def _padding_only(graph: Graph, biases: set[str], max_length: int) -> dict[str, 
     asked = sorted(remaining)
     part = graph.extract(asked)
     for length in {2, max_length}:
-        ones = np.ones((1, length), dtype=np.int64)
-        values = run_graph(part, {value.name: ones for value in graph.proto.input}, asked)
+        # The text is nothing but zeros: ones would be no segment where a model has only one.
+        feeds = {value.name: np.zeros((1, length), dtype=np.int64) for value in graph.proto.input}
+        values = run_graph(part, feeds | {"attention_mask": np.ones((1, length), dtype=np.int64)}, asked)
         remaining = {bias: values[bias].dtype for bias in remaining if not np.any(values[bias])}
     return remaining
 

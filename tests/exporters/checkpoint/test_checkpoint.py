@@ -214,6 +214,14 @@ def test_a_gap_of_the_family_table(tmp_path: Path) -> None:
     assert "--task feature-extraction, --task text-classification" in said
 
 
+def test_inputs_of_the_tokenizer_that_no_file_can_hold(tmp_path: Path) -> None:
+    save(tmp_path, "RoCBertForSequenceClassification")
+    names = ["input_ids", "token_type_ids", "attention_mask", "input_shape_ids", "input_pronunciation_ids"]
+    edit_json(tmp_path / "tokenizer_config.json", model_input_names=names)
+    said = message(UnsupportedError, tmp_path)
+    assert "roc_bert model makes input_pronunciation_ids and input_shape_ids too" in said
+
+
 # Weights
 
 

@@ -11,6 +11,7 @@ import pytest
 from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
 from bertonnx.exporters.checkpoint.source import resolve
 from bertonnx.exporters.options import Trust
+from bertonnx.models.families import FAMILIES, Family
 from tests.checkpoints import BERT, make, refused
 
 
@@ -116,7 +117,7 @@ def test_a_config_without_model_type(tmp_path: Path) -> None:
         ({"model_type": "bert", "is_decoder": True}, "generates text"),
         ({"model_type": "layoutlm"}, "bbox"),
         ({"model_type": "vit"}, "no text encoder of that kind"),
-        ({"model_type": "nonsense"}, "has no code for"),
+        ({"model_type": "nonsense"}, "has no code of it"),
     ],
 )
 def test_families_that_cannot_work(tmp_path: Path, config: dict[str, Any], reason: str) -> None:
@@ -124,6 +125,17 @@ def test_families_that_cannot_work(tmp_path: Path, config: dict[str, Any], reaso
     said = refused(UnsupportedError, tmp_path)
     assert reason in said
     assert config["model_type"] in said
+
+
+def test_a_family_that_needs_a_newer_transformers(tmp_path: Path) -> None:
+    make(tmp_path, config__json='{"model_type": "funnel"}', model__safetensors="x")
+    FAMILIES.register(Family("funnel", since="99.0"))
+    try:
+        said = refused(UnsupportedError, tmp_path)
+    finally:
+        FAMILIES.unregister("funnel")
+    assert "is a funnel model" in said
+    assert 'pip install --upgrade "bertonnx[export]" transformers' in said
 
 
 def test_a_family_outside_the_table_that_reads_text(tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bertonnx.errors import CheckpointError
+import bertonnx
+from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.steps.trace import trace
+from bertonnx.models.families import FAMILIES
 from bertonnx.models.tasks import TASKS
-from tests.checkpoints import read
+from tests.checkpoints import read, save
 from tests.tiny import save_tiny
+
+BERT = FAMILIES["bert"]
 
 
 def _inputs(model: object) -> list[str]:
@@ -72,3 +77,36 @@ def test_what_the_model_itself_raises_is_an_error_of_the_checkpoint(
     monkeypatch.setattr(type(checkpoint.model), "forward", forward)
     with pytest.raises(CheckpointError, match=r"this bert model for text-classification: .*no \{such\} oper"):
         trace(checkpoint)
+
+
+def test_a_model_that_reads_padding_is_refused(tmp_path: Path) -> None:
+    source = save(
+        tmp_path, "MraForSequenceClassification", tokenizer="bpe", type_vocab_size=2, pad_token_id=1
+    )
+    with pytest.raises(UnsupportedError, match="this mra model reads no attention_mask"):
+        trace(read(source))
+
+
+def test_code_that_takes_the_shape_of_an_example_for_all_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = read(save_tiny(tmp_path, "bert", "text-classification"))
+    FAMILIES.unregister("bert")
+    own = type(checkpoint.model).forward
+
+    def forward(self: Any, input_ids: torch.Tensor, **others: Any) -> Any:
+        texts, tokens = (int(size) for size in input_ids.shape)
+        return own(self, input_ids.reshape(texts, tokens), **others)
+
+    monkeypatch.setattr(type(checkpoint.model), "forward", forward)
+    try:
+        with pytest.raises(UnsupportedError, match="takes the shape of one example for that of all"):
+            trace(checkpoint)
+    finally:
+        FAMILIES.register(BERT)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_with_one_segment(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "checkpoint", "bert", "feature-extraction", type_vocab_size=1)
+    assert bertonnx.export(source, tmp_path / "model.onnx").card.inputs[-1] == "token_type_ids"
