@@ -1,9 +1,9 @@
 #!/bin/sh
 # All checks and all tests, in virtual environments of their own. Arguments go to pytest.
 #
-# The first environment has transformers 4.57, the second the newest 5: checkpoints are saved and read with
-# both. The second runs the tests of reading and tracing checkpoints and one task of every family. It is left
-# out where arguments choose tests.
+# The first environment has transformers 4.57 and optimum-cli's exporter, whose folders `run` takes; the second
+# has the newest transformers 5. Checkpoints are saved and read with both. The second runs the tests of reading
+# and tracing checkpoints, and two tasks of every family. It is left out where arguments choose tests.
 set -eu
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -12,7 +12,8 @@ python="$venv/bin/python"
 "$python" -m pip install --quiet --upgrade "pip>=25.1"
 # torch by its exact version: a range would bring several gigabytes of CUDA packages along.
 "$python" -m pip install --quiet torch==2.13.0
-"$python" -m pip install --quiet --editable ".[cpu,export,arrow,bench]" --group dev "transformers==4.57.*"
+"$python" -m pip install --quiet --editable ".[cpu,export,arrow,bench]" --group dev \
+  "transformers==4.57.*" "optimum-onnx==0.1.*"
 "$python" -m ruff check
 "$python" -m ruff format --check
 # Type checkers find the folders through the links in src/bertonnx, which a zip or Windows may leave out.

@@ -42,8 +42,9 @@ from tests.tiny import save_tiny
 CELLS = [(family, task.name) for family in FAMILIES for task in TASKS if task.name not in family.gaps]
 
 _ERROR = 0.05
-"""Allowed median error of outputs as part of their spread: at widths of 16 to 64, errors do not average out
-as they do at 384."""
+"""Allowed median error of outputs as part of their spread, of two layers: at widths of 16 to 64, errors do
+not average out as they do at 384. Errors of more layers (ALBERT's run six times) add up as the root of their
+number."""
 
 _LARGEST = 1e4
 """What is beyond is no result: BigBird subtracts a million where no answer can be."""
@@ -89,7 +90,8 @@ def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     usual = np.abs(expected) < _LARGEST
     errors = np.abs(_outputs(report.path, exact) - expected)[usual]
     assert errors.mean() > 0
-    assert np.median(errors) < _ERROR * expected[usual].std()
+    layers = max(2, report.card.fusions["attention"]["expected"])
+    assert np.median(errors) < _ERROR * (layers / 2) ** 0.5 * expected[usual].std()
     for name, options in _STOCK.items():
         stock = _outputs(_stock(exact.path, tmp_path / f"{name}.onnx", **options), exact)
         lost = np.abs(stock - expected)[usual].mean()
