@@ -263,7 +263,7 @@ def test_every_way_to_write_a_pooling_that_is_served(
     [
         ({"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
         ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len_tokens"),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"mean \+ cls"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"cls \+ mean"),
         ({"pooling_mode": "weightedmean"}, "weightedmean"),
         ({"pooling_mode": ["cls", "max"]}, r"cls \+ max"),
         ({"pooling_mode": []}, "none"),
