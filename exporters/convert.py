@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +84,7 @@ def export(
     calibration: str | Path | None = None,
     min_agreement: float | None = None,
     target: str | None = None,
+    ignore_keys: Sequence[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint to one verified file.
@@ -106,6 +107,8 @@ def export(
         min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1; default 0.99
             (`models.figures.AgreementFigures` says what is counted).
         target: of INT8: the machine that it is for, "avx2", "vnni" or "arm64"; default "auto", right on all.
+        ignore_keys: keys of the checkpoint's files that are ignored where they would be refused, because no
+            library that we know reads them; KEY, or "FILE: KEY".
         progress: is told what begins, in a few words.
 
     Raises:
@@ -132,6 +135,7 @@ def export(
         calibration=None if calibration is None else Path(calibration),
         min_agreement=min_agreement,
         target=target,
+        ignore_keys=tuple(ignore_keys),
     )
     # Before anything is read: an output that is in the way should not be found after minutes of work.
     path = require_free(output, force=options.force)

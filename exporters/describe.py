@@ -42,6 +42,8 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
             "kind": checkpoint.source.kind,
             "revision": checkpoint.source.revision,
         },
+        private_keys=checkpoint.private_keys,
+        ignored_keys=checkpoint.ignored_keys,
         versions=_versions(),
     )
 

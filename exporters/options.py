@@ -56,6 +56,8 @@ class ExportOptions:
         calibration: of INT8 and fp16: a file of texts to tune and judge by; None for our own.
         min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1; None for 0.99.
         target: of INT8: one of `TARGETS`; None for "auto".
+        ignore_keys: keys of the checkpoint's files, KEY or "FILE: KEY", that are ignored where they would be
+            refused (`exporters.checkpoint.keys`).
 
     Raises:
         UsageError: an option cannot be what it is, or contradicts another.
@@ -73,6 +75,7 @@ class ExportOptions:
     calibration: Path | None = None
     min_agreement: float | None = None
     target: str | None = None
+    ignore_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         chosen("precision", self.precision, PRECISIONS)

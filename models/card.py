@@ -54,6 +54,8 @@ class Card:
         optimize: none, basic or full.
         fusions: operator -> {"found": n, "expected": n}.
         source: {"id", "kind", "revision"} of the checkpoint.
+        private_keys: keys of the checkpoint's files that no library reads, each as "FILE: KEY".
+        ignored_keys: keys that were ignored because the user said so, each as "FILE: KEY".
         weights_sha256: over the names, shapes and bytes of all weights of the file.
         tokenizer_sha256: over the tokenizer's text.
         parity: how far ONNX Runtime is from PyTorch; None where that was not measured.
@@ -85,6 +87,8 @@ class Card:
     optimize: str = "full"
     fusions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     source: Mapping[str, str | None] = field(default_factory=dict)
+    private_keys: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
     weights_sha256: str = ""
     tokenizer_sha256: str = ""
     parity: ParityFigures | None = None

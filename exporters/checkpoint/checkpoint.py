@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UsageError
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
 from bertonnx.exporters.checkpoint.folder import model_folder, read_json
+from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
 from bertonnx.exporters.checkpoint.sentence_transformers import Dense, SentenceModules, read_modules
 from bertonnx.exporters.checkpoint.source import Source
@@ -65,6 +66,8 @@ class Checkpoint:
         clean_up_spaces: of decoded text.
         input_names: what the tokenizer makes and the model reads, in their usual order.
         notes: what was chosen for the user, a sentence each.
+        private_keys: keys of its files that no library reads.
+        ignored_keys: keys that were ignored because the user said so.
     """
 
     source: Source
@@ -91,6 +94,8 @@ class Checkpoint:
     clean_up_spaces: bool
     input_names: tuple[str, ...]
     notes: tuple[Message, ...]
+    private_keys: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
 
 
 def load(source: Source, options: ExportOptions) -> Checkpoint:
@@ -102,7 +107,8 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         CheckpointError: a part is missing, broken, or contradicts another.
         SourceError: a part lies in a pickle file, which is not trusted.
     """
-    plan = _planned(source, options)
+    account = Account(options.ignore_keys)
+    plan = _planned(source, options, account)
     # The model comes before the tokenizer, whose ids are checked against its embeddings.
     loaded = load_model(source, plan.folder, plan.config, plan.row, asked=options.task is not None)
     tokenizer = read_tokenizer(
@@ -120,8 +126,9 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         asked=options.max_length,
         least=tokenizer.least,
     )
-    notes = (*plan.notes, *_unused_note(loaded.unused, plan.row), *length_notes)
-    return _assembled(source, plan, loaded.model, tokenizer, max_length=max_length, notes=notes)
+    notes = (*plan.notes, *_unused_note(loaded.unused, plan.row), *length_notes, *account.notes)
+    checkpoint = _assembled(source, plan, loaded.model, tokenizer, max_length=max_length, notes=notes)
+    return replace(checkpoint, private_keys=account.private_keys, ignored_keys=account.ignored_keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +155,7 @@ class _Pooled:
     notes: tuple[Message, ...] = ()
 
 
-def _planned(source: Source, options: ExportOptions) -> _Plan:
+def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:  # noqa: ARG001
     asked = None if options.task is None else TASKS[options.task]
     sentence = None
     # Where a task without pooling is asked for, modules that bertonnx cannot follow are no obstacle.

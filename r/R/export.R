@@ -7,8 +7,8 @@
 #'   or a Sentence-Transformers folder.
 #' @param path The file to write.
 #' @param ... Options of the exporter, by name: `task`, `revision`, `quantize`, `precision`, `optimize`,
-#'   `max_length`, `pooling`, `normalize`, `calibration`, `min_agreement`, `target`, `force`,
-#'   `trust_remote_code`, `allow_pickle`. See `bertonnx export --help`.
+#'   `max_length`, `pooling`, `normalize`, `calibration`, `min_agreement`, `target`, `ignore_keys` (a vector),
+#'   `force`, `trust_remote_code`, `allow_pickle`. See `bertonnx export --help`.
 #' @param python The Python to run, with what `bert_install(export = TRUE)` installs; by default the
 #'   one that predictions use, or the one that [bert_install()] made.
 #' @return `path`, invisibly; ready for [bert_load()].
@@ -56,10 +56,12 @@ python_to_export_with <- function(call) {
 EXPORT_TEXTS <- c(
   "task", "revision", "precision", "optimize", "max_length", "pooling", "calibration", "min_agreement", "target"
 )
+# Typed once for each value on the command line, and so named in the singular there.
+EXPORT_REPEATED <- c(ignore_keys = "--ignore-key")
 EXPORT_FLAGS <- c("quantize", "force", "trust_remote_code", "allow_pickle", "normalize")
 
 exporter_options <- function(given, call) {
-  known <- c(EXPORT_TEXTS, EXPORT_FLAGS)
+  known <- c(EXPORT_TEXTS, names(EXPORT_REPEATED), EXPORT_FLAGS)
   unknown <- setdiff(rlang::names2(given), known)
   if (length(unknown) > 0) {
     bert_abort(
@@ -79,6 +81,12 @@ exporter_option <- function(name, value, call) {
       bert_abort("{.arg {name}} must be one value.", "input", call = call)
     }
     return(c(paste0("--", option), format(value, scientific = FALSE)))
+  }
+  if (name %in% names(EXPORT_REPEATED)) {
+    if (!is.character(value) || anyNA(value)) {
+      bert_abort("{.arg {name}} must be names of keys.", "input", call = call)
+    }
+    return(c(rbind(EXPORT_REPEATED[[name]], value)))
   }
   check_flag(value, name, call)
   if (value) paste0("--", option) else if (name == "normalize") "--no-normalize"

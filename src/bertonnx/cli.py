@@ -186,6 +186,12 @@ def export(
         str | None,
         typer.Option(metavar="auto|avx2|vnni|arm64", help="CPU to target with --quantize."),
     ] = None,
+    ignore_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Ignore a key of the checkpoint's files that nothing reads. Repeatable."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     trust_remote_code: Annotated[
         bool,
@@ -210,6 +216,7 @@ def export(
             calibration=calibration,
             min_agreement=min_agreement,
             target=target,
+            ignore_keys=ignore_key or (),
             precision=precision,
             optimize=optimize,
             max_length=max_length,

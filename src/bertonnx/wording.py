@@ -145,10 +145,12 @@ class Face:
     """Words of the command line; Python and R differ in what they override."""
 
     name = "command line"
+    _repeated: Mapping[str, str] = {"ignore_keys": "ignore_key"}
+    """Options that are typed once for each value, and so have a name in the singular."""
 
     def option(self, name: str) -> str:
         """Return an option's name."""
-        return "--" + name.replace("_", "-")
+        return "--" + self._repeated.get(name, name).replace("_", "-")
 
     def given(self, name: str, value: Any) -> str:
         """Return an option with its value."""
@@ -159,6 +161,8 @@ class Face:
         if value is False:
             return self.option(f"no_{name}")
         if isinstance(value, (list, tuple)):
+            if name in self._repeated:
+                return " ".join(f"{self.option(name)} {one}" for one in value)
             return f"{self.option(name)} {','.join(map(str, value))}"
         return f"{self.option(name)} {value}"
 

@@ -36,7 +36,7 @@ def test_no_arguments_print_help(command: Command) -> None:
             "export",
             "--output --task --revision --quantize --calibration --min-agreement --target "
             "--precision --optimize --max-length --pooling --normalize "
-            "--no-normalize --force --trust-remote-code --allow-pickle",
+            "--no-normalize --ignore-key --force --trust-remote-code --allow-pickle",
         ),
         (
             "run",

@@ -4,6 +4,11 @@ test_that("options are those of the command line", {
     exporter_options(given, NULL),
     c("--task", "fill-mask", "--max-length", "100000", "--force", "--no-normalize")
   )
+  expect_identical(
+    exporter_options(list(ignore_keys = c("a", "config.json: b")), NULL),
+    c("--ignore-key", "a", "--ignore-key", "config.json: b")
+  )
+  expect_bert_error(exporter_options(list(ignore_keys = NA_character_), NULL), "input", "`ignore_keys`")
   expect_null(exporter_options(list(task = NULL), NULL))
   expect_bert_error(exporter_options(list(taks = "x"), NULL), "input", "taks.*task")
   expect_bert_error(exporter_options(list("x"), NULL), "input")
