@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
-from bertonnx.errors import ModelFileError
+from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_json
 from bertonnx.models.reading import WrongKindError, read
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
-from bertonnx.wording import Install
+from bertonnx.wording import Install, Option
 
 __all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card"]
 
@@ -41,7 +41,10 @@ class Card:
         pooling: of feature extraction: mean, cls, max or last.
         normalize: whether sentence embeddings have length 1.
         width: of feature extraction: length of a sentence embedding.
-        prefix: text put before every input (a Sentence-Transformers default prompt).
+        prompts: name -> text that is put before an input where that prompt is asked for, as
+            sentence-transformers keeps them.
+        default_prompt: name of the prompt that is used where none is asked for; None for no prompt.
+        pooled_prompt: whether the tokens of the prompt are pooled as the text's are.
         mask_token: of fill-mask: the mask token's text.
         mask_token_id: of fill-mask: its id.
         pad_token_id: id that fills `input_ids` up in a padded batch.
@@ -75,7 +78,9 @@ class Card:
     pooling: str | None = None
     normalize: bool = False
     width: int | None = None
-    prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    pooled_prompt: bool = True
     mask_token: str | None = None
     mask_token_id: int | None = None
     pad_token_id: int = 0
@@ -106,6 +111,35 @@ class Card:
         """Whether a second text may be given."""
         # Where the checkpoint does not say, a refusal could forbid what the model was trained for.
         return self.needs_pair or self.pairs is None
+
+    def prompt_text(self, name: str | None = None) -> str:
+        """Return what is put before a text.
+
+        Args:
+            name: name of a prompt; None for the default prompt, "" for none.
+
+        Raises:
+            UsageError: there is no such prompt.
+        """
+        known = dict.fromkeys(task_named(self.task).prompts, "") | dict(self.prompts)
+        if name is None:
+            return known.get(self.default_prompt, "") if self.default_prompt else ""
+        # Not among the names: a checkpoint may call a prompt so, and then it is not to be had.
+        if name == "":
+            return ""
+        if name in known:
+            return known[name]
+        if not known:
+            raise UsageError(
+                "{asked}: this model has no prompts (it was exported for {task}); leave it out",
+                asked=Option("prompt", name),
+                task=self.task,
+            )
+        raise UsageError(
+            "{asked}: this model has no such prompt; it has {names}",
+            asked=Option("prompt", name),
+            names=", ".join(known),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as JSON-ready values, `format` first."""
@@ -146,7 +180,7 @@ class Card:
                 known=FORMAT,
                 install=Install("", upgrade=True),
             )
-        card = _card(data)
+        card = _card(_with_prompts(data))
         # The one key that is read without asking (`display.card_lines`); kinds do not promise it.
         if not all("found" in count for count in card.fusions.values()):
             raise _damaged(["fusions"])
@@ -157,7 +191,18 @@ class Card:
         return card
 
 
+_PREFIX = "default"
+"""What the prompt of a card of format 1 is called, which had no names for prompts."""
+
 _FIGURES = ("parity", "quantization", "half")
+
+
+def _with_prompts(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a card's values; the prefix of format 1 is the one prompt that such a card has."""
+    prefix = data.get("prefix")
+    if not prefix or "prompts" in data:
+        return data
+    return {**data, "prompts": {_PREFIX: prefix}, "default_prompt": _PREFIX}
 
 
 def _card(data: Mapping[str, Any]) -> Card:

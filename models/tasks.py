@@ -59,6 +59,8 @@ class Task:
             the modules of a Sentence-Transformers folder apply.
         labelled: whether the outputs are classes with names.
         masked: whether a text must hold a mask token.
+        prompts: names of prompts that can be asked for whatever the checkpoint says; where it has no text for
+            one, nothing is put before a text.
         candidates: how many candidates a result lists where the user does not say.
     """
 
@@ -84,6 +86,7 @@ class Task:
     pooled: bool = False
     labelled: bool = False
     masked: bool = False
+    prompts: tuple[str, ...] = ()
     candidates: int = 1
 
 
@@ -107,6 +110,7 @@ TASKS: Registry[Task] = Registry(
         graph_head="bertonnx.exporters.steps.heads:add_embedding",
         reference_head="bertonnx.exporters.verify.parity:embedding_reference",
         pooled=True,
+        prompts=("query", "document"),  # `encode_query` and `encode_document` of sentence-transformers
     ),
     Task(
         "text-classification",

@@ -164,7 +164,8 @@ def _card(file: ModelFile, folder: Path) -> Card:
         pooling=_pooling(file, folder) if task.pooled else None,
         normalize=task.pooled and _normalizes(folder),
         width=width if task.pooled else None,
-        prefix=_prefix(folder) if task.pooled else "",
+        prompts=_prompts(folder) if task.pooled else {},
+        default_prompt=_default_prompt(folder) if task.pooled else None,
         mask_token=mask,
         mask_token_id=_token_id(folder, mask),
         pad_token_id=int(config.get("pad_token_id") or 0),
@@ -261,7 +262,7 @@ def _pooling(file: ModelFile, folder: Path) -> str | None:
             modes=" + ".join(modes) or "none",
             known=", ".join(row.mode for row in POOLINGS),
         )
-    if _prefix(folder) and not _json(_pooling_file(folder)).get("include_prompt", True):
+    if _default_prompt(folder) and not _json(_pooling_file(folder)).get("include_prompt", True):
         raise ModelFileError(
             "{path} leaves the default prompt out (include_prompt is false), which bertonnx cannot; remove "
             "default_prompt_name from config_sentence_transformers.json and put the prompt in your texts",
@@ -291,10 +292,16 @@ def _normalizes(folder: Path) -> bool:
     return any(_class_name(kind) == "Normalize" for kind, _ in _modules(folder))
 
 
-def _prefix(folder: Path) -> str:
+def _prompts(folder: Path) -> dict[str, str]:
     config = _json(folder / "config_sentence_transformers.json")
-    name = config.get("default_prompt_name")
-    return str(config["prompts"][name]) if name is not None else ""
+    # A null is a prompt without text.
+    return {str(name): str(text or "") for name, text in (config.get("prompts") or {}).items()}
+
+
+def _default_prompt(folder: Path) -> str | None:
+    """Return the name of the prompt that is used where none is asked for; None where it has no text."""
+    name = _json(folder / "config_sentence_transformers.json").get("default_prompt_name")
+    return str(name) if name is not None and _prompts(folder).get(name) else None
 
 
 def _token_id(folder: Path, token: str | None) -> int | None:

@@ -229,7 +229,7 @@ def _cell(value: Any, kind: Kind) -> Any:
 
 
 def _token_table(card: Card) -> Table:
-    prefix = len(card.prefix)
+    prefix = len(card.prompt_text())
 
     def rows(encoded: Encoded) -> list[Values]:
         found = (token for piece in encoded.pieces for token in _token_values(piece.encoding, prefix))
@@ -243,7 +243,7 @@ def _token_values(encoding: Any, prefix: int) -> Iterator[Values]:
     """Yield `token, id, type_id, start, end, special`; a span is (0, 0) where there is no text."""
     special: list[int] = encoding.special_tokens_mask
     for i, (start, end) in enumerate(encoding.offsets):
-        # The tokenizer saw the card's prefix before the text, which the user does not.
+        # The tokenizer saw the prompt before the text, which the user does not.
         moved = prefix if encoding.sequence_ids[i] == 0 else 0
         start, end = max(start - moved, 0), end - moved
         span = (0, 0) if special[i] or end <= start else (start + 1, end)

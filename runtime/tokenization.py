@@ -206,7 +206,7 @@ class TextTokenizer:
     def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding]:
         inputs: list[str | tuple[str, str]] = []
         for row in rows:
-            text = self._card.prefix + row.text
+            text = self._card.prompt_text() + row.text
             inputs.append(text if row.pair is None else (text, row.pair))
         encodings: list[Encoding] = tokenizer.encode_batch(inputs)
         return encodings

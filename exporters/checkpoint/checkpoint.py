@@ -56,7 +56,9 @@ class Checkpoint:
         normalize: whether embeddings get length 1.
         dense: layers between pooling and normalization.
         width: where token vectors are pooled: length of an embedding.
-        prefix: text put before every input.
+        prompts: name -> text.
+        default_prompt: name of the one that is used where none is asked for.
+        pooled_prompt: whether the tokens of a prompt are pooled.
         max_length: longest input in tokens, special ones included.
         mask_token: where texts must hold one.
         mask_token_id: its id.
@@ -84,7 +86,9 @@ class Checkpoint:
     normalize: bool
     dense: tuple[Dense, ...]
     width: int | None
-    prefix: str
+    prompts: Mapping[str, str]
+    default_prompt: str | None
+    pooled_prompt: bool
     max_length: int
     mask_token: str | None
     mask_token_id: int | None
@@ -323,7 +327,9 @@ def _assembled(
         normalize=plan.pooled.normalize,
         dense=plan.sentence.dense if plan.sentence is not None else (),
         width=_width(plan),
-        prefix=plan.sentence.prefix if plan.sentence is not None else "",
+        prompts=plan.sentence.prompts if plan.sentence is not None else {},
+        default_prompt=plan.sentence.default_prompt if plan.sentence is not None else None,
+        pooled_prompt=True,
         max_length=max_length,
         mask_token=tokenizer.mask_token if plan.row.masked else None,
         mask_token_id=tokenizer.mask_token_id if plan.row.masked else None,

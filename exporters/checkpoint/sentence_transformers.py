@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bertonnx.models.pooling import POOLINGS, modes_of
 from bertonnx.models.tasks import ENCODER
 from bertonnx.wording import Option
 
-__all__ = ["DENSE_ACTIVATIONS", "Dense", "SentenceModules", "read_modules"]
+__all__ = ["DENSE_ACTIVATIONS", "Dense", "SentenceModules", "read_modules", "read_prompts"]
 
 DENSE_ACTIVATIONS: Mapping[str, str] = {
     "torch.nn.modules.linear.Identity": "identity",
@@ -72,7 +72,8 @@ class SentenceModules:
         normalize: whether the embedding is brought to length 1 at the end.
         max_seq_length: longest input in tokens, or None where the folder does not say.
         lower: whether Sentence-Transformers lower-cases the text first.
-        prefix: the default prompt, put before every text.
+        prompts: name -> text that is put before a text where that prompt is asked for.
+        default_prompt: name of the prompt that is used where none is asked for.
     """
 
     folder: Path
@@ -81,7 +82,8 @@ class SentenceModules:
     normalize: bool = False
     max_seq_length: int | None = None
     lower: bool = False
-    prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
 
 
 def read_modules(folder: Path, *, allow_pickle: bool = False) -> SentenceModules | None:
@@ -104,9 +106,9 @@ def read_modules(folder: Path, *, allow_pickle: bool = False) -> SentenceModules
     _require_order([name for name, _ in modules], folder)
     transformer = modules[0][1]
     pooling, include_prompt = _pooling(next(path for name, path in modules if name == "Pooling"))
-    prefix = _default_prompt(settings, folder)
+    prompts, default = read_prompts(settings, folder)
     # The prompt's tokens would have to be told from the text's inside the graph, which sees only ids.
-    if prefix and not include_prompt:
+    if default and prompts.get(default) and not include_prompt:
         raise UnsupportedError(
             "{folder}: pooling leaves the default prompt out (include_prompt is false), which bertonnx "
             "cannot; remove default_prompt_name from config_sentence_transformers.json and put the prompt in "
@@ -121,7 +123,8 @@ def read_modules(folder: Path, *, allow_pickle: bool = False) -> SentenceModules
         normalize=any(name == "Normalize" for name, _ in modules),
         max_seq_length=options.get("max_seq_length"),
         lower=bool(options.get("do_lower_case", False)),
-        prefix=prefix,
+        prompts=prompts,
+        default_prompt=default,
     )
 
 
@@ -211,13 +214,21 @@ def _pooling(folder: Path) -> tuple[str, bool]:
     return names[modes[0]], bool(config.get("include_prompt", True))
 
 
-def _default_prompt(settings: Mapping[str, Any], folder: Path) -> str:
+def read_prompts(settings: Mapping[str, Any], folder: Path) -> tuple[Mapping[str, str], str | None]:
+    """Return the texts of the prompts by their names, and the name of the default one.
+
+    Args:
+        settings: what config_sentence_transformers.json says.
+        folder: of it.
+
+    Raises:
+        CheckpointError: the default prompt has no text.
+    """
+    # sentence-transformers takes a null for a prompt without text.
+    prompts = {str(name): str(text or "") for name, text in (settings.get("prompts") or {}).items()}
     name = settings.get("default_prompt_name")
-    if name is None:
-        return ""
-    prompts = settings.get("prompts") or {}
     # Sentence-Transformers itself always knows these two, empty where the file gives no text.
-    if name not in prompts and name not in ("query", "document"):
+    if name is not None and name not in (*prompts, *ENCODER.prompts):
         raise CheckpointError(
             "{folder}/config_sentence_transformers.json names the default prompt {name!r}, and its prompts "
             "are {prompts}; correct the name",
@@ -225,7 +236,7 @@ def _default_prompt(settings: Mapping[str, Any], folder: Path) -> str:
             name=name,
             prompts=", ".join(sorted(prompts)) or "none",
         )
-    return str(prompts.get(name) or "")
+    return prompts, name
 
 
 def _transformer_options(folder: Path) -> dict[str, Any]:

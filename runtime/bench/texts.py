@@ -72,19 +72,19 @@ def _cut(tokenizer: TextTokenizer, card: Card, draft: Row, length: int) -> Row |
     wanted = length - (len(encoding) - len(places))
     if not 0 < wanted <= len(places):
         return None
-    # Offsets count from the start of the prefix, which the tokenizer is given as well.
+    # Offsets count from the start of the prompt, which the tokenizer is given as well.
     end = encoding.offsets[places[wanted - 1]][1]
-    row = _shortened(draft, end, len(card.prefix))
+    row = _shortened(draft, end, len(card.prompt_text()))
     # Counted again: without what came after it, the last word may split otherwise.
     (again,) = _encoded(tokenizer, row)
     fits = len(again.pieces) == 1 and not again.truncated and len(again.pieces[0].ids) == length
     return row if fits else None
 
 
-def _shortened(draft: Row, end: int, prefix: int) -> Row:
+def _shortened(draft: Row, end: int, prompt: int) -> Row:
     if draft.pair is not None:
         return Row(draft.text, draft.pair[:end])
-    return Row(draft.text[: max(0, end - prefix)])
+    return Row(draft.text[: max(0, end - prompt)])
 
 
 def _least(tokenizer: TextTokenizer, card: Card) -> int:

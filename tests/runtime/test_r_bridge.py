@@ -171,11 +171,12 @@ def test_tokens_are_python_s(exported: dict[str, Path]) -> None:
         assert (start_, end) == (0, 0) or 1 <= start_ <= end <= len(TEXTS[row - 1])
 
 
-def test_tokens_do_not_count_the_prefix(exported: dict[str, Path]) -> None:
+def test_tokens_do_not_count_the_prompt(exported: dict[str, Path]) -> None:
     handle = opened(exported["feature-extraction"])
     model = handle._model
     plain = predicted(handle, "tokens", ["two words"])
-    object.__setattr__(model.card, "prefix", "query: ")
+    object.__setattr__(model.card, "prompts", {"passage": "query: "})
+    object.__setattr__(model.card, "default_prompt", "passage")
     found = predicted(handle, "tokens", ["two words"])
     text = [place for place, end in enumerate(ints(found["end"])) if end]
     assert [ints(found["start"])[i] for i in text] == [i for i in ints(plain["start"]) if i]

@@ -114,7 +114,7 @@ def test_a_default_prompt(encoder: Path, tmp_path: Path) -> None:
     folder = _saved(tmp_path / "folder", modules, prompts=prompts, default_prompt_name="query")
     texts = list(SENTENCES[:12])
     report = bertonnx.export(folder, tmp_path / "model.onnx")
-    assert report.card.prefix == "query: "
+    assert report.card.prompt_text() == "query: "
     with bertonnx.load(report.path) as model:
         ours = model.embed(texts)
     plain: Any = SentenceTransformer(str(folder), device="cpu")

@@ -82,7 +82,7 @@ def message(error: type[BertonnxError], folder: Path, **options: Any) -> str:
 def test_all_minilm() -> None:
     found = modules(MINILM)
     assert (found.pooling, found.normalize, found.dense) == ("mean", True, ())
-    assert (found.max_seq_length, found.lower, found.prefix) == (256, False, "")
+    assert (found.max_seq_length, found.lower, found.prompts) == (256, False, {})
     checkpoint = read(MINILM)
     assert (checkpoint.task, checkpoint.pooling, checkpoint.normalize) == ("feature-extraction", "mean", True)
     assert (checkpoint.max_length, checkpoint.width, checkpoint.source.kind) == (
@@ -231,12 +231,15 @@ def test_prompts(tmp_path: Path) -> None:
     settings = tmp_path / "config_sentence_transformers.json"
     prompts = {"query": "query: ", "passage": "passage: "}
     write(settings, {"prompts": prompts, "default_prompt_name": None})
-    assert modules(tmp_path).prefix == ""
+    assert (modules(tmp_path).prompts, modules(tmp_path).default_prompt) == (prompts, None)
     write(settings, {"prompts": prompts, "default_prompt_name": "passage"})
     assert "include_prompt is false" in message(UnsupportedError, tmp_path)
     folder_of(tmp_path, "Transformer", "Pooling")
-    assert modules(tmp_path).prefix == "passage: "
-    assert read(encoder(tmp_path)).prefix == "passage: "
+    for found in (modules(tmp_path), read(encoder(tmp_path))):
+        assert (found.prompts, found.default_prompt) == (prompts, "passage")
+    write(settings, {"prompts": {"query": None}, "default_prompt_name": "document"})
+    assert (modules(tmp_path).prompts, modules(tmp_path).default_prompt) == ({"query": ""}, "document")
+    write(settings, {"prompts": prompts, "default_prompt_name": "passage"})
     write(settings, {"prompts": prompts, "default_prompt_name": "title"})
     said = message(CheckpointError, tmp_path)
     assert "the default prompt 'title'" in said
@@ -299,4 +302,4 @@ def test_tokens_as_sentence_transformers_makes_them(
     assert ours.max_length == theirs.max_seq_length == 30
     for text in ("Hello WORLD", "  spaces at both ends  ", "İstanbul ΣΑΣ", ""):
         wanted = theirs.preprocess([text], prompt="Query: ")["input_ids"][0].tolist()
-        assert tokenizer.encode(ours.prefix + text).ids == wanted
+        assert tokenizer.encode("Query: " + text).ids == wanted
