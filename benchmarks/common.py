@@ -195,7 +195,7 @@ def machine(packages: Sequence[str]) -> list[str]:
     shown = [flag for flag in (*_FLAGS, *_ARM_FLAGS) if flag in flags]
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return [
-        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         f"{model}, {_cores()} cores allowed (load average at the end: {load})",
         f"instruction sets: {', '.join(shown) or 'unknown'}",
         f"memory: {_memory():.0f} GiB",

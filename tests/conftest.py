@@ -19,6 +19,12 @@ from tests.tiny import save_tiny
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--big", action="store_true", help="also build models of several gigabytes")
+    parser.addoption(
+        "--fuzz-minutes",
+        type=float,
+        metavar="N",
+        help="let each fuzzer of tests/fuzz go on for N minutes with a fresh seed, instead of a few seconds",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -40,7 +40,7 @@ the$library_path <- ""
 .onLoad <- function(libname, pkgname) {
   the$library_path <- Sys.getenv("LD_LIBRARY_PATH")
   if (can_require_python()) {
-    getExportedValue("reticulate", "py_require")(python_package(), python_version = ">=3.10")
+    getExportedValue("reticulate", "py_require")(python_package(), python_version = ">=3.11")
   }
 }
 

@@ -9,7 +9,7 @@
 #' `BERTONNX_PYTHON_PACKAGE`, says otherwise. Set the variable in `~/.Renviron` to have reticulate 1.41
 #' or newer take it from there as well.
 #'
-#' @param python A Python (3.10 or newer) to make the environment with. By default the `python3`
+#' @param python A Python (3.11 or newer) to make the environment with. By default the `python3`
 #'   that a terminal would start; `/usr/bin/python3` where R's own libraries would otherwise stand
 #'   in for that Python's.
 #' @param source Where the Python package is: a folder with a copy of the repository, a wheel, an
@@ -143,7 +143,7 @@ check_builds <- function(python, call) {
   problem <- if (is.null(seen)) {
     "{.file {python}} is not a Python that runs."
   } else if (!recent_enough(seen$python)) {
-    "{.file {python}} is Python {seen$python}, and 3.10 or newer is needed."
+    "{.file {python}} is Python {seen$python}, and 3.11 or newer is needed."
   } else if (!nzchar(seen$library)) {
     "{.file {python}} comes without the shared library that R needs to load it."
   } else {
@@ -168,7 +168,7 @@ python_to_build_with <- function(call) {
   }
   bert_abort(
     c(
-      "No Python of at least 3.10 was found that R could load.",
+      "No Python of at least 3.11 was found that R could load.",
       "i" = "Install one ({.code apt-get install python3-venv libpython3-dev}, or from python.org), or
              name one: {.code bert_install(python = \"/path/to/python3\")}."
     ),
@@ -183,7 +183,7 @@ suits_r <- function(seen) {
 }
 
 recent_enough <- function(version) {
-  numeric_version(sub("[^0-9.].*$", "", version)) >= "3.10"
+  numeric_version(sub("[^0-9.].*$", "", version)) >= "3.11"
 }
 
 # R's own library path (as it was before reticulate adds to it) comes first in this process: a

@@ -84,7 +84,7 @@ found_choice <- function(chosen, seen) {
     return(finding("Python", FALSE, value, remedy))
   }
   value <- sprintf("%s, %s (%s)", seen$python, chosen$python, chosen$source)
-  finding("Python", recent_enough(seen$python), value, "bert_install(python = ...) with 3.10 or newer")
+  finding("Python", recent_enough(seen$python), value, "bert_install(python = ...) with 3.11 or newer")
 }
 
 found_packages <- function(seen) {

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["RECORD", "Placement", "placement_of"]
 
 RECORD = ("session.record_ep_graph_assignment_info", "1")
-"""ONNX Runtime's setting (from 1.24) without which a session cannot say where its nodes are."""
+"""ONNX Runtime's setting without which a session cannot say where its nodes are."""
 
 _CPU = "CPUExecutionProvider"
 
@@ -56,7 +56,7 @@ def placement_of(session: Any) -> Placement | None:
     Args:
         session: an `InferenceSession` that was opened with `RECORD`.
     """
-    # ONNX Runtime before 1.24.
+    # A build of one's own may lack it.
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     nodes = [

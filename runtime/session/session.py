@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from bertonnx.runtime.session.problem import Problem, not_usable
 from bertonnx.wording import Install, Message
 
 __all__ = [
+    "OLDEST_ONNXRUNTIME",
     "Feeds",
     "OpenSession",
     "Session",
@@ -38,6 +40,9 @@ __all__ = [
 ]
 
 Feeds = Mapping[str, npt.NDArray[np.int64]]
+
+OLDEST_ONNXRUNTIME = (1, 24, 4)
+"""As in pyproject.toml."""
 
 _BROKEN_MODEL = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel")
 """Names of what ONNX Runtime raises where the fault is the file's, whatever the provider."""
@@ -124,12 +129,14 @@ def import_onnxruntime(part: str = "") -> ModuleType:
     the environment says otherwise before the library is loaded.
 
     Raises:
-        MissingDependencyError: no ONNX Runtime is installed.
+        MissingDependencyError: no ONNX Runtime is installed, or one that is too old.
     """
     # Read once, when the library is loaded.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
-        return importlib.import_module(f"onnxruntime.{part}" if part else "onnxruntime")
+        ort = importlib.import_module("onnxruntime")
+        _require_recent(ort)
+        return importlib.import_module(f"onnxruntime.{part}") if part else ort
     except ImportError as error:
         raise MissingDependencyError(
             "ONNX Runtime is not installed; type: {cpu} (for an NVIDIA GPU: {gpu}). Python said: {error}",
@@ -137,6 +144,21 @@ def import_onnxruntime(part: str = "") -> ModuleType:
             gpu=Install("gpu"),
             error=str(error),
         ) from error
+
+
+def _require_recent(ort: ModuleType) -> None:
+    """Refuse a version that opens files which a model's external data names outside its folder."""
+    version = str(getattr(ort, "__version__", ""))
+    found = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if found < OLDEST_ONNXRUNTIME:
+        raise MissingDependencyError(
+            "ONNX Runtime {version} is too old: bertonnx needs {oldest}, since older ones open files that a "
+            "model of a stranger names; type: {cpu} (for an NVIDIA GPU: {gpu})",
+            version=version or "of an unknown version",
+            oldest=".".join(map(str, OLDEST_ONNXRUNTIME)),
+            cpu=Install("cpu", upgrade=True),
+            gpu=Install("gpu", upgrade=True),
+        )
 
 
 def open_session(path: Path, card: Card, options: LoadOptions | None = None) -> OpenSession:

@@ -6,6 +6,7 @@ import importlib.metadata
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import bertonnx
+from bertonnx.runtime.session.session import OLDEST_ONNXRUNTIME
 from tests.jobs import ROOT
 
 FOLDERS = {"bertonnx": "src/bertonnx", **{f"bertonnx.{n}": n for n in ("exporters", "runtime", "models")}}
@@ -21,10 +23,6 @@ FOLDERS = {"bertonnx": "src/bertonnx", **{f"bertonnx.{n}": n for n in ("exporter
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Any]:
-    if sys.version_info < (3, 11):
-        pytest.skip("tomllib came with Python 3.11")
-    import tomllib
-
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -50,6 +48,17 @@ def test_packages_are_the_folders(settings: dict[str, Any]) -> None:
 
 def test_one_version(settings: dict[str, Any]) -> None:
     assert settings["project"]["version"] == bertonnx.__version__
+
+
+def test_one_oldest_onnxruntime_and_python(settings: dict[str, Any]) -> None:
+    """ONNX Runtime of this version has no wheels for older Pythons; its GPU build comes after the CPU's."""
+    project, oldest = settings["project"], ".".join(map(str, OLDEST_ONNXRUNTIME))
+    assert project["optional-dependencies"]["cpu"] == [f"onnxruntime>={oldest}"]
+    assert project["optional-dependencies"]["gpu"] == [f"onnxruntime-gpu[cuda,cudnn]>={oldest}"]
+    assert project["requires-python"] == ">=3.11"
+    assert "Python (>= 3.11)" in (ROOT / "r/DESCRIPTION").read_text(encoding="utf-8")
+    assert "Python 3.11 or later" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"from version {oldest} " in (ROOT / "docs/model-file.md").read_text(encoding="utf-8")
 
 
 def test_the_types_are_shipped(settings: dict[str, Any]) -> None:

@@ -9,12 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib
 
 import bertonnx
 from bertonnx.models.families import FAMILIES

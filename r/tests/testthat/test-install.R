@@ -115,9 +115,9 @@ test_that("a libpython in R's library path that would stand in for another is fo
 })
 
 test_that("versions are compared as numbers", {
-  expect_true(recent_enough("3.10.0"))
+  expect_true(recent_enough("3.11.0"))
   expect_true(recent_enough("3.14.0rc2"))
-  expect_false(recent_enough("3.9.18"))
+  expect_false(recent_enough("3.10.18"))
 })
 
 test_that("a program's status and words come back", {

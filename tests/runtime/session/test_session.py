@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -349,6 +350,23 @@ def test_without_onnx_runtime_a_command_ends_with_1(
 def test_import_error_becomes_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError):
+        import_onnxruntime()
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("1.24.4", True), ("1.31.1", True), ("2.0.0rc1", True), ("1.24.3", False), ("1.9.0", False)],
+)
+def test_an_onnx_runtime_that_follows_any_path_is_refused(
+    version: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ort = ModuleType("onnxruntime")
+    ort.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnxruntime", ort)
+    if fits:
+        assert import_onnxruntime() is ort
+        return
+    with pytest.raises(MissingDependencyError, match=f"{version} is too old: bertonnx needs 1.24.4"):
         import_onnxruntime()
 
 
