@@ -7,7 +7,7 @@ from typing import Any
 from bertonnx.errors import MissingDependencyError
 from bertonnx.wording import Install
 
-__all__ = ["holds_text", "require_pyarrow", "texts_of"]
+__all__ = ["holds_text", "require_pyarrow", "require_sound", "texts_of"]
 
 _TEXT_TYPES = ("string", "large_string", "string_view", "null")
 
@@ -36,8 +36,40 @@ def holds_text(kind: Any) -> bool:
     return str(inner) in _TEXT_TYPES
 
 
+def require_sound(column: Any) -> None:
+    """Check that a column holds what its layout says, before anything is read of it.
+
+    Offsets, sizes of buffers and indices of dictionaries are data of the file: where they are wrong, pyarrow
+    reads outside its buffers and the process ends. Bytes that are not UTF-8 are well: they are one row's
+    error (`texts_of`).
+
+    Args:
+        column: an Array or ChunkedArray of a type that `holds_text` allows.
+
+    Raises:
+        pyarrow.ArrowException: it does not; the message says what.
+    """
+    pa = require_pyarrow()
+    for array in getattr(column, "chunks", [column]):
+        array.validate()
+        if pa.types.is_dictionary(array.type):
+            # With values that say nothing, which have no text that could be wrong.
+            pa.DictionaryArray.from_arrays(array.indices, pa.nulls(len(array.dictionary)), safe=True)
+            require_sound(array.dictionary)
+        elif pa.types.is_null(array.type):
+            array.validate(full=True)
+        else:
+            array.view(_bytes_like(pa, array.type)).validate(full=True)
+
+
+def _bytes_like(pa: Any, kind: Any) -> Any:
+    """Return the type of the same layout whose values are bytes."""
+    kinds = {"string": pa.binary, "large_string": pa.large_binary}
+    return kinds[str(kind)]() if str(kind) in kinds else pa.binary_view()
+
+
 def texts_of(column: Any) -> list[Any]:
-    """Return a column's texts; bytes where one is not valid UTF-8, None where there is none."""
+    """Return a sound column's texts; bytes where one is not valid UTF-8, None where there is none."""
     pa = require_pyarrow()
     # Arrow promises valid UTF-8 and nobody checks it, so that one bad cell would cost its whole batch:
     # only then each is decoded by itself.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bertonnx.errors import InputError
 from bertonnx.models.card import Card
-from bertonnx.runtime.io.arrow import holds_text, texts_of
+from bertonnx.runtime.io.arrow import holds_text, require_sound, texts_of
 from bertonnx.runtime.io.arrow_out import to_batch
 from bertonnx.runtime.io.inputs import Choice, choose_columns
 from bertonnx.runtime.io.predictor import Predictor
@@ -26,13 +27,25 @@ def predict_batch(model: Predictor, batch: Any, decode: DecodeOptions = _DEFAULT
     model may read pairs, `text` and `pair` are taken together.
 
     Raises:
-        InputError: nothing says which column holds the text, or the pair.
+        InputError: nothing says which column holds the text, or the pair; or that column is broken.
     """
     names = [field.name for field in batch.schema if holds_text(field.type)]
     column, pair = _chosen(model.card, names)
-    texts = texts_of(batch.column(column))
-    rows = as_rows(texts, None if pair is None else texts_of(batch.column(pair)))
+    texts = _texts(batch, column)
+    rows = as_rows(texts, None if pair is None else _texts(batch, pair))
     return to_batch(model.card, list(enumerate(model.stream(rows, decode))), decode)
+
+
+def _texts(batch: Any, name: str) -> list[Any]:
+    column = batch.column(name)
+    # It may come from another library's memory, through interfaces that check nothing.
+    try:
+        require_sound(column)
+        return texts_of(column)
+    except Exception as error:
+        raise InputError(
+            "the column {name!r} of the record batch is broken: {why}", name=name, why=str(error)
+        ) from error
 
 
 def _chosen(card: Card, names: Sequence[str]) -> tuple[str, str | None]:

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bertonnx.errors import InputError, RowError
-from bertonnx.runtime.io.arrow import holds_text, require_pyarrow, texts_of
+from bertonnx.errors import BertonnxError, InputError, RowError
+from bertonnx.runtime.io.arrow import holds_text, require_pyarrow, require_sound, texts_of
 from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
 from bertonnx.runtime.rows import Row, as_rows
 from bertonnx.wording import Option
@@ -17,6 +17,8 @@ from bertonnx.wording import Option
 __all__ = ["open_ipc", "open_parquet"]
 
 ROWS_READ = 1024
+BYTES_READ = 32 << 20
+"""Rows that become Python objects at a time, and the bytes that they may have."""
 
 # A part of a file (a row group or a batch): its rows, and what reads them.
 _Part = tuple[int, Callable[[], Iterator[Any]]]
@@ -41,9 +43,10 @@ def _opened(choice: Choice, make: type[_Parquet | _Ipc]) -> Input:
     pa = require_pyarrow()
     try:
         file = make(pa, choice.path)
-    except (pa.ArrowException, OSError) as error:
+    # Of a broken file pyarrow raises its own errors, KeyError, UnicodeDecodeError and more.
+    except Exception as error:
         raise InputError(
-            "{path} cannot be read as {format}: {why}", path=choice.path, format=make.name, why=str(error)
+            "{path} cannot be read as {format}: {why}", path=choice.path, format=make.name, why=_why(error)
         ) from error
     try:
         return _ArrowRows(pa, choice, file)
@@ -52,26 +55,42 @@ def _opened(choice: Choice, make: type[_Parquet | _Ipc]) -> Input:
         raise
 
 
+def _why(error: Exception) -> str:
+    return (
+        str(error)
+        if isinstance(error, OSError) or type(error).__module__.startswith("pyarrow")
+        else repr(error)
+    )
+
+
 class _Parquet:
     """A Parquet file; its parts are its row groups."""
 
-    name = "Parquet"
+    name, part = "Parquet", "row group"
 
     def __init__(self, pa: Any, path: str) -> None:
         # Without a buffer, pyarrow reads the columns of a whole row group at once.
-        self._file = pa.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        self._file = pa.parquet.ParquetFile(
+            path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        )
         self.schema = self._file.schema_arrow
+        self.names = list(self.schema.names)
         self._rows = self._file.metadata.num_rows
 
     def parts(self, names: list[str]) -> Iterator[_Part]:
         for group in range(self._file.num_row_groups):
+            rows = self._file.metadata.row_group(group).num_rows
 
-            def load(group: int = group) -> Iterator[Any]:
-                yield from self._file.iter_batches(
+            def load(group: int = group, rows: int = rows) -> Iterator[Any]:
+                for batch in self._file.iter_batches(
                     ROWS_READ, row_groups=[group], columns=names, use_threads=False
-                )
+                ):
+                    rows -= batch.num_rows
+                    yield batch
+                if rows:
+                    raise ValueError("it does not hold as many rows as it says")
 
-            yield self._file.metadata.row_group(group).num_rows, load
+            yield rows, load
 
     def done(self, rows: int) -> float:
         return float(rows / self._rows) if self._rows else 1.0
@@ -81,59 +100,79 @@ class _Parquet:
 
 
 class _Ipc:
-    """An Arrow IPC file or stream; its parts are its batches. Mapped, so that only what is used is read."""
+    """An Arrow IPC file or stream; its parts are its batches, of which the columns are read that are used.
 
-    name = "Arrow IPC"
+    Not mapped: a file that is cut while it is mapped ends the process, and one that is written to
+    changes behind the checks.
+    """
+
+    name, part = "Arrow IPC", "batch"
 
     def __init__(self, pa: Any, path: str) -> None:
-        self._map = pa.memory_map(path)
+        self._pa = pa
+        self._file = pa.OSFile(path)
         self._size = max(Path(path).stat().st_size, 1)
+        self._count: int | None = None
         try:
-            self._reader = pa.ipc.open_file(self._map)
-            self._count: int | None = self._reader.num_record_batches
+            self.schema = pa.ipc.open_file(self._file).schema
+            self._is_stream = False
         except pa.ArrowInvalid:
             # A stream has no footer, which is how the two are told apart; both end in .arrow.
-            self._map.seek(0)
-            self._reader = pa.ipc.open_stream(self._map)
-            self._count = None
-        self.schema = self._reader.schema
+            self._file.seek(0)
+            self.schema = pa.ipc.open_stream(self._file).schema
+            self._is_stream = True
+        self.names = list(self.schema.names)
         self._read = 0
 
     def parts(self, names: list[str]) -> Iterator[_Part]:
-        for batch in self._batches():
+        for batch in self._batches(names):
+            batch.validate()
             self._read += 1
-            yield batch.num_rows, partial(_slices, batch.select(names))
+            yield batch.num_rows, partial(_slices, batch)
 
-    def _batches(self) -> Iterator[Any]:
-        if self._count is None:
-            yield from self._reader
-        else:
-            yield from map(self._reader.get_batch, range(self._count))
+    def _batches(self, names: list[str]) -> Iterator[Any]:
+        fields = sorted(self.names.index(name) for name in names)
+        options = self._pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+        self._file.seek(0)
+        if self._is_stream:
+            yield from self._pa.ipc.open_stream(self._file, options=options)
+            return
+        reader = self._pa.ipc.open_file(self._file, options=options)
+        self._count = reader.num_record_batches
+        yield from map(reader.get_batch, range(self._count))
 
     def done(self, rows: int) -> float:  # noqa: ARG002
         if self._count is None:
-            return float(self._map.tell() / self._size)
+            return 0.0 if self._file.closed else float(self._file.tell() / self._size)
         return self._read / max(self._count, 1)
 
     def close(self) -> None:
-        self._map.close()
+        self._file.close()
 
 
 def _slices(batch: Any) -> Iterator[Any]:
     """Views of a batch: only so many rows at a time become Python objects."""
-    for start in range(0, batch.num_rows, ROWS_READ):
-        yield batch.slice(start, ROWS_READ)
+    for name in batch.schema.names:
+        # All of it and once, since a view of a few rows does not show where the others lead.
+        require_sound(batch.column(name))
+    step = ROWS_READ
+    if batch.nbytes > BYTES_READ:
+        step = max(1, min(step, batch.num_rows * BYTES_READ // batch.nbytes))
+    for start in range(0, batch.num_rows, step):
+        yield batch.slice(start, step)
 
 
 class _ArrowRows(Input):
     def __init__(self, pa: Any, choice: Choice, file: _Parquet | _Ipc) -> None:
         self._pa, self._choice, self._file = pa, choice, file
-        column, pair = choose_columns(file.schema.names, choice)
+        column, pair = choose_columns(file.names, choice)
         for name in (column, pair):
             if name is not None:
                 _check_type(choice.path, name, file.schema.field(name).type)
         self._column, self._pair = column, pair
-        self._parts = self._reading(file.parts(list(dict.fromkeys(n for n in (column, pair) if n))))
+        names = list(dict.fromkeys(n for n in (column, pair) if n))
+        self._parts = self._reading(file.parts(names), parts=True)
+        self._part = 0
         self._begun: Iterator[Any] = iter(())
         self._rows_done = 0
         self.bytes_total = Path(choice.path).stat().st_size
@@ -161,23 +200,39 @@ class _ArrowRows(Input):
     def __iter__(self) -> Iterator[Row | RowError]:
         rest = chain.from_iterable(self._reading(load()) for _, load in self._parts)
         for batch in chain(self._begun, rest):
-            texts = texts_of(batch.column(self._column))
-            pairs = None if self._pair is None else texts_of(batch.column(self._pair))
+            texts = self._texts(batch, self._column)
+            pairs = None if self._pair is None else self._texts(batch, self._pair)
             for row in as_rows(texts, pairs):
                 # Row by row, since a progress bar should not stand still for a whole batch.
                 self._rows_done += 1
                 yield row
 
-    def _reading(self, things: Iterator[Any]) -> Iterator[Any]:
+    def _texts(self, batch: Any, name: str) -> list[Any]:
         try:
-            yield from things
-        except (self._pa.ArrowException, OSError) as error:
-            raise InputError(
-                "{path} cannot be read on as {format}: {why}",
-                path=self._choice.path,
-                format=self._file.name,
-                why=str(error),
-            ) from error
+            require_sound(batch.column(name))
+            return texts_of(batch.column(name))
+        except Exception as error:
+            raise self._broken(error) from error
+
+    def _reading(self, things: Iterator[Any], *, parts: bool = False) -> Iterator[Any]:
+        try:
+            for thing in things:
+                yield thing
+                self._part += parts
+        except BertonnxError:
+            raise
+        except Exception as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> InputError:
+        return InputError(
+            "{path} cannot be read on as {format}: {part} {number} of it: {why}",
+            path=self._choice.path,
+            format=self._file.name,
+            part=self._file.part,
+            number=self._part,
+            why=_why(error),
+        )
 
     def close(self) -> None:
         self._file.close()

@@ -8,7 +8,7 @@
                      other, since many programs write such files without quoting.
 `.jsonl` `.ndjson`   One JSON object a line, or one JSON string a line.
 `.parquet`           Parquet.
-`.arrow` `.feather`  Arrow IPC, as a file or as a stream.
+`.arrow` `.feather`  Arrow IPC, as a file or as a stream; the column is read a batch at a time.
 `-`                  Standard input: one text a line; with `column`, one JSON object a line.
 ===================  ==========================================================================
 

@@ -1,0 +1,91 @@
+"""Drives workers of fuzzers: a line for each seed; where it is missing, the seed ended or held its worker."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.jobs import ROOT
+
+__all__ = ["HANGS_AFTER", "Tally", "drive"]
+
+HANGS_AFTER = 30.0
+"""Seconds without a line after which a worker counts as hung."""
+
+_AT_ONCE = 200
+
+
+@dataclass
+class Tally:
+    """What came of the seeds of a fuzzer."""
+
+    inputs: int = 0
+    tracebacks: list[str] = field(default_factory=list)
+    signals: list[str] = field(default_factory=list)
+    hangs: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        return [*self.tracebacks, *self.signals, *self.hangs]
+
+
+def drive(worker: Path, folder: Path, *, first: int, count: int, minutes: float = 0) -> Tally:
+    """Give a worker so many seeds, or with `minutes` all that it can do in them."""
+    tally = Tally()
+    ends = time.monotonic() + 60 * minutes
+    seed, last = first, first + count
+    while seed < last or time.monotonic() < ends:
+        until = seed + _AT_ONCE if minutes else min(seed + _AT_ONCE, last)
+        seed = _some(worker, folder, seed, until, tally)
+    return tally
+
+
+def _some(worker: Path, folder: Path, first: int, last: int, tally: Tally) -> int:
+    """Run a worker over some seeds; return the seed to go on with."""
+    command = [sys.executable, str(worker), str(folder), str(first), str(last)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (
+        (folder / "errors").open("w+b") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT
+        ) as process,
+    ):
+        seed = first
+        for line in _lines(process):
+            seed += 1
+            tally.inputs += 1
+            if " TRACEBACK " in line:
+                tally.tracebacks.append(line)
+        if seed == last and process.wait() == 0:
+            return last
+        tally.inputs += 1
+        if process.poll() is None:
+            process.kill()
+            tally.hangs.append(f"{worker.name} {seed}: no line for {HANGS_AFTER:.0f} s")
+        else:
+            errors.seek(0)
+            said = errors.read()[-500:].decode(errors="replace")
+            tally.signals.append(f"{worker.name} {seed}: ended with {process.returncode}: {said}")
+        return seed + 1
+
+
+def _lines(process: subprocess.Popen[bytes]) -> list[str]:
+    """Return the lines as they come, until the end or until none came for too long."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        held = b""
+        lines = []
+        while selector.select(HANGS_AFTER):
+            data = os.read(process.stdout.fileno(), 1 << 16)
+            if not data:
+                process.wait()
+                break
+            *whole, held = (held + data).split(b"\n")
+            lines += [line.decode(errors="replace") for line in whole]
+    return lines
