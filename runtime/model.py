@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import read_optimum
 from bertonnx.runtime.options import Aggregation, DecodeOptions, LoadOptions, LongText
-from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, as_rows
+from bertonnx.runtime.rows import POOLING_MASK, Array, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import OpenSession, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -182,18 +183,24 @@ class Model:
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def embed(self, texts: Sequence[str]) -> Array:
+    def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> Array:
         """Return sentence embeddings, float32 of shape (n, width), one row for each text.
+
+        Args:
+            texts: the texts.
+            prompt: name of the prompt that is put before each of them; None for the model's default, "" for
+                none. "query" and "document" give what sentence-transformers' `encode_query` and
+                `encode_document` do: no prompt where the model has none of that name.
 
         Raises:
             TaskError: the model's task is another.
             RowError: a text failed; its place is in the message.
-            UsageError: `texts` is one text.
+            UsageError: `texts` is one text, or there is no such prompt.
         """
         self._require("embed")
         texts = _listed(texts)
         result = np.empty((len(texts), self.card.width or 0), dtype=np.float32)
-        for i, item in enumerate(self._all(texts, None, self._decoder(_DEFAULTS))):
+        for i, item in enumerate(self._all(texts, None, DecodeOptions(prompt=prompt))):
             result[i] = item["embedding"]
         return result
 
@@ -215,7 +222,7 @@ class Model:
             UsageError: `top_k` is less than 1, or the pairs are missing or too few.
         """
         self._require("classify")
-        return list(self._all(texts, pairs, self._decoder(DecodeOptions(top_k=top_k))))
+        return list(self._all(texts, pairs, DecodeOptions(top_k=top_k)))
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
         """Return one dict for each text: `entities`, a list of `entity, text, score, start, end`.
@@ -233,7 +240,7 @@ class Model:
             UsageError: there is no such aggregation.
         """
         self._require("entities")
-        return list(self._all(texts, None, self._decoder(DecodeOptions(aggregation=aggregation))))
+        return list(self._all(texts, None, DecodeOptions(aggregation=aggregation)))
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], *, top_k: int = 1) -> list[Item]:
         """Return one dict for each question: `answer, score, start, end` into its context.
@@ -247,7 +254,7 @@ class Model:
             UsageError: `top_k` is less than 1, or there are not as many contexts.
         """
         self._require("answer")
-        return list(self._all(questions, contexts, self._decoder(DecodeOptions(top_k=top_k))))
+        return list(self._all(questions, contexts, DecodeOptions(top_k=top_k)))
 
     def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[Item]:
         """Return one dict for each text: `masks`, for each mask token its candidates, the best first.
@@ -258,41 +265,48 @@ class Model:
             UsageError: `top_k` is less than 1.
         """
         self._require("fill_mask")
-        return list(self._all(texts, None, self._decoder(DecodeOptions(top_k=top_k))))
+        return list(self._all(texts, None, DecodeOptions(top_k=top_k)))
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Item]:
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
+    ) -> list[Item]:
         """Return one dict for each text with the fields of the command line's JSON, whatever the task.
 
         Args:
             texts: the texts; of question answering, the questions.
             pairs: second texts, as many, for a model of text pairs; of question answering, the contexts.
+            prompt: as `embed`.
 
         Raises:
             RowError: a text failed; its place is in the message.
-            UsageError: the pairs are missing or too few.
+            UsageError: the pairs are missing or too few, or there is no such prompt.
         """
         # JSON has no arrays; whoever wants them calls `stream`, or the task's own method.
-        items = self._all(texts, pairs, self._decoder(_DEFAULTS))
+        items = self._all(texts, pairs, DecodeOptions(prompt=prompt))
         return [{name: _plain(value) for name, value in item.items()} for item in items]
 
-    def predict_batch(self, batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    def predict_batch(self, batch: pyarrow.RecordBatch, *, prompt: str | None = None) -> pyarrow.RecordBatch:
         """Return predictions for an Arrow record batch, a row for a row, errors as columns.
 
         The text is taken from the column `text` (or the only column of strings), the pair from
-        `pair`; for question answering `question` and `context` do as well.
+        `pair`; for question answering `question` and `context` do as well. `prompt` is as `embed`'s.
         """
         from bertonnx.runtime.io.arrow_batch import predict_batch
 
-        return predict_batch(self, batch)
+        return predict_batch(self, batch, DecodeOptions(prompt=prompt))
 
-    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
+    def tokenize(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
+    ) -> list[Encoded]:
         """Return how each text reaches the model: ids, segments and offsets, cut or in windows.
 
         Raises:
             RowError: a text failed; its place is in the message.
+            UsageError: there is no such prompt.
         """
         encoded: list[Encoded] = []
-        for place, row in enumerate(as_rows(_listed(texts), pairs)):
+        rows = self.prompted(as_rows(_listed(texts), pairs), prompt)
+        for place, row in enumerate(rows):
             result = row if isinstance(row, RowError) else self.tokenizer.encode([row])[0]
             if isinstance(result, RowError):
                 raise _in_row(place, result) from result
@@ -309,11 +323,32 @@ class Model:
 
         Raises:
             BertonnxError: the model was closed.
+            UsageError: there is no such prompt.
         """
         self._require_open()
-        return self._engine.map(rows, self._decoder(decode))
+        return self._engine.map(self.prompted(rows, decode.prompt), self._decoder(decode))
 
-    def _all(self, texts: Sequence[str], pairs: Sequence[str] | None, decoder: Decoder) -> Iterator[Item]:
+    def prompted(self, rows: Iterable[Row | RowError], prompt: str | None) -> Iterable[Row | RowError]:
+        """Return rows that ask for a prompt; with None, as they are.
+
+        Raises:
+            UsageError: there is no such prompt.
+        """
+        text = self.card.prompt_text(prompt)
+        if text and not self.card.pooled_prompt and POOLING_MASK not in self.card.inputs:
+            raise UsageError(
+                "{asked}: the pooling of this model leaves prompts out, and its graph cannot; export the "
+                "checkpoint again with: {export}",
+                asked=Option("prompt", prompt),
+                export=Call("export", "SOURCE"),
+            )
+        if prompt is None:
+            return rows
+        return (row if isinstance(row, RowError) else replace(row, prompt=prompt) for row in rows)
+
+    def _all(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
+    ) -> Iterator[Item]:
         self._require_open()
         texts = _listed(texts)
         if pairs is not None and len(_listed(pairs)) != len(texts):
@@ -328,7 +363,8 @@ class Model:
                 task=self.card.task,
                 option=Option("pairs"),
             )
-        for place, item in enumerate(self._engine.map(as_rows(texts, pairs), decoder, soon=False)):
+        rows = self.prompted(as_rows(texts, pairs), decode.prompt)
+        for place, item in enumerate(self._engine.map(rows, self._decoder(decode), soon=False)):
             if isinstance(item, RowError):
                 raise _in_row(place, item) from item
             yield item

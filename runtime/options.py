@@ -98,11 +98,12 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How outputs become results.
+    """What becomes of a text: what is put before it, and how outputs become results.
 
     Attributes:
         top_k: how many candidates a result lists; None for what the task does by itself.
         aggregation: how tokens become entities, one of `AGGREGATIONS`.
+        prompt: name of the prompt that is put before each text; None for the model's default, "" for none.
 
     Raises:
         UsageError: there is no such aggregation, or `top_k` is less than 1.
@@ -110,6 +111,7 @@ class DecodeOptions:
 
     top_k: int | None = None
     aggregation: Aggregation = "simple"
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         require_at_least("top_k", self.top_k)

@@ -17,6 +17,7 @@ import hashlib
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import wraps
 from itertools import count, islice
 from math import nan
@@ -36,7 +37,7 @@ from bertonnx.wording import R
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
@@ -117,6 +118,7 @@ class Handle:
         places: Sequence[int] | None,
         top: int,
         aggregation: Aggregation,
+        prompt: str | None,
     ) -> Answer:
         """Start a prediction.
 
@@ -130,18 +132,19 @@ class Handle:
             places: the row number in R of each text, or None for 1, 2, ...
             top: labels, answers or tokens a row, at most; 0 for what the task gives by itself.
             aggregation: of entities, as `Model.entities`.
+            prompt: as `Model.embed`.
         """
         model, rows = self._model, as_rows(texts, pairs)
-        table = table_of(model.card, name, DecodeOptions(top or None, aggregation))
+        table = table_of(model.card, name, DecodeOptions(top or None, aggregation, prompt))
         # Before pairs are asked for: any text can be tokenized by itself.
         if name == TOKENS:
-            return _started(Run(self._tokenized(rows), table, places))
+            return _started(Run(self._tokenized(model.prompted(rows, prompt)), table, places))
         if pairs is None and model.card.needs_pair:
             raise UsageError(
                 "this model was trained for {task} of text pairs, and no pairs were given",
                 task=model.card.task,
             )
-        return _started(Run(model.stream(rows, table.decode), table, places))
+        return _started(Run(model.stream(rows, replace(table.decode, prompt=prompt)), table, places))
 
     @_answering
     def timed(self, texts: Sequence[str]) -> Answer:
@@ -251,6 +254,8 @@ def _info(model: Model) -> dict[str, Any]:
         "precision": card.precision,
         "pooling": card.pooling or "",
         "mask_token": card.mask_token or "",
+        "prompts": list(map(plain, card.prompts)),
+        "default_prompt": plain(card.default_prompt or ""),
         "source": plain(card.source.get("id") or ""),
         "revision": card.source.get("revision") or "",
         "weights_sha256": card.weights_sha256,

@@ -229,22 +229,21 @@ def _cell(value: Any, kind: Kind) -> Any:
 
 
 def _token_table(card: Card) -> Table:
-    prefix = len(card.prompt_text())
-
     def rows(encoded: Encoded) -> list[Values]:
-        found = (token for piece in encoded.pieces for token in _token_values(piece.encoding, prefix))
+        prompt = len(card.prompt_text(encoded.row.prompt))
+        found = (token for piece in encoded.pieces for token in _token_values(piece.encoding, prompt))
         return [(position, *values) for position, values in enumerate(found, start=1)]
 
     columns: dict[str, Kind] = {"position": "int", "token": "text", "id": "int", "type_id": "int"}
     return Table({**columns, "start": "place", "end": "place", "special": "flag"}, rows)
 
 
-def _token_values(encoding: Any, prefix: int) -> Iterator[Values]:
+def _token_values(encoding: Any, prompt: int) -> Iterator[Values]:
     """Yield `token, id, type_id, start, end, special`; a span is (0, 0) where there is no text."""
     special: list[int] = encoding.special_tokens_mask
     for i, (start, end) in enumerate(encoding.offsets):
         # The tokenizer saw the prompt before the text, which the user does not.
-        moved = prefix if encoding.sequence_ids[i] == 0 else 0
+        moved = prompt if encoding.sequence_ids[i] == 0 else 0
         start, end = max(start - moved, 0), end - moved
         span = (0, 0) if special[i] or end <= start else (start + 1, end)
         yield encoding.tokens[i], encoding.ids[i], encoding.type_ids[i], *span, special[i]

@@ -14,7 +14,22 @@ from tokenizers import Encoding
 from bertonnx.errors import RowError
 from bertonnx.runtime.session.session import Feeds
 
-__all__ = ["Array", "Decoder", "Encoded", "Item", "Outputs", "Piece", "Row", "as_rows", "feeds_of"]
+__all__ = [
+    "POOLING_MASK",
+    "Array",
+    "Decoder",
+    "Encoded",
+    "Item",
+    "Outputs",
+    "Piece",
+    "Row",
+    "as_rows",
+    "feeds_of",
+    "pooling_mask",
+]
+
+POOLING_MASK = "pooling_mask"
+"""The input of graphs whose pooling leaves prompts out (`Card.pooled_prompt` is false)."""
 
 Array = npt.NDArray[np.float32]
 Outputs = Mapping[str, Array]
@@ -26,10 +41,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One input: a text, and where the task takes two, its pair (a question and its context)."""
+    """One input: a text, and where the task takes two, its pair (a question and its context).
+
+    Attributes:
+        text: as it was given; the prompt is not in it.
+        pair: the second text.
+        prompt: name of the prompt that is put before the text; None for the model's default, "" for none.
+    """
 
     text: str
     pair: str | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +61,15 @@ class Piece:
     Attributes:
         ids: token ids, int64 of shape (sequence_length,).
         type_ids: segment ids, int64 of shape (sequence_length,).
-        encoding: the tokenizer's record: offsets (code points into the row's text), word ids,
-            sequence ids, special tokens.
+        encoding: the tokenizer's record: offsets (code points into the prompt and the row's text), word
+            ids, sequence ids, special tokens.
+        prompt: how many tokens at its beginning are the prompt's, with the special tokens before it.
     """
 
     ids: npt.NDArray[np.int64]
     type_ids: npt.NDArray[np.int64]
     encoding: Encoding
+    prompt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +111,8 @@ def feeds_of(pieces: Sequence[Piece], inputs: Sequence[str]) -> Feeds:
 
     Args:
         pieces: at least one.
-        inputs: names of the graph's inputs, of `input_ids`, `attention_mask` and `token_type_ids`.
+        inputs: names of the graph's inputs, of `input_ids`, `attention_mask`, `token_type_ids` and
+            `pooling_mask`.
 
     Returns:
         int64 arrays of shape (pieces, sequence_length), by the names of the inputs.
@@ -98,7 +123,19 @@ def feeds_of(pieces: Sequence[Piece], inputs: Sequence[str]) -> Feeds:
         feeds["attention_mask"] = np.ones_like(ids)
     if "token_type_ids" in inputs:
         feeds["token_type_ids"] = np.stack([piece.type_ids for piece in pieces])
+    if POOLING_MASK in inputs:
+        feeds[POOLING_MASK] = pooling_mask(pieces)
     return feeds
+
+
+def pooling_mask(pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:
+    """Return 0 for the tokens of prompts and 1 for all others, int64 of shape (pieces, sequence_length).
+
+    As sentence-transformers (`Pooling` with `include_prompt=False`), which leaves the special tokens before
+    a prompt out as well. Where a text has no prompt, all its tokens count.
+    """
+    places = np.arange(len(pieces[0].ids))
+    return (places >= np.array([[piece.prompt] for piece in pieces])).astype(np.int64)
 
 
 def as_rows(texts: Iterable[object], pairs: Iterable[object] | None = None) -> Iterator[Row | RowError]:

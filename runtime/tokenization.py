@@ -43,6 +43,9 @@ _MARGIN = 64
 """Tokens behind the cut that must be there as well, so that the cut cannot have changed what counts."""
 
 
+_LEAST_ROOM = 2
+"""Tokens of the text that a window must have beside the prompt."""
+
 _UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 
 
@@ -67,6 +70,19 @@ def subword_rule(tokenizer_json: str) -> SubwordRule:
     return SubwordRule(bool(model.get("continuing_subword_prefix")), _unknown_id(data, model))
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    """What is put before a text.
+
+    Attributes:
+        text: it, empty for no prompt.
+        tokens: `Piece.prompt`.
+    """
+
+    text: str
+    tokens: int
+
+
 class TextTokenizer:
     """Tokenizes rows as the checkpoint's own tokenizer does. Stateless, so safe in several threads.
 
@@ -75,7 +91,7 @@ class TextTokenizer:
         card: says the longest input, the truncation side, and what happens to a text first.
         max_length: a shorter limit than the card's, in tokens, special tokens included.
         long_text: what happens to a longer row: it is cut ("truncate"), read in overlapping
-            windows ("stride"), or fails with a `RowError` ("error").
+            windows ("stride"), or fails with a `RowError` ("error"). A prompt is in every window.
         stride: tokens that neighbouring windows share; default as Hugging Face's question
             answering, half of `max_length`, at most 128.
 
@@ -109,10 +125,16 @@ class TextTokenizer:
         if self._card.truncation_side == "left":
             self._longest = sys.maxsize  # the end is what counts
         self._stride = min(self.max_length // 2, 128) if stride is None else stride
-        self._shortening = lru_cache(maxsize=2)(self._make_shortening)
+        self._shortening = lru_cache(maxsize=4)(self._make_shortening)
+        # A few names, which rows repeat by the thousand.
+        self._prompt = lru_cache(maxsize=16)(self._make_prompt)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | RowError]:
-        """Tokenize rows; the results are in their order, with an error in place of a failed row."""
+        """Tokenize rows; the results are in their order, with an error in place of a failed row.
+
+        Raises:
+            UsageError: a row asks for a prompt that the model has not.
+        """
         read = [self._foreshortened(row) for row in rows]
         whole = self._encode(self._tokenizer, read)
         for i, encoding in enumerate(whole):
@@ -121,7 +143,8 @@ class TextTokenizer:
                 whole[i] = self._encode(self._tokenizer, [rows[i]])[0]
         long = [i for i, encoding in enumerate(whole) if len(encoding) > self.max_length]
         results: list[Encoded | RowError] = [
-            Encoded(row, (_piece(encoding),)) for row, encoding in zip(rows, whole, strict=True)
+            Encoded(row, (_piece(encoding, self._prompt(row.prompt)),))
+            for row, encoding in zip(rows, whole, strict=True)
         ]
         if self.long_text == "error":
             for i in long:
@@ -161,14 +184,21 @@ class TextTokenizer:
         if len(row.text) <= self._longest or self.long_text != "truncate" or row.pair is not None:
             return row
         space = row.text.find(" ", self._longest // 2, self._longest)
-        return row if space < 0 else Row(row.text[:space])
+        return row if space < 0 else replace(row, text=row.text[:space])
 
     def _shorten(self, rows: list[Row]) -> list[Encoded | RowError]:
-        results: dict[int, Encoded | RowError] = {}
+        windows = self.long_text == "stride"
+        results = {
+            k: self._windows(row)
+            for k, row in enumerate(rows)
+            if windows and row.pair is None and self._prompt(row.prompt).text
+        }
         for has_pair in (False, True):
-            members = [k for k, row in enumerate(rows) if (row.pair is not None) == has_pair]
+            members = [
+                k for k, row in enumerate(rows) if k not in results and (row.pair is not None) == has_pair
+            ]
             if members:
-                shortening = self._shortening(self.long_text == "stride", has_pair)
+                shortening = self._shortening(windows, has_pair)
                 results |= zip(members, self._shortened([rows[k] for k in members], shortening), strict=True)
         return [results[k] for k in range(len(rows))]
 
@@ -182,6 +212,37 @@ class TextTokenizer:
                 return [result for row in rows for result in self._shortened([row], shortening)]
             return [self._no_room(rows[0])]
         return [self._parts(row, encoding) for row, encoding in zip(rows, encodings, strict=True)]
+
+    def _windows(self, row: Row) -> Encoded | RowError:
+        """Return the windows of a text, the prompt in each of them.
+
+        The tokens are those of the prompt and the text together, and only then are the text's cut: by itself
+        a text may begin with another token.
+        """
+        prompt = self._prompt(row.prompt)
+        whole = self._encode(self._tokenizer, [row])[0]
+        special = whole.special_tokens_mask
+        first = end = _run_of_ones(special)
+        last = len(whole) - _run_of_ones(special[::-1])
+        # A token that is of both is the text's, for without it the text would lack its beginning.
+        while end < last and whole.offsets[end][1] <= len(prompt.text):
+            end += 1
+        room = self.max_length - end - (len(whole) - last)
+        if room < _LEAST_ROOM:
+            return RowError(
+                "too-long",
+                "the prompt has {tokens} tokens and leaves no room to read a text in windows (the model "
+                "takes {limit}); use {cut}",
+                tokens=end - first,
+                limit=self.max_length,
+                cut=Option("long_text", "truncate"),
+            )
+        text = _part(whole, end, last)
+        text.truncate(room, stride=min(self._stride, room // 2), direction=self._card.truncation_side)
+        head, tail = _part(whole, 0, end), _part(whole, last, len(whole))
+        parts = [[head, part, tail] for part in (text, *text.overflowing)]
+        whole_parts = (Encoding.merge(part, growing_offsets=False) for part in parts)
+        return Encoded(row, tuple(_piece(part, prompt) for part in whole_parts))
 
     def _no_room(self, row: Row) -> RowError:
         if row.pair is None:
@@ -200,16 +261,30 @@ class TextTokenizer:
     def _parts(self, row: Row, encoding: Encoding) -> Encoded:
         windows = self.long_text == "stride"
         parts = [encoding, *encoding.overflowing] if windows else [encoding]
-        pieces = tuple(_piece(part, one_segment=not any(encoding.type_ids)) for part in parts)
+        prompt = self._prompt(row.prompt)
+        pieces = tuple(_piece(part, prompt, one_segment=not any(encoding.type_ids)) for part in parts)
         return Encoded(row, pieces, truncated=not windows)
 
     def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding]:
         inputs: list[str | tuple[str, str]] = []
         for row in rows:
-            text = self._card.prompt_text() + row.text
+            text = self._prompt(row.prompt).text + row.text
             inputs.append(text if row.pair is None else (text, row.pair))
         encodings: list[Encoding] = tokenizer.encode_batch(inputs)
         return encodings
+
+    def _make_prompt(self, name: str | None) -> _Prompt:
+        text = self._card.prompt_text(name)
+        if not text:
+            return _Prompt("", 0)
+        # As sentence-transformers' `_get_prompt_length`: the prompt by itself, without the special token that
+        # ends every text. With a text behind it, its last token may be another; it counts all the same.
+        encoding: Encoding = self._tokenizer.encode(text)
+        if len(encoding) > self.max_length:
+            encoding = self._shortening(False, False).encode(text)
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = encoding.ids[-1] in added and added[encoding.ids[-1]].special
+        return _Prompt(text, len(encoding) - special)
 
     def _make_shortening(self, windows: bool, has_pair: bool) -> Tokenizer:
         # A second tokenizer, because truncation is state of the tokenizer and others may be using it.
@@ -266,8 +341,29 @@ def _unknown_id(data: dict[str, Any], model: dict[str, Any]) -> int | None:
     return None
 
 
-def _piece(encoding: Encoding, *, one_segment: bool = False) -> Piece:
+def _run_of_ones(mask: Sequence[int]) -> int:
+    """Return how many ones a mask begins with."""
+    return next((place for place, one in enumerate(mask) if not one), len(mask))
+
+
+def _part(encoding: Encoding, start: int, end: int) -> Encoding:
+    """Return the tokens from `start` to `end` of an encoding, which stays as it is."""
+    if start == end:
+        return Encoding.merge([])
+    part = Encoding.merge([encoding], growing_offsets=False)  # a copy
+    for size, side in ((end, "right"), (end - start, "left")):
+        # What the last cut takes away stays with it, as `overflowing`, and merging multiplies that. So the
+        # last cut takes one token, and an encoding without any is what is cut off another.
+        part.truncate(size + 1, direction=side)
+        part.truncate(size, direction=side)
+    twice = Encoding.merge([part, part], growing_offsets=False)
+    twice.truncate(len(part))
+    return twice.overflowing[0]
+
+
+def _piece(encoding: Encoding, prompt: _Prompt, *, one_segment: bool = False) -> Piece:
     # tokenizers 0.22 gives the second text segment 1 in every window but the first, even where the
     # tokenizer knows one segment only (RoBERTa's), and such a model has no row for it.
     types = [0] * len(encoding) if one_segment else encoding.type_ids
-    return Piece(np.array(encoding.ids, dtype=np.int64), np.array(types, dtype=np.int64), encoding)
+    ids = np.array(encoding.ids, dtype=np.int64)
+    return Piece(ids, np.array(types, dtype=np.int64), encoding, min(prompt.tokens, len(ids)))

@@ -58,7 +58,7 @@ open_file <- function(arguments, call) {
 
 # A vector of no elements comes over as a list.
 as_info <- function(info) {
-  for (name in c("labels", "tables", "matrices", "notes", "packages", "versions")) {
+  for (name in c("labels", "tables", "matrices", "prompts", "notes", "packages", "versions")) {
     info[[name]] <- as.character(unlist(info[[name]]))
   }
   info
@@ -172,6 +172,8 @@ summary.bert_model <- function(object, ...) {
     problem_type = info$problem_type,
     width = if (info$width > 0) format(info$width),
     pooling = info$pooling,
+    prompts = toString(info$prompts),
+    default_prompt = info$default_prompt,
     max_length = format(info$max_length),
     precision = info$precision,
     device = info$provider,

@@ -6,6 +6,7 @@
 #'   score of every label; of regression, `"numeric"`, which is the only one.
 #' @param pair Second texts, for models that were trained on pairs.
 #' @param top_n For a task that has no function here: how many results to list for each text.
+#' @param prompt For a task that has no function here: as in [bert_embed()].
 #' @param context Of question answering, where to look for the answers.
 #' @param ... Arguments of the function for the model's task, where it is another.
 #' @return A tibble with a row for each element of `new_data`: `.pred_class` (a factor; of a
@@ -65,11 +66,13 @@ predict.bert_fill_mask <- function(object, new_data, ...) {
 
 #' @rdname predict.bert_model
 #' @export
-predict.bert_model <- function(object, new_data, ..., pair = NULL, top_n = NULL) {
+predict.bert_model <- function(object, new_data, ..., pair = NULL, top_n = NULL, prompt = NULL) {
   rlang::check_dots_empty()
   call <- rlang::current_env()
   top <- if (is.null(top_n)) 0L else check_count(top_n)
-  predict_table(object, object$info$tables[[1]], as_pairs(as_text(new_data), pair), top = top, call = call)
+  check_prompt(prompt, call)
+  texts <- as_pairs(as_text(new_data), pair)
+  predict_table(object, object$info$tables[[1]], texts, top = top, prompt = prompt, call = call)
 }
 
 # A table of a task, as the matrix or tibble that it is.

@@ -4,7 +4,7 @@
 # name, the `levels` of factors, the `width` of a matrix. `texts` comes from as_text() or as_pairs();
 # what is NA in there never crosses, and rows keep their numbers.
 run_chunks <- function(
-  model, table, texts, take, top = 0L, aggregation = "simple", progress = NULL, call
+  model, table, texts, take, top = 0L, aggregation = "simple", prompt = NULL, progress = NULL, call
 ) {
   handle <- live_handle(model, call)
   present <- texts$present
@@ -15,7 +15,8 @@ run_chunks <- function(
       if (!is.null(texts$pair)) crossing(texts$pair[present]),
       if (length(present) < texts$n) as.list(present),
       top,
-      aggregation
+      aggregation,
+      if (!is.null(prompt)) enc2utf8(prompt)
     ),
     call
   )

@@ -7,6 +7,7 @@
 #' @param recipe A recipe, from `recipes::recipe()`.
 #' @param ... Which columns, as in every step.
 #' @param model A model for feature extraction, from [bert_load()].
+#' @param prompt As in [bert_embed()].
 #' @param role The role of the new columns.
 #' @param trained,columns Set by `recipes::prep()`.
 #' @param prefix What the new columns' names begin with; the column's name and a number follow.
@@ -28,6 +29,7 @@ step_bert_embed <- function(
   recipe,
   ...,
   model,
+  prompt = NULL,
   role = "predictor",
   trained = FALSE,
   columns = NULL,
@@ -39,10 +41,12 @@ step_bert_embed <- function(
   call <- rlang::current_env()
   rlang::check_installed("recipes", "for a recipe step.")
   check_task(model, "feature-extraction", call)
+  check_prompt(prompt, call)
   step <- recipes::step(
     subclass = "bert_embed",
     terms = rlang::enquos(...),
     model = model,
+    prompt = prompt,
     role = role,
     trained = trained,
     columns = columns,
@@ -81,7 +85,7 @@ with_embeddings <- function(step, data, column, call) {
   texts <- as_text(data[[column]], column, call)
   texts$names <- NULL
   width <- step$model$info$width
-  values <- run_matrix(step$model, "embeddings", texts, call = call)
+  values <- run_matrix(step$model, "embeddings", texts, prompt = step$prompt, call = call)
   digits <- nchar(width)
   names <- sprintf("%s_%s_%0*d", step$prefix, column, digits, seq_len(width))
   taken <- intersect(names, names(data))

@@ -137,4 +137,9 @@ check_string <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env
   x
 }
 
+# "" is no prompt, which is not the same as the model's default.
+check_prompt <- function(prompt, call = rlang::caller_env()) {
+  if (is.null(prompt) || identical(prompt, "")) prompt else check_string(prompt, call = call)
+}
+
 `%||%` <- function(x, y) if (is.null(x)) y else x

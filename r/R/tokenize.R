@@ -12,9 +12,10 @@
 #' model <- bert_load("embeddings.onnx")
 #' bert_tokenize(model, "A caf\u00e9 in Z\u00fcrich")
 #' @export
-bert_tokenize <- function(model, text, pair = NULL) {
+bert_tokenize <- function(model, text, pair = NULL, prompt = NULL) {
   call <- rlang::current_env()
   check_model(model, call)
+  check_prompt(prompt, call)
   texts <- as_pairs(as_text(text), pair)
-  with_na_rows(run_table(model, "tokens", texts, call = call), texts)
+  with_na_rows(run_table(model, "tokens", texts, prompt = prompt, call = call), texts)
 }

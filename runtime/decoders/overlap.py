@@ -12,8 +12,8 @@ __all__ = ["text_length", "weighted_mean"]
 
 
 def text_length(piece: Piece) -> int:
-    """Return the number of tokens of `piece` that stand for text: all but the special ones."""
-    mask: list[int] = piece.encoding.special_tokens_mask
+    """Return the number of tokens of `piece` that stand for text: all but the special ones and the prompt."""
+    mask: list[int] = piece.encoding.special_tokens_mask[piece.prompt :]
     return len(mask) - sum(mask)
 
 

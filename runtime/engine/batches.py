@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import RowError
 from bertonnx.runtime.engine.repeats import Key
-from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece
+from bertonnx.runtime.rows import POOLING_MASK, Decoder, Encoded, Item, Piece, pooling_mask
 
 __all__ = ["Batch", "Caller", "Chunk", "Groups", "Kind", "Slot", "largest_first"]
 
@@ -82,6 +82,8 @@ class Batch:
             mask.fill(1)
         if "token_type_ids" in inputs:
             made["token_type_ids"] = np.array([slot.piece.type_ids for slot in self.slots])
+        if POOLING_MASK in inputs:
+            made[POOLING_MASK] = pooling_mask([slot.piece for slot in self.slots])
         return made
 
 

@@ -265,6 +265,14 @@ def run(
         int | None, typer.Option(help="Longest input in tokens; at most what the model takes.")
     ] = None,
     long_text: LongTextOption = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Prompt of the model to put before each text, such as query or document. Default: the "
+            'model\'s own default; "" for none.',
+        ),
+    ] = None,
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     tf32: Tf32Option = False,
@@ -286,7 +294,8 @@ def run(
         on_error=chosen("on_error", on_error, ON_ERROR),
         resume=resume,
     )
-    code = run_file(model, input, output, load=load, decode=DecodeOptions(top_k=top_k), run=run)
+    decode = DecodeOptions(top_k=top_k, prompt=prompt)
+    code = run_file(model, input, output, load=load, decode=decode, run=run)
     if code:
         raise typer.Exit(code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -166,6 +167,8 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
     if card.pooling:
         unit = ", normalized" if card.normalize else ""
         yield f"  embedding   {card.width} wide, {card.pooling} pooling{unit}"
+    if card.prompts:
+        yield from _prompt_lines(card)
     if card.fusions:
         parts = [
             f"{name.replace('_', ' ')} {count['found']} of {count.get('expected', 'unknown')}"
@@ -185,6 +188,16 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
         yield from _half_lines(card.half)
     if card.quantization:
         yield from _quantization_lines(card.quantization)
+
+
+def _prompt_lines(card: Card) -> Iterator[str]:
+    # As JSON, since a prompt's spaces and line breaks count.
+    shown = [f"{name} {json.dumps(text, ensure_ascii=False)}" for name, text in card.prompts.items()]
+    more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
+    yield f"  prompts     {', '.join(shown[:8])}{more}"
+    yield f"              {card.default_prompt or 'none'} by default"
+    if not card.pooled_prompt:
+        yield "              the tokens of a prompt are not pooled"
 
 
 def _half_lines(figures: HalfFigures) -> Iterator[str]:

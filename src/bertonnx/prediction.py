@@ -67,7 +67,11 @@ def run_file(
                     decode=decode,
                     options=run,
                     # What holds, not what was given: to leave out the default is to ask for it.
-                    settings={"max_length": opened.max_length, "long_text": opened.tokenizer.long_text},
+                    settings={
+                        "max_length": opened.max_length,
+                        "long_text": opened.tokenizer.long_text,
+                        "prompt": _prompt(decode, opened.card),
+                    },
                     face=command_face(),
                     progress=progress,
                 ).run()
@@ -77,6 +81,11 @@ def run_file(
     _say_notes(opened, said)
     _tell(report, opened, target)
     return 3 if report.errors else 0
+
+
+def _prompt(decode: DecodeOptions, card: Card) -> str | None:
+    """Return the name of the prompt that holds; None for no prompt."""
+    return (card.default_prompt if decode.prompt is None else decode.prompt) or None
 
 
 def _say_notes(model: Model, said: Container[Message] = ()) -> tuple[Message, ...]:

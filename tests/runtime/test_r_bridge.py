@@ -43,8 +43,9 @@ def start(
     places: list[int] | None = None,
     top: int = 0,
     aggregation: Any = "simple",
+    prompt: str | None = None,
 ) -> dict[str, Any]:
-    return handle.start(kind, texts, pairs, places, top, aggregation)
+    return handle.start(kind, texts, pairs, places, top, aggregation, prompt)
 
 
 def predicted(handle: Handle, kind: str, texts: list[str], **options: Any) -> dict[str, Any]:
@@ -172,9 +173,9 @@ def test_tokens_are_python_s(exported: dict[str, Path]) -> None:
 
 
 def test_tokens_do_not_count_the_prompt(exported: dict[str, Path]) -> None:
+    plain = predicted(opened(exported["feature-extraction"]), "tokens", ["two words"])
     handle = opened(exported["feature-extraction"])
     model = handle._model
-    plain = predicted(handle, "tokens", ["two words"])
     object.__setattr__(model.card, "prompts", {"passage": "query: "})
     object.__setattr__(model.card, "default_prompt", "passage")
     found = predicted(handle, "tokens", ["two words"])
@@ -182,6 +183,12 @@ def test_tokens_do_not_count_the_prompt(exported: dict[str, Path]) -> None:
     assert [ints(found["start"])[i] for i in text] == [i for i in ints(plain["start"]) if i]
     assert [ints(found["end"])[i] for i in text] == [i for i in ints(plain["end"]) if i]
     assert len(found["token"]) > len(plain["token"])
+    assert predicted(handle, "tokens", ["two words"], prompt="") == plain
+    with_prompt = predicted(handle, "embeddings", ["two words"], prompt="passage")
+    assert same_bits(with_prompt["values"], model.embed(["two words"], prompt="passage"))
+    assert not same_bits(with_prompt["values"], model.embed(["two words"], prompt=""))
+    refused = start(handle, "embeddings", ["two words"], prompt="title")
+    assert refused["error"]["message"].startswith('prompt = "title": this model has no such prompt')
 
 
 def test_rows_keep_the_numbers_that_r_gave_them(exported: dict[str, Path]) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tokenizers import Encoding
 
 from bertonnx.errors import RowError
+from bertonnx.runtime.engine.batches import Batch, Slot
 from bertonnx.runtime.rows import Piece, Row, as_rows, feeds_of
 
 
-def piece(*ids: int, second: int = 0) -> Piece:
+def piece(*ids: int, second: int = 0, prompt: int = 0) -> Piece:
     types = [0] * (len(ids) - second) + [1] * second
-    return Piece(np.array(ids, dtype=np.int64), np.array(types, dtype=np.int64), Encoding())
+    return Piece(np.array(ids, dtype=np.int64), np.array(types, dtype=np.int64), Encoding(), prompt)
 
 
 def test_pieces_of_one_length_are_stacked_without_padding() -> None:
@@ -25,6 +28,21 @@ def test_pieces_of_one_length_are_stacked_without_padding() -> None:
         "token_type_ids": [[0, 0, 0], [0, 0, 1]],
     }
     assert {array.dtype for array in feeds.values()} == {np.dtype(np.int64)}
+
+
+def test_the_pooling_mask_leaves_prompts_out() -> None:
+    pieces = [piece(2, 7, 8, 3, prompt=3), piece(2, 7, 8, 3), piece(2, 7, 8, 3, prompt=4)]
+    masks = [[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
+    feeds = feeds_of(pieces, ("input_ids", "pooling_mask"))
+    assert feeds["pooling_mask"].tolist() == masks
+    assert feeds["pooling_mask"].dtype == np.int64
+    # The engine makes its own, one batch at a time.
+    chunk: Any = None
+    batch = Batch((4, ()), 64, [Slot(item, chunk) for item in pieces])
+    made = batch.feeds(("input_ids", "pooling_mask"))
+    assert {name: array.tolist() for name, array in made.items()} == {
+        name: array.tolist() for name, array in feeds.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from tests.tokenizers_zoo import bpe, unigram, wordpiece
 MAKERS = {"wordpiece": wordpiece, "bpe": bpe, "unigram": unigram}
 
 
+PROMPTS = {"query": "Query: ", "long": "hello good " * 40}
+
+
 def make(kind: str, *, task: str = "feature-extraction", long_text: LongText = "truncate") -> TextTokenizer:
-    card = Card(task=task, family="bert", max_length=32, inputs=("input_ids",), outputs=())
+    card = Card(task=task, family="bert", max_length=32, inputs=("input_ids",), outputs=(), prompts=PROMPTS)
     return TextTokenizer(MAKERS[kind]().to_str(), card, long_text=long_text)
 
 
@@ -68,6 +71,52 @@ def test_windows_cover_the_whole_text() -> None:
     assert not result.truncated
     covered = {place for piece in result.pieces for span in piece.encoding.offsets for place in range(*span)}
     assert {i for i, letter in enumerate(text) if letter.isalnum()} <= covered
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_prompt_is_in_every_window(kind: str) -> None:
+    text = " ".join(SENTENCES[:6])
+    whole = MAKERS[kind]().encode("Query: " + text)
+    result = encoded(make(kind, long_text="stride"), Row(text, prompt="query"))
+    pieces = result.pieces
+    assert len(pieces) > 3
+    assert not result.truncated
+    head = [i for i, (_, end) in enumerate(whole.offsets[:-1]) if end <= len("Query: ")]
+    seen: list[int] = []
+    for piece in pieces:
+        ids, offsets = piece.ids.tolist(), piece.encoding.offsets
+        assert len(ids) <= 32
+        assert (ids[: len(head)], ids[-1]) == (whole.ids[: len(head)], whole.ids[-1])
+        # Each token is what stands at its place in the prompt and the text.
+        start = whole.offsets.index(offsets[len(head)])
+        assert ids[len(head) : -1] == whole.ids[start : start + len(ids) - len(head) - 1]
+        assert offsets[len(head) : -1] == whole.offsets[start : start + len(ids) - len(head) - 1]
+        assert start <= len(head) + len(seen)
+        seen += whole.ids[len(head) + len(seen) : start + len(ids) - len(head) - 1]
+    assert seen == whole.ids[len(head) : -1]
+
+
+def test_a_prompt_that_leaves_no_room() -> None:
+    cut = encoded(make("wordpiece"), Row("the text", prompt="long")).pieces[0]
+    assert cut.prompt == 31  # all but the token that ends every text
+    assert len(cut.ids) == 32
+    result = make("wordpiece", long_text="stride").encode([Row("the text", prompt="long"), Row("a")])
+    assert isinstance(result[0], RowError)
+    assert "the prompt has 200 tokens and leaves no room" in str(result[0])
+    assert isinstance(result[1], Encoded)
+
+
+def test_the_tokens_of_a_prompt() -> None:
+    tokenizer = make("bpe")
+    # By itself the prompt ends with a space, which is a token of its own.
+    assert encoded(tokenizer, Row("Ada", prompt="query")).pieces[0].prompt == len(
+        MAKERS["bpe"]().encode("Query: ").ids[:-1]
+    )
+    for row in (Row("Query: Ada"), Row("Query: Ada", prompt="")):
+        assert encoded(tokenizer, row).pieces[0].prompt == 0
+    assert encoded(tokenizer, Row("Ada", prompt="query")).pieces[0].ids.tolist() == (
+        encoded(tokenizer, Row("Query: Ada")).pieces[0].ids.tolist()
+    )
 
 
 def test_too_long_is_an_error_where_asked() -> None:

@@ -15,13 +15,13 @@ from bertonnx import errors
 from bertonnx.errors import BertonnxError
 
 MODEL_METHODS = {
-    "embed": "(self, texts)",
+    "embed": "(self, texts, *, prompt=None)",
     "classify": "(self, texts, pairs=None, top_k=1)",
     "entities": "(self, texts, *, aggregation='simple')",
     "answer": "(self, questions, contexts, *, top_k=1)",
     "fill_mask": "(self, texts, *, top_k=5)",
-    "predict": "(self, texts, pairs=None)",
-    "predict_batch": "(self, batch)",
+    "predict": "(self, texts, pairs=None, *, prompt=None)",
+    "predict_batch": "(self, batch, *, prompt=None)",
 }
 
 

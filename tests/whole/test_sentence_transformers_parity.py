@@ -106,18 +106,3 @@ def test_a_dense_layer(encoder: Path, tmp_path: Path) -> None:
     expected = encoded(folder, texts)
     assert ours.shape == expected.shape == (12, 12)
     assert np.abs(ours - expected).max() <= TOLERANCE
-
-
-def test_a_default_prompt(encoder: Path, tmp_path: Path) -> None:
-    prompts = {"query": "query: ", "passage": "passage: "}
-    modules = [_transformer(encoder), _pooling("cls"), MODULES.Normalize()]
-    folder = _saved(tmp_path / "folder", modules, prompts=prompts, default_prompt_name="query")
-    texts = list(SENTENCES[:12])
-    report = bertonnx.export(folder, tmp_path / "model.onnx")
-    assert report.card.prompt_text() == "query: "
-    with bertonnx.load(report.path) as model:
-        ours = model.embed(texts)
-    plain: Any = SentenceTransformer(str(folder), device="cpu")
-    without = plain.encode(texts, prompt="", show_progress_bar=False)
-    assert np.abs(ours - encoded(folder, texts)).max() <= TOLERANCE
-    assert np.abs(ours - without).max() > 100 * TOLERANCE

@@ -25,3 +25,18 @@ test_that("the numbers are Python's", {
   texts <- c("one text", "caf\u00e9 \U1F600")
   expect_identical(bert_embed(model, texts), do.call(rbind, expected(python, texts)))
 })
+
+test_that("a prompt is put before each text", {
+  model <- tiny("embeddings")
+  asked <- bert_embed(model, c("one text", NA, ""), prompt = "query")
+  expect_identical(asked[c(1, 3), ], bert_embed(model, c("What is asked: one text", "What is asked: ")))
+  expect_true(all(is.na(asked[2, ])))
+  expect_identical(predict(model, "one text", prompt = "query"), asked[1, , drop = FALSE])
+  expect_identical(bert_embed(model, "one text", prompt = ""), bert_embed(model, "one text"))
+  # None is called so, and sentence-transformers then puts nothing there.
+  expect_identical(bert_embed(model, "one text", prompt = "document"), bert_embed(model, "one text"))
+  expect_bert_error(bert_embed(model, "a", prompt = "quest"), "usage", 'prompt = "quest": .*it has query, document, title')
+  expect_bert_error(bert_embed(model, "a", prompt = 3), "input", "prompt")
+  facts <- summary(model)
+  expect_identical(facts$value[facts$fact == "prompts"], "query, title")
+})

@@ -21,6 +21,12 @@ test_that("columns can be kept, and named", {
   expect_true(all(c("text", "e_text_01") %in% names(baked)))
 })
 
+test_that("a step can ask for a prompt", {
+  baked <- recipes::bake(prepared(prompt = "title"), reviews)
+  expected <- bert_embed(tiny("embeddings"), reviews$text, prompt = "title")
+  expect_identical(unname(as.matrix(baked[grep("^bert_", names(baked))])), expected)
+})
+
 test_that("the step prints and tidies, before and after", {
   trained <- prepared(id = "mine")
   untrained <- step_bert_embed(recipes::recipe(stars ~ text, reviews), text, model = tiny("embeddings"), id = "mine")

@@ -31,3 +31,10 @@ test_that("what the model would cut is not there", {
   windows <- bert_tokenize(tiny("answers"), "Who?", pair = long)
   expect_identical(max(windows$end, na.rm = TRUE), 2499L)
 })
+
+test_that("a prompt has tokens, and texts keep their places", {
+  found <- bert_tokenize(tiny("embeddings"), "one text", prompt = "query")
+  plain <- bert_tokenize(tiny("embeddings"), "one text")
+  expect_gt(nrow(found), nrow(plain))
+  expect_identical(found$start[!is.na(found$start)], plain$start[!is.na(plain$start)])
+})

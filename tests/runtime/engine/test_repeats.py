@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 from tokenizers import Encoding
@@ -16,7 +17,7 @@ def _piece(number: int, tokens: int = 20) -> Piece:
     return Piece(ids, np.zeros_like(ids), Encoding())
 
 
-def test_what_was_kept_is_found_by_ids_and_segments() -> None:
+def test_what_was_kept_is_found_by_ids_segments_and_prompt() -> None:
     repeats = Repeats()
     first, other = _piece(1), _piece(1)
     repeats.add(key_of(first), "kept")
@@ -24,6 +25,8 @@ def test_what_was_kept_is_found_by_ids_and_segments() -> None:
     assert repeats.find(key_of(_piece(2))) is None
     segments = Piece(first.ids, np.ones_like(first.ids), Encoding())
     assert repeats.find(key_of(segments)) is None
+    # The same tokens, some of which are not pooled.
+    assert repeats.find(key_of(replace(first, prompt=3))) is None
 
 
 def test_the_least_recently_used_goes_first() -> None:

@@ -22,7 +22,7 @@ TOKENS = {
     "mask_token": "[MASK]",
 }
 MODELS = {
-    "embeddings": ("BertModel", {}),
+    "embeddings": ("BertModel", {"prompts": {"query": "What is asked: ", "title": "title - "}}),
     "sentiment": ("BertForSequenceClassification", {"labels": ("negative", "neutral", "positive")}),
     "topics": (
         "BertForSequenceClassification",
@@ -55,7 +55,7 @@ def hard_texts() -> list[str]:
     return [json.loads(line)["text"] for line in lines if line]
 
 
-def save(folder, architecture, texts, *, seed, labels=(), problem_type=None) -> None:
+def save(folder, architecture, texts, *, seed, labels=(), problem_type=None, prompts=None) -> None:
     roberta = architecture.startswith("Roberta")
     tokenizer = byte_pairs(texts) if roberta else word_pieces(texts)
     names = dict(enumerate(labels))
@@ -77,6 +77,24 @@ def save(folder, architecture, texts, *, seed, labels=(), problem_type=None) -> 
     torch.manual_seed(seed)
     getattr(transformers, architecture)(config).eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if prompts:
+        save_modules(folder, prompts)
+
+
+def save_modules(folder, prompts) -> None:
+    """Make a Sentence-Transformers folder of a checkpoint, with mean pooling."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    files = {
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for i, (path, name) in enumerate(modules)
+        ],
+        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
+        "config_sentence_transformers.json": {"prompts": prompts, "default_prompt_name": None},
+    }
+    (folder / "1_Pooling").mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
 
 def word_pieces(texts):
