@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
-from bertonnx.exporters.checkpoint.folder import model_folder, read_json
+from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.source import Source, resolve
 from bertonnx.exporters.describe import card_of
 from bertonnx.exporters.fp16.half import ToHalf, round_to_half
@@ -216,7 +216,7 @@ Reduced = Iterator[tuple[Staged, Session, Card]]
 def _checkpoint(source: Source, options: ExportOptions) -> Checkpoint:
     if options.quantize:
         # Before weights are read: what an earlier quantization lost could not be measured any more.
-        require_unquantized(read_json(model_folder(source.folder) / "config.json"), source.id)
+        require_unquantized(read_json(source.model_folder / "config.json"), source.id)
     return load_checkpoint(source, options)
 
 
@@ -325,7 +325,7 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
 def _messages(this: _Export, card: Card) -> tuple[Message, ...]:
     """Return what was chosen for the user, and what is left to do."""
     messages = [*this.checkpoint.notes]
-    config = read_json(model_folder(this.checkpoint.source.folder) / "config.json")
+    config = read_json(this.checkpoint.source.model_folder / "config.json")
     # Version 5 of transformers writes dtype, those before it torch_dtype.
     own = str(config.get("dtype") or config.get("torch_dtype") or "")
     if card.precision == "fp32" and own in ("float16", "bfloat16"):

@@ -7,6 +7,7 @@ import importlib.metadata
 import onnx
 
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 
@@ -39,15 +40,20 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         outputs=tuple(task_named(checkpoint.task).outputs),
         precision="fp32",
         optimize=optimize,
-        source={
-            "id": checkpoint.source.id,
-            "kind": checkpoint.source.kind,
-            "revision": checkpoint.source.revision,
-        },
+        source=_source(checkpoint.source),
         private_keys=checkpoint.private_keys,
         ignored_keys=checkpoint.ignored_keys,
         versions=_versions(),
     )
+
+
+def _source(source: Source) -> dict[str, str | None]:
+    said = {"id": source.id, "kind": source.kind, "revision": source.revision}
+    adapter = source.adapter
+    if adapter is None:
+        return said
+    base = {"base": adapter.base_id, "base_revision": adapter.base_revision}
+    return {**said, "adapter": adapter.kind, **base}
 
 
 def _versions() -> dict[str, str]:

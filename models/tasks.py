@@ -31,6 +31,7 @@ class Task:
         auto_class: the class of transformers that loads such a checkpoint.
         architectures: endings of the class names in `config.json`'s `architectures` that mean this task,
             transformers' own first.
+        adapter_types: what PEFT calls this task in an adapter's `task_type`.
         raw_outputs: outputs of the traced graph, before our heads.
         outputs: outputs of the finished file, each float32, with their dimensions.
         decoder: `(DecoderContext) -> Decoder`: what makes results of outputs
@@ -75,6 +76,7 @@ class Task:
     comparison: str
     numbers: str = ""
     r_tables: Mapping[str, str] = field(default_factory=dict)
+    adapter_types: tuple[str, ...] = ()
     head: str = "bertonnx.exporters.checkpoint.task:no_head"
     graph_head: str = ""
     reference_head: str = ""
@@ -97,6 +99,7 @@ TASKS: Registry[Task] = Registry(
         method="embed",
         auto_class="AutoModel",
         architectures=("Model",),
+        adapter_types=("FEATURE_EXTRACTION",),
         raw_outputs=("last_hidden_state",),
         outputs={
             "sentence_embedding": ("batch", "width"),
@@ -117,6 +120,7 @@ TASKS: Registry[Task] = Registry(
         method="classify",
         auto_class="AutoModelForSequenceClassification",
         architectures=("ForSequenceClassification",),
+        adapter_types=("SEQ_CLS",),
         raw_outputs=("logits",),
         outputs={"logits": ("batch", "labels"), "scores": ("batch", "labels")},
         decoder="bertonnx.runtime.decoders.classification:classification_decoder",
@@ -138,6 +142,7 @@ TASKS: Registry[Task] = Registry(
         method="entities",
         auto_class="AutoModelForTokenClassification",
         architectures=("ForTokenClassification",),
+        adapter_types=("TOKEN_CLS",),
         raw_outputs=("logits",),
         outputs={"logits": ("batch", "tokens", "labels"), "scores": ("batch", "tokens", "labels")},
         decoder="bertonnx.runtime.decoders.entities:entity_decoder",
@@ -154,6 +159,7 @@ TASKS: Registry[Task] = Registry(
         method="answer",
         auto_class="AutoModelForQuestionAnswering",
         architectures=("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+        adapter_types=("QUESTION_ANS",),
         raw_outputs=("start_logits", "end_logits"),
         outputs={"start_logits": ("batch", "tokens"), "end_logits": ("batch", "tokens")},
         decoder="bertonnx.runtime.decoders.answers:answer_decoder",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UsageError
+from bertonnx.exporters.checkpoint.adapters import adapted_config, tokenizer_folder
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
-from bertonnx.exporters.checkpoint.folder import model_folder, read_json
+from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
 from bertonnx.exporters.checkpoint.sentence_transformers import Dense, SentenceModules, read_modules
@@ -116,7 +117,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     # The model comes before the tokenizer, whose ids are checked against its embeddings.
     loaded = load_model(source, plan.folder, plan.config, plan.row, asked=options.task is not None)
     tokenizer = read_tokenizer(
-        plan.folder,
+        tokenizer_folder(source.adapter, plan.folder),
         embeddings=_embedding_rows(loaded.model),
         lower=plan.sentence is not None and plan.sentence.lower,
         trust_remote_code=source.trust.trust_remote_code,
@@ -159,17 +160,18 @@ class _Pooled:
     notes: tuple[Message, ...] = ()
 
 
-def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:  # noqa: ARG001
+def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
     sentence = None
     # Where a task without pooling is asked for, modules that bertonnx cannot follow are no obstacle.
     if asked is None or asked.pooled:
         sentence = read_modules(source.folder, allow_pickle=source.trust.allow_pickle)
-    folder = model_folder(source.folder) if sentence is None else sentence.folder
-    raw = read_json(folder / "config.json")
+    folder = sentence.folder if sentence is not None and source.adapter is None else source.model_folder
+    raw: Mapping[str, Any] = read_json(folder / "config.json")
     require_encoder(raw, source.id)
     # The raw file is judged first: transformers has no class for a family that it does not know.
     config = load_config(folder, trust_remote_code=source.trust.trust_remote_code)
+    raw, merged = adapted_config(source.adapter, config, raw, asked=asked, account=account)
     row, chosen = _chosen_task(asked, config, sentence)
     require_exportable(row, config.model_type, getattr(config, "auto_map", None) or ())
     head: Head = resolve(row.head)(config, raw)
@@ -185,7 +187,7 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
         sentence=sentence,
         pooled=pooled,
         attention=attention,
-        notes=(*chosen, *attention.notes, *pooled.notes, *_cross_encoder_note(raw, head)),
+        notes=(*merged, *chosen, *attention.notes, *pooled.notes, *_cross_encoder_note(raw, head)),
     )
 
 

@@ -14,7 +14,11 @@ from bertonnx.exporters.options import Trust
 from bertonnx.wording import Call, Message, Option
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_PICKLE",
+    "ADAPTER_WEIGHTS",
     "file_names",
+    "has_base",
     "model_folder",
     "read_json",
     "require_files",
@@ -22,12 +26,15 @@ __all__ = [
     "wanted_files",
 ]
 
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+
 _CONFIG_FILES = (
     "config.json",
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG,
 )
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -95,11 +102,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def model_folder(folder: Path) -> Path:
     """Return where config.json and the weights lie: `folder`, or its Transformer module's subfolder.
 
-    Sentence-Transformers before version 2 wrote `0_Transformer/`; later ones write to the root.
+    Sentence-Transformers before version 2 wrote `0_Transformer/`; later ones write to the root. Where an
+    adapter lies alone, its folder.
     """
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
         return folder
-    return next((path.parent for path in sorted(folder.glob("0_*/config.json"))), folder)
+    inner = (path for name in ("config.json", ADAPTER_CONFIG) for path in sorted(folder.glob(f"0_*/{name}")))
+    return next((path.parent for path in inner), folder)
+
+
+def has_base(names: list[str]) -> bool:
+    """Tell a whole model, by the names of its folder's files, from an adapter without its base model."""
+    return "config.json" in names and _matches_any(names, (*_SAFE_WEIGHTS, *_PICKLED_WEIGHTS))
 
 
 def file_names(folder: Path) -> list[str]:
@@ -120,17 +134,16 @@ def require_files(what: str, names: list[str], trust: Trust) -> None:
         SourceError: saying what is missing, or what it is instead.
     """
     root = _root(names)
-    # An adapter alone would otherwise be told that it has no config.json, which helps nobody.
-    if "adapter_config.json" in names and not _matches_any(names, (*_SAFE_WEIGHTS, *_PICKLED_WEIGHTS)):
-        raise SourceError(
-            "{what} is a PEFT adapter (adapter_config.json), not a whole model; merge it into its base model "
-            "first, with peft: model.merge_and_unload().save_pretrained('merged'), then type: {call}",
-            what=what,
-            call=Call("export", "merged"),
-        )
+    adapter = _root(names, ADAPTER_CONFIG)
+    if adapter is not None:
+        _require_adapter_weights(what, _below(names, adapter), trust)
+        # Alone, it needs neither config.json nor weights here: its base model has them, wherever it lies.
+        if not has_base(_below(names, adapter)):
+            return
     # What it is instead says more than what it lacks: a folder of GGUF files has no config.json either.
     if root is None:
         _refuse_foreign(what, names)
+        _refuse_adapters_below(what, names)
         raise SourceError(
             "{what} has no config.json, so it is not a Hugging Face checkpoint (it holds {found}); type the "
             "folder that save_pretrained wrote",
@@ -150,7 +163,11 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
     """
     if not trust.trust_remote_code:
         _refuse_custom_code(what, folder)
-    require_encoder(read_json(model_folder(folder) / "config.json"), what)
+    place = model_folder(folder)
+    # An adapter's own config.json, where it has one, is no whole model's: that of its base is judged.
+    if (place / ADAPTER_CONFIG).is_file() and not has_base(file_names(place)):
+        return
+    require_encoder(read_json(place / "config.json"), what)
 
 
 def wanted_files(names: list[str], trust: Trust) -> tuple[list[str], list[str]]:
@@ -158,6 +175,8 @@ def wanted_files(names: list[str], trust: Trust) -> tuple[list[str], list[str]]:
     safe = _matches_any(_below(names, _root(names) or ""), _SAFE_WEIGHTS)
     # Never both forms: many models keep the same gigabytes as safetensors and as pickle.
     weights = _SAFE_WEIGHTS if safe or not trust.allow_pickle else _PICKLED_WEIGHTS
+    pickled_adapter = (ADAPTER_PICKLE,) if trust.allow_pickle else ()
+    adapter = (ADAPTER_WEIGHTS,) if any(ADAPTER_WEIGHTS in name for name in names) else pickled_adapter
     small = (*_CONFIG_FILES, *_TOKENIZER_FILES, *(("*.py",) if trust.trust_remote_code else ()))
     # A model in safetensors may still have a Dense module in a pickle.
     inner_weights = (*_SAFE_WEIGHTS, *(_PICKLED_WEIGHTS if trust.allow_pickle else ()))
@@ -166,8 +185,8 @@ def wanted_files(names: list[str], trust: Trust) -> tuple[list[str], list[str]]:
     return (
         [name for name in tops if _matches(name, small)]
         + [name for name in inner if _matches(PurePosixPath(name).name, small)],
-        [name for name in tops if _matches(name, weights)]
-        + [name for name in inner if _matches(PurePosixPath(name).name, inner_weights)],
+        [name for name in tops if _matches(name, (*weights, *adapter))]
+        + [name for name in inner if _matches(PurePosixPath(name).name, (*inner_weights, *adapter))],
     )
 
 
@@ -183,12 +202,53 @@ def _below(names: list[str], root: str) -> list[str]:
     return [name.removeprefix(root) for name in names if name.startswith(root)]
 
 
-def _root(names: list[str]) -> str | None:
+def _root(names: list[str], file: str = "config.json") -> str | None:
     """Return the folder of config.json with its slash ("" for the top), or None where there is none."""
-    if "config.json" in names:
+    if file in names:
         return ""
-    inner = next((name for name in sorted(names) if fnmatchcase(name, "0_*/config.json")), None)
-    return None if inner is None else inner.removesuffix("config.json")
+    inner = next((name for name in sorted(names) if fnmatchcase(name, f"0_*/{file}")), None)
+    return None if inner is None else inner.removesuffix(file)
+
+
+def _require_adapter_weights(what: str, names: list[str], trust: Trust) -> None:
+    if ADAPTER_WEIGHTS in names or (trust.allow_pickle and ADAPTER_PICKLE in names):
+        return
+    if ADAPTER_PICKLE in names:
+        raise SourceError(
+            "{what} is an adapter whose weights lie only in a pickle file ({file}), and reading a pickle can "
+            "run any code; if you trust its author, add {option}, or save it again with peft: "
+            "model.save_pretrained('folder')",
+            what=what,
+            file=ADAPTER_PICKLE,
+            option=Option("allow_pickle", True),
+        )
+    if "pytorch_adapter.bin" in names or "head_config.json" in names:
+        raise SourceError(
+            "{what} holds an adapter of AdapterHub's library adapters (pytorch_adapter.bin), and only PEFT's "
+            "are read; merge it there (model.merge_adapter(name), for those of the kind LoRA), save the "
+            "whole model with model.save_pretrained('merged'), and type: {call}",
+            what=what,
+            call=Call("export", "merged"),
+        )
+    raise SourceError(
+        "{what} is a PEFT adapter without weights: {file} is not there (it holds {found}); type a folder or "
+        "Hub id with weights",
+        what=what,
+        file=ADAPTER_WEIGHTS,
+        found=_listed(names),
+    )
+
+
+def _refuse_adapters_below(what: str, names: list[str]) -> None:
+    """Name adapters one folder below, where peft saves those that have a name."""
+    places = [name.partition("/")[0] for name in names if fnmatchcase(name, f"*/{ADAPTER_CONFIG}")]
+    if places:
+        raise SourceError(
+            "{what} is no checkpoint, and holds adapters in {places}; type the folder of one: {call}",
+            what=what,
+            places=_listed(places),
+            call=Call("export", f"{what}/{places[0]}"),
+        )
 
 
 def _require_weights(what: str, names: list[str], trust: Trust) -> None:

@@ -67,7 +67,10 @@ def download(model: str, revision: str | None, trust: Trust) -> Path:
         names = _listing(hub, model, revision)
         if names is None:
             # The newest client calls a snapshot whole where it holds all that is asked for, else missing.
-            least = {"allow_patterns": ["config.json", "0_*/config.json"], "local_files_only": True}
+            least = {
+                "allow_patterns": ["config.json", "0_*/config.json", "adapter_config.json"],
+                "local_files_only": True,
+            }
             folder = Path(hub.snapshot_download(model, revision=revision, **least))
             _require_whole_cache(model, folder, trust)
             return folder

@@ -7,12 +7,21 @@ different revisions.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from bertonnx.errors import SourceError, UsageError
-from bertonnx.exporters.checkpoint.folder import file_names, require_files, require_small_files
+from bertonnx.errors import BertonnxError, CheckpointError, SourceError, UsageError
+from bertonnx.exporters.checkpoint.adapters import Adapter, adapter_folder, require_adapter
+from bertonnx.exporters.checkpoint.folder import (
+    ADAPTER_CONFIG,
+    file_names,
+    has_base,
+    model_folder,
+    require_files,
+    require_small_files,
+)
 from bertonnx.exporters.checkpoint.hub import download
 from bertonnx.exporters.options import Trust
 from bertonnx.wording import Call, Option
@@ -34,6 +43,7 @@ class Source:
         revision: the commit hash that a Hub model was resolved to; None for local folders.
         folder: where its files lie.
         trust: what of it may run.
+        adapter: the adapter that is to be merged into its base model; None for a whole model.
     """
 
     id: str
@@ -41,6 +51,12 @@ class Source:
     revision: str | None
     folder: Path
     trust: Trust = _NO_TRUST
+    adapter: Adapter | None = None
+
+    @property
+    def model_folder(self) -> Path:
+        """Where config.json and the weights lie: of an adapter, those of its base model."""
+        return model_folder(self.folder) if self.adapter is None else self.adapter.base
 
 
 def resolve(
@@ -62,18 +78,26 @@ def resolve(
         UsageError: a revision was given with a local folder.
         SourceError: not found, gated, no network and not cached, not safe, or not a PyTorch checkpoint.
         CheckpointError: a JSON file is broken.
-        UnsupportedError: the family is known not to work (before its weights are downloaded).
-        MissingDependencyError: huggingface_hub is not installed.
+        UnsupportedError: the family is known not to work (before its weights are downloaded), or an adapter
+            cannot be merged.
+        MissingDependencyError: huggingface_hub is not installed, or peft for an adapter.
     """
+    found = _found(source, revision, trust)
+    place = adapter_folder(found.folder)
+    return found if place is None else replace(found, adapter=_adapter(found, place))
+
+
+def _found(source: str | os.PathLike[str], at: str | None, trust: Trust) -> Source:
+    """Return a checkpoint's folder, whether it holds a whole model or an adapter."""
     text = os.fspath(source)
     # A local folder wins over a model of the same name, as in transformers' from_pretrained.
     path = Path(text).expanduser()
     if path.is_dir():
-        if revision is not None:
+        if at is not None:
             raise UsageError(
                 "{asked} was given, but {folder} is a local folder, which has no revisions; leave {option} "
                 "out",
-                asked=Option("revision", revision),
+                asked=Option("revision", at),
                 folder=text,
                 option=Option("revision"),
             )
@@ -81,12 +105,59 @@ def resolve(
     elif path.exists() or path.is_symlink():
         raise _not_a_folder(text, path)
     else:
-        folder = download(text, revision, trust)
+        folder = download(text, at, trust)
         # The cache names a snapshot's folder after its commit.
         found = Source(text, "hub", folder.name, folder, trust)
     require_files(text, file_names(found.folder), trust)
     require_small_files(text, found.folder, trust)
     return found
+
+
+def _adapter(found: Source, place: Path) -> Adapter:
+    """Return the adapter in a folder with its base model, resolved as a source of its own."""
+    settings = require_adapter(found.id, place)
+    name = str(settings.get("base_model_name_or_path") or "")
+    if has_base(file_names(place)):
+        named = _named_elsewhere(settings, place, found)
+        return Adapter(place, settings, place, name, None, named)
+    try:
+        base = _base(settings, place, found)
+    except BertonnxError as error:
+        raise type(error)(
+            "{what} is a PEFT adapter of {base!r}, and that base model cannot be had: {why}. Where it lies "
+            "in a folder here, write that folder into base_model_name_or_path of {file}",
+            what=found.id,
+            base=name,
+            why=error.message,
+            file=place / ADAPTER_CONFIG,
+        ) from error
+    return Adapter(place, settings, base.model_folder, name, base.revision)
+
+
+def _base(settings: Mapping[str, Any], place: Path, found: Source) -> Source:
+    name = settings.get("base_model_name_or_path")
+    if not name:
+        raise CheckpointError("{file} names none", file=place / ADAPTER_CONFIG)
+    # As in transformers, from where we are; and from the adapter, for both may have been moved together.
+    folders = [path for path in (Path(name).expanduser(), place / name) if path.is_dir()]
+    # A folder has no revisions; peft writes the branch of a Hub model, or null.
+    base = (
+        _found(folders[0], None, found.trust)
+        if folders
+        else _found(name, settings.get("revision"), found.trust)
+    )
+    if adapter_folder(base.folder) is not None:
+        raise CheckpointError("{base} is itself an adapter, and not a whole model", base=base.folder)
+    return base
+
+
+def _named_elsewhere(settings: Mapping[str, Any], place: Path, found: Source) -> Path | None:
+    """Return the folder of the base model that an adapter beside weights names, where it can be had."""
+    try:
+        base = _base(settings, place, found)
+    except BertonnxError:
+        return None
+    return None if base.model_folder.resolve() == place.resolve() else base.model_folder
 
 
 def _kind(folder: Path) -> Kind:

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
 from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.exporters.checkpoint.merging import (
+    merge,
+    require_same_base,
+    supplied_names,
+    without_adapter,
+)
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import task_of
 from bertonnx.exporters.quiet import quiet
@@ -135,6 +141,29 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
 
 
 def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
+    adapter = source.adapter
+    if adapter is None:
+        return _base(source, folder, config, row)
+    # An encoder is taken out of the model with a head that the adapter was trained in.
+    whole = task_of(config.architectures or ())[0] if row == ENCODER else row
+    loaded = _base(source, folder, config, whole)
+    if adapter.named is not None:
+        other = _base(source, adapter.named, config, whole)
+        untold = {*loaded.missing, *loaded.mismatched, *other.missing, *other.mismatched}
+        require_same_base(adapter, loaded.model, other.model, untold)
+    supplied = supplied_names(adapter)
+    model: Any = merge(adapter, loaded.model)
+    missing = [key for key in loaded.missing if key not in supplied]
+    if whole != row:
+        prefix = f"{model.base_model_prefix}."
+        missing = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
+        model = model.base_model
+    mismatched = tuple(key for key in loaded.mismatched if key not in supplied)
+    return _Attempt(model, tuple(missing), loaded.unexpected, mismatched)
+
+
+def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
+    """Load a model as its folder holds it, without an adapter."""
     import torch
 
     # Consent to pickles is no wish for them: safetensors are taken where both lie there.
@@ -149,19 +178,20 @@ def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) 
         if type(config) not in maker._model_mapping and not own_code:
             raise _NoSuchHeadError
         try:
-            model, report = maker.from_pretrained(
-                folder,
-                config=config,
-                torch_dtype=torch.float32,
-                # Fusion looks for plain products and softmax in the trace, not for a single fused call.
-                attn_implementation="eager",
-                # Not to accept them: so that all of them are listed, in an error of ours.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                local_files_only=True,
-                use_safetensors=not pickled,
-                trust_remote_code=source.trust.trust_remote_code,
-            )
+            with without_adapter(folder) as place:
+                model, report = maker.from_pretrained(
+                    place,
+                    config=config,
+                    torch_dtype=torch.float32,
+                    # Fusion looks for plain products and softmax in the trace, not for a single fused call.
+                    attn_implementation="eager",
+                    # Not to accept them: so that all of them are listed, in an error of ours.
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                    local_files_only=True,
+                    use_safetensors=not pickled,
+                    trust_remote_code=source.trust.trust_remote_code,
+                )
         except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
             raise CheckpointError(
                 "the weights in {folder} cannot be read ({kind}: {why}); download the checkpoint again",

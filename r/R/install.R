@@ -17,6 +17,7 @@
 #' @param export Whether to install what [bert_export()] needs as well (PyTorch and transformers:
 #'   some gigabytes).
 #' @param gpu Whether to install ONNX Runtime for an NVIDIA GPU.
+#' @param adapters Whether to install what exporting PEFT adapters needs as well, with `export`.
 #' @param force Whether to begin again where the environment exists already, as is done where it has
 #'   the other ONNX Runtime of the two.
 #' @param pip_options Further options of `pip install`, such as `c("--no-cache-dir")`.
@@ -34,15 +35,17 @@ bert_install <- function(
   source = NULL,
   export = FALSE,
   gpu = FALSE,
+  adapters = FALSE,
   force = FALSE,
   pip_options = character()
 ) {
   call <- rlang::current_env()
   check_flag(export)
   check_flag(gpu)
+  check_flag(adapters)
   check_flag(force)
   if (!is.null(source)) check_string(source)
-  extras <- c(if (gpu) "gpu" else "cpu", if (export) "export")
+  extras <- c(if (gpu) "gpu" else "cpu", if (export) "export", if (adapters) "adapters")
   package <- python_package(extras, source %||% Sys.getenv("BERTONNX_PYTHON_PACKAGE"))
   check_package(package, call)
   folder <- environment_folder()

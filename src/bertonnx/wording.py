@@ -243,7 +243,7 @@ class _R(_Python):
 
     def install(self, what: Install) -> str:
         extras = what.extra.split(",")
-        options = [f"{name} = TRUE" for name in ("gpu", "export") if name in extras]
+        options = [f"{name} = TRUE" for name in ("gpu", "export", "adapters") if name in extras]
         force = ["force = TRUE"] if what.remove else []
         return f"bert_install({', '.join([*options, *force])})"
 

@@ -63,7 +63,9 @@ LONGEST_BODY, LONGEST_MODULE, LONGEST_CHAIN = 60, 500, 2
 
 ROW_NAMES = {*TASKS.names, *PROVIDERS.names}
 
-EXPORT_ONLY = {"torch", "transformers", "optimum", "onnx", "sentence_transformers", "scipy", "safetensors"}
+EXPORT_ONLY = {
+    *("torch", "transformers", "optimum", "onnx", "sentence_transformers", "scipy", "safetensors", "peft")
+}
 
 NOT_A_PROVIDER = {
     "runtime/bench/machine.py": "the machine's description has a key for its processor",

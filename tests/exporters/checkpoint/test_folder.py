@@ -76,11 +76,19 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert "it holds nothing" in refused(SourceError, tmp_path)
 
 
-def test_an_adapter_must_be_merged_first(tmp_path: Path) -> None:
-    make(tmp_path, adapter_config__json="{}", adapter_model__safetensors="x")
+def test_an_adapter_needs_its_weights(tmp_path: Path) -> None:
+    make(tmp_path, adapter_config__json='{"peft_type": "LORA"}', README__md="x")
     said = refused(SourceError, tmp_path)
-    assert "PEFT adapter" in said
-    assert "merge_and_unload" in said
+    assert "a PEFT adapter without weights: adapter_model.safetensors is not there" in said
+    (tmp_path / "pytorch_adapter.bin").touch()
+    assert "an adapter of AdapterHub's library adapters" in refused(SourceError, tmp_path)
+
+
+def test_adapters_with_names_lie_one_folder_below(tmp_path: Path) -> None:
+    make(tmp_path, french___adapter_config__json="{}", german___adapter_config__json="{}")
+    said = refused(SourceError, tmp_path)
+    assert "holds adapters in french, german" in said
+    assert f"bertonnx export {tmp_path}/french" in said
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])

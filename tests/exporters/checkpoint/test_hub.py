@@ -24,8 +24,14 @@ def attempt(source, revision=None, **trust):
         found = resolve(source, revision, Trust(**trust))
     except BertonnxError as error:
         return [type(error).__name__, str(error)]
-    files = sorted(p.relative_to(found.folder).as_posix() for p in found.folder.rglob("*") if p.is_file())
-    return {"kind": found.kind, "revision": found.revision, "id": found.id, "files": files}
+    answer = {"kind": found.kind, "revision": found.revision, "id": found.id, "files": names(found.folder)}
+    adapter = found.adapter
+    if adapter is not None:
+        answer["base"] = [adapter.base_id, adapter.base_revision, names(adapter.base)]
+    return answer
+
+def names(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 """
 
 
@@ -57,6 +63,11 @@ WANTED = sorted(
 )
 
 
+def adapter_of(base: str, revision: str | None, weights: str) -> dict[str, bytes]:
+    settings = {"peft_type": "LORA", "base_model_name_or_path": base, "revision": revision}
+    return {"adapter_config.json": json.dumps(settings).encode(), weights: b"a", "README.md": b"r"}
+
+
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
     remote = json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "m.M"}}).encode()
@@ -69,7 +80,9 @@ def hub() -> Iterator[FakeHub]:
         "org/private": Repo({COMMIT: FILES}, private=True),
         "org/pickle": Repo({COMMIT: {"config.json": BERT, "pytorch_model.bin": b"p"}}),
         "org/onnx": Repo({COMMIT: {"config.json": BERT, "onnx/model.onnx": b"o"}}),
-        "org/adapter": Repo({COMMIT: {"adapter_config.json": b"{}", "adapter_model.safetensors": b"a"}}),
+        "org/adapter": Repo({COMMIT: adapter_of("org/good", "v1", "adapter_model.safetensors")}),
+        "org/orphan": Repo({COMMIT: adapter_of("org/none", None, "adapter_model.safetensors")}),
+        "org/pickled-adapter": Repo({COMMIT: adapter_of("org/good", None, "adapter_model.bin")}),
         "org/code": Repo({COMMIT: {"config.json": remote, "m.py": b"", "model.safetensors": b"w"}}),
         "org/gpt": Repo({COMMIT: {"config.json": b'{"model_type": "gpt2"}', "model.safetensors": b"w"}}),
     }
@@ -140,7 +153,7 @@ def test_what_is_refused_before_any_weight_is_downloaded(hub: FakeHub, tmp_path:
         code(
             "attempt('org/pickle')",
             "attempt('org/onnx')",
-            "attempt('org/adapter')",
+            "attempt('org/pickled-adapter')",
             "attempt('org/code')",
             "attempt('org/gpt')",
         ),
@@ -148,7 +161,7 @@ def test_what_is_refused_before_any_weight_is_downloaded(hub: FakeHub, tmp_path:
     pickle, onnx, adapter, custom, gpt = answers
     assert "allow_pickle=True" in pickle[1]
     assert "only ONNX weights (onnx/model.onnx)" in onnx[1]
-    assert "PEFT adapter" in adapter[1]
+    assert "adapter_model.bin" in adapter[1]
     assert "trust_remote_code=True" in custom[1]
     assert gpt[0] == "UnsupportedError"
     assert set(hub.downloads()) == {"config.json"}
@@ -172,6 +185,22 @@ def test_consent_brings_pickles_and_code(hub: FakeHub, tmp_path: Path) -> None:
     assert custom["files"] == ["config.json", "m.py", "model.safetensors"]
     # Safetensors are preferred even where pickles are allowed.
     assert both["files"] == WANTED
+
+
+def test_an_adapter_comes_with_its_base_model(hub: FakeHub, tmp_path: Path) -> None:
+    calls = code("attempt('org/adapter')", "attempt('org/orphan')")
+    found, _ = run_against(hub.endpoint, tmp_path, calls)
+    hub.down = True
+    cached, _ = run_against(hub.endpoint, tmp_path, code("attempt('org/adapter')"))
+    for adapter in (found[0], cached[0]):
+        assert adapter["files"] == ["adapter_config.json", "adapter_model.safetensors"]
+        assert adapter["revision"] == COMMIT
+        assert adapter["base"] == ["org/good", OLD_COMMIT, ["config.json", "model.safetensors"]]
+    kind, said = found[1]
+    assert kind == "SourceError"
+    assert "org/orphan is a PEFT adapter of 'org/none', and that base model cannot be had" in said
+    assert "no model 'org/none' on the Hub" in said
+    assert "base_model_name_or_path" in said
 
 
 def test_the_cache_serves_without_a_network(tmp_path: Path) -> None:
