@@ -134,8 +134,8 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A Hugging Face Hub id, or the folder of a checkpoint, a Sentence-Transformers model or a PEFT "
-            "adapter.",
+            help="A Hugging Face Hub id, or the folder of a checkpoint, a Sentence-Transformers model or a "
+            "PEFT adapter.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.onnx"),
