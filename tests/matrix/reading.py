@@ -1,0 +1,129 @@
+"""Export saved checkpoints with the installed libraries, and compare with what their own library answered.
+
+    python -m tests.matrix.reading FOLDER OUTCOME.json
+
+Each folder below FOLDER that holds `reference.npz` becomes one outcome: "right", "refused: MESSAGE", or
+"WRONG: ..." for anything else, which there must not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bertonnx
+from bertonnx.errors import BertonnxError
+from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.options import LoadOptions
+from bertonnx.runtime.rows import feeds_of
+from bertonnx.runtime.session.session import open_session
+from tests.matrix.texts import CASES
+
+REFUSED, WRONG = "refused: ", "WRONG: "
+
+TOLERANCE = 1e-4
+"""Times the largest number of the reference, or 1."""
+
+
+class _Unequal(Exception):
+    """The file and the library that saved its checkpoint part."""
+
+
+def outcome(folder: Path) -> str:
+    """Return what becomes of one saved folder."""
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as place:
+        try:
+            path = bertonnx.export(folder, Path(place, "model.onnx")).path
+            _compare(path, folder)
+        except BertonnxError as error:
+            return REFUSED + str(error).replace(str(folder), folder.name)
+        except _Unequal as error:
+            return WRONG + str(error)
+        except Exception:  # what the command is there to find
+            return WRONG + traceback.format_exc(limit=-2).strip().splitlines()[-1]
+    return "right"
+
+
+def _compare(path: Path, folder: Path) -> None:
+    with np.load(folder / "reference.npz") as arrays, bertonnx.load(path, "cpu", threads=1) as model:
+        if "embeddings" in arrays:
+            _compare_embeddings(model, arrays)
+        elif "predicted" in arrays:
+            _compare_scores(model, arrays)
+        else:
+            _compare_outputs(model, path, arrays)
+
+
+def _compare_embeddings(model: bertonnx.Model, arrays: Any) -> None:
+    texts = [text for text, _ in CASES]
+    _close("embed", model.embed(texts), arrays["embeddings"])
+    for prompt in ("query", "document"):
+        _close(f"embed with the prompt {prompt}", model.embed(texts, prompt=prompt), arrays[prompt])
+
+
+def _compare_scores(model: bertonnx.Model, arrays: Any) -> None:
+    pairs = [(text, pair) for text, pair in CASES if pair is not None]
+    items = model.predict([text for text, _ in pairs], [pair for _, pair in pairs])
+    expected = arrays["predicted"]
+    if expected.ndim == 1:
+        _close("score", np.array([item["score"] for item in items]), expected)
+    else:
+        _close("scores", np.array([[*item["scores"].values()] for item in items]), expected)
+
+
+def _compare_outputs(model: bertonnx.Model, path: Path, arrays: Any) -> None:
+    session = open_session(path, model.card, LoadOptions(provider="cpu", threads=1))
+    names = [name for name in task_named(model.card.task).raw_outputs if f"{name}_0" in arrays]
+    if not names:
+        raise _Unequal("the reference has none of the outputs")
+    for number, (text, pair) in enumerate(CASES):
+        encoded = model.tokenize([text], None if pair is None else [pair])[0]
+        piece = encoded.pieces[0]
+        _same(f"ids of text {number}", piece.ids, arrays[f"input_ids_{number}"])
+        types = f"token_type_ids_{number}"
+        if types in arrays and "token_type_ids" in session.inputs:
+            _same(f"segments of text {number}", piece.type_ids, arrays[types])
+        elif "token_type_ids" in session.inputs and piece.type_ids.any():
+            raise _Unequal(f"segments of text {number}, which its library does not make")
+        outputs = session.run(names, feeds_of([piece], session.inputs))
+        for name, got in zip(names, outputs, strict=True):
+            _close(f"{name} of text {number}", got[0], arrays[f"{name}_{number}"])
+
+
+def _same(what: str, got: Any, expected: Any) -> None:
+    if not np.array_equal(got, expected):
+        raise _Unequal(f"{what}: {got.tolist()[:12]} and not {expected.tolist()[:12]}")
+
+
+def _close(what: str, got: Any, expected: Any) -> None:
+    if got.shape != expected.shape:
+        raise _Unequal(f"{what}: shape {got.shape} and not {expected.shape}")
+    difference = float(np.abs(got - expected).max(initial=0))
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0))):
+        raise _Unequal(f"{what}: {difference:.3g} from the reference")
+
+
+def main() -> None:
+    """Write the outcome of every folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("outcome", type=Path)
+    given = parser.parse_args()
+    found: dict[str, str] = {}
+    for file in sorted(given.folder.rglob("reference.npz")):
+        name = file.parent.relative_to(given.folder).as_posix()
+        found[name] = outcome(file.parent)
+        print(f"{name}: {found[name][:150]}", flush=True)
+        given.outcome.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
