@@ -33,6 +33,7 @@ ROOMS: Mapping[str, str] = {
     "runtime/rows.py": "runtime/session",
     "runtime/tokenization.py": "runtime/rows.py",
     "runtime/decoders": "runtime/rows.py runtime/tokenization.py",
+    "runtime/vectors": "runtime/rows.py",
     "runtime/engine": "runtime/session runtime/rows.py runtime/tokenization.py",
     "runtime/io": "runtime/rows.py",
     "runtime/optimum.py": "runtime/modelfile runtime/session runtime/rows.py runtime/tokenization.py",

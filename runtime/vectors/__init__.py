@@ -1,0 +1,1 @@
+"""What is done with embeddings after the model: similarity, smaller encodings, search."""

@@ -1,0 +1,86 @@
+"""Embeddings in fewer bytes, as Sentence-Transformers makes them (`util/quantization.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bertonnx.errors import UsageError
+from bertonnx.runtime.rows import Array
+from bertonnx.wording import Option
+
+__all__ = ["ENCODINGS", "Encoding", "encode", "encoded_width"]
+
+Encoding = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+ENCODINGS: Mapping[Encoding, type[np.generic]] = {
+    "float32": np.float32,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "binary": np.int8,
+    "ubinary": np.uint8,
+}
+"""Encoding -> the dtype of its numbers; the last two hold eight dimensions in each."""
+
+_BITS = ("binary", "ubinary")
+
+
+def encoded_width(encoding: Encoding, width: int) -> int:
+    """Return how many numbers an embedding of `width` has in an encoding.
+
+    Raises:
+        UsageError: eight dimensions share a byte, and the width is no multiple of 8.
+    """
+    if encoding not in _BITS:
+        return width
+    if width % 8:
+        raise UsageError(
+            "{asked} puts eight dimensions into a byte, and an embedding has {width}; give {dimensions}",
+            asked=Option("encoding", encoding),
+            width=width,
+            dimensions=Option("dimensions", width - width % 8),
+        )
+    return width // 8
+
+
+def encode(vectors: Array, encoding: Encoding, ranges: Array | None = None) -> npt.NDArray[Any]:
+    """Return embeddings in an encoding.
+
+    Args:
+        vectors: float32 of shape (n, width).
+        encoding: one of `ENCODINGS`.
+        ranges: the least and the largest number of each dimension, of shape (2, width), that int8 and
+            uint8 spread over their 256 values.
+
+    Returns:
+        An array of the encoding's dtype, of shape (n, width), or (n, width / 8) of "binary" and "ubinary".
+
+    Raises:
+        UsageError: no ranges are there for int8 or uint8, or the width is no multiple of 8 for a binary one.
+    """
+    if encoding == "float32":
+        return vectors
+    if encoding in _BITS:
+        # The sign alone is kept, whatever the range.
+        width = encoded_width(encoding, vectors.shape[1])
+        packed = np.packbits(vectors > 0, axis=-1).reshape(len(vectors), width)
+        return (packed.astype(np.int16) - 128).astype(np.int8) if encoding == "binary" else packed
+    if ranges is None:
+        raise UsageError(
+            "{asked} needs the range of each dimension, and the file has none of {width} dimensions; export "
+            "it with texts like yours in {calibration}, or ask for {float} or {binary}",
+            asked=Option("encoding", encoding),
+            width=vectors.shape[1],
+            calibration=Option("calibration"),
+            float=Option("encoding", "float32"),
+            binary=Option("encoding", "binary"),
+        )
+    start = ranges[0]
+    step = (ranges[1] - ranges[0]) / 255
+    # A dimension that never changed has no range to spread.
+    step = np.where(step == 0, 1, step)
+    values = np.clip(np.floor((vectors - start) / step), 0, 255)
+    return values.astype(np.uint8) if encoding == "uint8" else (values - 128).astype(np.int8)

@@ -1,0 +1,114 @@
+"""How near embeddings are to each other, as Sentence-Transformers computes it (`util/similarity.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from bertonnx.errors import UsageError
+from bertonnx.runtime.rows import Array
+from bertonnx.wording import Option
+
+__all__ = ["SIMILARITIES", "similarity", "unit", "vectors_of"]
+
+_LEAST_LENGTH = 1e-12
+"""The least divisor of torch.nn.functional.normalize."""
+
+_AT_ONCE = 1 << 22
+"""Differences of two numbers that the Manhattan distance holds at once: 16 MiB."""
+
+
+def unit(vectors: Array) -> Array:
+    """Return vectors of length 1, float32 of the same shape (n, width); zeros stay zeros."""
+    lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
+    return vectors / np.maximum(lengths, np.float32(_LEAST_LENGTH))
+
+
+def _cosine(a: Array, b: Array) -> Array:
+    return _dot(unit(a), unit(b))
+
+
+def _dot(a: Array, b: Array) -> Array:
+    product: Array = a @ b.T
+    return product
+
+
+def _euclidean(a: Array, b: Array) -> Array:
+    # In float64: of near vectors the sum is a small difference of large numbers.
+    left, right = a.astype(np.float64), b.astype(np.float64)
+    squares = np.square(left).sum(axis=1)[:, None] - 2 * (left @ right.T) + np.square(right).sum(axis=1)
+    return -np.sqrt(np.maximum(squares, 0)).astype(np.float32)
+
+
+def _manhattan(a: Array, b: Array) -> Array:
+    # No product computes it, and all differences at once would be width times larger than the result.
+    result = np.empty((len(a), len(b)), dtype=np.float32)
+    rows = max(1, _AT_ONCE // max(1, b.size))
+    for start in range(0, len(a), rows):
+        part = a[start : start + rows]
+        result[start : start + rows] = -np.abs(part[:, None, :] - b[None, :, :]).sum(axis=2)
+    return result
+
+
+SIMILARITIES: Mapping[str, Callable[[Array, Array], Array]] = {
+    "cosine": _cosine,
+    "dot": _dot,
+    "euclidean": _euclidean,
+    "manhattan": _manhattan,
+}
+"""Sentence-Transformers' `similarity_fn_name` -> what computes it; distances are negative: more is nearer."""
+
+
+def similarity(a: Array, b: Array, name: str = "cosine") -> Array:
+    """Return how near each row of `a` is to each of `b`, float32 of shape (len(a), len(b)).
+
+    Args:
+        a: float32 of shape (n, width).
+        b: float32 of shape (m, width).
+        name: one of `SIMILARITIES`.
+
+    Raises:
+        UsageError: there is no such similarity, or the widths differ.
+    """
+    if name not in SIMILARITIES:
+        raise UsageError(
+            "{given} is unknown; it can be {choices}",
+            given=Option("similarity", name),
+            choices=", ".join(SIMILARITIES),
+        )
+    if a.shape[1] != b.shape[1]:
+        raise UsageError(
+            "vectors of {left} numbers cannot be compared with vectors of {right}; give two of one model",
+            left=a.shape[1],
+            right=b.shape[1],
+        )
+    return SIMILARITIES[name](a, b).astype(np.float32, copy=False)
+
+
+def vectors_of(values: npt.ArrayLike, what: str) -> Array:
+    """Return what a user gave as vectors, float32 of shape (n, width).
+
+    Args:
+        values: numbers of shape (n, width).
+        what: the argument's name, for the error.
+
+    Raises:
+        UsageError: it is no table of finite numbers.
+    """
+    try:
+        array = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "{option} must be vectors, numbers of shape (n, width) ({why})", option=Option(what), why=error
+        ) from error
+    if array.ndim != 2:
+        raise UsageError(
+            "{option} must be vectors of shape (n, width), and the shape is {shape}",
+            option=Option(what),
+            shape=array.shape,
+        )
+    if not np.isfinite(array).all():
+        raise UsageError("{option} holds NaN or infinity, which is near to nothing", option=Option(what))
+    return array
