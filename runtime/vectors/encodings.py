@@ -82,5 +82,5 @@ def encode(vectors: Array, encoding: Encoding, ranges: Array | None = None) -> n
     step = (ranges[1] - ranges[0]) / 255
     # A dimension that never changed has no range to spread.
     step = np.where(step == 0, 1, step)
-    values = np.clip(np.floor((vectors - start) / step), 0, 255)
+    values: npt.NDArray[np.float32] = np.clip(np.floor((vectors - start) / step), 0, 255)
     return values.astype(np.uint8) if encoding == "uint8" else (values - 128).astype(np.int8)

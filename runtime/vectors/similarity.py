@@ -23,7 +23,8 @@ _AT_ONCE = 1 << 22
 def unit(vectors: Array) -> Array:
     """Return vectors of length 1, float32 of the same shape (n, width); zeros stay zeros."""
     lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-    return vectors / np.maximum(lengths, np.float32(_LEAST_LENGTH))
+    scaled: Array = vectors / np.maximum(lengths, np.float32(_LEAST_LENGTH))
+    return scaled
 
 
 def _cosine(a: Array, b: Array) -> Array:
@@ -39,7 +40,8 @@ def _euclidean(a: Array, b: Array) -> Array:
     # In float64: of near vectors the sum is a small difference of large numbers.
     left, right = a.astype(np.float64), b.astype(np.float64)
     squares = np.square(left).sum(axis=1)[:, None] - 2 * (left @ right.T) + np.square(right).sum(axis=1)
-    return -np.sqrt(np.maximum(squares, 0)).astype(np.float32)
+    distances: Array = np.sqrt(np.maximum(squares, 0)).astype(np.float32)
+    return -distances
 
 
 def _manhattan(a: Array, b: Array) -> Array:
