@@ -92,7 +92,7 @@ def export(
     Args:
         source: a Hub id, a checkpoint folder, or a Sentence-Transformers folder.
         output: the file to write; it appears only when everything passed.
-        task: default from the checkpoint's architecture.
+        task: a task, or an alias such as "ner"; default from the checkpoint's architecture.
         revision: branch, tag or commit of a Hub id.
         precision: "fp32", whatever the checkpoint's own, or "fp16", which is meant for CUDA.
         optimize: "none" (Optimum's graph), "basic" (folding), or "full" (attention and GELU fused).

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bertonnx.errors import UsageError
 from bertonnx.models.pooling import POOLINGS
-from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import TASKS, task_meant
 from bertonnx.runtime.options import chosen
 from bertonnx.wording import Option, Options
 
@@ -44,7 +44,7 @@ class ExportOptions:
     """How a checkpoint is exported.
 
     Attributes:
-        task: name of a row of `models.tasks`; None for what the checkpoint's architecture says.
+        task: name of a row of `models.tasks`, or an alias; None for what the checkpoint's architecture says.
         revision: branch, tag or commit of a Hub id.
         precision: one of `PRECISIONS`, whatever the checkpoint's own.
         optimize: one of `OPTIMIZE`: Optimum's graph, folding, or attention and GELU fused too.
@@ -81,7 +81,8 @@ class ExportOptions:
         chosen("precision", self.precision, PRECISIONS)
         chosen("optimize", self.optimize, OPTIMIZE)
         if self.task is not None:
-            chosen("task", self.task, TASKS.names)
+            # Frozen for those who read it: they get the name of a row, whatever was typed.
+            object.__setattr__(self, "task", chosen("task", task_meant(self.task), TASKS.names))
         if self.pooling is not None:
             chosen("pooling", self.pooling, POOLINGS.names)
         if self.target is not None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["ENCODER", "PROBLEM_TYPES", "TASKS", "Task", "register", "task"]
+__all__ = ["ENCODER", "PROBLEM_TYPES", "TASKS", "Task", "register", "task", "task_meant"]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -62,6 +62,7 @@ class Task:
         masked: whether a text must hold a mask token.
         prompts: names of prompts that can be asked for whatever the checkpoint says; where it has no text for
             one, nothing is put before a text.
+        aliases: other names that a user may call it by: transformers', Optimum's and the Hub's.
         candidates: how many candidates a result lists where the user does not say.
     """
 
@@ -90,6 +91,7 @@ class Task:
     masked: bool = False
     prompts: tuple[str, ...] = ()
     candidates: int = 1
+    aliases: tuple[str, ...] = ()
 
 
 TASKS: Registry[Task] = Registry(
@@ -114,6 +116,7 @@ TASKS: Registry[Task] = Registry(
         reference_head="bertonnx.exporters.verify.parity:embedding_reference",
         pooled=True,
         prompts=("query", "document"),  # `encode_query` and `encode_document` of sentence-transformers
+        aliases=("sentence-similarity", "embeddings", "default"),
     ),
     Task(
         "text-classification",
@@ -136,6 +139,8 @@ TASKS: Registry[Task] = Registry(
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         pairs="maybe",
         labelled=True,
+        # Zero-shot classification is what an NLI classifier is used for.
+        aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),
     ),
     Task(
         "token-classification",
@@ -153,6 +158,7 @@ TASKS: Registry[Task] = Registry(
         graph_head="bertonnx.exporters.steps.heads:add_scores",
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         labelled=True,
+        aliases=("ner", "named-entity-recognition"),
     ),
     Task(
         "question-answering",
@@ -186,6 +192,7 @@ TASKS: Registry[Task] = Registry(
         r_tables={"masks": "bertonnx.runtime.r_tables:mask_table"},
         masked=True,
         candidates=5,
+        aliases=("masked-lm",),
     ),
 )
 
@@ -202,6 +209,12 @@ def register(row: Task) -> None:
         ValueError: another task has its name.
     """
     TASKS.register(row)
+
+
+def task_meant(text: str) -> str:
+    """Return the name of the task that a user means, in any case; the text as it is where there is none."""
+    wanted = text.strip().lower().replace("_", "-")
+    return next((row.name for row in TASKS if wanted in (row.name, *row.aliases)), text)
 
 
 def task(name: str) -> Task:

@@ -142,7 +142,9 @@ def export(
     task: Annotated[
         str | None,
         typer.Option(
-            metavar="TASK", help="What the model does. Default: what the checkpoint was trained for."
+            metavar="TASK",
+            help="What the model does, such as token-classification or ner. Default: what the checkpoint was "
+            "trained for.",
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
