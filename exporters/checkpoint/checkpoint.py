@@ -14,6 +14,7 @@ from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
 from bertonnx.exporters.checkpoint.sentence_transformers import Dense, SentenceModules, read_modules
+from bertonnx.exporters.checkpoint.setfit import require_no_classifier
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import (
     Head,
@@ -163,6 +164,7 @@ class _Pooled:
 def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
     sentence = None
+    require_no_classifier(source.folder, asked)
     # Where a task without pooling is asked for, modules that bertonnx cannot follow are no obstacle.
     if asked is None or asked.pooled:
         sentence = read_modules(source.folder, allow_pickle=source.trust.allow_pickle)

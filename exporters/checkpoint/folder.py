@@ -17,6 +17,8 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_PICKLE",
     "ADAPTER_WEIGHTS",
+    "SETFIT_CONFIG",
+    "SETFIT_HEAD",
     "file_names",
     "has_base",
     "model_folder",
@@ -28,6 +30,7 @@ __all__ = [
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+SETFIT_CONFIG, SETFIT_HEAD = "config_setfit.json", "model_head.pkl"
 
 _CONFIG_FILES = (
     "config.json",
@@ -35,6 +38,9 @@ _CONFIG_FILES = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     ADAPTER_CONFIG,
+    SETFIT_CONFIG,
+    # It is small, and tells what the model is; downloaded, not opened.
+    SETFIT_HEAD,
 )
 _TOKENIZER_FILES = (
     "tokenizer.json",
