@@ -334,7 +334,10 @@ def test_kinds_that_are_unknown(tmp_path: Path) -> None:
 def test_an_adapter_in_a_sentence_transformers_folder(tmp_path: Path, encoder_base: Path, place: str) -> None:
     with quiet():
         embedder: Any = SentenceTransformer(str(encoder_base), device="cpu")
-        embedder.add_adapter(lora(task_type="FEATURE_EXTRACTION", init_lora_weights=False))
+        try:
+            embedder.add_adapter(lora(task_type="FEATURE_EXTRACTION", init_lora_weights=False))
+        except ValueError as error:
+            pytest.skip(f"transformers wants another peft: {error}")
         embedder.save(str(tmp_path))
     if place:
         # As versions before 2 laid it out.
