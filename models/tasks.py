@@ -157,6 +157,7 @@ TASKS: Registry[Task] = Registry(
         head="bertonnx.exporters.checkpoint.task:token_head",
         graph_head="bertonnx.exporters.steps.heads:add_scores",
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
+        long_text="stride",
         labelled=True,
         aliases=("ner", "named-entity-recognition"),
     ),

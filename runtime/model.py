@@ -52,7 +52,7 @@ def load(
         threads: batches at a time; default as many as cores that this process may use.
         max_length: a shorter limit than the model's own, in tokens.
         long_text: what happens to a longer text: "truncate", "stride" (overlapping windows) or
-            "error"; default "stride" for question answering, as Hugging Face does, else "truncate".
+            "error"; default "stride" for question answering and token classification, else "truncate".
         tf32: on CUDA, let fp32 models multiply in TF32: faster, and about three digits exact.
         gpu_memory: on CUDA, GiB that ONNX Runtime may take for weights and batches; default no limit.
 
@@ -227,7 +227,8 @@ class Model:
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
         """Return one dict for each text: `entities`, a list of `entity, text, score, start, end`.
 
-        `start` and `end` count Unicode code points of the text, half open.
+        `start` and `end` count Unicode code points of the text, half open. Long texts are read in
+        overlapping windows: an entity is there once, and whole.
 
         Args:
             texts: the texts.

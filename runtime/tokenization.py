@@ -261,6 +261,9 @@ class TextTokenizer:
     def _parts(self, row: Row, encoding: Encoding) -> Encoded:
         windows = self.long_text == "stride"
         parts = [encoding, *encoding.overflowing] if windows else [encoding]
+        # tokenizers begins at the end that is kept.
+        if self._card.truncation_side == "left":
+            parts.reverse()
         prompt = self._prompt(row.prompt)
         pieces = tuple(_piece(part, prompt, one_segment=not any(encoding.type_ids)) for part in parts)
         return Encoded(row, pieces, truncated=not windows)

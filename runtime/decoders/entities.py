@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from bertonnx.runtime.decoders import DecoderContext
+from bertonnx.runtime.decoders.seams import joined, own_tokens, text_places
 from bertonnx.runtime.options import AGGREGATIONS, Aggregation, chosen
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
 from bertonnx.runtime.tokenization import SubwordRule
@@ -55,8 +57,10 @@ class EntityDecoder:
     """Items `{"entities": [{"entity", "text", "score", "start", "end"}]}`.
 
     `start` and `end` are code points, half open, into the row's text, and `text` is that part of it.
-    Where windows overlap, the longer of two overlapping entities stays, or the better of two equally
-    long ones, as the pipeline does with `stride`.
+    Of a text that was read in windows, every entity is there once and whole (`seams.joined`): of two that
+    overlap the longer stays, or the better of two equally long ones, as in the pipeline with `stride`. With
+    "none", which the pipeline does not do in windows, a token is judged by the window that sees more of the
+    text around it.
 
     Attributes:
         labels: names in the order of the scores (`Card.labels`).
@@ -84,21 +88,22 @@ class EntityDecoder:
 
     def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
         """Return the row's entities in order of the text."""
-        text = encoded.row.text
-        entities = [
-            entity
-            for piece, scores in zip(encoded.pieces, kept, strict=True)
-            for entity in self._entities(self._units(text, piece, scores), text)
+        text, pieces = encoded.row.text, encoded.pieces
+        # Words that a border cuts are judged whole by a neighbor, tokens by whoever sees more around them.
+        own = own_tokens(pieces) if self.aggregation == "none" else [text_places(piece) for piece in pieces]
+        found = [
+            list(self._entities(self._units(text, piece, scores, places), text))
+            for piece, scores, places in zip(pieces, kept, own, strict=True)
         ]
-        return {"entities": _without_overlaps(entities) if len(kept) > 1 else entities}
+        if self.aggregation == "none" or len(kept) == 1:
+            return {"entities": [*chain.from_iterable(found)]}
+        return {"entities": joined(text, pieces, found)}
 
     @cached_property
     def _parsed(self) -> tuple[_Label, ...]:
         return tuple(map(_parsed, self.labels))
 
-    def _units(self, text: str, piece: Piece, scores: Array) -> list[_Unit]:
-        # Special tokens have labels too, which mean nothing.
-        places = np.flatnonzero(np.array(piece.encoding.special_tokens_mask) == 0).tolist()
+    def _units(self, text: str, piece: Piece, scores: Array, places: list[int]) -> list[_Unit]:
         if not places:
             return []
         offsets: list[tuple[int, int]] = piece.encoding.offsets
@@ -183,18 +188,3 @@ _COMBINE: dict[str, Callable[[Array], tuple[int, np.float32]]] = {
     "max": _max,
 }
 """Scores of a word's tokens, of shape (tokens, number_of_labels), to its label and score."""
-
-
-def _without_overlaps(entities: list[Item]) -> list[Item]:
-    kept: list[Item] = []
-    # At the seam of two windows an entity is found twice, perhaps cut in one of them.
-    for entity in sorted(entities, key=lambda entity: int(entity["start"])):
-        if kept and entity["start"] < kept[-1]["end"]:
-            kept[-1] = max(kept[-1], entity, key=_strength)
-        else:
-            kept.append(entity)
-    return kept
-
-
-def _strength(entity: Item) -> tuple[int, float]:
-    return entity["end"] - entity["start"], entity["score"]

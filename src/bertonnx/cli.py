@@ -90,7 +90,7 @@ LongTextOption = Annotated[
     typer.Option(
         metavar="|".join(LONG_TEXT),
         help="What to do with a text longer than the model takes: cut it, read it in overlapping windows, or "
-        "report an error. Default: truncate; stride for question answering.",
+        "report an error. Default: truncate; stride for question answering and token classification.",
     ),
 ]
 OnErrorOption = Annotated[

@@ -217,7 +217,7 @@ def test_an_unknown_aggregation(exported: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("task", ["feature-extraction", "text-classification", "token-classification"])
 def test_long_texts_are_cut_and_say_so(task: str, exported: dict[str, Path]) -> None:
-    with bertonnx.load(exported[task], max_length=16) as model:
+    with bertonnx.load(exported[task], max_length=16, long_text="truncate") as model:
         cut, whole = model.predict([LONG, "short"])
         assert cut["truncated"] is True
         assert "truncated" not in whole
@@ -254,6 +254,13 @@ def test_long_texts_can_be_errors(model: bertonnx.Model) -> None:
         assert isinstance(second, dict)
         with pytest.raises(RowError, match="row 0: the text has"):
             strict.predict(texts, pairs)
+
+
+def test_long_texts_are_read_in_windows_by_default_for_their_entities(exported: dict[str, Path]) -> None:
+    with bertonnx.load(exported["token-classification"]) as model:
+        (item,) = model.predict([LONG])
+        assert "truncated" not in item
+        assert item["entities"][-1]["start"] > 300
 
 
 def test_long_contexts_are_read_in_windows_by_default(exported: dict[str, Path]) -> None:
