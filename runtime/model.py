@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
+from bertonnx.errors import BertonnxError, RowError, TaskError, TruncationWarning, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
@@ -19,7 +20,7 @@ from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import read_optimum
-from bertonnx.runtime.options import Aggregation, DecodeOptions, LoadOptions, LongText
+from bertonnx.runtime.options import Aggregation, DecodeOptions, LoadOptions, LongText, RunOptions
 from bertonnx.runtime.rows import POOLING_MASK, Array, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import OpenSession, open_session
@@ -29,7 +30,7 @@ from bertonnx.wording import Call, Message, Method, Option
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "cut_note", "load"]
 
 _DEFAULTS = DecodeOptions()
 
@@ -51,8 +52,9 @@ def load(
         provider: "cpu", "cuda", or "auto" (CUDA where it works, else CPU). Never falls back in silence.
         threads: batches at a time; default as many as cores that this process may use.
         max_length: a shorter limit than the model's own, in tokens.
-        long_text: what happens to a longer text: "truncate", "stride" (overlapping windows) or
-            "error"; default "stride" for question answering and token classification, else "truncate".
+        long_text: what happens to a longer text: "truncate" (`TruncationWarning` then says how many),
+            "stride" (overlapping windows) or "error"; default "stride" for question answering and token
+            classification, else "truncate".
         tf32: on CUDA, let fp32 models multiply in TF32: faster, and about three digits exact.
         gpu_memory: on CUDA, GiB that ONNX Runtime may take for weights and batches; default no limit.
 
@@ -283,18 +285,34 @@ class Model:
             UsageError: the pairs are missing or too few, or there is no such prompt.
         """
         # JSON has no arrays; whoever wants them calls `stream`, or the task's own method.
-        items = self._all(texts, pairs, DecodeOptions(prompt=prompt))
+        items = list(self._all(texts, pairs, DecodeOptions(prompt=prompt)))
         return [{name: _plain(value) for name, value in item.items()} for item in items]
 
-    def predict_batch(self, batch: pyarrow.RecordBatch, *, prompt: str | None = None) -> pyarrow.RecordBatch:
+    def predict_batch(
+        self,
+        batch: pyarrow.RecordBatch,
+        *,
+        column: str | None = None,
+        pair_column: str | None = None,
+        prompt: str | None = None,
+    ) -> pyarrow.RecordBatch:
         """Return predictions for an Arrow record batch, a row for a row, errors as columns.
 
-        The text is taken from the column `text` (or the only column of strings), the pair from
-        `pair`; for question answering `question` and `context` do as well. `prompt` is as `embed`'s.
+        Args:
+            batch: the rows.
+            column: the column of the texts; default `text`, or the only column of strings; of question
+                answering also `question`.
+            pair_column: the column of the second texts; default `pair`, or `context`.
+            prompt: as `embed`.
+
+        Raises:
+            InputError: nothing says which column holds the text, or the pair.
+            UsageError: there is no such prompt.
         """
         from bertonnx.runtime.io.arrow_batch import predict_batch
 
-        return predict_batch(self, batch, DecodeOptions(prompt=prompt))
+        columns = RunOptions(column=column, pair_column=pair_column)
+        return predict_batch(self, batch, DecodeOptions(prompt=prompt), columns)
 
     def tokenize(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
@@ -365,10 +383,15 @@ class Model:
                 option=Option("pairs"),
             )
         rows = self.prompted(as_rows(texts, pairs), decode.prompt)
+        cut = 0
         for place, item in enumerate(self._engine.map(rows, self._decoder(decode), soon=False)):
             if isinstance(item, RowError):
                 raise _in_row(place, item) from item
+            cut += "truncated" in item
             yield item
+        if cut:
+            # Of the line that called the method which called this.
+            warnings.warn(str(cut_note(cut, len(texts), self.max_length)), TruncationWarning, stacklevel=3)
 
     def _decoder(self, options: DecodeOptions) -> Decoder:
         return decoder_for(DecoderContext(self.card, self.tokenizer, options))
@@ -390,6 +413,23 @@ class Model:
     def _require_open(self) -> None:
         if self._closed:
             raise BertonnxError("this model was closed; open it again with {call}", call=Call("load"))
+
+
+def cut_note(cut: int, texts: int, limit: int) -> Message:
+    """Return what is said where texts were cut.
+
+    Args:
+        cut: how many.
+        texts: of how many.
+        limit: tokens that are left of each.
+    """
+    return Message(
+        "{cut} of {texts} texts were cut to {limit} tokens; {whole} reads them whole",
+        cut=cut,
+        texts=texts,
+        limit=limit,
+        whole=Option("long_text", "stride"),
+    )
 
 
 def _read(path: Path) -> _Found:

@@ -37,7 +37,7 @@ from bertonnx.wording import R
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
@@ -75,9 +75,25 @@ def _described(error: Exception) -> dict[str, str]:
 
 
 @_answering
-def open_model(path: str, device: Any, threads: int | None, max_length: int | None) -> Answer:
+def open_model(
+    path: str,
+    device: Any,
+    threads: int | None,
+    max_length: int | None,
+    long_text: Any = None,
+    tf32: bool = False,
+    gpu_memory: float | None = None,
+) -> Answer:
     """Open a model as `bertonnx.load`; the answer holds `handle` and `info`."""
-    model = load(path, device, threads, max_length=max_length)
+    model = load(
+        path,
+        device,
+        threads,
+        max_length=max_length,
+        long_text=long_text,
+        tf32=tf32,
+        gpu_memory=gpu_memory,
+    )
     return {"handle": Handle(model), "info": _info(model)}
 
 
@@ -195,8 +211,8 @@ class Run:
         """Return what comes next: `texts`, their number, 0 at the end; and `columns`, by name.
 
         A matrix is held back until there is much of it: `columns` is empty meanwhile, and its rest
-        comes with the end. `seconds` is what was spent on predicting, without making columns. A
-        text that failed gives a RowError that names its row.
+        comes with the end. `cut` is how many of the texts were cut, and `seconds` what was spent on
+        predicting, without making columns. A text that failed gives a RowError that names its row.
         """
         started = time.perf_counter()
         taken = list(self._take())
@@ -207,7 +223,8 @@ class Run:
         if not (taken and self.table.is_matrix and len(self._held) < _BLOCK_ROWS):
             columns = self.table.packed(self._held)
             self._held = []
-        return {"texts": float(len(taken)), "seconds": seconds, "columns": columns}
+        cut = sum(isinstance(result, dict) and "truncated" in result for _, result in taken)
+        return {"texts": float(len(taken)), "cut": float(cut), "seconds": seconds, "columns": columns}
 
     @_answering
     def close(self) -> Answer:

@@ -23,6 +23,9 @@
 #' | `bertonnx_error_export`, `bertonnx_error_install` | the exporter, or the installer, failed |
 #' | `bertonnx_error_python` | anything else that Python raised |
 #'
+#' Where texts were longer than the model takes and were cut, there is a warning of class
+#' `bertonnx_warning_truncated`, once a call.
+#'
 #' Where Python raised the error, it is the condition's `parent`, with its class, its message and
 #' its `python_traceback`.
 #'

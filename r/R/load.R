@@ -10,7 +10,13 @@
 #' @param path The file, or folder.
 #' @param device `"cpu"`; `"cuda"`, which never becomes the CPU silently; or `"auto"`.
 #' @param threads How many cores to use; by default all that this process may use.
-#' @param max_length A shorter limit than the model's own, in tokens. Longer texts are cut.
+#' @param max_length A shorter limit than the model's own, in tokens.
+#' @param long_text What to do with a longer text: `"truncate"` it, with a warning of class
+#'   `bertonnx_warning_truncated`; read it in overlapping windows (`"stride"`); or stop with an
+#'   `"error"`. By default as suits the task.
+#' @param tf32 Of CUDA: whether fp32 models may multiply in TF32, which is faster and exact to about
+#'   three digits.
+#' @param gpu_memory Of CUDA: GiB of the GPU's memory to use at most.
 #' @return An object of class `bert_model`, and of a class for its task, such as
 #'   `bert_feature_extraction`, `bert_text_classification`, `bert_token_classification`,
 #'   `bert_question_answering` or `bert_fill_mask`. `summary()` gives a tibble of what the file says of itself.
@@ -21,7 +27,7 @@
 #' model
 #' summary(model)
 #' @export
-bert_load <- function(path, device = "cpu", threads = NULL, max_length = NULL) {
+bert_load <- function(path, device = "cpu", threads = NULL, max_length = NULL, long_text = NULL, tf32 = FALSE, gpu_memory = NULL) {
   call <- rlang::current_env()
   check_string(path)
   check_device(device, call)
@@ -30,7 +36,10 @@ bert_load <- function(path, device = "cpu", threads = NULL, max_length = NULL) {
     path = normalizePath(path.expand(path), mustWork = FALSE),
     device = device,
     threads = if (!is.null(threads)) check_count(threads),
-    max_length = if (!is.null(max_length)) check_count(max_length)
+    max_length = if (!is.null(max_length)) check_count(max_length),
+    long_text = if (!is.null(long_text)) check_string(long_text),
+    tf32 = check_flag(tf32),
+    gpu_memory = if (!is.null(gpu_memory)) check_number(gpu_memory)
   )
   opened <- open_file(arguments, call)
   task <- paste0("bert_", gsub("-", "_", opened$info$task))
@@ -50,7 +59,13 @@ open_file <- function(arguments, call) {
   python <- bridge(call)
   unwrap(
     python$open_model(
-      enc2utf8(arguments$path), arguments$device, arguments$threads, arguments$max_length
+      enc2utf8(arguments$path),
+      arguments$device,
+      arguments$threads,
+      arguments$max_length,
+      arguments$long_text,
+      isTRUE(arguments$tf32),
+      arguments$gpu_memory
     ),
     call
   )
@@ -78,7 +93,7 @@ live_handle <- function(model, call) {
   check_not_forked(call)
   connection <- model$connection
   if (!identical(connection$pid, Sys.getpid()) || reticulate::py_is_null_xptr(connection$handle)) {
-    opened <- open_file(model[c("path", "device", "threads", "max_length")], call)
+    opened <- open_file(model[c("path", "device", "threads", "max_length", "long_text", "tf32", "gpu_memory")], call)
     check_same_model(model, opened$info, call)
     connection$handle <- opened$handle
     connection$pid <- Sys.getpid()

@@ -24,14 +24,29 @@ run_chunks <- function(
   started$kinds <- stats::setNames(as.character(unlist(started$kinds)), as.character(unlist(started$names)))
   started$levels <- as.character(unlist(started$levels))
   bar <- progress_bar(length(present), progress)
+  cut <- 0
   repeat {
     chunk <- unwrap(started$run$chunk(), call)
     the$predicting <- the$predicting + chunk$seconds
+    cut <- cut + chunk$cut
     if (length(chunk$columns) > 0) take(chunk$columns, started)
     if (chunk$texts == 0) break
     bar(chunk$texts)
   }
+  if (cut > 0) warn_cut(cut, length(present), model$info$max_length, call)
   started
+}
+
+# Once a call, whatever the number of texts.
+warn_cut <- function(cut, texts, limit, call) {
+  cli::cli_warn(
+    c(
+      "{cut} of {texts} text{?s} {?was/were} cut to {limit} tokens.",
+      "i" = "{.code bert_load(long_text = \"stride\")} reads texts whole, in windows."
+    ),
+    class = c("bertonnx_warning_truncated", "bertonnx_warning"),
+    call = call
+  )
 }
 
 # As run_chunks(), with the columns of all chunks bound together, as what they are in R.

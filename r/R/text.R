@@ -137,6 +137,13 @@ check_string <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env
   x
 }
 
+check_number <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (!is.numeric(x) || length(x) != 1L || is.na(x)) {
+    bert_abort("{.arg {arg}} must be one number.", "input", call = call)
+  }
+  as.numeric(x)
+}
+
 # "" is no prompt, which is not the same as the model's default.
 check_prompt <- function(prompt, call = rlang::caller_env()) {
   if (is.null(prompt) || identical(prompt, "")) prompt else check_string(prompt, call = call)

@@ -20,17 +20,22 @@ _NEITHER_NAMED = RunOptions()
 _DEFAULTS = DecodeOptions()
 
 
-def predict_batch(model: Predictor, batch: Any, decode: DecodeOptions = _DEFAULTS) -> Any:
+def predict_batch(
+    model: Predictor,
+    batch: Any,
+    decode: DecodeOptions = _DEFAULTS,
+    columns: RunOptions = _NEITHER_NAMED,
+) -> Any:
     """Return the RecordBatch of predictions for a RecordBatch of texts, a row for a row.
 
-    The columns are chosen among those that hold text, as for a file without `column`; where the
-    model may read pairs, `text` and `pair` are taken together.
+    Columns that are not named are chosen among those that hold text, as for a file; where the model may read
+    pairs, `text` and `pair` are taken together.
 
     Raises:
         InputError: nothing says which column holds the text, or the pair; or that column is broken.
     """
     names = [field.name for field in batch.schema if holds_text(field.type)]
-    column, pair = _chosen(model.card, names)
+    column, pair = _chosen(model.card, names, columns)
     texts = _texts(batch, column)
     rows = as_rows(texts, None if pair is None else _texts(batch, pair))
     return to_batch(model.card, list(enumerate(model.stream(rows, decode))), decode)
@@ -48,7 +53,8 @@ def _texts(batch: Any, name: str) -> list[Any]:
         ) from error
 
 
-def _chosen(card: Card, names: Sequence[str]) -> tuple[str, str | None]:
-    if card.takes_pair and {"text", "pair"} <= set(names):
+def _chosen(card: Card, names: Sequence[str], columns: RunOptions) -> tuple[str, str | None]:
+    named = columns.column is not None or columns.pair_column is not None
+    if not named and card.takes_pair and {"text", "pair"} <= set(names):
         return "text", "pair"
-    return choose_columns(names, Choice("the record batch", _NEITHER_NAMED, card.needs_pair))
+    return choose_columns(names, Choice("the record batch", columns, card.needs_pair))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bertonnx.errors import BertonnxError, MissingDependencyError
+from bertonnx.errors import BertonnxError, MissingDependencyError, TruncationWarning
 from bertonnx.wording import Install
 
 if TYPE_CHECKING:
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from bertonnx.runtime.golden import CheckReport, check
     from bertonnx.runtime.model import Model, load
 
-__all__ = ["BertonnxError", "Card", "CheckReport", "ExportReport", "Model", "check", "export", "load"]
+__all__ = [
+    "BertonnxError",
+    "Card",
+    "CheckReport",
+    "ExportReport",
+    "Model",
+    "TruncationWarning",
+    "check",
+    "export",
+    "load",
+]
 
 __version__ = "0.1.0"
 

@@ -23,6 +23,8 @@
     ├── OutputError               the output cannot be written
     └── RowError                  one text failed; the others are not touched
 
+`TruncationWarning` is no error: texts were cut, and Python's `warnings` say how many.
+
 An error is a template and facts: what was asked, what is there, what is allowed, and what mends it.
 `str(error)` words it for Python; `error.worded(face)` for the command line or R (`bertonnx.wording`).
 """
@@ -53,6 +55,7 @@ __all__ = [
     "RowError",
     "SourceError",
     "TaskError",
+    "TruncationWarning",
     "UnsupportedError",
     "UsageError",
 ]
@@ -185,3 +188,7 @@ class RowError(BertonnxError):
 
 def _rebuilt_row(kind: str, template: str, facts: Mapping[str, Any]) -> RowError:
     return RowError(kind, template, **facts)
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the model takes, and were cut; once for each call of a method."""

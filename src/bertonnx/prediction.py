@@ -158,15 +158,9 @@ def _tell(report: JobReport, model: Model, output: Target | None) -> None:
             )
         )
     elif report.truncated:
-        say(
-            Message(
-                "{cut} of {rows} texts were cut to {limit} tokens; {whole} reads them whole",
-                cut=report.truncated,
-                rows=report.rows,
-                limit=model.max_length,
-                whole=Option("long_text", "stride"),
-            )
-        )
+        from bertonnx.runtime.model import cut_note
+
+        say(cut_note(report.truncated, report.rows, model.max_length))
     if report.errors:
         where = "look for error in the output"
         if output is not None and not output.format.says_why:

@@ -227,6 +227,7 @@ class _R(_Python):
     }
     _names: Mapping[str, str] = {
         "top_k": "top_n",
+        "output": "path",
         "provider": "device",
         "pair_column": "pair",
         "pairs": "pair",

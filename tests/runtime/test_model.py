@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import bertonnx
 from bertonnx.errors import BertonnxError, RowError, TaskError, UsageError
 from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import as_rows
 from bertonnx.wording import COMMAND_LINE, R
@@ -218,7 +220,16 @@ def test_an_unknown_aggregation(exported: dict[str, Path]) -> None:
 @pytest.mark.parametrize("task", ["feature-extraction", "text-classification", "token-classification"])
 def test_long_texts_are_cut_and_say_so(task: str, exported: dict[str, Path]) -> None:
     with bertonnx.load(exported[task], max_length=16, long_text="truncate") as model:
-        cut, whole = model.predict([LONG, "short"])
+        with pytest.warns(bertonnx.TruncationWarning) as said:
+            cut, whole = model.predict([LONG, "short"])
+        assert [str(one.message) for one in said] == [
+            "1 of 2 texts were cut to 16 tokens; long_text='stride' reads them whole"
+        ]
+        # The line that called, not one of ours.
+        assert said[0].filename == __file__
+        with pytest.warns(bertonnx.TruncationWarning) as said:
+            getattr(model, task_named(task).method)([LONG])
+        assert said[0].filename == __file__
         assert cut["truncated"] is True
         assert "truncated" not in whole
         (encoded,) = model.tokenize([LONG])
@@ -231,7 +242,9 @@ def test_long_texts_are_cut_and_say_so(task: str, exported: dict[str, Path]) -> 
 @pytest.mark.parametrize("task", ["feature-extraction", "text-classification", "token-classification"])
 def test_long_texts_are_read_whole_in_windows(task: str, exported: dict[str, Path]) -> None:
     with bertonnx.load(exported[task], max_length=16, long_text="stride") as model:
-        item, short = model.predict([LONG, "short"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            item, short = model.predict([LONG, "short"])
         assert "truncated" not in item
         if task == "token-classification":
             assert item["entities"][-1]["start"] > 300

@@ -27,7 +27,11 @@ QUESTION = "Who lived where?"
 
 def opened(path: Path, **options: Any) -> Handle:
     answer = open_model(
-        str(path), options.get("device", "cpu"), options.get("threads"), options.get("max_length")
+        str(path),
+        options.get("device", "cpu"),
+        options.get("threads"),
+        options.get("max_length"),
+        options.get("long_text"),
     )
     assert answer["ok"], answer
     handle: Handle = answer["handle"]

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 import bertonnx
 from bertonnx import errors
+from bertonnx.cli import app
 from bertonnx.errors import BertonnxError
+from bertonnx.exporters.options import ExportOptions
+from bertonnx.runtime.options import DecodeOptions, LoadOptions
+from bertonnx.wording import COMMAND_LINE, R
+
+ROOT = Path(__file__).parents[2]
+
+NO_FACE_YET = "runtime/vectors/"
+"""What neither a command nor a function reaches."""
+
+COMMANDS_ONLY = {"lengths", "repeat", "resume", "seconds", "text"}
+"""Options of commands that neither Python nor R has as functions."""
 
 MODEL_METHODS = {
     "embed": "(self, texts, *, prompt=None)",
@@ -21,7 +36,7 @@ MODEL_METHODS = {
     "answer": "(self, questions, contexts, *, top_k=1)",
     "fill_mask": "(self, texts, *, top_k=5)",
     "predict": "(self, texts, pairs=None, *, prompt=None)",
-    "predict_batch": "(self, batch, *, prompt=None)",
+    "predict_batch": "(self, batch, *, column=None, pair_column=None, prompt=None)",
 }
 
 
@@ -103,7 +118,11 @@ def _classes() -> dict[str, type[BertonnxError]]:
 
 def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
     drawn = re.findall(r"^ {4}((?:│   )?(?:[├└]── )?)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
-    assert sorted(name for _, name in drawn) == sorted(_classes()) == sorted(errors.__all__)
+    assert (
+        sorted(name for _, name in drawn)
+        == sorted(_classes())
+        == sorted(set(errors.__all__) - {"TruncationWarning"})
+    )
     parents: dict[int, str] = {}
     for branch, name in drawn:
         parents[len(branch)] = name
@@ -116,3 +135,51 @@ def test_exit_codes() -> None:
     assert {name: kind.exit_code for name, kind in _classes().items() if kind.exit_code != 1} == {
         "UsageError": 2
     }
+
+
+def _named_options() -> dict[str, set[str]]:
+    """Return the options that messages name, and the files that do."""
+    named: dict[str, set[str]] = {}
+    rooms = ("models", "runtime", "exporters", "src")
+    for path in (file for room in rooms for file in (ROOT / room).rglob("*.py")):
+        place = path.relative_to(ROOT).as_posix()
+        if place.startswith(NO_FACE_YET):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Option":
+                name = node.args[0]
+                if isinstance(name, ast.Constant):
+                    named.setdefault(str(name.value), set()).add(place)
+    # Those that messages name by the field of an options object.
+    for kind in (LoadOptions, DecodeOptions, ExportOptions):
+        for item in fields(kind):
+            named.setdefault(item.name, set()).add(kind.__name__)
+    return named
+
+
+def test_python_has_every_argument_that_its_messages_name() -> None:
+    functions: list[Any] = [bertonnx.load, bertonnx.export, bertonnx.check]
+    functions += [getattr(bertonnx.Model, name) for name in MODEL_METHODS]
+    arguments = {name for function in functions for name in inspect.signature(function).parameters}
+    missing = {name: places for name, places in _named_options().items() if name not in arguments}
+    assert set(missing) == COMMANDS_ONLY, missing
+
+
+def test_the_command_line_has_every_option_that_its_messages_name() -> None:
+    group: Any = typer.main.get_command(app)
+    commands = group.commands.values()
+    options = {word for command in commands for option in command.params for word in option.opts}
+    missing = {name for name in _named_options() if COMMAND_LINE.option(name) not in options}
+    # Texts are columns there. Tokens are entities as one way of several only in Python and R.
+    assert missing - {"aggregation"} == {"pairs"}
+
+
+def test_r_has_every_argument_that_its_messages_name() -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "r" / "R").glob("*.R")))
+    functions = re.findall(r"^(?:bert_|predict\.)\w+ <- function\((.*?)\) \{$", sources, re.M | re.S)
+    arguments = {name for function in functions for name in re.findall(r"(\w+)(?: =|,|$)", function)}
+    exporter = re.findall(r"^EXPORT_\w+ <- c\((.*?)\)$", sources, re.M | re.S)
+    arguments |= {name for options in exporter for name in re.findall(r"\w+", options)}
+    missing = {name for name in _named_options() if R.option(name) not in arguments}
+    # R has vectors in place of columns.
+    assert missing - {"column"} <= COMMANDS_ONLY

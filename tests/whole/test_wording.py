@@ -45,7 +45,7 @@ WORDED = [
         (
             "bertonnx export SOURCE -o a b.onnx --force",
             "bertonnx.export(source, output='a b.onnx', force=True)",
-            'bert_export(source, output = "a b.onnx", force = TRUE)',
+            'bert_export(source, path = "a b.onnx", force = TRUE)',
         ),
     ),
     (Call("doctor"), ("bertonnx doctor", "bertonnx doctor", "bert_sitrep()")),

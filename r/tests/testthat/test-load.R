@@ -27,6 +27,8 @@ test_that("arguments are checked first", {
   expect_bert_error(bert_load(path, device = "gpu"), "input", "cpu")
   expect_bert_error(bert_load(path, threads = 0), "input", "`threads`")
   expect_bert_error(bert_load(path, max_length = 2^31), "usage", "max_length")
+  expect_bert_error(bert_load(path, gpu_memory = "all"), "input", "`gpu_memory`")
+  expect_bert_error(bert_load(path, gpu_memory = 2), "usage", 'gpu_memory is of CUDA, .*or ask for device = "cuda"')
   expect_identical(bert_load(path, threads = 1, max_length = 8)$info$max_length, 8)
 })
 

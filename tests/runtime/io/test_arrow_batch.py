@@ -9,7 +9,7 @@ import pytest
 from bertonnx.errors import InputError
 from bertonnx.runtime.io.arrow_batch import predict_batch
 from bertonnx.runtime.io.arrow_out import schema_of
-from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.options import DecodeOptions, RunOptions
 from bertonnx.runtime.rows import Row
 from tests.fake_predictor import FakePredictor, result_of
 from tests.results import CARDS, same_item
@@ -42,7 +42,13 @@ def test_which_columns_of_a_record_batch_are_read() -> None:
     assert only.equals(both), "a model of single texts does not read a pair"
     empty = predict_batch(model, pa.record_batch({"text": pa.array([], pa.string())}))
     assert (empty.num_rows, empty.schema) == (0, only.schema)
-    with pytest.raises(InputError, match="which column of the record batch holds the text"):
-        predict_batch(model, pa.record_batch({"a": ["a"], "b": ["b"], "n": [1]}))
+    two = pa.record_batch({"a": ["x"], "b": ["a"], "n": [1]})
+    with pytest.raises(
+        InputError, match=r"which column of the record batch holds the text\?.* say column='NAME'"
+    ):
+        predict_batch(model, two)
+    assert predict_batch(model, two, columns=RunOptions(column="b")).equals(only)
+    with pytest.raises(InputError, match="the record batch has no column 'c'"):
+        predict_batch(model, two, columns=RunOptions(column="c"))
     with pytest.raises(InputError, match="the model reads pairs"):
         predict_batch(FakePredictor(pairs=True), pa.record_batch({"text": ["a"]}))
