@@ -55,7 +55,8 @@ def _families() -> Iterator[str]:
     yield (
         "Other text encoders of transformers are exported too. For those, nothing checks that attention is "
         "fused in every layer. A checkpoint needs a `tokenizer.json` where "
-        "transformers has no fast tokenizer for it, as for XLM and FlauBERT on the Hub; the error says so."
+        "transformers has no fast tokenizer for it, as for XLM and FlauBERT on the Hub; the error says so. "
+        "What the folder's tokenizer files say counts, as the transformers version that saved them reads it."
     )
     yield ""
     yield "These are refused:"

@@ -120,6 +120,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     tokenizer = read_tokenizer(
         tokenizer_folder(source.adapter, plan.folder),
         embeddings=_embedding_rows(loaded.model),
+        account=account,
         lower=plan.sentence is not None and plan.sentence.lower,
         trust_remote_code=source.trust.trust_remote_code,
     )
@@ -132,7 +133,13 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         asked=options.max_length,
         least=tokenizer.least,
     )
-    notes = (*plan.notes, *_unused_note(loaded.unused, plan.row), *length_notes, *account.notes)
+    notes = (
+        *plan.notes,
+        *_unused_note(loaded.unused, plan.row),
+        *tokenizer.notes,
+        *length_notes,
+        *account.notes,
+    )
     checkpoint = _assembled(source, plan, loaded.model, tokenizer, max_length=max_length, notes=notes)
     return replace(checkpoint, private_keys=account.private_keys, ignored_keys=account.ignored_keys)
 

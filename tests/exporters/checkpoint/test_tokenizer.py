@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from bertonnx.errors import CheckpointError, UnsupportedError, UsageError
 from bertonnx.exporters.checkpoint.tokenizer import HARD_TEXTS
+from bertonnx.exporters.options import Trust
 from tests.checkpoints import edit_json, message, read, save
 from tests.tokenizers_zoo import pretrained
 
@@ -66,17 +67,23 @@ def test_no_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_a_fast_version(tmp_path: Path) -> None:
-    save(tmp_path, "EsmModel", pad_token_id=1, mask_token_id=4)
-    for path in tmp_path.glob("*token*"):
-        path.unlink()
-    (tmp_path / "vocab.txt").write_text(
-        "\n".join(["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTID", "<mask>"])
+    _only(
+        save(tmp_path, "RobertaModel"), {"vocab.txt": "the 1\nfilm 2\n", "bpe.codes": "t h 1\nth e</w> 2\n"}
     )
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "EsmTokenizer"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PhobertTokenizer"}')
     said = message(CheckpointError, tmp_path)
-    assert "a EsmTokenizer, has no fast version" in said
+    assert "a PhobertTokenizer, has no fast version" in said
     assert "put a tokenizer.json" in said
     assert "PreTrainedTokenizerFast" in said
+
+
+def _only(folder: Path, files: dict[str, str]) -> Path:
+    """Leave these files in a folder in place of its tokenizer."""
+    for path in folder.glob("*token*"):
+        path.unlink()
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    return folder
 
 
 def test_a_tokenizer_class_that_cannot_be_loaded_is_replaced_by_tokenizer_json(tmp_path: Path) -> None:
@@ -90,6 +97,13 @@ def test_a_tokenizer_class_that_cannot_be_loaded_is_replaced_by_tokenizer_json(t
     assert "put a tokenizer.json" in said
 
 
+def _own_code(folder: Path, monkeypatch: pytest.MonkeyPatch, loaded: Any) -> str:
+    """Return what is said where a folder's own tokenizer code, which is trusted, makes `loaded`."""
+    edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.Own"]})
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: loaded)
+    return message(CheckpointError, folder, trust=Trust(trust_remote_code=True))
+
+
 def test_a_tokenizer_with_python_code_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenizers import pre_tokenizers
 
@@ -100,10 +114,18 @@ def test_a_tokenizer_with_python_code_in_it(tmp_path: Path, monkeypatch: pytest.
     save(tmp_path, "BertModel")
     loaded: Any = pretrained("wordpiece")
     loaded.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Jieba())
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: loaded)
-    said = message(CheckpointError, tmp_path)
+    said = _own_code(tmp_path, monkeypatch, loaded)
     assert "splits texts with Python code" in said
     assert "put a tokenizer.json" in said
+
+
+def test_a_class_that_splits_with_python_code(tmp_path: Path) -> None:
+    save(tmp_path, "RoFormerModel")
+    edit_json(tmp_path / "tokenizer_config.json", tokenizer_class="RoFormerTokenizer")
+    said = message(CheckpointError, tmp_path)
+    assert "a RoFormerTokenizer" in said
+    assert "splits texts with Python code" in said
+    assert "PreTrainedTokenizerFast" in said
 
 
 def test_a_tokenizer_that_changes_when_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +133,7 @@ def test_a_tokenizer_that_changes_when_written_down(tmp_path: Path, monkeypatch:
     other = pretrained("wordpiece", lowercase=False)
     own: Any = pretrained("wordpiece")
     monkeypatch.setattr(type(own), "backend_tokenizer", property(lambda _: other._tokenizer))
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: own)
-    said = message(CheckpointError, tmp_path)
+    said = _own_code(tmp_path, monkeypatch, own)
     assert "gives other ids than" in said
     assert "for example for '   leading and trailing   '" in said
 

@@ -1,0 +1,196 @@
+"""A folder's tokenizer.json as the version and class that saved it read it, whatever is installed.
+
+Version 4's classes change what the file says by keys of tokenizer_config.json; what they do is done here
+again. Version 5's classes for one family build a tokenizer anew of the vocabulary and of such keys. They
+wrote the file as well, so it says the same, and where a key says another thing it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from bertonnx.errors import CheckpointError
+from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.tokenizer_folder import CONFIG, TokenizerFolder, shortened
+from bertonnx.wording import Message
+
+__all__ = ["add_tokens", "file_tokenizer"]
+
+_SAVE_AGAIN = Message("save it again: tokenizer.save_pretrained('folder')")
+
+
+def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
+    """Return what a folder's tokenizer.json and tokenizer_config.json make together.
+
+    Raises:
+        CheckpointError: the file is broken, or a key of tokenizer_config.json contradicts it.
+    """
+    file = folder.file
+    assert file is not None
+    try:
+        made = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CheckpointError(
+            "{path} cannot be loaded as a tokenizer ({why}); put the checkpoint's original file in its place",
+            path=file,
+            why=shortened(error),
+        ) from error
+    # The runtime pads and cuts by itself.
+    made.no_padding()
+    made.no_truncation()
+    if "python" in folder.kind.rules:
+        raise CheckpointError(
+            "the tokenizer in {folder}, a {kind}, splits texts with Python code, which cannot be written "
+            'into the model file; if the model was trained without it, put "tokenizer_class": '
+            '"PreTrainedTokenizerFast" into tokenizer_config.json',
+            folder=folder.path,
+            kind=folder.kind.name,
+        )
+    if folder.version == 4:
+        made = _follow_version_4(made, folder, account)
+    elif not folder.mixed:
+        _require_version_5(made, folder, account)
+    add_tokens(made, folder)
+    return made
+
+
+def _follow_version_4(made: Tokenizer, folder: TokenizerFolder, account: Account) -> Tokenizer:
+    rules = folder.kind.rules
+    if "bos and eos" in rules:
+        account.refuse(
+            CONFIG,
+            "tokenizer_class",
+            folder.kind.name,
+            "a class of models that write text, which puts its own tokens around a text",
+            remedy=Message('put "PreTrainedTokenizerFast" there, with them in tokenizer.json'),
+        )
+    prefix = bool(folder.setting("add_prefix_space"))
+    wanted: dict[str, dict[str, Any]] = {"pre_tokenizer": {"add_prefix_space": prefix}}
+    if "bert normalizer" in rules:
+        wanted["normalizer"] = {
+            "lowercase": folder.setting("do_lower_case"),
+            "strip_accents": folder.setting("strip_accents"),
+            "handle_chinese_chars": folder.setting("tokenize_chinese_chars"),
+        }
+    # Where offsets begin.
+    if "affixes" in rules:
+        trim = folder.setting("trim_offsets")
+        wanted["post_processor"] = {"add_prefix_space": prefix, "trim_offsets": trim}
+    # As text, since the names of a part's arguments change from one release of tokenizers to the next.
+    data = json.loads(made.to_str())
+    for part, values in wanted.items():
+        state = data[part] or {}
+        # transformers sets what it finds there; a sequence of parts stays as it is.
+        state.update({name: value for name, value in values.items() if name in state})
+    return Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
+
+
+def _require_version_5(made: Tokenizer, folder: TokenizerFolder, account: Account) -> None:
+    if "template" in folder.kind.rules and made.num_special_tokens_to_add(is_pair=False) == 0:
+        raise CheckpointError(
+            "tokenizer.json in {folder} puts no special tokens around a text (post_processor), and a {kind} "
+            "of transformers 5 does; load the tokenizer where 5 is installed, and {again}",
+            folder=folder.path,
+            kind=folder.kind.name,
+            again=_SAVE_AGAIN,
+        )
+    if "builds" not in folder.kind.rules:
+        return
+    for key, wanted, found in _said_twice(made, folder):
+        if wanted != found:
+            account.refuse(
+                CONFIG,
+                key,
+                wanted,
+                f"and tokenizer.json says {json.dumps(found)}, so that {folder.kind.name} and the file give "
+                "different ids",
+                remedy=_SAVE_AGAIN,
+            )
+
+
+def _said_twice(made: Tokenizer, folder: TokenizerFolder) -> Iterator[tuple[str, bool, bool]]:
+    """Yield keys of tokenizer_config.json, what they say, and what the file does."""
+    for key, does in _VISIBLE.items():
+        if key in folder.kind.defaults and (value := folder.setting(key)) is not None:
+            found = does(made)
+            if found is not None:
+                yield key, bool(value), found
+
+
+def _normalized(text: str, same: str) -> Callable[[Tokenizer], bool]:
+    def does(made: Tokenizer) -> bool:
+        return made.normalizer is not None and made.normalizer.normalize_str(text).strip() != same
+
+    return does
+
+
+def _prefixes(made: Tokenizer) -> bool | None:
+    found: bool | None = None
+    for state in _parts(_state(made.pre_tokenizer)):
+        if "add_prefix_space" in state:
+            found = bool(state["add_prefix_space"])
+        elif "prepend_scheme" in state:
+            found = state["prepend_scheme"] == "always"
+    return found
+
+
+def _splits_punctuation(made: Tokenizer) -> bool:
+    return any(state.get("type") == "Punctuation" for state in _parts(_state(made.pre_tokenizer)))
+
+
+def _spaces_chinese(made: Tokenizer) -> bool:
+    return made.normalizer is not None and " " in made.normalizer.normalize_str("a中b")
+
+
+def _keeps_accents(made: Tokenizer) -> bool:
+    return not _normalized("é", "é")(made)
+
+
+_VISIBLE: Mapping[str, Callable[[Tokenizer], bool | None]] = {
+    "do_lower_case": _normalized("A", "A"),
+    "strip_accents": _normalized("é", "é"),
+    "tokenize_chinese_chars": _spaces_chinese,
+    "keep_accents": _keeps_accents,
+    "add_prefix_space": _prefixes,
+    "split_by_punct": _splits_punctuation,
+}
+"""Keys whose meaning shows in a tokenizer.json -> what the file does; None where it cannot be told."""
+
+
+def _parts(state: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if "pretokenizers" in state:
+        for part in state["pretokenizers"]:
+            yield from _parts(part)
+    else:
+        yield state
+
+
+def add_tokens(made: Tokenizer, folder: TokenizerFolder) -> None:
+    """Add the tokens that are missing, as both versions do: those with ids first, then special ones."""
+    there = made.get_added_tokens_decoder().values()
+    reprs, names = {repr(token) for token in there}, {token.content for token in there}
+    # Another repr with the same name changes how the token is found in a text.
+    new: list[AddedToken] = [token for token in folder.added if repr(token) not in reprs]
+    names |= {token.content for token in new}
+    named = {token.content for token in folder.named.values()}
+    special = named | {token.content for token in folder.extra} if folder.version == 4 else named
+    for token in new:
+        token.special = token.special or token.content in special
+    for token in (*folder.named.values(), *folder.extra):
+        if token.content not in names:
+            token.special = True
+            new.append(token)
+            names.add(token.content)
+    made.add_tokens(new)
+
+
+def _state(part: Any) -> dict[str, Any]:
+    """Return a part of a tokenizer as tokenizer.json has it; empty for none."""
+    if part is None:
+        return {}
+    state: dict[str, Any] = json.loads(part.__getstate__())
+    return state

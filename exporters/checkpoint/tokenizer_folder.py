@@ -1,0 +1,242 @@
+"""The tokenizer's files of a checkpoint's folder, and what is said in them; nothing is made of them yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+
+from bertonnx.errors import CheckpointError
+from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.tokenizer_classes import (
+    NAMED_TOKENS,
+    TokenizerClass,
+    class_of,
+    known_parameters,
+    known_version,
+)
+from bertonnx.wording import Message
+
+__all__ = [
+    "CONFIG",
+    "PROVIDE",
+    "TokenizerFolder",
+    "account_of",
+    "installed_major",
+    "read_folder",
+    "shortened",
+]
+
+CONFIG = "tokenizer_config.json"
+_TOKENS = "special_tokens_map.json"
+
+PROVIDE = Message(
+    "put a tokenizer.json that gives the same ids beside config.json, with "
+    '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+)
+
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "bpe.codes")
+
+_NEW_CLASSES = ("TokenizersBackend", "PythonBackend", "SentencePieceBackend")
+"""Names that version 4 does not have."""
+
+_READ = frozenset(
+    {*NAMED_TOKENS, "added_tokens_decoder", "additional_special_tokens", "clean_up_tokenization_spaces"}
+    | {"clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", "extra_special_tokens"}
+    | {"max_len", "model_input_names", "model_max_length", "model_specific_special_tokens", "padding_side"}
+    | {"split_special_tokens", "tokenizer_class", "truncation_side", "backend", "auto_map"}
+)
+
+_HARMLESS = frozenset(
+    {"chat_template", "device", "errors", "from_slow", "init_inputs", "is_local", "local_files_only", "name"}
+    | {"max_length", "merges_file", "name_or_path", "pad_to_multiple_of", "pad_token_type_id", "padding"}
+    | {"processor_class", "response_schema", "return_tensors", "special_tokens_map_file", "stride"}
+    | {"tokenizer_file", "truncation", "truncation_strategy", "use_fast", "verbose", "vocab_file", "revision"}
+    | {"add_bos_token", "add_eos_token", "spaces_between_special_tokens", "tokenizer_type", "_commit_hash"}
+    | {"commit_hash", "language", "cache_dir", "force_download", "token", "use_auth_token", "subfolder"}
+    | {"trust_remote_code", "fix_mistral_regex", "transformers_version", "chat_templates", "_from_auto"}
+)
+"""Keys that no class of either version lets ids depend on, where there is a tokenizer.json."""
+
+
+@dataclass(frozen=True)
+class TokenizerFolder:
+    """What the files say.
+
+    Attributes:
+        path: the folder.
+        version: major version of transformers that saved it, 4 or 5.
+        kind: the class that this version takes for it.
+        config: tokenizer_config.json, special_tokens_map.json put into it as transformers does.
+        mixed: whether the model was saved by version 5, and the tokenizer's files are still those of 4.
+    """
+
+    path: Path
+    version: int
+    kind: TokenizerClass
+    config: Mapping[str, Any]
+    mixed: bool
+
+    @cached_property
+    def _saved(self) -> Mapping[str, Any]:
+        return _optional(self.path, "tokenizer.json")
+
+    def saved(self, name: str) -> Mapping[str, Any]:
+        """Return tokenizer.json's "padding" or "truncation"; empty where it has none."""
+        return self._saved.get(name) or {}
+
+    @property
+    def own_code(self) -> bool:
+        """Whether the tokenizer is Python code of the folder's own."""
+        mapped = self.config.get("auto_map") or ()
+        return isinstance(mapped, list) or "AutoTokenizer" in mapped
+
+    @property
+    def file(self) -> Path | None:
+        """The tokenizer.json, or None where there is none."""
+        path = self.path / "tokenizer.json"
+        return path if path.is_file() else None
+
+    def setting(self, name: str) -> Any:
+        """Return a key's value, or the default of the class."""
+        return self.config.get(name, self.kind.defaults.get(name))
+
+    @cached_property
+    def named(self) -> Mapping[str, AddedToken]:
+        """The special tokens that have a name, such as "mask_token"."""
+        found = {name: _as_token(self.setting(name)) for name in NAMED_TOKENS}
+        if "pad_token" not in {*self.config, *self.kind.defaults}:
+            found["pad_token"] = _as_token(self.saved("padding").get("pad_token"))
+        if "wide mask" in self.kind.rules and isinstance(self.setting("mask_token"), str):
+            # It takes the space before it along, and is looked for before or after texts are normalized.
+            raw = "raw mask" in self.kind.rules
+            mask = AddedToken(self.setting("mask_token"), lstrip=True, normalized=not raw, special=True)
+            found["mask_token"] = mask
+        return {name: token for name, token in found.items() if token is not None}
+
+    @cached_property
+    def extra(self) -> tuple[AddedToken, ...]:
+        """Special tokens without one of these names."""
+        return tuple(token for value in self._extra_values() if (token := _as_token(value)) is not None)
+
+    def _extra_values(self) -> Iterator[Any]:
+        # A list is version 5's word for version 4's additional_special_tokens; a mapping gives names.
+        for key in ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"):
+            value = self.setting(key) or ()
+            yield from value.values() if isinstance(value, dict) else value
+        own = self.kind.defaults if self.version == 4 else {**self.kind.defaults, **self.config}
+        for key in own:
+            if key.endswith("_token") and key not in NAMED_TOKENS and isinstance(self.setting(key), str):
+                yield self.setting(key)
+
+    @cached_property
+    def added(self) -> tuple[AddedToken, ...]:
+        """The tokens of `added_tokens_decoder`, by their ids."""
+        listed = self.config.get("added_tokens_decoder") or {}
+        tokens = [(int(index), _as_token(value)) for index, value in listed.items()]
+        return tuple(token for _, token in sorted(tokens, key=lambda item: item[0]) if token is not None)
+
+
+def read_folder(folder: Path) -> TokenizerFolder:
+    """Read a folder's tokenizer files.
+
+    Raises:
+        CheckpointError: there are none, or one is broken.
+    """
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        raise CheckpointError(
+            "{folder} has no tokenizer (none of {files}); copy the tokenizer's files there, or save it with "
+            "transformers: tokenizer.save_pretrained('folder')",
+            folder=folder,
+            files=", ".join(_VOCABULARIES),
+        )
+    # Read for the error alone: that of the tokenizers library does not say which file is broken.
+    _optional(folder, "tokenizer.json")
+    own, model = _optional(folder, CONFIG), _optional(folder, "config.json")
+    by_tokenizer = own.get("backend") == "tokenizers" or own.get("tokenizer_class") in _NEW_CLASSES
+    by_model = _major(model.get("transformers_version")) >= 5
+    version = 5 if by_tokenizer or by_model else 4
+    # Version 5 writes neither of these.
+    by_version_4 = "added_tokens_decoder" in own or (folder / _TOKENS).is_file()
+    named = own.get("tokenizer_class") or model.get("tokenizer_class")
+    config = dict(own)
+    if "added_tokens_decoder" not in own:
+        config.update(_optional(folder, _TOKENS))
+    return TokenizerFolder(
+        path=folder,
+        version=version,
+        kind=class_of(version, named, model.get("model_type")),
+        config=config,
+        mixed=by_model and not by_tokenizer and by_version_4,
+    )
+
+
+def account_of(folder: TokenizerFolder, account: Account) -> None:
+    """Account for every key of tokenizer_config.json.
+
+    Raises:
+        CheckpointError: a key changes ids in a way that cannot be written down, or may do so.
+    """
+    config = folder.config
+    if config.get("split_special_tokens"):
+        account.refuse(
+            CONFIG, "split_special_tokens", True, "which no tokenizer.json can say, so the file could not"
+        )
+    saver = _optional(folder.path, "config.json").get("transformers_version")
+    newer = _numbers(saver) > _numbers(known_version())
+    for key in sorted(config.keys() - _READ - _HARMLESS - known_parameters()):
+        if key.endswith("_token"):  # a token of the user's own, which version 5 adds and 4 ignores
+            continue
+        if newer:
+            account.refuse(
+                CONFIG,
+                key,
+                config[key],
+                f"which transformers {saver} may read: bertonnx knows the keys of versions up to "
+                f"{known_version()}",
+            )
+        account.private(CONFIG, [key])
+
+
+def shortened(error: BaseException) -> str:
+    """Return the first line of an error, cut where it is long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def installed_major() -> int:
+    """Return the major version of transformers that is installed."""
+    import transformers
+
+    return _major(transformers.__version__)
+
+
+def _optional(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name) if (folder / name).is_file() else {}
+
+
+def _as_token(value: Any) -> AddedToken | None:
+    if isinstance(value, AddedToken):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+        return AddedToken(value["content"], **{name: bool(value[name]) for name in flags if name in value})
+    return AddedToken(value, special=True) if isinstance(value, str) else None
+
+
+def _major(version: Any) -> int:
+    return (_numbers(version) or (4,))[0]
+
+
+def _numbers(version: Any) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in str(version or "").split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
