@@ -8,6 +8,8 @@ starts, and each with the file in the page cache:
 
 - `bertonnx.load`: graph, tokenizer, card and checks;
 - `open_session`: the session alone, as bertonnx opens it;
+- `read into memory`: the same where the file cannot be held still while it is mapped (another user's, on a
+  network, or not on Linux), and so is read first;
 - `default, same file`: the file that bertonnx made, with `InferenceSession(path)`;
 - `default, Optimum's file`: the graph that optimum-cli made of the same checkpoint, with
   `InferenceSession(path)`.
@@ -91,6 +93,11 @@ class Opened:
 opening = Opened
 """
 
+READ = """
+import bertonnx.runtime.modelfile.held
+bertonnx.runtime.modelfile.held._lease = lambda _: False
+"""
+
 DEFAULT = "opening = Default\n"
 
 
@@ -101,6 +108,7 @@ def main() -> None:
     commands = {
         "bertonnx.load": _command(LOAD, ours),
         "open_session": _command(SESSION, ours),
+        "read into memory": _command(READ + SESSION, ours),
         "default, same file": _command(DEFAULT, ours),
         "default, Optimum's file": _command(DEFAULT, theirs),
     }

@@ -14,6 +14,7 @@ import numpy as np
 from bertonnx.errors import DriftError, ModelFileError, RowError
 from bertonnx.models.card import CARD_KEY, Card
 from bertonnx.models.providers import PROVIDERS
+from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file, weights_sha256
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row, feeds_of
@@ -84,6 +85,12 @@ def check(path: str | Path, provider: str = "auto") -> CheckReport:
     """
     options = LoadOptions(provider=provider)
     path = Path(path)
+    # What is compared is what runs, whatever becomes of the file meanwhile.
+    with held(path):
+        return _checked(path, options)
+
+
+def _checked(path: Path, options: LoadOptions) -> CheckReport:
     file = read_model_file(path)
     card, golden = file.card, file.golden
     _require_unchanged(path, file)

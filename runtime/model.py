@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.engine.engine import Engine
+from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import read_optimum
 from bertonnx.runtime.options import Aggregation, DecodeOptions, LoadOptions, LongText, RunOptions
@@ -110,24 +112,18 @@ class Model:
     def __init__(self, path: str | Path, options: LoadOptions | None = None) -> None:
         self.path = Path(path)
         self._options = options = options or LoadOptions()
-        found = _read(self.path)
+        # What is checked is what runs, whatever becomes of the file meanwhile.
+        with nullcontext() if self.path.is_dir() else held(self.path):
+            found, self.tokenizer, session = _opened(self.path, options)
         self.card = found.card
-        task = task_named(self.card.task)
-        # ONNX Runtime reads weights beside Python, which reads the vocabulary meanwhile.
-        with ThreadPoolExecutor(1) as beside:
-            opening = beside.submit(found.opens, options)
-            self.tokenizer = TextTokenizer(
-                found.tokenizer,
-                self.card,
-                max_length=options.max_length,
-                long_text=options.long_text or task.long_text,
-            )
-            session = opening.result()
         self._notes = (*found.notes, *session.notes)
         self.provider = session.provider
         self.placement = session.placement
         self._engine = Engine(
-            session, self.tokenizer, threads=options.threads or allowed_cores(), outputs=task.outputs
+            session,
+            self.tokenizer,
+            threads=options.threads or allowed_cores(),
+            outputs=task_named(self.card.task).outputs,
         )
         self._closed = False
 
@@ -430,6 +426,20 @@ def cut_note(cut: int, texts: int, limit: int) -> Message:
         limit=limit,
         whole=Option("long_text", "stride"),
     )
+
+
+def _opened(path: Path, options: LoadOptions) -> tuple[_Found, TextTokenizer, OpenSession]:
+    found = _read(path)
+    # ONNX Runtime reads weights beside Python, which reads the vocabulary meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        opening = beside.submit(found.opens, options)
+        tokenizer = TextTokenizer(
+            found.tokenizer,
+            found.card,
+            max_length=options.max_length,
+            long_text=options.long_text or task_named(found.card.task).long_text,
+        )
+        return found, tokenizer, opening.result()
 
 
 def _read(path: Path) -> _Found:

@@ -8,11 +8,15 @@ would on a GPU: batches, bound memory, the unpadded graph, placement, the benchm
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bertonnx.runtime.modelfile.structure import Structure
 from bertonnx.runtime.session.session import import_onnxruntime
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -154,6 +158,13 @@ def use_runtime(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> FakeRunti
     from bertonnx.runtime.session import cpu_session, ort_session
 
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    monkeypatch.setattr(ort_session, "held", _held)
     monkeypatch.setattr(ort_session, "without_weights", lambda _: b"")
     monkeypatch.setattr(cpu_session, "_stamp", lambda _: (0,))
     return fake
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[Any]:
+    """Hold any file, be there one or not."""
+    yield SimpleNamespace(path=path, data=b"", leased=True, structure=Structure())

@@ -2,18 +2,18 @@
 
 ONNX Runtime parses a file into protobuf messages and copies every weight out of them again. Given
 the graph alone, with each large weight declared as external data at its place in the same file, it
-maps that file instead, in half the time and a third less memory (benchmarks/load.py).
+maps that file instead, in half the time and a third less memory (benchmarks/load.py). That is safe only
+while the file cannot change: see `held`.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
 from bertonnx.runtime.modelfile import wire
-from bertonnx.runtime.modelfile.modelfile import open_map
-from bertonnx.runtime.modelfile.wire import Span, extents, message, number_field
+from bertonnx.runtime.modelfile.held import held
+from bertonnx.runtime.modelfile.wire import Readable, Span, extents, message, number_field
 
 __all__ = ["without_weights"]
 
@@ -30,8 +30,8 @@ def without_weights(path: Path) -> bytes:
     Args:
         path: a file that `modelfile.read_model_file` has checked.
     """
-    with open_map(path) as data:
-        parts = []
+    with held(path) as file:
+        data, parts = file.data, []
         for number, whole, span in extents(data, (0, len(data))):
             if number == wire.GRAPH:
                 parts.append(message(wire.GRAPH, b"".join(_graph(data, span, path.name))))
@@ -40,7 +40,7 @@ def without_weights(path: Path) -> bytes:
         return b"".join(parts)
 
 
-def _graph(data: mmap.mmap, graph: Span, name: str) -> Iterator[bytes]:
+def _graph(data: Readable, graph: Span, name: str) -> Iterator[bytes]:
     for number, whole, span in extents(data, graph):
         if number == wire.INITIALIZER and span[1] - span[0] >= _MAPPED_FROM:
             yield message(wire.INITIALIZER, _tensor(data, span, name))
@@ -48,7 +48,7 @@ def _graph(data: mmap.mmap, graph: Span, name: str) -> Iterator[bytes]:
             yield data[slice(*whole)]
 
 
-def _tensor(data: mmap.mmap, tensor: Span, name: str) -> bytes:
+def _tensor(data: Readable, tensor: Span, name: str) -> bytes:
     """Return a tensor with its bytes declared to lie in the file `name`."""
     kept, raw = [], None
     for number, whole, span in extents(data, tensor):

@@ -7,7 +7,6 @@ of its folder.
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,21 +16,36 @@ from typing import Any
 from bertonnx.errors import ModelFileError
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.modelfile import wire
-from bertonnx.runtime.modelfile.wire import Span, fields
+from bertonnx.runtime.modelfile.held import Held, held
+from bertonnx.runtime.modelfile.structure import Structure, Value
+from bertonnx.runtime.modelfile.wire import Readable, Span, fields
 from bertonnx.wording import Call
 
-__all__ = ["ModelFile", "open_map", "read_model_file", "weights_sha256"]
+__all__ = ["ModelFile", "read_model_file", "weights_sha256"]
 
-_PARTS: Mapping[str, Mapping[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
-"""Where tensors lie in onnx.proto3: message -> field number -> message."""
+_ENDLESS = frozenset(("Loop", "Scan", "SequenceMap"))
+"""Operators of ONNX that repeat a graph as often as a file asks for; all others end by themselves, and none
+reads a file."""
+
+_MICROSOFT = frozenset(
+    (
+        *("Attention", "BiasAdd", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "DequantizeLinear"),
+        *("DynamicQuantizeMatMul", "EmbedLayerNormalization", "ExpandDims", "FastGelu", "FusedGemm"),
+        *("FusedMatMul", "FusedMatMulActivation", "GatedRelativePositionBias", "GatherBlockQuantized"),
+        *("GatherND", "Gelu", "GemmFastGelu", "GroupQueryAttention", "Inverse", "LongformerAttention"),
+        *("MatMulBnb4", "MatMulFpQ4", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits", "MoE"),
+        *("MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", "Pad", "QAttention"),
+        *("QEmbedLayerNormalization", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat"),
+        *("QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean"),
+        *("QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QMoE", "QuantizeLinear", "QuickGelu"),
+        *("Range", "ReduceSumInteger", "RelativePositionBias", "RemovePadding", "RestorePadding"),
+        *("RotaryEmbedding", "SkipGroupNorm", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
+        *("SimplifiedLayerNormalization", "SparseAttention", "TransposeMatMul", "Trilu", "Unique"),
+    )
+)
+"""ONNX Runtime's own operators that encoders are made of. Others of it search, repeat, or read files."""
+
+_DOMAINS: Mapping[str, str] = {"": "", "ai.onnx": "", "com.microsoft": "com.microsoft"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class ModelFile:
         outputs: names of the graph's outputs.
         sidecars: files that hold weights beside it.
         bytes: size of the file and its sidecars.
+        declared: what the graph says of its outputs, by name.
     """
 
     path: Path
@@ -53,6 +68,7 @@ class ModelFile:
     outputs: tuple[str, ...]
     sidecars: tuple[Path, ...] = ()
     bytes: int = 0
+    declared: Mapping[str, Value] = field(default_factory=dict)
     _card: list[Card] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -117,20 +133,26 @@ def read_model_file(path: Path) -> ModelFile:
     """Read a model file's metadata and check that it is whole.
 
     Raises:
-        ModelFileError: missing, a folder, empty, truncated, not ONNX, or with weights outside its folder.
+        ModelFileError: missing, a folder, empty, truncated, not ONNX, with weights outside its folder, or
+            with operators that no encoder has.
     """
-    with open_map(path) as data, _damage(path):
-        graph, metadata = _model(path, data)
-        names: dict[int, list[str]] = {wire.INPUT: [], wire.OUTPUT: []}
-        for number, span in fields(data, graph):
-            if number in names:
-                names[number].append(_name(data, span))
+    with held(path) as file:
+        found = _structure(file)
+        _require_operators(path, found)
         locations: dict[str, int] = {}
-        for span in _tensors(data, "model", (0, len(data))):
-            _note_external(path, data, span, locations)
+        for entries in found.external:
+            _note_location(path, entries, locations)
         sidecars = tuple(_sidecar(path, name, least) for name, least in sorted(locations.items()))
-    size = path.stat().st_size + sum(file.stat().st_size for file in sidecars)
-    return ModelFile(path, metadata, tuple(names[wire.INPUT]), tuple(names[wire.OUTPUT]), sidecars, size)
+        size = len(file.data) + sum(sidecar.stat().st_size for sidecar in sidecars)
+    return ModelFile(
+        path,
+        found.metadata,
+        tuple(value.name for value in found.inputs),
+        tuple(value.name for value in found.outputs),
+        sidecars,
+        size,
+        {value.name: value for value in found.outputs},
+    )
 
 
 def weights_sha256(path: Path) -> str:
@@ -142,42 +164,13 @@ def weights_sha256(path: Path) -> str:
     import hashlib  # loads OpenSSL, for which a prediction need not wait
 
     digest = hashlib.sha256()
-    with open_map(path) as data, _damage(path):
-        graph, _ = _model(path, data)
+    with held(path) as file:
+        data, graph = file.data, _structure(file).graph or (0, 0)
         spans = [span for number, span in fields(data, graph) if number == wire.INITIALIZER]
         for name, span in sorted((_tensor_name(data, span), span) for span in spans):
             digest.update(name.encode() + b"\0")
             _digest_tensor(path, data, span, digest)
     return digest.hexdigest()
-
-
-def open_map(path: Path) -> mmap.mmap:
-    """Map a file into memory, read only.
-
-    Raises:
-        ModelFileError: missing, a folder, empty, or not readable.
-    """
-    if path.is_dir():
-        raise ModelFileError(
-            "{path} is a folder; a model file is expected, such as {example}",
-            path=path,
-            example=path / "model.onnx",
-        )
-    try:
-        with path.open("rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError as error:
-        raise ModelFileError(
-            "there is no file {path}; make one with: {export}",
-            path=path,
-            export=Call("export", "SOURCE", output=path),
-        ) from error
-    except ValueError as error:  # mmap of an empty file
-        raise ModelFileError(
-            "{path} is empty (zero bytes); export or copy the model again", path=path
-        ) from error
-    except OSError as error:
-        raise ModelFileError("{path} cannot be read: {error}", path=path, error=error.strerror) from error
 
 
 @contextmanager
@@ -191,32 +184,39 @@ def _damage(path: Path) -> Iterator[None]:
         ) from error
     except (ValueError, IndexError, OverflowError, RecursionError) as error:
         raise ModelFileError(
-            "{path} is not an ONNX model, or is truncated ({error}); export or copy the model again",
+            "{path} is not an ONNX model, or is truncated or damaged ({error}); export or copy the model "
+            "again",
             path=path,
             error=str(error),
         ) from error
 
 
-def _model(path: Path, data: mmap.mmap) -> tuple[Span, dict[str, str]]:
-    """Return where the graph lies, and the metadata."""
-    graphs: list[Span] = []
-    metadata: dict[str, str] = {}
-    for number, span in fields(data, (0, len(data))):
-        if number == wire.GRAPH:
-            graphs.append(span)
-        elif number == wire.METADATA:
-            entry = {key: data[slice(*part)].decode() for key, part in fields(data, span)}
-            metadata[entry.get(1, "")] = entry.get(2, "")
-    if not graphs:
-        raise ModelFileError("{path} is not an ONNX model (it holds no graph), or is truncated", path=path)
-    if len(graphs) > 1:
-        # Protobuf would merge them, and what was checked would not be what runs.
+def _structure(file: Held) -> Structure:
+    with _damage(file.path):
+        found = file.structure
+    if found.graph is None:
         raise ModelFileError(
-            "{path} is damaged (it holds {graphs} graphs); export the model again",
-            path=path,
-            graphs=len(graphs),
+            "{path} is not an ONNX model (it holds no graph), or is truncated", path=file.path
         )
-    return graphs[0], metadata
+    return found
+
+
+def _require_operators(path: Path, found: Structure) -> None:
+    """Refuse what could run for ever, read other files, or is known to no ONNX Runtime."""
+    refused = []
+    for asked, name in found.operators:
+        domain = _DOMAINS.get(asked)
+        if domain is None or (name in _ENDLESS if not domain else name not in _MICROSOFT):
+            refused.append(f"{asked}.{name}" if asked else name)
+    refused += ["functions of its own"] * bool(found.functions) + ["training graphs"] * bool(found.training)
+    if refused:
+        raise ModelFileError(
+            "{path} holds what no encoder needs and bertonnx never runs ({what}); get the model from a "
+            "source you trust, or export the checkpoint with: {export}",
+            path=path,
+            what=", ".join(sorted(refused)),
+            export=Call("export", "SOURCE"),
+        )
 
 
 def _same_names(path: Path, what: str, found: tuple[str, ...], noted: tuple[str, ...]) -> None:
@@ -238,31 +238,13 @@ def _is_example(value: object) -> bool:
     return False
 
 
-def _tensors(data: mmap.mmap, kind: str, span: Span) -> Iterator[Span]:
-    """Yield all tensors in a message, those in constants, branches and functions included."""
-    if kind == "tensor":
-        yield span
-        return
-    # The many nodes that cannot hold a location are passed over; weights are never searched.
-    if kind in ("node", "function") and data.find(b"location", *span) < 0:
-        return
-    parts = _PARTS[kind]
-    for number, part in fields(data, span):
-        if number in parts:
-            yield from _tensors(data, parts[number], part)
-
-
-def _name(data: mmap.mmap, span: Span) -> str:
-    return next((data[slice(*part)].decode() for number, part in fields(data, span) if number == 1), "")
-
-
-def _tensor_name(data: mmap.mmap, span: Span) -> str:
+def _tensor_name(data: Readable, span: Span) -> str:
     return next(
         (data[slice(*part)].decode() for number, part in fields(data, span) if number == wire.NAME), ""
     )
 
 
-def _external(data: mmap.mmap, span: Span) -> dict[str, str]:
+def _external(data: Readable, span: Span) -> dict[str, str]:
     """Return a tensor's `external_data`: location, offset and length; empty where it has none."""
     entries: dict[str, str] = {}
     for number, part in fields(data, span):
@@ -272,14 +254,11 @@ def _external(data: mmap.mmap, span: Span) -> dict[str, str]:
     return entries
 
 
-def _note_external(path: Path, data: mmap.mmap, span: Span, locations: dict[str, int]) -> None:
-    entries = _external(data, span)
-    if not entries:
-        return
+def _note_location(path: Path, entries: Mapping[str, str], locations: dict[str, int]) -> None:
     location = entries.get("location", "")
     figures = [entries.get(key) or "0" for key in ("offset", "length")]
-    if not all(figure.isascii() and figure.isdigit() and len(figure) < 20 for figure in figures):
-        raise ModelFileError("{path} has damaged external data: {entries}", path=path, entries=entries)
+    if not all(figure.isascii() and figure.isdigit() and len(figure) < 19 for figure in figures):
+        raise ModelFileError("{path} has damaged external data: {entries}", path=path, entries=dict(entries))
     needed = sum(map(int, figures))
     locations[location] = max(locations.get(location, 0), needed)
 
@@ -291,9 +270,10 @@ def _sidecar(path: Path, location: str, least: int) -> Path:
     (CVE-2024-27318, CVE-2026-34445).
     """
     folder = path.resolve().parent
-    target = folder / location
-    inside = Path(location).name == location and location != ".." and "\0" not in location
-    if not location or not inside or target.is_symlink():
+    # Names that mean another place on some system: a drive or stream of Windows, either slash.
+    inside = location not in ("", ".", "..") and not set(location) & set("/\\:\0")
+    target = folder / location if inside else folder
+    if not inside or target.is_symlink():
         raise ModelFileError(
             "{path} points to weights outside its folder ({location!r}), which bertonnx never follows; get "
             "the model from a source you trust",
@@ -303,6 +283,14 @@ def _sidecar(path: Path, location: str, least: int) -> Path:
     if not target.is_file():
         raise ModelFileError(
             "{path} needs {location} beside it, and it is not there; copy both files together",
+            path=path,
+            location=location,
+        )
+    if target.stat().st_nlink > 1:
+        # The other name may be a file that its maker could not read, and whoever runs the model can.
+        raise ModelFileError(
+            "{location}, which {path} needs, is a hard link to another file, which bertonnx never follows; "
+            "copy it and put the copy in its place",
             path=path,
             location=location,
         )
@@ -316,7 +304,7 @@ def _sidecar(path: Path, location: str, least: int) -> Path:
     return target
 
 
-def _digest_tensor(path: Path, data: mmap.mmap, span: Span, digest: Any) -> None:
+def _digest_tensor(path: Path, data: Readable, span: Span, digest: Any) -> None:
     for number, part in fields(data, span):
         # Where the bytes lie (inline or beside the file) is not part of what the weight is, nor is a
         # remark, which some writers leave empty and others leave out.

@@ -8,44 +8,58 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
-__all__ = ["Span", "extents", "fields", "message", "number_field"]
+__all__ = ["Readable", "Span", "extents", "fields", "message", "number_at", "number_field", "typed"]
+
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 
 GRAPH, METADATA = 7, 14  # ModelProto
 NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12  # GraphProto
 NODE_OUTPUT = 2  # NodeProto
 DATA_TYPE, NAME, RAW, DOC, EXTERNAL, LOCATION = 2, 8, 9, 12, 13, 14  # TensorProto
 
+Readable = mmap.mmap | bytes
+"""A file in memory, or mapped into it."""
+
 Span = tuple[int, int]
 """Where a field's content starts and ends in the file, in bytes."""
 
 
-def fields(data: mmap.mmap | bytes, span: Span) -> Iterator[tuple[int, Span]]:
+def fields(data: Readable, span: Span) -> Iterator[tuple[int, Span]]:
     """Yield number and content of every field of a message; of a varint, the bytes it takes.
+
+    As strict as protobuf's own parsers and stricter: what they read in another way than this one (keys of
+    more than 32 bits, groups) or that no writer makes (keys and lengths with needless bytes) is damage. A
+    file must not say one thing to who checks it and another to who runs it.
 
     Raises:
         ValueError: the message is damaged or cut off.
         IndexError: likewise.
     """
+    return ((number, content) for number, _, content in typed(data, span))
+
+
+def typed(data: Readable, span: Span) -> Iterator[tuple[int, int, Span]]:
+    """Yield number, wire type and content of every field of a message, as `fields`."""
     place, end = span
     while place < end:
-        key, place = _varint(data, place, end)
+        key, place = _plain_varint(data, place, end, 32)
         number, kind = key >> 3, key & 7
         start = place
-        if kind == 0:
+        if kind == VARINT:
             _, place = _varint(data, place, end)
-        elif kind in (1, 5):
-            place += 8 if kind == 1 else 4
-        elif kind == 2:
-            length, start = _varint(data, place, end)
+        elif kind in (FIXED64, FIXED32):
+            place += 8 if kind == FIXED64 else 4
+        elif kind == LENGTH:
+            length, start = _plain_varint(data, place, end, 63)
             place = start + length
         else:
             raise ValueError(f"byte {place} starts no field")
         if place > end or number == 0:
             raise ValueError(f"a field at byte {start} ends after its message")
-        yield number, (start, place)
+        yield number, kind, (start, place)
 
 
-def extents(data: mmap.mmap | bytes, span: Span) -> Iterator[tuple[int, Span, Span]]:
+def extents(data: Readable, span: Span) -> Iterator[tuple[int, Span, Span]]:
     """Yield number, extent with its key, and content of every field of a message."""
     place = span[0]
     for number, content in fields(data, span):
@@ -53,18 +67,35 @@ def extents(data: mmap.mmap | bytes, span: Span) -> Iterator[tuple[int, Span, Sp
         place = content[1]
 
 
-def _varint(data: mmap.mmap | bytes, place: int, end: int) -> tuple[int, int]:
+def number_at(data: Readable, span: Span) -> int:
+    """Return the number that a varint's bytes stand for, at least 0 and under 2**64."""
+    return _varint(data, *span)[0]
+
+
+def _plain_varint(data: Readable, place: int, end: int, bits: int) -> tuple[int, int]:
+    """Return a varint of so many bits at most, without needless bytes, and where it ends."""
+    value, after = _varint(data, place, end)
+    if value >> bits or (after - place > 1 and not data[after - 1]):
+        raise ValueError(f"byte {place} starts a number that no writer makes")
+    return value, after
+
+
+def _varint(data: Readable, place: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while place < end:
         byte = data[place]
         value |= (byte & 0x7F) << shift
         place += 1
         if byte < 0x80:
+            if value >> 64:
+                break
             return value, place
         shift += 7
         if shift > 63:
-            raise ValueError(f"byte {place} is part of no number")
-    raise ValueError("a number is cut off at the end")
+            break
+    else:
+        raise ValueError("a number is cut off at the end")
+    raise ValueError(f"byte {place} is part of no number")
 
 
 def message(number: int, content: bytes) -> bytes:

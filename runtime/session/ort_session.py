@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import InferenceError, ModelFileError, OutOfMemoryError
+from bertonnx.runtime.modelfile.held import Held, held
 from bertonnx.runtime.modelfile.mapped import without_weights
+from bertonnx.runtime.modelfile.own_memory import detach
 from bertonnx.runtime.modelfile.unpadded import assume_unpadded
 from bertonnx.runtime.session.binding import Binding
 from bertonnx.runtime.session.placement import Placement
@@ -151,20 +154,63 @@ def create(
     """
     # Weights lie beside the file itself, not beside a link to it.
     real = path.resolve()
-    if mapped:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(real.parent)
-        )
     try:
-        model = without_weights(real) if mapped else str(real)
-        if unpadded and isinstance(model, bytes):
-            model = assume_unpadded(model) or model
-        # Its fallback would open the file with another provider, and say so on standard output only.
-        return ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
+        with _opening, ExitStack() as stack:
+            file = stack.enter_context(held(real))
+            model = _prepared(options, real, file, stack, mapped=mapped)
+            if unpadded and isinstance(model, bytes):
+                model = assume_unpadded(model) or model
+            # Its fallback would open the file with another provider, and say so on standard output only.
+            session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
+            _detach(real, file)
+            return session
+    except ModelFileError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         raise ModelFileError(
             "ONNX Runtime cannot load {path}: {error}", path=path, error=str(error)
         ) from error
+
+
+_opening = threading.Lock()
+"""One session at a time: while another maps a file, its mappings cannot be replaced (`own_memory.detach`)."""
+
+
+def _prepared(options: Any, path: Path, file: Held, stack: ExitStack, *, mapped: bool) -> bytes | str:
+    """Return the model as ONNX Runtime takes it, and let the options say where its weights are.
+
+    Args:
+        options: ONNX Runtime's options.
+        path: the file, without links.
+        file: the same, held.
+        stack: holds the files beside it.
+        mapped: whether its own weights are taken from where they lie.
+    """
+    parts = {name: stack.enter_context(held(path.parent / name)) for name in _beside(file)}
+    if mapped:
+        parts[path.name] = file
+    if parts:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(path.parent)
+        )
+    in_memory = {name: part.data for name, part in parts.items() if not part.leased}
+    if in_memory:
+        options.add_external_initializers_from_files_in_memory(
+            list(in_memory), list(in_memory.values()), list(map(len, in_memory.values()))
+        )
+    if mapped:
+        return without_weights(path)
+    return str(path) if file.leased and not in_memory else bytes(file.data)
+
+
+def _beside(file: Held) -> set[str]:
+    """Return the names of the files that hold weights of a file that was checked."""
+    return {entries["location"] for entries in file.structure.external}
+
+
+def _detach(path: Path, file: Held) -> None:
+    """Let nothing stay mapped; what was read into memory never was."""
+    detach([path, *(path.parent / name for name in _beside(file))])
 
 
 def _is_of_onnxruntime(error: Exception) -> bool:

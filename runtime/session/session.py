@@ -21,6 +21,7 @@ from bertonnx.errors import MissingDependencyError, ModelFileError, ProviderErro
 from bertonnx.models.card import Card
 from bertonnx.models.providers import AUTO, FALLBACK, PROVIDERS, Provider
 from bertonnx.models.registry import resolve
+from bertonnx.runtime.modelfile.held import NoModelError
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.cpu import require_exact_sums
@@ -44,8 +45,8 @@ Feeds = Mapping[str, npt.NDArray[np.int64]]
 OLDEST_ONNXRUNTIME = (1, 24, 4)
 """As in pyproject.toml."""
 
-_BROKEN_MODEL = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel")
-"""Names of what ONNX Runtime raises where the fault is the file's, whatever the provider."""
+_BROKEN_MODEL = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", NoModelError.__name__)
+"""Names of what ONNX Runtime and our reader raise where the fault is the file's, whatever the provider."""
 
 
 class Session(Protocol):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,44 @@ def _message(path: Path) -> str:
         str(path.name) in str(caught.value) or "card" in str(caught.value) or "tokenizer" in str(caught.value)
     )
     return str(caught.value)
+
+
+def test_a_fifo_and_a_device_are_no_model_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    assert "is no file but a device" in _message(tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="is no file but a device"):
+        read_model_file(Path(os.devnull))
+
+
+@pytest.mark.parametrize(
+    ("domain", "name"),
+    [
+        ("", "Loop"),
+        ("ai.onnx", "Scan"),
+        ("com.microsoft", "BeamSearch"),
+        ("com.microsoft", "EPContext"),
+        ("of.mine", "Add"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_operators_that_may_never_end_or_are_not_known(
+    domain: str, name: str, inside: bool, model: Path, tmp_path: Path
+) -> None:
+    proto = load_proto(model)
+    node = helper.make_node(name, [], ["made"], domain=domain)
+    if inside:
+        branch = helper.make_graph([node], "branch", [], [])
+        node = helper.make_node("If", ["no_padding"], [], then_branch=branch, else_branch=branch)
+    proto.graph.node.append(node)
+    save_proto(proto, tmp_path / "m.onnx")
+    assert f"never runs ({domain}.{name}".replace("(.", "(") in _message(tmp_path / "m.onnx")
+
+
+def test_functions_are_not_known(model: Path, tmp_path: Path) -> None:
+    proto = load_proto(model)
+    proto.functions.append(helper.make_function("of.mine", "F", [], [], [], []))
+    save_proto(proto, tmp_path / "m.onnx")
+    assert "functions of its own" in _message(tmp_path / "m.onnx")
 
 
 def test_what_a_file_says_of_itself(model: Path) -> None:
@@ -288,7 +327,7 @@ def test_unreadable_for_root(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied")
 
     path = Path(shutil.copy(model, tmp_path / "m.onnx"))
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert "cannot be read: Permission denied" in _message(path)
 
 
@@ -365,7 +404,39 @@ class TestExternalData:
         with pytest.raises(ModelFileError, match="outside its folder"):
             bertonnx.load(beside)
 
-    def test_a_hard_link_or_a_link_to_the_model_itself_is_no_harm(self, beside: Path, tmp_path: Path) -> None:
+    def test_a_hard_link_is_not_followed(self, beside: Path) -> None:
+        (beside.parent.parent / "secret").hardlink_to(beside.with_name("m.onnx.data"))
+        for action in (read_model_file, weights_sha256, bertonnx.load, bertonnx.check):
+            with pytest.raises(ModelFileError, match=r"m\.onnx\.data, which .* is a hard link"):
+                action(beside)
+
+    @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+    def test_what_is_no_file_is_not_opened(self, kind: str, beside: Path) -> None:
+        sidecar = beside.with_name("m.onnx.data")
+        sidecar.unlink()
+        if kind == "folder":
+            sidecar.mkdir()
+        else:
+            mode = stat.S_IFIFO if kind == "fifo" else stat.S_IFCHR
+            try:
+                os.mknod(sidecar, 0o600 | mode, os.makedev(1, 5))
+            except PermissionError:
+                pytest.skip("only root can make devices")
+        with pytest.raises(ModelFileError, match="is not there"):
+            bertonnx.load(beside)
+
+    @pytest.mark.parametrize("name", ["c:secret", "m.onnx:stream", "a\\b", "\\\\server\\share"])
+    def test_names_that_lead_elsewhere_on_another_system(self, name: str, beside: Path) -> None:
+        path = self._pointing(beside, lambda entries: entries | {"location": name})
+        with pytest.raises(ModelFileError, match="outside its folder"):
+            read_model_file(path)
+
+    def test_prepacked_weights_are_not_read(self, beside: Path) -> None:
+        path = self._pointing(beside, lambda entries: entries | {"prepacked_0": "key|0;16;"})
+        with pytest.raises(ModelFileError, match="prepacked_0"):
+            read_model_file(path)
+
+    def test_a_link_to_the_model_itself_is_no_harm(self, beside: Path, tmp_path: Path) -> None:
         link = tmp_path / "link.onnx"
         link.symlink_to(beside)
         assert read_model_file(link).sidecars == (beside.with_name("m.onnx.data"),)
