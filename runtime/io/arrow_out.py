@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from bertonnx.errors import BertonnxError
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.arrow import require_pyarrow
 from bertonnx.runtime.io.columns import Column, Result, columns, values
@@ -85,7 +86,7 @@ def _vectors(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
 
 
 class _ArrowWriter(SpoolWriter):
-    """Parquet or Arrow IPC. The spool is an Arrow IPC stream without its end."""
+    """Parquet or Arrow IPC. The parts of the spool are the messages of an IPC stream without its end."""
 
     def __init__(self, path: Path, card: Card, decode: DecodeOptions, *, parquet: bool, resume: bool) -> None:
         self._pa = require_pyarrow()
@@ -104,53 +105,48 @@ class _ArrowWriter(SpoolWriter):
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting and self._file is not None and not self._file.closed:
-            self._file.write(to_batch(self._card, waiting, self._decode).serialize())
-            self._file.flush()
+            self._put(bytes(to_batch(self._card, waiting, self._decode).serialize()))
         self._since = time.monotonic()
 
-    def _begin(self, file: BinaryIO) -> None:
-        file.write(self._schema.serialize())
+    def _begin(self) -> None:
+        self._put(bytes(self._schema.serialize()))
 
-    def _scan(self) -> tuple[Done, int]:
-        """Read the spool as far as it is whole."""
-        # A kill can cut the last batch; what stands before it is complete, and is kept.
-        done, end = Done(0, 0, 0), 0
-        with self._pa.OSFile(str(self.spool)) as file:
-            try:
-                schema = self._pa.ipc.read_schema(self._pa.ipc.read_message(file))
-                self._check_schema(schema)
-                end = file.tell()
-                while True:
-                    batch = self._pa.ipc.read_record_batch(self._pa.ipc.read_message(file), schema)
-                    done, end = done.plus(*_counts(batch)), file.tell()
-            except (EOFError, OSError, self._pa.ArrowInvalid):
-                return done, end
+    def _scan(self, parts: Iterator[bytes]) -> Done:
+        done = Done(0, 0, 0)
+        for batch in self._batches(parts):
+            done = done.plus(*_counts(batch))
+        return done
 
-    def _check_schema(self, schema: Any) -> None:
-        if not schema.equals(self._schema):
-            raise has_other_columns(self.spool)
+    def _batches(self, parts: Iterator[bytes]) -> Iterator[Any]:
+        """The batches of a spool; their bytes are those that were written, as their checksums say."""
+        schema = None
+        for part in parts:
+            if schema is None:
+                schema = self._pa.ipc.read_schema(self._pa.py_buffer(part))
+                if not schema.equals(self._schema):
+                    raise has_other_columns(self.spool)
+            else:
+                yield self._pa.ipc.read_record_batch(self._pa.py_buffer(part), schema)
 
-    def _spooled(self) -> Iterator[Any]:
+    def _tables(self, parts: Iterator[bytes]) -> Iterator[Any]:
         """The spool's rows as tables of ROWS_WRITTEN rows, the last one shorter."""
         held: list[Any] = []
-        with self._pa.OSFile(str(self.spool)) as file:
-            reader = self._pa.ipc.open_stream(file)
-            for batch in reader:
-                held.append(batch)
-                while sum(b.num_rows for b in held) >= ROWS_WRITTEN:
-                    table = self._pa.Table.from_batches(held).combine_chunks()
-                    yield table.slice(0, ROWS_WRITTEN)
-                    held = table.slice(ROWS_WRITTEN).to_batches()
+        for batch in self._batches(parts):
+            held.append(batch)
+            while sum(b.num_rows for b in held) >= ROWS_WRITTEN:
+                table = self._pa.Table.from_batches(held).combine_chunks()
+                yield table.slice(0, ROWS_WRITTEN)
+                held = table.slice(ROWS_WRITTEN).to_batches()
         if held:
             yield self._pa.Table.from_batches(held).combine_chunks()
 
-    def _assemble(self, target: BinaryIO) -> None:
+    def _assemble(self, parts: Iterator[bytes], target: BinaryIO) -> None:
         if self._parquet:
             opened = self._pa.parquet.ParquetWriter(target, self._schema)
         else:
             opened = self._pa.ipc.new_file(target, self._schema)
         with opened:
-            for table in self._spooled():
+            for table in self._tables(parts):
                 opened.write_table(table)
 
     def _scan_finished(self) -> Done:
@@ -158,13 +154,13 @@ class _ArrowWriter(SpoolWriter):
         try:
             for batch in self._finished_parquet() if self._parquet else self._finished_ipc():
                 done = done.plus(*_counts(batch))
-        except self._pa.ArrowException as error:
-            raise not_ours(self.path) from error
-        except OSError as error:
-            # With a number it is the system's, and says that the file could not be read at all.
-            if error.errno is not None:
+        except BertonnxError:
+            raise
+        except Exception as error:
+            # With a number it is the system's, and says that the file could not be read at all; the rest is
+            # about what the file holds, which can be anything.
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
-            # Without a number it is pyarrow's, about what the file holds.
             raise not_ours(self.path) from error
         return done
 
@@ -174,10 +170,14 @@ class _ArrowWriter(SpoolWriter):
             yield from file.iter_batches(columns=["truncated", "error_type"])
 
     def _finished_ipc(self) -> Iterator[Any]:
-        with self._pa.memory_map(str(self.path)) as file:
-            reader = self._pa.ipc.open_file(file)
-            self._must_be_ours(reader.schema)
-            yield from map(reader.get_batch, range(reader.num_record_batches))
+        with self._pa.OSFile(str(self.path)) as file:
+            self._must_be_ours(self._pa.ipc.open_file(file).schema)
+            fields = [self._schema.get_field_index(name) for name in ("truncated", "error_type")]
+            options = self._pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+            reader = self._pa.ipc.open_file(file, options=options)
+            for batch in map(reader.get_batch, range(reader.num_record_batches)):
+                batch.validate(full=True)
+                yield batch
 
     def _must_be_ours(self, schema: Any) -> None:
         if not schema.equals(self._schema):

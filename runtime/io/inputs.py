@@ -122,7 +122,11 @@ def _single(names: Sequence[str], choice: Choice) -> str:
 def _pair(names: Sequence[str], choice: Choice) -> tuple[str, str]:
     column, pair = choice.options.column, choice.options.pair_column
     for first, second in PAIRS:
-        if first in names and second in names and column in (None, first) and pair in (None, second):
+        if (
+            names.count(first) == names.count(second) == 1
+            and column in (None, first)
+            and pair in (None, second)
+        ):
             return first, second
     # Of two columns the other one is meant. Neither named, which is which would be a guess.
     if len(names) == 2 and (column, pair) != (None, None):

@@ -14,10 +14,11 @@ from bertonnx.runtime.io.outputs import Done, Writer
 from bertonnx.runtime.io.predictor import Predictor
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.io.resume import Note, Setting, noted_options, origin_of
+from bertonnx.runtime.io.watched import Watched
 from bertonnx.runtime.io.writers import Target, open_writer
 from bertonnx.runtime.options import DecodeOptions, RunOptions
 from bertonnx.runtime.rows import Item
-from bertonnx.wording import PYTHON, Face, Option
+from bertonnx.wording import PYTHON, Face, Message, Option
 
 __all__ = ["Job", "JobProgress", "JobReport"]
 
@@ -48,6 +49,8 @@ class JobReport:
         seconds: what this run took.
         complete_before: whether nothing was done, since the output had a row for each of the input.
             Nothing beside a complete output says which model, options and input made it.
+        notes: what to say of the input and the output: the input grew or was replaced meanwhile, an
+            unfinished output was damaged, there was no lock.
     """
 
     rows: int
@@ -56,6 +59,7 @@ class JobReport:
     resumed_rows: int
     seconds: float
     complete_before: bool = False
+    notes: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,27 +97,35 @@ class Job:
             UsageError: the output cannot be resumed with these options.
             RowError: a row failed, with `on_error="fail"`; the rows before it are in the output.
         """
-        began = time.monotonic()
-        note = self._note()
-        resuming = self.options.resume and note.exists()
-        # Before the writer looks at the file: of another model's, its words would mislead.
-        if resuming:
-            note.compare()
-        writer = open_writer(self.output, card=self.predictor.card, decode=self.decode, resume=resuming)
-        if self.options.resume and not resuming and (finished := writer.finished()) is not None:
-            self._must_be_complete(finished)
-            writer.close()
-            seconds = time.monotonic() - began
-            return JobReport(*finished, resumed_rows=finished.rows, seconds=seconds, complete_before=True)
-        done = writer.done
-        # The input is opened before the output is touched, so that a wrong name costs no older result.
-        with self._opened(done.rows) as rows:
-            if rows.skipped < done.rows:
-                raise self._too_few(rows.skipped, done.rows)
-            total = _Loop(self, writer, note).run(rows, done)
-        return JobReport(*total, resumed_rows=done.rows, seconds=time.monotonic() - began)
+        if self.output is None:
+            return self._run(None)
+        with self.output.lock as lock:
+            return self._run(lock.problem)
 
-    def _note(self) -> Note:
+    def _run(self, unlocked: Message | None) -> JobReport:
+        began = time.monotonic()
+        with Watched(self.input) as watched:
+            note = self._note(watched)
+            resuming = self.options.resume and note.exists()
+            # Before the writer looks at the file: of another model's, its words would mislead.
+            damage = note.compare() if resuming else None
+            writer = open_writer(self.output, card=self.predictor.card, decode=self.decode, resume=resuming)
+            before = writer.finished() if self.options.resume and not resuming else None
+            if before is not None and self._is_complete(before):
+                writer.close()
+                seconds = time.monotonic() - began
+                return JobReport(*before, resumed_rows=before.rows, seconds=seconds, complete_before=True)
+            done = writer.done
+            # The input is opened before the output is touched, so that a wrong name costs no older result.
+            with self._opened(done.rows) as rows:
+                watched.require_same()
+                if rows.skipped < done.rows:
+                    raise self._too_few(rows.skipped, done.rows)
+                total, notes = _Loop(self, writer, note, watched).run(rows, done)
+        notes = tuple(one for one in (unlocked, damage, writer.damage, *notes) if one is not None)
+        return JobReport(*total, resumed_rows=done.rows, seconds=time.monotonic() - began, notes=notes)
+
+    def _note(self, watched: Watched) -> Note:
         if self.output is None:
             if self.options.resume:
                 raise UsageError(
@@ -124,15 +136,19 @@ class Job:
             return Note(None, {})
         columns = {"column": self.options.column, "pair_column": self.options.pair_column}
         settings = {**columns, **noted_options(self.decode), **self.settings}
-        return Note(self.output, origin_of(self.predictor, self.input, settings))
+        return Note(self.output, origin_of(self.predictor, watched, settings))
 
     def _opened(self, skip: int) -> Input:
         return open_rows(self.input, self.options, needs_pair=self.predictor.card.needs_pair, skip=skip)
 
-    def _must_be_complete(self, finished: Done) -> None:
+    def _is_complete(self, finished: Done) -> bool:
+        """Return whether an output without a note has all rows, or raise; False where it has none yet."""
         with self._opened(_ALL_ROWS) as rows:
             found = rows.skipped
         if found != finished.rows:
+            # A header alone is all that a kill leaves before there is a note.
+            if not finished.rows:
+                return False
             assert self.output is not None
             raise UsageError(
                 "{output} holds {rows} rows, the input has {found}, and no {output}.progress says which "
@@ -142,6 +158,7 @@ class Job:
                 found=found,
                 resume=Option("resume"),
             )
+        return True
 
     def _too_few(self, found: int, done: int) -> UsageError:
         assert self.output is not None
@@ -158,12 +175,13 @@ class Job:
 class _Loop:
     """The way from rows to results."""
 
-    def __init__(self, job: Job, writer: Writer, note: Note) -> None:
+    def __init__(self, job: Job, writer: Writer, note: Note, watched: Watched) -> None:
         self._job = job
         self._writer = writer
         self._note = note
+        self._watched = watched
 
-    def run(self, rows: Input, done: Done) -> Done:
+    def run(self, rows: Input, done: Done) -> tuple[Done, tuple[Message, ...]]:
         """Write the results of all rows behind those that are done, and complete the output."""
         try:
             results = self._job.predictor.stream(rows, self._job.decode)
@@ -173,6 +191,8 @@ class _Loop:
             finally:
                 # At once, not when it is collected: the engine still runs what it has read ahead.
                 results.close()
+            # Before it is complete: of an input that changed it must not look so.
+            notes = self._watched.check()
             self._note.begin(self._writer)
             self._writer.finish()
         except BaseException:
@@ -181,7 +201,7 @@ class _Loop:
         # In this order: a kill between the two leaves a spool, which no run resumes.
         self._note.remove()
         self._writer.close()
-        return done
+        return done, notes
 
     def _take(self, result: Item | RowError, done: Done, rows: Input) -> Done:
         failed = isinstance(result, RowError)
@@ -189,6 +209,7 @@ class _Loop:
             result = self._said(result, done.rows)
         self._note.begin(self._writer)
         self._writer.write(done.rows, result)
+        self._note.keep(self._writer)
         cut = not isinstance(result, RowError) and bool(result.get("truncated"))
         done = done.plus(1, failed, cut)
         if self._job.progress is not None:
@@ -204,6 +225,7 @@ class _Loop:
     def _keep(self) -> None:
         try:
             self._writer.flush()
+            self._note.keep(self._writer, now=True)
         except (OSError, OutputError):
             pass  # the error that is on its way says more
         finally:

@@ -16,7 +16,12 @@ from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
 from bertonnx.runtime.rows import Row, as_rows
 from bertonnx.wording import Option, Options
 
-__all__ = ["LineInput", "Lines", "open_json", "open_lines", "open_text"]
+__all__ = ["LineInput", "Lines", "TooLong", "open_json", "open_lines", "open_text"]
+
+LONGEST_LINE = 64 << 20
+"""Bytes of a line that are held; a longer one is its row's error, and is passed over a piece at a time."""
+
+_PIECE = 1 << 20
 
 _PEEK = 1000
 _PEEK_BYTES = 8 << 20
@@ -59,8 +64,24 @@ def _unreadable(path: str, error: OSError) -> InputError:
     return InputError("the input {path} cannot be read: {why}", path=path, why=error.strerror or str(error))
 
 
+class TooLong(bytes):
+    """Stands for a line of more than `LONGEST_LINE` bytes, of which nothing is kept."""
+
+    def error(self, number: int) -> RowError:
+        """Return the error of the row."""
+        return RowError(
+            "too-large",
+            "line {line} is longer than {limit} MiB, the most that is read of a line",
+            line=number,
+            limit=LONGEST_LINE >> 20,
+        )
+
+
 class Lines:
-    """The lines of a binary file, without their ends; only LF and CR LF end a line."""
+    """The lines of a binary file, without their ends; only LF and CR LF end a line.
+
+    Of a file of known size no more is read than that, so that a run reads what was there when it began.
+    """
 
     def __init__(self, file: BinaryIO, path: str, size: int | None) -> None:
         self._file = file
@@ -76,15 +97,17 @@ class Lines:
             yield line
 
     def read(self) -> bytes | None:
-        """Return the next line, None at the end.
+        """Return the next line, None at the end; a `TooLong` for one that is too long.
 
         `number` is then its number, from 1, and `raw` the line with its end.
         """
         raw = self._again.popleft() if self._again else self._next()
-        if not raw:
+        if not raw and not isinstance(raw, TooLong):
             return None
         self.number += 1
         self.raw = raw
+        if isinstance(raw, TooLong):
+            return raw
         return raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw
 
     def put_back(self, raws: Sequence[bytes]) -> None:
@@ -93,13 +116,26 @@ class Lines:
         self.number -= len(raws)
 
     def _next(self) -> bytes:
+        first = self.done == 0
+        raw = self._read(LONGEST_LINE + 1)
+        if first:
+            raw = self._without_mark(raw)
+        if len(raw) <= LONGEST_LINE or raw.endswith(b"\n"):
+            return raw
+        while (piece := self._read(_PIECE)) and not piece.endswith(b"\n"):
+            pass
+        return TooLong()
+
+    def _read(self, limit: int) -> bytes:
+        """Read a line up to so many bytes, and no further than the file went when it was opened."""
+        # Files that the system makes up say that they are empty.
+        left = self.size - self.done if self.size else limit
         try:
-            raw = self._file.readline()
+            raw = self._file.readline(min(limit, left))
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        first = self.done == 0
         self.done += len(raw)
-        return self._without_mark(raw) if first else raw
+        return raw
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
@@ -182,6 +218,8 @@ class _TextRows(_RowALine):
             )
 
     def _row(self, line: bytes) -> Row | RowError:
+        if isinstance(line, TooLong):
+            return line.error(self._lines.number)
         try:
             return Row(line.decode("utf-8"))
         except UnicodeDecodeError as error:
@@ -252,6 +290,8 @@ class _JsonRows(_RowALine):
 
     def _row(self, line: bytes) -> Row | RowError:
         number = self._lines.number
+        if isinstance(line, TooLong):
+            return line.error(number)
         value = _json(line)
         if isinstance(value, UnicodeDecodeError):
             return _not_utf8(number, value)

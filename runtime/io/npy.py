@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -14,13 +16,13 @@ from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.io.columns import Result, width
-from bertonnx.runtime.io.outputs import Done, SpoolWriter, Writer, not_ours
+from bertonnx.runtime.io.outputs import FRAME_BYTES, Done, SpoolWriter, Writer, has_other_columns, not_ours
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Array, Item
 
 __all__ = ["Numbers", "classification_numbers", "embedding_numbers", "open_npy"]
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def open_npy(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> 
 
 
 class _NpyWriter(SpoolWriter):
-    """NumPy's format. A record of the spool is a row and one float32 more: 0 fine, 1 truncated, 2 failed."""
+    """NumPy's format. A part of the spool is a row and one float32 more: 0 fine, 1 truncated, 2 failed."""
 
     def __init__(self, path: Path, card: Card, *, resume: bool) -> None:
         self._numbers = _numbers_of(card)
@@ -79,7 +81,7 @@ class _NpyWriter(SpoolWriter):
         self._size = (self._width + 1) * 4
         super().__init__(path, resume=resume)
 
-    def _begin(self, file: BinaryIO) -> None:
+    def _begin(self) -> None:
         pass
 
     def _write(self, index: int, result: Result) -> None:  # noqa: ARG002  (the place says the row)
@@ -89,31 +91,31 @@ class _NpyWriter(SpoolWriter):
         else:
             record[:-1] = self._numbers.of(result)
             record[-1] = bool(result.get("truncated", False))
-        assert self._file is not None
-        self._file.write(record.tobytes())
-        self._file.flush()
+        self._put(record.tobytes())
 
-    def _scan(self) -> tuple[Done, int]:
+    def _scan(self, parts: Iterator[bytes]) -> Done:
         done = Done(0, 0, 0)
-        for records in self._chunks():
+        for records in self._chunks(parts):
             flags = records[:, -1]
             done = done.plus(len(records), int((flags == 2).sum()), int((flags == 1).sum()))
-        return done, done.rows * self._size
+        return done
 
-    def _chunks(self) -> Iterator[Array]:
-        """The whole records of the spool, a few megabytes at a time."""
-        many = max(_CHUNK_BYTES // self._size, 1) * self._size
-        with self.spool.open("rb") as file:
-            while data := file.read(many):
-                whole = len(data) // self._size * self._size
-                yield np.frombuffer(data[:whole], "<f4").reshape(-1, self._width + 1)
+    def _chunks(self, parts: Iterator[bytes]) -> Iterator[Array]:
+        """The records of the spool, a quarter of a megabyte at a time."""
+        many = max(_CHUNK_BYTES // self._size, 1)
+        while some := list(islice(parts, many)):
+            if any(len(part) != self._size for part in some):
+                raise has_other_columns(self.spool)
+            yield np.frombuffer(b"".join(some), "<f4").reshape(-1, self._width + 1)
 
-    def _assemble(self, target: BinaryIO) -> None:
-        shape = (self.spool.stat().st_size // self._size, self._width)
+    def _assemble(self, parts: Iterator[bytes], target: BinaryIO) -> None:
+        assert self._file is not None
+        frame = self._size + FRAME_BYTES
+        shape = (os.fstat(self._file.fileno()).st_size // frame, self._width)
         # Version 1.0, which all readers know, with the number of rows that only the end can tell.
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(target, header)
-        for records in self._chunks():
+        for records in self._chunks(parts):
             target.write(np.ascontiguousarray(records[:, :-1]).tobytes())
 
     def _scan_finished(self) -> Done:

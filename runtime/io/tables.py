@@ -8,13 +8,16 @@ from itertools import islice
 
 from bertonnx.errors import InputError, RowError
 from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
-from bertonnx.runtime.io.lines import LineInput, Lines, open_lines
+from bertonnx.runtime.io.lines import LineInput, Lines, TooLong, open_lines
 from bertonnx.runtime.rows import Row
 
 __all__ = ["open_csv", "open_tsv"]
 
 LONGEST_RECORD = 64 << 20
-"""Bytes over which a quoted field may spread before the quote counts as one never closed."""
+"""Bytes over which a quoted field may spread before the quote counts as one never closed. Each line counts
+for `_A_LINE` more, which is what it takes in memory however short it is."""
+
+_A_LINE = 100
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
 
@@ -140,6 +143,8 @@ class _TableRows(LineInput):
         line = self._lines.read()
         if line is None:
             return None
+        if isinstance(line, TooLong):
+            return line.error(self._lines.number)
         text = line.decode("utf-8", "surrogateescape")
         if '"' not in text:
             return text.split(self.delimiter)
@@ -165,15 +170,21 @@ class _TableRows(LineInput):
         # In TSV, a line that has all its fields is a record, whatever its quotes.
         if self.literal and first.count(self.delimiter) + 1 == max(self._width, 1):
             return False
-        size = len(first)
+        size = _cost(first)
         end = "\r\n" if self._lines.raw.endswith(b"\r\n") else "\n"
         while size <= LONGEST_RECORD and (line := self._lines.read()) is not None:
             more.append(self._lines.raw)
-            size += len(line)
+            if isinstance(line, TooLong):
+                return False
+            size += _cost(line)
             if record.feed(line.decode("utf-8", "surrogateescape"), end):
                 return True
             end = "\r\n" if self._lines.raw.endswith(b"\r\n") else "\n"
         return False
+
+
+def _cost(line: bytes | str) -> int:
+    return len(line) + _A_LINE
 
 
 class _TabRows(_TableRows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 from bertonnx.errors import RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.columns import Column, Result, columns, message, values
+from bertonnx.runtime.io.files import is_same, open_in_place
 from bertonnx.runtime.io.floats import floats_text, shortest
-from bertonnx.runtime.io.outputs import Done, Writer, has_other_columns
+from bertonnx.runtime.io.outputs import Done, Mark, Writer, gone, has_other_columns, not_ours
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.wording import Option
@@ -204,16 +206,23 @@ class _LineWriter(Writer):
         self._form = form
         self._file: BinaryIO | None = None
         self._end = 0
+        self._mark = Mark(0, 0)
         if resume and path is not None and path.is_file():
-            self.done, self._end = self._guarded(self._scan)
+            self.done, self._mark = self._guarded(self._scan)
+            self._end = self._mark.size
+
+    def _clear(self) -> None:
+        if self.path is not None and self.lasting and not self._end:
+            with open_in_place(self.path) as file:
+                file.truncate(0)
 
     def _start(self) -> None:
         if self._file is not None:
             return
         if self.path is None:
             self._file = sys.stdout.buffer
-        elif self._end:
-            self._file = self.path.open("r+b")
+        elif self.lasting:
+            self._file = open_in_place(self.path)
             self._file.truncate(self._end)
             self._file.seek(self._end)
         else:
@@ -223,10 +232,23 @@ class _LineWriter(Writer):
 
     def _put(self, text: str) -> None:
         assert self._file is not None
+        data = text.encode()
         # Every row goes to the operating system at once: a flush costs a microsecond or two, a row of
         # inference a hundred times that, and nobody can know how long the next row will take.
-        self._file.write(text.encode())
+        self._file.write(data)
         self._file.flush()
+        self._mark = Mark(self._mark.size + len(data), zlib.crc32(data, self._mark.crc))
+
+    def mark(self) -> Mark | None:
+        """Return how far the file was written."""
+        return self._mark
+
+    def require_there(self) -> None:
+        """Check that the file is where its name leads."""
+        if self._file is not None and self.path is not None and self.lasting:
+            there = not self._file.closed and is_same(self._file, self.path)
+            if not there or self.path.stat().st_size != self._mark.size:
+                raise gone(self.path)
 
     def _write(self, index: int, result: Result) -> None:
         self._put(self._form.text(index, result))
@@ -237,8 +259,19 @@ class _LineWriter(Writer):
 
     def _finish(self) -> None:
         self._flush()
+        self.require_there()
+        if self._mark.size and self.path is not None and self.lasting and self._sum() != self._mark:
+            raise gone(self.path)
         if self.path is not None and self._file is not None:
             self._file.close()
+
+    def _sum(self) -> Mark:
+        """What the file's bytes add up to, as it is there: another program can have written into it."""
+        found = Mark(0, 0)
+        with self._there.open("rb") as file:
+            while data := file.read(1 << 16):
+                found = Mark(found.size + len(data), zlib.crc32(data, found.crc))
+        return found
 
     def abort(self) -> None:
         if self._file is not None and self.path is not None:
@@ -246,30 +279,35 @@ class _LineWriter(Writer):
                 self._file.close()
 
     def _scan_finished(self) -> Done:
-        return self._scan()[0]
+        done, mark = self._scan()
+        if mark.size == 0:
+            # Before the first row a kill leaves a part of the header at most.
+            with self._there.open("rb") as file:
+                header = self._form.header.encode()
+                if not header.startswith(file.read(len(header) + 1)):
+                    raise not_ours(self._there)
+        return done
 
-    def _scan(self) -> tuple[Done, int]:
+    def _scan(self) -> tuple[Done, Mark]:
         """Return what the file holds, and where its last whole record ends."""
-        done, end, last = Done(0, 0, 0), 0, b""
+        done, mark = Done(0, 0, 0), Mark(0, 0)
         header = self._form.header.encode()
         for record in self._records():
-            if end == 0 and header:
+            if mark.size == 0 and header:
                 if record != header:
                     raise has_other_columns(self._there)
             else:
-                last = record
+                # Rows are written in order, each by one call: a gap is somebody else's deed.
+                if self._form.number(record) != done.rows:
+                    raise UsageError(
+                        "{path} does not hold one row of results for each row of input; "
+                        "run without {resume} to replace it",
+                        path=self.path,
+                        resume=Option("resume"),
+                    )
                 done = done.plus(1, self._form.failed(record), self._form.truncated(record))
-            end += len(record)
-        # The number of the last row is enough: rows are written in order, each by one call.
-        number = self._form.number(last) if last else -1
-        if number != done.rows - 1:
-            raise UsageError(
-                "{path} does not hold one row of results for each row of input; "
-                "run without {resume} to replace it",
-                path=self.path,
-                resume=Option("resume"),
-            )
-        return done, end
+            mark = Mark(mark.size + len(record), zlib.crc32(record, mark.crc))
+        return done, mark
 
     @property
     def _there(self) -> Path:

@@ -33,18 +33,22 @@ NaN and no infinity: they become null.
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from bertonnx.errors import OutputError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
+from bertonnx.runtime.io.files import Lock
 from bertonnx.runtime.io.formats import OUTPUTS, Format, ending_of
 from bertonnx.runtime.io.outputs import Writer
 from bertonnx.runtime.io.text import open_standard_output
 from bertonnx.runtime.options import DecodeOptions
+from bertonnx.wording import Option
 
 __all__ = ["Target", "check_output", "open_writer"]
 
@@ -59,11 +63,13 @@ class Target:
         given: the file as the user named it, for messages.
         path: the file, symbolic links resolved.
         format: its format.
+        lock: keeps a second run from it, while it is held.
     """
 
     given: Path
     path: Path
     format: Format
+    lock: Lock = field(compare=False)
 
 
 def check_output(path: str | Path, *, input: str | Path | None = None) -> Target:
@@ -74,24 +80,30 @@ def check_output(path: str | Path, *, input: str | Path | None = None) -> Target
         input: the file that is read, which the output must not be.
 
     Raises:
-        OutputError: its folder is missing or not writable, or it is a folder itself.
+        OutputError: its folder is missing or not writable, it is a folder itself, or links that lead nowhere.
         UsageError: its ending names no format, or it is the input.
         MissingDependencyError: the format needs pyarrow.
     """
-    # A link is followed, so that what it leads to is replaced and not the link.
-    given, target, ending = Path(path), Path(path).resolve(), ending_of(path)
+    given, target, ending = Path(path), _resolved(Path(path)), ending_of(path)
     if given.is_dir():
         example = given / "out.jsonl"
         raise OutputError(
             "the output {path} is a folder; name a file in it, such as {example}", path=given, example=example
         )
     if ending not in OUTPUTS:
+        if given.exists() and not given.is_file():
+            raise UsageError(
+                "the output {path} is no file, and its name says no format; without {output}, results go to "
+                "standard output, which can lead there",
+                path=given,
+                output=Option("output"),
+            )
         raise UsageError(
             "the ending of the output {path} names no format; use one of {endings}",
             path=given,
             endings=" ".join(OUTPUTS.names),
         )
-    if input is not None and given.exists() and Path(input).exists() and given.samefile(input):
+    if input is not None and _is_input(given, input):
         raise UsageError("the output {path} is the input; name another file", path=given)
     if not target.parent.is_dir():
         raise OutputError(
@@ -101,7 +113,29 @@ def check_output(path: str | Path, *, input: str | Path | None = None) -> Target
         _check_writable(given, target)
     if requires := OUTPUTS[ending].requires:
         resolve(requires)()
-    return Target(given, target, OUTPUTS[ending])
+    return Target(given, target, OUTPUTS[ending], Lock(target))
+
+
+def _resolved(given: Path) -> Path:
+    """Return what a link leads to, so that this is replaced and not the link."""
+    try:
+        return given.resolve()
+    except (OSError, RuntimeError) as error:  # before Python 3.13, RuntimeError for links in a circle
+        why = (
+            "its links lead in a circle" if isinstance(error, RuntimeError) else error.strerror or str(error)
+        )
+        raise OutputError("cannot write {path}: {why}", path=given, why=why) from error
+
+
+def _is_input(given: Path, input: str | Path) -> bool:
+    try:
+        found = given.stat()
+        # By what it is and not by name: it can be a link, or a second name of the same file.
+        if str(input) == "-":
+            return sys.stdin is not None and given.is_file() and os.path.samestat(found, os.fstat(0))
+        return os.path.samestat(found, Path(input).stat())
+    except OSError:
+        return False  # one of them is not there
 
 
 def _check_writable(given: Path, target: Path) -> None:

@@ -173,7 +173,8 @@ class RowError(BertonnxError):
     """One row failed. `kind` is the `type` of the row's `error` field.
 
     Kinds: `invalid-text` (not text, or not valid Unicode), `invalid-json`, `ragged-row` (too many
-    or too few fields), `malformed-row` (wrong quotes), `missing-text` (null or a missing field),
+    or too few fields), `malformed-row` (wrong quotes), `too-large` (a line of more than 64 MiB),
+    `missing-text` (null or a missing field),
     `missing-pair`, `too-long` (with `long_text="error"`), `no-mask`, `runtime`.
     """
 

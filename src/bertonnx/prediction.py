@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Container
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,8 @@ def run_file(
 
     # Before the model is opened, which can take long: a wrong name is said at once.
     target = None if output is None else check_output(output, input=input)
-    with Model(model, load) as opened:
+    # While it is loaded, too: a second run should not have to wait for that to be told.
+    with target.lock if target is not None else nullcontext(), Model(model, load) as opened:
         # Before the rows, as they say where these will run.
         said = _say_notes(opened)
         if target is not None:
@@ -147,6 +149,8 @@ def _interrupted(output: Path | None) -> int:
 
 
 def _tell(report: JobReport, model: Model, output: Target | None) -> None:
+    for note in report.notes:
+        say(Message("note: {note}", note=note))
     if report.complete_before and output is not None:
         say(
             Message(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -31,22 +31,19 @@ def open_labels(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) 
 
 
 class _LabelWriter(SpoolWriter):
-    def _begin(self, file: BinaryIO) -> None:
+    def _begin(self) -> None:
         """Write nothing before the first row."""
 
     def _write(self, index: int, result: Result) -> None:  # noqa: ARG002
         label = "" if isinstance(result, RowError) else result["label"]
-        assert self._file is not None
-        self._file.write(f"{label}\n".encode())
+        self._put(f"{label}\n".encode())
 
-    def _scan(self) -> tuple[Done, int]:
-        # A line without its end was cut by a kill; its row is written again.
-        lines = [line for line in self.spool.read_bytes().splitlines(True) if line.endswith(b"\n")]
-        return Done(len(lines), lines.count(b"\n"), 0), sum(map(len, lines))
+    def _scan(self, parts: Iterator[bytes]) -> Done:
+        labels = list(parts)
+        return Done(len(labels), labels.count(b"\n"), 0)
 
-    def _assemble(self, target: BinaryIO) -> None:
-        with self.spool.open("rb") as file:
-            shutil.copyfileobj(file, target)
+    def _assemble(self, parts: Iterator[bytes], target: BinaryIO) -> None:
+        target.writelines(parts)
 
     def _scan_finished(self) -> Done:
         lines = self.path.read_bytes().splitlines()
@@ -71,7 +68,12 @@ def test_an_output_format(command: Command, classifier: Path, tmp_path: Path) ->
 
 
 def test_an_output_format_goes_on_after_a_kill(tmp_path: Path) -> None:
-    (tmp_path / "out.labels.partial").write_bytes(b"positive\n\nnega")
+    killed = _LabelWriter(tmp_path / "out.labels", resume=False)
+    for row, label in enumerate(("positive", "", "negative")):
+        killed.write(row, {"label": label})
+    killed.abort()
+    # Of the last row a kill left a part.
+    os.truncate(killed.spool, killed.spool.stat().st_size - 3)
     writer = _LabelWriter(tmp_path / "out.labels", resume=True)
     assert writer.done == Done(2, 1, 0)
     writer.write(2, {"label": "negative"})

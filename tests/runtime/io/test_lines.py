@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bertonnx.errors import InputError, RowError, UsageError
+from bertonnx.runtime.io import lines
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.rows import Row
 from tests.tables import rows_of, texts_of, written
@@ -139,3 +140,59 @@ def test_pairs_from_text(tmp_path: Path) -> None:
         rows_of(path, pair_column="b")
     with pytest.raises(UsageError, match=r"column='a': .* without columns"):
         rows_of(path, column="a")
+
+
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".tsv", ".jsonl"])
+def test_a_line_that_is_too_long_costs_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(lines, "_PIECE", 64)
+    texts = ["a", "x" * 900, "y" * 1001, "z" * 5000, "b"]
+    if ending == ".jsonl":
+        texts = [f'"{text}"' for text in texts]
+    header = "text\n" if ending in (".csv", ".tsv") else ""
+    path = written(tmp_path / f"in{ending}", header + "\n".join(texts))
+    expected = ["a", "x" * 900, "<too-large>", "<too-large>", "b"]
+    assert texts_of(path) == expected
+    for count in range(6):
+        assert texts_of(path, skip=count) == expected[count:]
+    wrong = next(row for row in rows_of(path) if isinstance(row, RowError))
+    assert f"line {4 if header else 3} is longer than" in str(wrong)
+
+
+def test_a_first_line_that_is_too_long_names_no_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
+    with pytest.raises(InputError, match="does not name its columns: line 1 is longer than"):
+        rows_of(written(tmp_path / "in.csv", "x" * 2000 + "\na\n"))
+
+
+def test_what_is_added_to_a_file_after_it_was_opened_is_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "in.txt", "a\nb")
+    with open_rows(path, needs_pair=False) as rows:
+        with path.open("a") as file:
+            file.write("c\nd\n")
+        assert [row.text for row in rows if isinstance(row, Row)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("[" * 100_000, "invalid-json"),
+        ('{"text":' * 100_000, "invalid-json"),
+        ("1" * 5000, "invalid-json"),
+        ('{"text": ' + "9" * 5000 + "}", "invalid-json"),
+        ('{"text": 1e999}', "invalid-text"),
+        ('{"text": NaN}', "invalid-text"),
+        (r'{"text": "\ud800"}', "invalid-text"),
+        (r'{"\ud800": "a"}', "missing-text"),
+        ('{"text": {"text": "a"}}', "invalid-text"),
+        ("null", "invalid-json"),
+        ("\0", "invalid-json"),
+    ],
+)
+def test_json_that_no_text_can_be_had_from(tmp_path: Path, line: str, kind: str) -> None:
+    data = f'{{"text": "a"}}\n{line}\n{{"text": "b"}}\n'
+    assert texts_of(written(tmp_path / "in.jsonl", data)) == ["a", f"<{kind}>", "b"]

@@ -120,21 +120,55 @@ def test_another_input_is_not_gone_on_with(tmp_path: Path) -> None:
     run_until(10, input, output)
     with pytest.raises(UsageError, match=r"another input, or the input in\.txt has changed since"):
         run(write_input(tmp_path, 60, "other.txt"), output, resume=True)
-    os.utime(input, ns=(0, 0))
+    # Of equal size and time: what it holds decides.
+    before = input.stat()
+    input.write_bytes(input.read_bytes().replace(b"text 1\n", b"text 0\n"))
+    os.utime(input, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert input.stat().st_size == before.st_size
     with pytest.raises(UsageError, match=r"the input in\.txt has changed since"):
         run(input, output, resume=True)
     assert run(input, output).resumed_rows == 0, "without resume it starts over"
 
 
+def test_an_input_that_was_only_touched_or_copied_is_the_same(tmp_path: Path) -> None:
+    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
+    run_until(10, input, output)
+    os.utime(input, ns=(0, 0))
+    assert run(input, output, resume=True).resumed_rows == 10
+
+
 def test_a_note_that_cannot_be_read(tmp_path: Path) -> None:
     input, output = write_input(tmp_path), tmp_path / "out.jsonl"
     run_until(10, input, output)
-    for text in ("", "{", "[]", '{"format": 99}'):
-        progress_path(output).write_text(text)
+    note = progress_path(output)
+    sound = note.read_text()
+    for text in (
+        "",
+        "{",
+        "[]",
+        '"text"',
+        "[" * 100_000,
+        "\x00" * 100,
+        sound[: len(sound) // 2],
+        sound.replace('"options": {', '"options": 5, "o": {'),
+        sound.replace('"input": {', '"input": null, "i": {'),
+        sound.replace('"marks": [', '"marks": [[-1, 2], 7, "x", '),
+        sound.replace('"format": 3', '"format": "3"'),
+    ):
+        note.write_text(text)
+        with pytest.raises(UsageError, match=r"progress is damaged, .*; run without resume to start over"):
+            run(input, output, resume=True)
+    note.write_bytes(b"\xff\xfe" + sound.encode())
+    with pytest.raises(UsageError, match="is damaged"):
+        run(input, output, resume=True)
+    for other in (1, 2, 99):
+        note.write_text(json.dumps({**json.loads(sound), "format": other}))
         with pytest.raises(
-            UsageError, match=r"out\.jsonl\.progress is not of this version .* without resume"
+            UsageError, match=r"is of another version of bertonnx, and does not say what out\.js"
         ):
             run(input, output, resume=True)
+    note.write_text(sound)
+    assert run(input, output, resume=True).resumed_rows == 10
 
 
 def test_standard_output_cannot_be_gone_on_with(tmp_path: Path) -> None:
@@ -171,7 +205,7 @@ def test_a_disk_that_fills_up_while_the_output_is_completed(
 ) -> None:
     input, output = write_input(tmp_path), tmp_path / f"out{ending}"
 
-    def full(self: object, target: object) -> None:  # noqa: ARG001
+    def full(self: object, parts: object, target: object) -> None:  # noqa: ARG001
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

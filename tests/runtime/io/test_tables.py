@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bertonnx.errors import RowError
 from bertonnx.runtime.io import tables
+from bertonnx.runtime.io.lines import Lines
+from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.rows import Row
 from tests.tables import rows_of, texts_of, written
 
@@ -89,6 +92,22 @@ def test_a_quote_that_is_never_closed_is_given_up_in_bounded_memory(
     lines = "".join(f"row {i},1\n" for i in range(500))
     path = written(tmp_path / "in.csv", f'text,n\n"open,1\n{lines}"fine\n{"x" * 900}",1\n')
     assert texts_of(path) == ["<malformed-row>", *(f"row {i}" for i in range(500)), "fine\n" + "x" * 900]
+
+
+def test_empty_lines_in_an_open_quote_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "LONGEST_RECORD", 1000)
+    taken = []
+    real = Lines.read
+
+    def read(self: Lines) -> bytes | None:
+        taken.append(1)
+        return real(self)
+
+    path = written(tmp_path / "in.csv", 'text\n"open\n' + "\n" * 500)
+    with open_rows(path, needs_pair=False) as rows:
+        monkeypatch.setattr(Lines, "read", read)
+        assert isinstance(next(iter(rows)), RowError)
+        assert len(taken) < 20
 
 
 @pytest.mark.parametrize(
