@@ -9,7 +9,7 @@ from pathlib import Path
 from bertonnx.errors import UsageError
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.tasks import TASKS, task_meant
-from bertonnx.runtime.options import chosen
+from bertonnx.runtime.options import chosen, require_number, require_whole
 from bertonnx.wording import Option, Options
 
 __all__ = ["OPTIMIZE", "PRECISIONS", "TARGETS", "ExportOptions", "Trust"]
@@ -88,6 +88,8 @@ class ExportOptions:
         if self.target is not None:
             chosen("target", self.target, tuple(TARGETS))
         self._require_agreeing()
+        require_whole("max_length", self.max_length)
+        require_number("min_agreement", self.min_agreement)
         if not 0.0 <= self.least_agreement <= 1.0:
             raise UsageError(
                 "{asked} is not a share; give one from 0 to 1, such as 0.99",

@@ -214,7 +214,7 @@ def register(row: Task) -> None:
 
 def task_meant(text: str) -> str:
     """Return the name of the task that a user means, in any case; the text as it is where there is none."""
-    wanted = text.strip().lower().replace("_", "-")
+    wanted = str(text).strip().lower().replace("_", "-")
     return next((row.name for row in TASKS if wanted in (row.name, *row.aliases)), text)
 
 

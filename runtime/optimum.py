@@ -166,6 +166,7 @@ def _card(file: ModelFile, folder: Path) -> Card:
         width=width if task.pooled else None,
         prompts=_prompts(folder) if task.pooled else {},
         default_prompt=_default_prompt(folder) if task.pooled else None,
+        pooled_prompt=bool(_json(_pooling_file(folder)).get("include_prompt", True)),
         mask_token=mask,
         mask_token_id=_token_id(folder, mask),
         pad_token_id=int(config.get("pad_token_id") or 0),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Literal, TypeVar
 
 from bertonnx.errors import UsageError
@@ -26,6 +27,8 @@ __all__ = [
     "RunOptions",
     "chosen",
     "require_at_least",
+    "require_number",
+    "require_whole",
 ]
 
 Choice = TypeVar("Choice", bound=str)
@@ -69,6 +72,8 @@ class LoadOptions:
         require_at_least("threads", self.threads)
         if self.long_text is not None:
             chosen("long_text", self.long_text, LONG_TEXT)
+        require_whole("max_length", self.max_length)
+        require_number("gpu_memory", self.gpu_memory)
         # Put so that NaN is refused as well.
         if self.gpu_memory is not None and not self.gpu_memory > 0:
             raise UsageError(
@@ -160,6 +165,26 @@ def chosen(option: str, value: str, choices: Sequence[Choice]) -> Choice:
     )
 
 
+def require_whole(name: str, value: object) -> None:
+    """Refuse what is not a whole number, of Python or NumPy; None, where the user gave none, is well.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if value is not None and not isinstance(value, Integral):
+        raise UsageError("{asked} is not a whole number", asked=Option(name, value))
+
+
+def require_number(name: str, value: object) -> None:
+    """Refuse what is not a number; None, where the user gave none, is well.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if value is not None and not isinstance(value, Real):
+        raise UsageError("{asked} is not a number", asked=Option(name, value))
+
+
 def require_at_least(name: str, value: int | None, least: int = 1) -> None:
     """Refuse a number that is too small; None, where the user gave none, is well.
 
@@ -169,8 +194,9 @@ def require_at_least(name: str, value: int | None, least: int = 1) -> None:
         least: the smallest that is allowed.
 
     Raises:
-        UsageError: naming the smallest.
+        UsageError: naming the smallest, or saying that it is no whole number.
     """
+    require_whole(name, value)
     if value is not None and value < least:
         raise UsageError(
             "{asked} is too small; give a number of at least {least}", asked=Option(name, value), least=least

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 import bertonnx
-from bertonnx.errors import ModelFileError, RowError
+from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.runtime.rows import as_rows
 from tests.commands import Command, written
 from tests.corpus import SENTENCES
@@ -311,5 +311,12 @@ def test_what_the_graph_does_itself_is_not_refused(tmp_path: Path) -> None:
 def test_a_prompt_that_pooling_leaves_out_is_refused(encoder: Path) -> None:
     settings = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
     (encoder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    folder = _pooled(encoder, {"pooling_mode": "mean", "include_prompt": False})
     with pytest.raises(ModelFileError, match="include_prompt is false"):
-        bertonnx.load(_pooled(encoder, {"pooling_mode": "mean", "include_prompt": False}))
+        bertonnx.load(folder)
+    # By name it can still be asked for; without one there is nothing to leave out.
+    (encoder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": settings["prompts"]}))
+    with bertonnx.load(folder) as model:
+        assert model.embed(["Ada"]).shape == (1, 32)
+        with pytest.raises(UsageError, match=r"prompt='query': the pooling .* bertonnx.export\(source\)"):
+            model.embed(["Ada"], prompt="query")

@@ -16,7 +16,7 @@ import typer
 import bertonnx
 from bertonnx import errors
 from bertonnx.cli import app
-from bertonnx.errors import BertonnxError
+from bertonnx.errors import BertonnxError, UsageError
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.runtime.options import DecodeOptions, LoadOptions
 from bertonnx.wording import COMMAND_LINE, R
@@ -135,6 +135,68 @@ def test_exit_codes() -> None:
     assert {name: kind.exit_code for name, kind in _classes().items() if kind.exit_code != 1} == {
         "UsageError": 2
     }
+
+
+WRONG: dict[str, list[dict[str, Any]]] = {
+    "load": [
+        {"provider": "tpu"},
+        {"provider": None},
+        {"threads": 0},
+        {"threads": "two"},
+        {"max_length": 9999},
+        {"max_length": 1},
+        {"max_length": "long"},
+        {"max_length": 16.5},
+        {"long_text": "fold"},
+        {"long_text": 3},
+        {"tf32": True, "provider": "cpu"},
+        {"gpu_memory": -1},
+        {"gpu_memory": "all"},
+        {"gpu_memory": 2, "provider": "cpu"},
+    ],
+    "export": [
+        {"task": "nerd"},
+        {"task": 3},
+        {"precision": "int4"},
+        {"optimize": "most"},
+        {"max_length": "long"},
+        {"pooling": "median"},
+        {"target": "m1", "quantize": True},
+        {"target": "avx2"},
+        {"calibration": "texts.txt"},
+        {"min_agreement": 0.9},
+        {"min_agreement": 99, "quantize": True},
+        {"min_agreement": "high", "quantize": True},
+        {"precision": "fp16", "quantize": True},
+        {"optimize": "none", "quantize": True},
+    ],
+}
+"""Arguments that are wrong, the first of which the error must name."""
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"), [(function, given) for function, many in WRONG.items() for given in many]
+)
+def test_an_error_names_the_argument_as_python_does(
+    function: str, arguments: dict[str, Any], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    source = exported["feature-extraction"] if function == "load" else tmp_path
+    name = next(iter(arguments))
+    with pytest.raises(UsageError) as caught:
+        getattr(bertonnx, function)(source, **arguments)
+    said = str(caught.value)
+    assert re.search(rf"\b{name}\b", said)
+    assert "--" not in said
+    on_the_command_line = caught.value.worded(COMMAND_LINE)
+    assert COMMAND_LINE.option(name) in on_the_command_line
+    assert f"{name}=" not in on_the_command_line
+
+
+def test_the_options_that_can_be_wrong_are_tried() -> None:
+    harmless = {"force", "revision", "normalize", "quantize", "ignore_keys"}
+    for function, kind in (("load", LoadOptions), ("export", ExportOptions)):
+        tried = {name for arguments in WRONG[function] for name in arguments}
+        assert {item.name for item in fields(kind)} - tried <= harmless
 
 
 def _named_options() -> dict[str, set[str]]:
