@@ -21,8 +21,8 @@ def require_no_classifier(folder: Path, asked: Task | None) -> None:
     found = [name for name in (SETFIT_CONFIG, SETFIT_HEAD) if (folder / name).is_file()]
     if found and asked is None:
         raise UnsupportedError(
-            "{folder} is a SetFit model ({found}): its classifier is no part of the checkpoint's weights, and "
-            "would be left out; for the embeddings alone, add {option}",
+            "{folder} is a SetFit model ({found}): its classifier is no part of the checkpoint's weights, "
+            "and would be left out; for the embeddings alone, add {option}",
             folder=folder,
             found=", ".join(found),
             option=Option("task", ENCODER.name),
