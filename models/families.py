@@ -35,6 +35,9 @@ class Family:
         prepare: `(config) -> Limit`: sets what can be exported of attention that cannot, and says up to
             how many tokens that is the same (`exporters.checkpoint.length`); empty where there is nothing
             to set.
+        translate: `(config, Reads, Account) -> config`: what one version of transformers writes into
+            config.json in the words of the installed one (`exporters.checkpoint.config_translate`); empty
+            where all versions write the same.
         since: the first major version of transformers with code of the family that can be traced; empty where
             4 has it.
         relative_positions: whether positions are told from each other alone, so that no table of them limits
@@ -48,6 +51,7 @@ class Family:
     gaps: Mapping[str, str] = field(default_factory=dict)
     other_heads: Mapping[str, str] = field(default_factory=dict)
     prepare: str = ""
+    translate: str = ""
     since: str = ""
     relative_positions: bool = False
 
@@ -84,7 +88,7 @@ FAMILIES: Registry[Family] = Registry(
     Family("flaubert", other_heads={"FlaubertForQuestionAnswering": _BEAM_SEARCH}),
     Family("xlm", other_heads={"XLMForQuestionAnswering": _BEAM_SEARCH}),
     Family("nystromformer", prepare="bertonnx.exporters.checkpoint.length:require_equal_landmarks"),
-    Family("modernbert"),
+    Family("modernbert", translate="bertonnx.exporters.checkpoint.config_translate:modernbert_keys"),
     Family("data2vec-text", position_offset=2),
     Family("ibert", position_offset=2),
     Family("rembert"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UsageError
 from bertonnx.exporters.checkpoint.adapters import adapted_config, tokenizer_folder
+from bertonnx.exporters.checkpoint.config_account import settled
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
@@ -24,7 +25,7 @@ from bertonnx.exporters.checkpoint.task import (
     text_pairs,
 )
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
-from bertonnx.exporters.checkpoint.weights import load_config, load_model
+from bertonnx.exporters.checkpoint.weights import Loaded, load_config, load_model
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import ENCODER, TASKS, Task
@@ -135,7 +136,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     )
     notes = (
         *plan.notes,
-        *_unused_note(loaded.unused, plan.row),
+        *_weight_notes(loaded, plan.row),
         *tokenizer.notes,
         *length_notes,
         *account.notes,
@@ -179,7 +180,8 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     raw: Mapping[str, Any] = read_json(folder / "config.json")
     require_encoder(raw, source.id)
     # The raw file is judged first: transformers has no class for a family that it does not know.
-    config = load_config(folder, trust_remote_code=source.trust.trust_remote_code)
+    read = settled(raw, account)
+    config = load_config(folder, read, trust_remote_code=source.trust.trust_remote_code)
     raw, merged = adapted_config(source.adapter, config, raw, asked=asked, account=account)
     row, chosen = _chosen_task(asked, config, sentence)
     require_exportable(row, config.model_type, getattr(config, "auto_map", None) or ())
@@ -266,6 +268,18 @@ def _cross_encoder_note(raw: Mapping[str, Any], head: Head) -> tuple[Message, ..
         activation=head.activation,
     )
     return (note,)
+
+
+def _weight_notes(loaded: Loaded, row: Task) -> tuple[Message, ...]:
+    notes = []
+    if loaded.wrapping:
+        notes.append(
+            Message(
+                "the names of the weights begin with {wrapping}, which was taken off",
+                wrapping=loaded.wrapping,
+            )
+        )
+    return (*notes, *_unused_note(loaded.unused, row))
 
 
 def _unused_note(unused: Sequence[str], row: Task) -> tuple[Message, ...]:

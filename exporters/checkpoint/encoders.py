@@ -25,6 +25,9 @@ _OTHER_INPUTS = frozenset(
 )
 """Arguments of `forward` that no tokenizer makes, and without which the model is another one."""
 
+_DECODES = ("is_encoder_decoder", "is_decoder")
+"""Keys that make a decoder of a family of encoders."""
+
 _ENCODER = "AutoModel"
 """The class that loads an encoder without a head."""
 
@@ -52,10 +55,12 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             reason=EXCLUDED_FAMILIES[name],
         )
     # A family of ours may still be set up as a decoder (is_decoder), with attention that looks back only.
-    if config.get("is_encoder_decoder") or config.get("is_decoder") or _generates(name):
+    if any(config.get(key) for key in _DECODES) or _generates(name):
         raise UnsupportedError(
-            "{what} is a {family} model that generates text (a decoder); bertonnx exports encoders: {known}",
+            "{what} is a {family} model that generates text (a decoder{key}); bertonnx exports encoders: "
+            "{known}",
             what=what,
+            key=next((f": {key} is true" for key in _DECODES if config.get(key)), ""),
             family=name,
             known=_known(),
         )
@@ -177,7 +182,11 @@ def _head(task: Task, name: str) -> Any:
         classes = getattr(transformers, task.auto_class)._model_mapping
         if config not in classes:
             return None
-        found = classes[config]
+        try:
+            found = classes[config]
+        except (ImportError, ValueError):
+            # Its tables name a few classes that its code has not.
+            return None
     # A few families map to several classes; the first is the one that transformers takes by default.
     return found[0] if isinstance(found, tuple) else found
 
@@ -185,5 +194,9 @@ def _head(task: Task, name: str) -> Any:
 def _reads_text(model: Any) -> bool:
     if model is None:
         return False
-    taken = set(inspect.signature(model.forward).parameters)
+    try:
+        taken = set(inspect.signature(model.forward).parameters)
+    except ImportError:
+        # A stand-in for a class whose packages are missing; models of text alone need none.
+        return False
     return {"input_ids", "attention_mask"} <= taken and not taken & _OTHER_INPUTS

@@ -8,7 +8,7 @@ So a reader of a file gives an account of the keys that it leaves: `refuse` for 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bertonnx.errors import CheckpointError
 from bertonnx.wording import Message, Option
@@ -58,16 +58,27 @@ class Account:
         Raises:
             CheckpointError: naming the file, the key, its value and what to do.
         """
-        if self._lifted(file, key):
+        self.refuse_all(file, {key: value}, why, remedy=remedy)
+
+    def refuse_all(
+        self, file: str, values: Mapping[str, object], why: Message | str, *, remedy: Message | str = ""
+    ) -> None:
+        """Refuse several keys for one reason, as `refuse` does one; all are named at once.
+
+        Raises:
+            CheckpointError: the user does not ignore all of them.
+        """
+        left = {key: value for key, value in values.items() if not self._lifted(file, key)}
+        if not left:
             return
         raise CheckpointError(
-            "{file} has {key} {value}, {why}; {remedy}{ignore} leaves it out of account",
+            "{file} has {keys}, {why}; {remedy}{ignore} leaves {them} out of account",
             file=file,
-            key=key,
-            value=shown(value),
+            keys=_listed([f"{key} {shown(value)}" for key, value in left.items()]),
             why=why,
             remedy=Message("{remedy}, or ", remedy=remedy) if remedy else "",
-            ignore=Option("ignore_keys", [key]),
+            ignore=Option("ignore_keys", [*left]),
+            them="it" if len(left) == 1 else "them",
         )
 
     def private(self, file: str, keys: Iterable[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
 from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.checkpoint.merging import (
     merge,
     require_same_base,
@@ -18,6 +20,7 @@ from bertonnx.exporters.checkpoint.merging import (
 )
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import task_of
+from bertonnx.exporters.checkpoint.unwrapping import unwrapped, wrapping_of
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import ENCODER, TASKS, Task
@@ -28,7 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "load_config", "load_model"]
 
-_SHOWN = 8
+_SHOWN = 4
+_SHAPES_SHOWN = 2
+_COMPUTED = ("inv_freq", "original_inv_freq", "position_ids", "token_type_ids")
+"""Buffers that are computed when a model is made; some versions of transformers save them, others do not."""
+
 _LFS = b"version https://git-lfs"
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
 """Heads whose weights go by the same names, so that only `architectures` tells them apart."""
@@ -36,10 +43,17 @@ _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForMulti
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode with float32 weights, and the names of weights that it has no place for."""
+    """A model in evaluation mode with float32 weights.
+
+    Attributes:
+        model: the model.
+        unused: names of weights in the files that it has no place for.
+        wrapping: what the names of the weights began with, and was taken off: "module.", or "".
+    """
 
     model: PreTrainedModel
     unused: tuple[str, ...]
+    wrapping: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,26 +62,50 @@ class _Attempt:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
+    wrapping: str
 
 
 class _NoSuchHeadError(Exception):
     """transformers has no class for this family and task."""
 
 
-def load_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
+_PLAIN: Mapping[str, object] = {
+    "chunk_size_feed_forward": 0,
+    "gradient_checkpointing": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "reference_compile": False,
+    "return_dict": True,
+    "torchscript": False,
+    "use_cache": False,
+}
+"""Saved flags of somebody's experiment, which change what `forward` puts out or how, and not its numbers."""
+
+
+def load_config(folder: Path, raw: Mapping[str, Any], *, trust_remote_code: bool) -> PretrainedConfig:
     """Return the configuration, set for exporting: plain attention, no extra outputs.
+
+    Args:
+        folder: holds config.json, and the checkpoint's own code where there is any.
+        raw: config.json, every key accounted for (`config_account.settled`).
+        trust_remote_code: whether that code may run.
 
     Raises:
         CheckpointError: transformers cannot make sense of config.json.
         UnsupportedError: transformers does not know the family.
     """
     with quiet():
-        from transformers import AutoConfig
+        from transformers import CONFIG_MAPPING, AutoConfig
 
         try:
-            config: PretrainedConfig = AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
+            config: PretrainedConfig
+            if raw.get("auto_map"):
+                config = AutoConfig.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=trust_remote_code
+                )
+            else:
+                # A copy, since version 5 fills nested objects up where they stand.
+                config = CONFIG_MAPPING[raw["model_type"]].from_dict(copy.deepcopy(dict(raw)))
         except Exception as error:  # any value of config.json may be of a wrong kind
             raise CheckpointError(
                 "{path} cannot be used ({kind}: {why}); put the checkpoint's original file in its place",
@@ -75,10 +113,9 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
                 kind=type(error).__name__,
                 why=_short(error),
             ) from error
-    # Saved flags of somebody's experiment would add outputs, or make them a tuple without names.
-    config.output_attentions = False
-    config.output_hidden_states = False
-    config.return_dict = True
+    for name, value in _PLAIN.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
     return config
 
 
@@ -137,7 +174,7 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
         raise _incomplete(row, missing, loaded)
     # Otherwise parity fails on NaN and blames ONNX Runtime for what the checkpoint holds.
     _require_finite(loaded.model)
-    return Loaded(loaded.model, loaded.unexpected)
+    return Loaded(loaded.model, loaded.unexpected, loaded.wrapping)
 
 
 def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
@@ -159,7 +196,7 @@ def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) 
         missing = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
         model = model.base_model
     mismatched = tuple(key for key in loaded.mismatched if key not in supplied)
-    return _Attempt(model, tuple(missing), loaded.unexpected, mismatched)
+    return _Attempt(model, tuple(missing), loaded.unexpected, mismatched, loaded.wrapping)
 
 
 def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
@@ -177,10 +214,14 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
         )
         if type(config) not in maker._model_mapping and not own_code:
             raise _NoSuchHeadError
+        wrapping = "" if own_code else wrapping_of(maker, config, folder, pickled=pickled)
         try:
-            with without_adapter(folder) as place:
+            with (
+                without_adapter(folder) as place,
+                unwrapped(place, wrapping, pickled=pickled) as weights,
+            ):
                 model, report = maker.from_pretrained(
-                    place,
+                    weights,
                     config=config,
                     torch_dtype=torch.float32,
                     # Fusion looks for plain products and softmax in the trace, not for a single fused call.
@@ -189,10 +230,12 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                     local_files_only=True,
-                    use_safetensors=not pickled,
+                    use_safetensors=bool(wrapping) or not pickled,
                     trust_remote_code=source.trust.trust_remote_code,
                 )
         except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
+            if not own_code:
+                _require_buildable(maker, config)
             raise CheckpointError(
                 "the weights in {folder} cannot be read ({kind}: {why}); download the checkpoint again",
                 folder=folder,
@@ -201,11 +244,39 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
             ) from error
     return _Attempt(
         model.float().eval(),
-        tuple(sorted(report["missing_keys"])),
-        tuple(sorted(report["unexpected_keys"])),
+        _learned(report["missing_keys"]),
+        _learned(report["unexpected_keys"]),
         # Version 5 of transformers lists each with both shapes.
         tuple(sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])),
+        wrapping,
     )
+
+
+def _learned(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if name.rpartition(".")[2] not in _COMPUTED))
+
+
+def _require_buildable(maker: Any, config: PretrainedConfig) -> None:
+    """Refuse a configuration of which no model can be made, whatever the weights.
+
+    Raises:
+        CheckpointError: saying which keys hold what the model would not take, as far as can be told.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            maker.from_config(copy.deepcopy(config), attn_implementation="eager")
+    except Exception as error:  # any value of config.json may be of a wrong kind
+        values = config.to_dict().items()
+        keys = [key for key, value in values if isinstance(value, str) and f"{value}" in str(error)]
+        named = [f"{key} {shown(value)}" for key, value in values if key in keys and "act" in key]
+        raise CheckpointError(
+            "no model can be made of config.json{which} ({kind}: {why}); correct config.json",
+            which=f", which has {', '.join(named)}" if named else "",
+            kind=type(error).__name__,
+            why=_short(error),
+        ) from error
 
 
 def _require_readable(folder: Path) -> None:
@@ -252,15 +323,18 @@ def _require_shapes(folder: Path, loaded: _Attempt, config: PretrainedConfig) ->
         return
     wanted = loaded.model.state_dict()
     there = _shapes(folder, loaded.model.base_model_prefix)
-    shown = "; ".join(
+    listed = "; ".join(
         f"{key} has shape {there.get(key, 'another')}, and config.json asks for {tuple(wanted[key].shape)}"
-        for key in loaded.mismatched[:_SHOWN]
+        for key in loaded.mismatched[:_SHAPES_SHOWN]
     )
+    if len(loaded.mismatched) > _SHAPES_SHOWN:
+        listed += f"; and {len(loaded.mismatched) - _SHAPES_SHOWN} more"
     if not any(_in_base(key, loaded.model) for key in loaded.mismatched):
         labels = list((config.id2label or {}).values())
-        shown += f" (id2label names {len(labels)} labels: {_listed(labels)})"
+        listed += f" (id2label names {len(labels)} labels: {_listed(labels)})"
     raise CheckpointError(
-        "config.json and the weights do not belong together: {shown}; correct config.json", shown=shown
+        "config.json and the weights do not belong together: {shapes}; correct config.json",
+        shapes=listed,
     )
 
 
@@ -341,6 +415,16 @@ def _other_head(row: Task, config: PretrainedConfig) -> Message | str:
 
 def _incomplete(row: Task, missing: Sequence[str], loaded: _Attempt) -> CheckpointError:
     others: Message | str = ""
+    if len(missing) == len(list(loaded.model.parameters())):
+        raise CheckpointError(
+            "the checkpoint holds no weight by a name that a {family} model has: it holds {weights}, and "
+            "{task} needs {missing}; save the model itself, not what wraps it: "
+            "model.save_pretrained('folder')",
+            family=loaded.model.config.model_type,
+            weights=_listed(loaded.unexpected),
+            task=row.name,
+            missing=_listed(missing),
+        )
     if loaded.unexpected:
         others = Message(
             "; it holds others that {model} has not: {weights}",
@@ -377,4 +461,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _short(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    # Version 5 of transformers says what is wrong in the second line.
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]

@@ -163,7 +163,7 @@ def test_classifiers_of_texts_and_of_tokens_are_told_apart(tmp_path: Path) -> No
 
 def test_a_tied_head_is_found_missing_too(tmp_path: Path) -> None:
     said = message(UnsupportedError, save(tmp_path, "BertModel"), task="fill-mask")
-    assert "cls.predictions.transform.dense.weight" in said
+    assert "cls.predictions.bias" in said
     assert said.endswith("--task feature-extraction")
 
 
@@ -243,13 +243,14 @@ def test_a_head_that_config_promises_and_weights_lack(tmp_path: Path) -> None:
     assert "--task feature-extraction" in said
 
 
-def test_at_most_eight_missing_weights_are_named(tmp_path: Path) -> None:
+def test_only_a_few_missing_weights_are_named(tmp_path: Path) -> None:
     save(tmp_path, "BertModel")
-    edit_weights(tmp_path, lambda tensors: {f"module.{k}": v for k, v in tensors.items()})
+    edit_weights(
+        tmp_path, lambda tensors: {f"own.{k}" if "layer.1" in k else k: v for k, v in tensors.items()}
+    )
     said = message(CheckpointError, tmp_path)
-    assert " more" in said
-    assert "it holds others that BertModel has not: module.embeddings" in said
-    assert said.count("encoder.layer.0") < 16
+    assert " and 12 more; it holds others that BertModel has not: own.encoder.layer.1." in said
+    assert said.count("encoder.layer.1") == 8
 
 
 def test_mismatched_shapes(tmp_path: Path) -> None:
@@ -310,7 +311,9 @@ def test_a_damaged_pickle(tmp_path: Path) -> None:
 def test_a_config_with_values_of_the_wrong_kind(tmp_path: Path) -> None:
     save(tmp_path, "BertModel")
     edit_json(tmp_path / "config.json", hidden_size="many")
-    assert "cannot be" in message(CheckpointError, tmp_path)
+    said = message(CheckpointError, tmp_path)
+    # Version 5 of transformers looks at kinds itself.
+    assert "cannot be used" in said or "no model can be made of config.json (TypeError: " in said
 
 
 # Labels and activations

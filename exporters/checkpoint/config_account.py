@@ -1,0 +1,231 @@
+"""The account of config.json: each key is read by the installed transformers, translated, refused or private.
+
+A configuration class keeps any key, whether or not its model reads it. So a key that a version of
+transformers reads and the installed one does not would silently change what the model computes, for us as
+for the PyTorch model that we compare with. Which version reads what is in a table
+(`exporters.checkpoint.config_tables`), and for the installed one it is looked up in its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bertonnx.errors import CheckpointError
+from bertonnx.exporters.checkpoint.config_reads import Reads, installed_reads, shared_keys
+from bertonnx.exporters.checkpoint.config_tables import read_tables
+from bertonnx.exporters.checkpoint.keys import Account, shown
+from bertonnx.exporters.quiet import quiet
+from bertonnx.models.families import family as family_named
+from bertonnx.models.registry import resolve
+from bertonnx.wording import Install, Message
+
+__all__ = ["CONFIG", "other_version", "settled"]
+
+CONFIG = "config.json"
+
+_OURS = frozenset(
+    {"auto_map", "model_type", "sbert_ce_default_activation_function", "sentence_transformers"}
+    | {"_name_or_path", "_num_labels", "transformers.js_config"}
+    | {"reference_compile", "repad_logits_with_grad"}
+)
+"""Keys that are read elsewhere, or say nothing of what the model computes."""
+
+_TOKEN_ID = "_token_id"
+"""How keys end whose ids the tokenizer has, and which a model that reads them has as keys of its own."""
+
+_SET_HERE = ("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "use_return_dict")
+"""Keys that the export sets itself, and that some classes will not be given."""
+
+_NO_ENCODER: Mapping[str, Message] = {
+    "add_cross_attention": Message("so that it reads another model's output, as decoders do"),
+    "per_layer_config": Message("so that its layers differ from each other, which cannot be exported"),
+    "quantization_config": Message(
+        "so its weights are quantized already; export the checkpoint that it was made from"
+    ),
+}
+"""Keys that no option can lift: with them, the model is another one, or cannot be exported."""
+
+_SCALED: Mapping[str, frozenset[str]] = {
+    "default": frozenset(),
+    "linear": frozenset({"factor"}),
+    "dynamic": frozenset({"factor"}),
+    "llama3": frozenset(
+        {"factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings"}
+    ),
+    "yarn": frozenset(
+        {"attention_factor", "beta_fast", "beta_slow", "factor", "mscale", "mscale_all_dim", "truncate"}
+        | {"original_max_position_embeddings"}
+    ),
+}
+"""Kind of rotary positions -> the keys of `rope_parameters` that transformers reads for it."""
+
+_ALWAYS = frozenset({"rope_theta", "rope_type", "type"})
+
+
+def settled(raw: Mapping[str, Any], account: Account) -> dict[str, Any]:
+    """Return config.json as the installed transformers reads it, having accounted for every key.
+
+    Args:
+        raw: config.json as it lies in the folder, of an encoder (`encoders.require_encoder`).
+        account: takes down what is private or ignored.
+
+    Raises:
+        CheckpointError: a key means something that the installed transformers would leave out, or that no
+            encoder of ours can be.
+    """
+    for key, why in _NO_ENCODER.items():
+        if raw.get(key):
+            raise CheckpointError(
+                "config.json has {key} {value}, {why}", key=key, value=shown(raw[key]), why=why
+            )
+    name = str(raw["model_type"])
+    # The checkpoint's own code reads what it likes, and no table knows it.
+    if raw.get("auto_map"):
+        return dict(raw)
+    live = installed_reads(name)
+    row = family_named(name)
+    known = {key: value for key, value in raw.items() if key not in _SET_HERE}
+    _account_for_rotary(known, name, live)
+    if row is not None and row.translate:
+        known = resolve(row.translate)(known, live, account)
+    _account_for(known, name, live, account)
+    return known
+
+
+def other_version(key: str, value: object, name: str) -> CheckpointError:
+    """Return the refusal of a key that another version of transformers reads, and the installed one does not.
+
+    Args:
+        key: the key; of a nested object, with dots.
+        value: what stands there.
+        name: `model_type`.
+    """
+    top = key.partition(".")[0]
+    tables = read_tables()
+    readers = [
+        version
+        for version, reads in tables.of(name).items()
+        if top in reads.known or top in tables.shared[version]
+    ]
+    return CheckpointError(
+        "config.json has {key} {value}, which transformers {installed} does not read for {family}, and "
+        "{readers} does: its results would be others here; where it is installed, the export is right: "
+        "{install}",
+        key=key,
+        value=shown(value),
+        installed=_installed(),
+        family=name,
+        readers=" and ".join(readers),
+        install=Install("export", packages=(f"transformers=={readers[-1]}",)),
+    )
+
+
+def _account_for(raw: Mapping[str, Any], name: str, live: Reads, account: Account) -> None:
+    tables = read_tables()
+    shared = {*shared_keys(), *(key for keys in tables.shared.values() for key in keys), *_OURS}
+    others = tables.of(name)
+    _refuse_pruned(raw, live, name)
+    private = []
+    for key, value in raw.items():
+        if key in live.known or key in shared or key.endswith(_TOKEN_ID):
+            continue
+        if any(key in reads.reads or key in reads.aliases for reads in others.values()):
+            if not any(_same(reads.reads.get(key), value) for reads in others.values()):
+                raise other_version(key, value, name)
+        elif not any(key in reads.idle for reads in others.values()):
+            private.append(key)
+    newer = _newer(raw)
+    if newer is None:
+        account.private(CONFIG, private)
+    else:
+        account.refuse_all(CONFIG, {key: raw[key] for key in private}, newer, remedy=_update())
+
+
+def _refuse_pruned(raw: Mapping[str, Any], live: Reads, name: str) -> None:
+    # Common to all families up to version 4, so no family's own part of the table has it.
+    if raw.get("pruned_heads") and "pruned_heads" not in {*live.known, *shared_keys()}:
+        raise other_version("pruned_heads", raw["pruned_heads"], name)
+
+
+def _account_for_rotary(raw: Mapping[str, Any], name: str, live: Reads) -> None:
+    """Refuse what stands in the objects of rotary positions and is not read there."""
+    read = {key for reads in (live, *read_tables().of(name).values()) for key in reads.reads}
+    for key in ("rope_parameters", "rope_scaling"):
+        if key in read and isinstance(raw.get(key), Mapping):
+            _require_rotary(raw, key, raw[key], partial="partial_rotary_factor" in read)
+
+
+def _require_rotary(raw: Mapping[str, Any], key: str, value: Mapping[str, Any], *, partial: bool) -> None:
+    # It may hold one such object for each kind of layer.
+    kinds = {*(raw.get("layer_types") or ()), "full_attention", "sliding_attention"}
+    nested = {part: inner for part, inner in value.items() if part in kinds and isinstance(inner, Mapping)}
+    rest = {part: inner for part, inner in value.items() if part not in nested}
+    if nested and rest:
+        part, inner = next(iter(rest.items()))
+        raise _unread(
+            f"{key}.{part}", inner, "beside parameters for each kind of layer, where it is not read"
+        )
+    for part, inner in nested.items() or [("", value)]:
+        for item, found, why in _unread_rotary(inner, partial=partial):
+            raise _unread(".".join(filter(None, (key, part, item))), found, why)
+
+
+def _unread_rotary(values: Mapping[str, Any], *, partial: bool) -> Iterator[tuple[str, object, str]]:
+    kind = values.get("rope_type", values.get("type", "default"))
+    if kind not in _SCALED:
+        known = ", ".join(_SCALED)
+        yield "rope_type", kind, f"a kind of rotary positions that cannot be exported (these can: {known})"
+        return
+    for item, found in values.items():
+        if item == "partial_rotary_factor":
+            if found not in (None, 1) and not partial:
+                yield item, found, "which models of this family do not read"
+        elif item not in _SCALED[kind] | _ALWAYS and found is not None:
+            yield item, found, f"which rope_type {kind} does not read"
+
+
+def _unread(key: str, value: object, why: str) -> CheckpointError:
+    return CheckpointError(
+        "config.json has {key} {value}, {why}; correct config.json",
+        key=key,
+        value=shown(value),
+        why=why,
+    )
+
+
+def _newer(raw: Mapping[str, Any]) -> Message | None:
+    """Return what is to be said of unknown keys where a newer transformers saved them."""
+    from packaging.version import InvalidVersion, Version
+
+    saved = str(raw.get("transformers_version") or "0")
+    known = [*read_tables().versions, _installed()]
+    try:
+        if Version(saved) <= max(map(Version, known)):
+            return None
+    except InvalidVersion:
+        # Written by hand, so it tells nothing of the keys.
+        return None
+    return Message(
+        "which bertonnx does not know: transformers {saved} saved it, and bertonnx knows {known}",
+        saved=saved,
+        known=", ".join(dict.fromkeys(known)),
+    )
+
+
+def _update() -> Message:
+    return Message(
+        "update with {install}", install=Install("export", upgrade=True, packages=("transformers",))
+    )
+
+
+def _installed() -> str:
+    with quiet():
+        import transformers
+
+    return str(transformers.__version__)
+
+
+def _same(default: object, value: object) -> bool:
+    # null and an absent key are the same to a configuration class.
+    return value is None or default == value
