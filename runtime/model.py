@@ -199,6 +199,9 @@ class Model:
         texts = _listed(texts)
         result = np.empty((len(texts), self.card.width or 0), dtype=np.float32)
         for i, item in enumerate(self._all(texts, None, DecodeOptions(prompt=prompt))):
+            if i == 0 and self.card.width is None:
+                # Folders from elsewhere may not say it; what comes out does.
+                result = np.empty((len(texts), len(item["embedding"])), dtype=np.float32)
             result[i] = item["embedding"]
         return result
 

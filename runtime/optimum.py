@@ -1,4 +1,4 @@
-"""Models that optimum-cli exported: a folder of files that must stay together, or the file in it.
+"""Models from elsewhere (optimum-cli, Sentence-Transformers, transformers.js): a folder, or a file in it.
 
 They run with the same engine. What their graph lacks (pooling, softmax) is computed here with
 NumPy, and `notes` says which promises of a bertonnx file do not hold.
@@ -7,7 +7,7 @@ NumPy, and `notes` says which promises of a bertonnx file do not hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bertonnx.models.pooling import POOLINGS, by_mode, modes_of
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file
+from bertonnx.runtime.optimum_folder import EXPORT, ForeignFolder, class_name, find_folder
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.session.session import Feeds, OpenSession, open_session
@@ -28,8 +29,6 @@ from bertonnx.runtime.tokenization import stripped
 from bertonnx.wording import Call, Message
 
 __all__ = ["OptimumModel", "pool_cls", "pool_last", "pool_max", "pool_mean", "read_optimum"]
-
-_EXPORT = Call("export", "SOURCE")
 
 NOTES = (
     Message("several files must stay together (the model, tokenizer.json, config.json)"),
@@ -41,7 +40,7 @@ NOTES = (
     Message("pooling, normalization and scores are not in the graph; bertonnx computes them"),
     Message(
         "it was not optimized by bertonnx, so it loads and runs slower; re-export with: {export}",
-        export=_EXPORT,
+        export=EXPORT,
     ),
 )
 """Promises of a bertonnx file that do not hold for these."""
@@ -56,7 +55,7 @@ _TOKEN_VECTORS = ("last_hidden_state", "token_embeddings")
 
 @dataclass(frozen=True)
 class OptimumModel:
-    """A folder or file that optimum-cli made, read.
+    """A folder or file that was made elsewhere, read.
 
     Attributes:
         path: the ONNX file.
@@ -81,22 +80,14 @@ class OptimumModel:
 
 
 def read_optimum(path: Path) -> OptimumModel:
-    """Read a folder or file that optimum-cli made.
+    """Read a folder or file that optimum-cli or Sentence-Transformers made.
 
     Raises:
         ModelFileError: a file is missing, broken, the graph needs inputs that a text does not give,
             or what follows the graph (a pooling, a module) is not computed here.
     """
-    file = read_model_file(_model_in(path) if path.is_dir() else path)
-    folder = file.path.parent
-    if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
-        raise ModelFileError(
-            "{path} was not made by bertonnx, and {folder} does not hold both config.json and "
-            "tokenizer.json, as optimum-cli writes them; export the checkpoint with: {export}",
-            path=file.path,
-            folder=folder,
-            export=_EXPORT,
-        )
+    folder = find_folder(path)
+    file = read_model_file(folder.model)
     unknown = sorted(set(file.inputs) - _KNOWN_INPUTS)
     if unknown:
         raise ModelFileError(
@@ -107,51 +98,52 @@ def read_optimum(path: Path) -> OptimumModel:
         )
     try:
         card = _card(file, folder)
+        tokenizer = _tokenizer(folder)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelFileError(
             "the configuration in {folder} cannot be understood ({kind}: {error}); export the checkpoint "
             "again",
-            folder=folder,
+            folder=folder.root,
             kind=type(error).__name__,
             error=str(error),
         ) from error
-    # Saved padding and truncation are how it was trained, not how it is used.
-    tokenizer = stripped(_read(folder / "tokenizer.json"))
     return OptimumModel(file.path, card, tokenizer, (*NOTES, *_assumed(file, folder, card)))
 
 
-def _assumed(file: ModelFile, folder: Path, card: Card) -> tuple[Message, ...]:
-    """Return what had to be guessed."""
-    if card.pooling is None or "sentence_embedding" in file.outputs or _pooling_file(folder).is_file():
-        return ()
-    return (Message("nothing in it says how token vectors become one; their mean is taken, not normalized"),)
+def _assumed(file: ModelFile, folder: ForeignFolder, card: Card) -> Iterator[Message]:
+    """Yield what had to be guessed."""
+    if folder.others:
+        yield Message(
+            "{chosen} is used; give the path of one of the others to use that: {others}",
+            chosen=folder.model.name,
+            others=", ".join(folder.others),
+        )
+    said = card.pooling is None or (folder.root / folder.pooling_file).is_file()
+    if not said and "sentence_embedding" not in file.outputs:
+        yield Message("nothing in it says how token vectors become one; their mean is taken, not normalized")
 
 
-def _model_in(folder: Path) -> Path:
-    if (folder / "model.onnx").is_file():
-        return folder / "model.onnx"
-    models = sorted(folder.glob("*.onnx"))
-    if len(models) == 1:
-        return models[0]
-    raise ModelFileError(
-        "{folder} holds no model.onnx (.onnx files there: {names}); give the file itself, or make one with: "
-        "{export}",
-        folder=folder,
-        names=", ".join(file.name for file in models) or "none",
-        export=_EXPORT,
-    )
+def _tokenizer(folder: ForeignFolder) -> str:
+    # Saved padding and truncation are how it was trained, not how it is used.
+    text = stripped(folder.text("tokenizer.json"))
+    if not folder.transformer.get("do_lower_case"):
+        return text
+    data = json.loads(text)
+    # As Sentence-Transformers does: before whatever else the tokenizer changes.
+    own = data.get("normalizer")
+    parts = own["normalizers"] if own and own["type"] == "Sequence" else [own] if own else []
+    data["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
-def _card(file: ModelFile, folder: Path) -> Card:
-    config = _json(folder / "config.json")
-    tokenizer = _json(folder / "tokenizer_config.json")
-    special = _json(folder / "special_tokens_map.json")
-    task = _task(file)
-    labels = config.get("id2label") or {}
-    names = tuple(labels[key] for key in sorted(labels, key=int)) if task.labelled else ()
-    problem, activation = _problem(config, task, names)
+def _card(file: ModelFile, folder: ForeignFolder) -> Card:
+    config, tokenizer = folder.config, folder.json("tokenizer_config.json")
+    special = folder.json("special_tokens_map.json")
+    widths = {name: value.width for name, value in file.declared.items() if value.width}
+    task = _task(file, folder)
+    names = _labels(config, task, widths, folder) if task.labelled else ()
+    problem, activation = _problem(folder, task, names)
     mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task.masked else None
-    width = config.get("hidden_size", config.get("dim", config.get("emb_dim")))
     return Card(
         task=task.name,
         family=str(config.get("model_type", "unknown")),
@@ -161,22 +153,57 @@ def _card(file: ModelFile, folder: Path) -> Card:
         labels=names,
         problem_type=problem,
         activation=activation,
+        pairs=True if task.labelled and _is_cross_encoder(folder) else None,
         pooling=_pooling(file, folder) if task.pooled else None,
         normalize=task.pooled and _normalizes(folder),
-        width=width if task.pooled else None,
-        prompts=_prompts(folder) if task.pooled else {},
-        default_prompt=_default_prompt(folder) if task.pooled else None,
-        pooled_prompt=bool(_json(_pooling_file(folder)).get("include_prompt", True)),
+        width=_width(config, widths, folder) if task.pooled else None,
+        prompts=folder.prompts if task.pooled else {},
+        default_prompt=folder.default_prompt if task.pooled else None,
+        pooled_prompt=bool(folder.json(folder.pooling_file).get("include_prompt", True)),
         mask_token=mask,
         mask_token_id=_token_id(folder, mask),
         pad_token_id=int(config.get("pad_token_id") or 0),
         clean_up_spaces=bool(tokenizer.get("clean_up_tokenization_spaces", False)),
         optimize="none",
-        source={"id": str(folder), "kind": "optimum-cli", "revision": None},
+        source={"id": folder.root.name, "kind": "optimum-cli", "revision": None},
     )
 
 
-def _task(file: ModelFile) -> Task:
+def _labels(
+    config: Mapping[str, Any], task: Task, widths: Mapping[str, int], folder: ForeignFolder
+) -> tuple[str, ...]:
+    """Return the names of the classes; those that transformers gives where nothing names them."""
+    known = config.get("id2label") or {}
+    # transformers does not write down its own: LABEL_0 and LABEL_1.
+    count = widths.get(task.raw_outputs[0]) or int(config.get("num_labels") or len(known) or 2)
+    if not known:
+        return tuple(f"LABEL_{place}" for place in range(count))
+    if len(known) != count:
+        raise ModelFileError(
+            "{config} names {known} labels (id2label), and {model} puts out {count}; they do not belong "
+            "together",
+            config=folder.root / "config.json",
+            known=len(known),
+            model=folder.model,
+            count=count,
+        )
+    return tuple(known[key] for key in sorted(known, key=int))
+
+
+_WIDTHS = ("hidden_size", "dim", "emb_dim", "d_model", "n_embd")
+"""What configurations call the width of their vectors."""
+
+
+def _width(config: Mapping[str, Any], widths: Mapping[str, int], folder: ForeignFolder) -> int | None:
+    """Return the length of an embedding: what the graph puts out, cut as the folder says."""
+    said = (config.get(name) for name in _WIDTHS)
+    named = (widths.get(name) for name in ("sentence_embedding", *_TOKEN_VECTORS))
+    width = next((int(found) for found in (*named, *said) if found), None)
+    cut = folder.sentence.get("truncate_dim")
+    return width if cut is None else min(int(cut), width or int(cut))
+
+
+def _task(file: ModelFile, folder: ForeignFolder) -> Task:
     """Return the task whose outputs the graph has; of several, the one that the architecture names."""
     found = {_TOKEN_VECTORS[0] if name in _TOKEN_VECTORS else name for name in file.outputs}
     fitting = [
@@ -186,7 +213,7 @@ def _task(file: ModelFile) -> Task:
     telling = [row for row in fitting if all(row is other or _differ(row, other) for other in TASKS)]
     if telling:
         return max(telling, key=lambda row: len(found.intersection(row.raw_outputs)))
-    architectures = _json(file.path.parent / "config.json").get("architectures") or []
+    architectures = folder.config.get("architectures") or []
     for row in fitting:
         if any(_is_of(row, architecture) for architecture in architectures):
             return row
@@ -207,131 +234,116 @@ def _is_of(row: Task, architecture: str) -> bool:
     return architecture.endswith(row.architectures) or (row.masked and "LMHead" in architecture)
 
 
-def _problem(config: dict[str, Any], task: Task, labels: Sequence[str]) -> tuple[str | None, str]:
+def _problem(folder: ForeignFolder, task: Task, labels: Sequence[str]) -> tuple[str | None, str]:
     """Return problem type and activation, as transformers' TextClassificationPipeline chooses them."""
     if not task.labelled:
         return None, "none"
     if any("tokens" in dimensions for dimensions in task.outputs.values()):
         return None, "softmax"
-    problem = config.get("problem_type")
+    problem, own = folder.config.get("problem_type"), _own_activation(folder)
     if problem == "regression":
-        return "regression", "none"
+        return "regression", own or "none"
     if problem == "multi_label_classification":
-        return problem, "sigmoid"
+        return problem, own or "sigmoid"
     if len(labels) == 1:
-        return "regression", "sigmoid"
-    return "single_label_classification", "softmax"
+        return "regression", own or "sigmoid"
+    return "single_label_classification", own or "softmax"
 
 
-def _max_length(config: dict[str, Any], tokenizer: dict[str, Any], folder: Path) -> int:
+def _is_cross_encoder(folder: ForeignFolder) -> bool:
+    saved = folder.config.get("sentence_transformers") or {}
+    legacy = "sbert_ce_default_activation_function" in folder.config
+    return legacy or "activation_fn" in saved or folder.sentence.get("model_type") == "CrossEncoder"
+
+
+def _own_activation(folder: ForeignFolder) -> str | None:
+    """Return the activation that a cross-encoder of Sentence-Transformers was saved with.
+
+    Raises:
+        ModelFileError: it is not computed here.
+    """
+    saved = folder.config.get("sentence_transformers") or {}
+    name = (
+        folder.sentence.get("activation_fn")
+        or saved.get("activation_fn")
+        or folder.config.get("sbert_ce_default_activation_function")
+    )
+    if name is None or not _is_cross_encoder(folder):
+        return None
+    kind = str(name).rpartition(".")[2].lower()
+    if not str(name).startswith("torch.nn.") or (kind not in _ACTIVATIONS and kind != "identity"):
+        raise ModelFileError(
+            "the cross-encoder in {folder} has the activation {name}, which bertonnx does not compute for "
+            "models from elsewhere (it computes {known}); export the checkpoint: {export}",
+            folder=folder.root,
+            name=name,
+            known=", ".join(["identity", *sorted(set(_ACTIVATIONS) - {"none"})]),
+            export=EXPORT,
+        )
+    return "none" if kind == "identity" else kind
+
+
+def _max_length(config: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: ForeignFolder) -> int:
     known = family(str(config.get("model_type")))
     limits = [
         int(config.get("max_position_embeddings") or 1 << 30) - (known.position_offset if known else 0),
         int(min(tokenizer.get("model_max_length") or 1 << 30, 1 << 30)),
-        int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or 1 << 30),
+        int(folder.transformer.get("max_seq_length") or 1 << 30),
     ]
     return min(512, *limits) if min(limits) == 1 << 30 else min(limits)
 
 
-def _pooling(file: ModelFile, folder: Path) -> str | None:
+def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
     """Return how token vectors become one; None where the graph does it in a way that is not known here.
 
     Raises:
         ModelFileError: the graph does not do it, and neither can this module.
     """
-    modes = modes_of(_json(_pooling_file(folder)))
+    modes = modes_of(folder.json(folder.pooling_file))
     row = by_mode(modes[0]) if len(modes) == 1 else None
     pooling = None if row is None else row.name
     # The graph pools by itself; what the folder says is only shown.
     if "sentence_embedding" in file.outputs:
         return pooling
-    for kind, _ in _modules(folder):
-        if _class_name(kind) not in _MODULES:
+    for kind, _ in folder.modules:
+        if class_name(kind) not in _MODULES:
             raise ModelFileError(
                 "{path} has the module {kind}, which is neither in the graph nor computed by bertonnx "
                 "({known} are); re-export with: {export}",
-                path=folder / "modules.json",
+                path=folder.root / "modules.json",
                 kind=kind,
                 known=", ".join(_MODULES),
-                export=_EXPORT,
+                export=EXPORT,
             )
     if pooling is None:
         raise ModelFileError(
             "{path} asks for the pooling {modes}, which is neither in the graph nor computed by bertonnx; it "
             "computes one of {known}",
-            path=_pooling_file(folder),
+            path=folder.root / folder.pooling_file,
             modes=" + ".join(modes) or "none",
             known=", ".join(row.mode for row in POOLINGS),
         )
-    if _default_prompt(folder) and not _json(_pooling_file(folder)).get("include_prompt", True):
+    if folder.default_prompt and not folder.json(folder.pooling_file).get("include_prompt", True):
         raise ModelFileError(
-            "{path} leaves the default prompt out (include_prompt is false), which bertonnx cannot; remove "
-            "default_prompt_name from config_sentence_transformers.json and put the prompt in your texts",
-            path=_pooling_file(folder),
+            "{path} leaves the default prompt out (include_prompt is false), which bertonnx does not do for models from "
+            "elsewhere; export the checkpoint: {export}",
+            export=EXPORT,
+            path=folder.root / folder.pooling_file,
         )
     return pooling
 
 
-def _pooling_file(folder: Path) -> Path:
-    places = (place for kind, place in _modules(folder) if _class_name(kind) == "Pooling")
-    return folder / next(places, "1_Pooling") / "config.json"
+def _normalizes(folder: ForeignFolder) -> bool:
+    return any(class_name(kind) == "Normalize" for kind, _ in folder.modules)
 
 
-def _modules(folder: Path) -> list[tuple[str, str]]:
-    """Return type and folder of each module of Sentence-Transformers; none where nothing lists them."""
-    path = folder / "modules.json"
-    modules = json.loads(_read(path)) if path.is_file() else []
-    return [(str(module.get("type", "")), str(module.get("path", ""))) for module in modules]
-
-
-def _class_name(kind: str) -> str:
-    """Return the class of a module's type; the whole type for a class that is the checkpoint's own."""
-    return kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
-
-
-def _normalizes(folder: Path) -> bool:
-    return any(_class_name(kind) == "Normalize" for kind, _ in _modules(folder))
-
-
-def _prompts(folder: Path) -> dict[str, str]:
-    config = _json(folder / "config_sentence_transformers.json")
-    # A null is a prompt without text.
-    return {str(name): str(text or "") for name, text in (config.get("prompts") or {}).items()}
-
-
-def _default_prompt(folder: Path) -> str | None:
-    """Return the name of the prompt that is used where none is asked for; None where it has no text."""
-    name = _json(folder / "config_sentence_transformers.json").get("default_prompt_name")
-    return str(name) if name is not None and _prompts(folder).get(name) else None
-
-
-def _token_id(folder: Path, token: str | None) -> int | None:
-    added = _json(folder / "tokenizer.json").get("added_tokens", [])
+def _token_id(folder: ForeignFolder, token: str | None) -> int | None:
+    added = folder.json("tokenizer.json").get("added_tokens", [])
     return next((int(entry["id"]) for entry in added if entry["content"] == token), None)
 
 
 def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's object; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(_read(path))
-    except ValueError as error:
-        raise ModelFileError("{path} is not valid JSON: {error}", path=path, error=str(error)) from error
-    if not isinstance(value, dict):
-        raise ModelFileError("{path} is not a JSON object; export the checkpoint again", path=path)
-    return value
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelFileError("{path} cannot be read: {error}", path=path, error=str(error)) from error
 
 
 class _Completed:
@@ -362,10 +374,16 @@ class _Completed:
         return next(n for n in _TOKEN_VECTORS if n in self._session.outputs)
 
     def _output(self, name: str, raw: Array) -> Array:
+        if name == "sentence_embedding":
+            # Cut last, and not brought back to length 1, as Sentence-Transformers does.
+            return self._embedding(raw)[:, : self._card.width]
         if name in self._session.outputs or name == "last_hidden_state":
             return raw
-        if name == "scores":
-            return _ACTIVATIONS[self._card.activation](raw)
+        return _ACTIVATIONS[self._card.activation](raw)
+
+    def _embedding(self, raw: Array) -> Array:
+        if "sentence_embedding" in self._session.outputs:
+            return raw
         vectors: Array = resolve(POOLINGS[self._card.pooling or "mean"].array)(raw)
         if self._card.normalize:
             # As torch.nn.functional.normalize: a vector of zeros stays one.
@@ -382,6 +400,7 @@ def _softmax(logits: Array) -> Array:
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "softmax": _softmax,
     "sigmoid": lambda logits: (1 / (1 + np.exp(-logits))).astype(np.float32),
+    "tanh": np.tanh,
     "none": lambda logits: logits,
 }
 

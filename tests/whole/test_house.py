@@ -36,7 +36,9 @@ ROOMS: Mapping[str, str] = {
     "runtime/vectors": "runtime/rows.py",
     "runtime/engine": "runtime/session runtime/rows.py runtime/tokenization.py",
     "runtime/io": "runtime/rows.py",
-    "runtime/optimum.py": "runtime/modelfile runtime/session runtime/rows.py runtime/tokenization.py",
+    "runtime/optimum_folder.py": "",
+    "runtime/optimum.py": "runtime/optimum_folder.py runtime/modelfile runtime/session runtime/rows.py "
+    "runtime/tokenization.py",
     "runtime/model.py": ALL,
     "runtime/golden.py": "runtime/modelfile runtime/session runtime/rows.py runtime/tokenization.py",
     "runtime/doctor.py": "runtime/session",
