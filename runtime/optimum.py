@@ -325,8 +325,8 @@ def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
         )
     if folder.default_prompt and not folder.json(folder.pooling_file).get("include_prompt", True):
         raise ModelFileError(
-            "{path} leaves the default prompt out (include_prompt is false), which bertonnx does not do for models from "
-            "elsewhere; export the checkpoint: {export}",
+            "{path} leaves the default prompt out (include_prompt is false), which bertonnx does not do for "
+            "models from elsewhere; export the checkpoint: {export}",
             export=EXPORT,
             path=folder.root / folder.pooling_file,
         )
