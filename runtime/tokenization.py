@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -17,6 +16,7 @@ from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Piece, Row
+from bertonnx.runtime.tokenizers_seam import decoded, encoded, opened
 from bertonnx.wording import Option
 
 __all__ = ["SubwordRule", "TextTokenizer", "stripped", "subword_rule"]
@@ -37,11 +37,16 @@ _CLEAN_UP = (
 
 
 _CHARACTERS_PER_TOKEN = 200
-"""Of a text with more characters than this for each token that the model takes, the rest is not read."""
+"""A text with more characters than this for each token of the limit is read whole only if it must be."""
+
+_FIRST_READ = 8
+"""Characters for each token that the model takes, of which the first try reads its beginning."""
 
 _MARGIN = 64
 """Tokens behind the cut that must be there as well, so that the cut cannot have changed what counts."""
 
+_MOST_CHARACTERS = 4_000_000
+"""Of a text that must be read whole: tokenizers take up to 500 bytes for each."""
 
 _LEAST_ROOM = 2
 """Tokens of the text that a window must have beside the prompt."""
@@ -109,23 +114,13 @@ class TextTokenizer:
         long_text: LongText = "truncate",
         stride: int | None = None,
     ) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise ModelFileError(
-                "the tokenizer in the model file cannot be read: {error}", error=str(error)
-            ) from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = opened(text)
         self._card = card
         self._task = task_named(card.task)
         self.long_text = long_text
         self.max_length = self._limit(max_length)
-        self._longest = _CHARACTERS_PER_TOKEN * self.max_length
-        if self._card.truncation_side == "left":
-            self._longest = sys.maxsize  # the end is what counts
         self._stride = min(self.max_length // 2, 128) if stride is None else stride
-        self._shortening = lru_cache(maxsize=4)(self._make_shortening)
+        self._shortening = lru_cache(maxsize=8)(self._make_shortening)
         # A few names, which rows repeat by the thousand.
         self._prompt = lru_cache(maxsize=16)(self._make_prompt)
 
@@ -135,35 +130,30 @@ class TextTokenizer:
         Raises:
             UsageError: a row asks for a prompt that the model has not.
         """
-        read = [self._foreshortened(row) for row in rows]
-        whole = self._encode(self._tokenizer, read)
-        for i, encoding in enumerate(whole):
-            if read[i] is not rows[i] and len(encoding) < self.max_length + _MARGIN:
-                read[i] = rows[i]
-                whole[i] = self._encode(self._tokenizer, [rows[i]])[0]
-        long = [i for i, encoding in enumerate(whole) if len(encoding) > self.max_length]
-        results: list[Encoded | RowError] = [
-            Encoded(row, (_piece(encoding, self._prompt(row.prompt)),))
-            for row, encoding in zip(rows, whole, strict=True)
-        ]
+        results: list[Encoded | RowError] = []
+        long: list[tuple[int, Row, Encoding]] = []
+        for row, (read, whole) in zip(rows, self._whole(rows), strict=True):
+            if isinstance(whole, RowError):
+                results.append(whole)
+                continue
+            if len(whole) > self.max_length:
+                long.append((len(results), read, whole))
+            results.append(Encoded(row, (_piece(whole, self._prompt(row.prompt)),)))
         if self.long_text == "error":
-            for i in long:
-                results[i] = RowError(
-                    "too-long",
-                    "the text has {tokens} tokens and the model takes {limit}; use {cut} or {read}",
-                    tokens=len(whole[i]),
-                    limit=self.max_length,
-                    cut=Option("long_text", "truncate"),
-                    read=Option("long_text", "stride"),
-                )
+            for i, read, whole in long:
+                results[i] = self._too_long(len(whole), whole_is_read=read is rows[i])
         elif long:
-            for i, result in zip(long, self._shorten([read[i] for i in long]), strict=True):
+            for (i, _, _), result in zip(long, self._shorten([part[1:] for part in long]), strict=True):
                 results[i] = replace(result, row=rows[i]) if isinstance(result, Encoded) else result
         return results
 
     def decode_ids(self, ids: list[int], skip_special_tokens: bool) -> str:
-        """Return the text of token ids, as transformers' `PreTrainedTokenizerFast.decode`."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        """Return the text of token ids, as transformers' `PreTrainedTokenizerFast.decode`.
+
+        Raises:
+            RowError: the tokenizer fails on them.
+        """
+        text = decoded(self._tokenizer, ids, skip_special_tokens=skip_special_tokens)
         if self._card.clean_up_spaces:
             for spaced, clean in _CLEAN_UP:
                 text = text.replace(spaced, clean)
@@ -175,43 +165,94 @@ class TextTokenizer:
         # Written out again when asked for: to keep the text would cost megabytes for each model.
         return subword_rule(self._tokenizer.to_str())
 
-    def _foreshortened(self, row: Row) -> Row:
-        """Return the beginning of a text of megabytes that will be cut to a few hundred tokens anyway.
+    def _whole(self, rows: Sequence[Row]) -> list[tuple[Row, Encoding | RowError]]:
+        """Return each row, or as much of its beginning as is needed, and its tokens."""
+        longest = _CHARACTERS_PER_TOKEN * self.max_length
+        huge = {i for i, row in enumerate(rows) if len(row.text) + len(row.pair or "") > longest}
+        others = iter(self._encode(self._tokenizer, [row for i, row in enumerate(rows) if i not in huge]))
+        return [self._bounded(row) if i in huge else (row, next(others)) for i, row in enumerate(rows)]
 
-        Cut where white space ends a word, and far behind the last token that counts, so that the
-        tokens are the same; `encode` makes sure that there are enough of them.
+    def _bounded(self, row: Row) -> tuple[Row, Encoding | RowError]:
+        """Return as much of a huge text's beginning as decides the tokens that are kept, and its tokens.
+
+        Two beginnings, one twice as long as the other, must give the same tokens up to the limit, and the
+        shorter one many more besides, so that the cut cannot have changed what counts. Where a text never
+        gives so many tokens, it is read whole, up to a size that memory allows.
         """
-        if len(row.text) <= self._longest or self.long_text != "truncate" or row.pair is not None:
-            return row
-        space = row.text.find(" ", self._longest // 2, self._longest)
-        return row if space < 0 else replace(row, text=row.text[:space])
+        size = _FIRST_READ * self.max_length
+        cut = self.long_text != "stride" and row.pair is None and self._card.truncation_side == "right"
+        while cut and 2 * size < min(len(row.text), _MOST_CHARACTERS):
+            parts = [replace(row, text=row.text[:end]) for end in (size, 2 * size)]
+            short, long = (self._encode(self._tokenizer, [part])[0] for part in parts)
+            if isinstance(short, RowError) or isinstance(long, RowError):
+                break
+            if len(short) >= self.max_length + _MARGIN:
+                if self._kept(short) == self._kept(long):
+                    return parts[1], long
+                size *= 2
+            else:
+                size *= 8
+        characters = len(row.text) + len(row.pair or "")
+        if characters > _MOST_CHARACTERS:
+            return row, RowError(
+                "too-long",
+                "the text has {characters} characters, and all of them would have to be read at once; the "
+                "most is {most}: split it",
+                characters=characters,
+                most=_MOST_CHARACTERS,
+            )
+        return row, self._encode(self._tokenizer, [row])[0]
 
-    def _shorten(self, rows: list[Row]) -> list[Encoded | RowError]:
-        windows = self.long_text == "stride"
-        results = {
-            k: self._windows(row)
-            for k, row in enumerate(rows)
-            if windows and row.pair is None and self._prompt(row.prompt).text
-        }
-        for has_pair in (False, True):
-            members = [
-                k for k, row in enumerate(rows) if k not in results and (row.pair is not None) == has_pair
-            ]
-            if members:
-                shortening = self._shortening(windows, has_pair)
-                results |= zip(members, self._shortened([rows[k] for k in members], shortening), strict=True)
-        return [results[k] for k in range(len(rows))]
+    def _kept(self, encoding: Encoding) -> tuple[list[int], list[tuple[int, int]]]:
+        return encoding.ids[: self.max_length], encoding.offsets[: self.max_length]
 
-    def _shortened(self, rows: list[Row], shortening: Tokenizer) -> list[Encoded | RowError]:
-        try:
-            encodings = self._encode(shortening, rows)
-        except Exception as error:  # a question that alone fills the model
-            if type(error) is not Exception:  # tokenizers raises the bare class
-                raise
-            if len(rows) > 1:
-                return [result for row in rows for result in self._shortened([row], shortening)]
-            return [self._no_room(rows[0])]
-        return [self._parts(row, encoding) for row, encoding in zip(rows, encodings, strict=True)]
+    def _too_long(self, tokens: int, *, whole_is_read: bool) -> RowError:
+        return RowError(
+            "too-long",
+            "the text has {more}{tokens} tokens and the model takes {limit}; use {cut} or {read}",
+            more="" if whole_is_read else "over ",
+            tokens=tokens,
+            limit=self.max_length,
+            cut=Option("long_text", "truncate"),
+            read=Option("long_text", "stride"),
+        )
+
+    def _shorten(self, members: Sequence[tuple[Row, Encoding]]) -> list[Encoded | RowError]:
+        results: dict[int, Encoded | RowError] = {}
+        same: dict[Tokenizer, list[int]] = {}
+        for k, (row, whole) in enumerate(members):
+            if self.long_text == "stride" and row.pair is None and self._prompt(row.prompt).text:
+                results[k] = self._windows(row)
+            elif (overlap := self._overlap(row, whole)) is None:
+                results[k] = self._no_room(row, whole)
+            else:
+                shortening = self._shortening(self.long_text == "stride", row.pair is not None, overlap)
+                same.setdefault(shortening, []).append(k)
+        for shortening, group in same.items():
+            rows = [members[k][0] for k in group]
+            for k, row, encoding in zip(group, rows, self._encode(shortening, rows), strict=True):
+                results[k] = (
+                    self._no_room(row, members[k][1])
+                    if isinstance(encoding, RowError)
+                    else self._parts(row, encoding)
+                )
+        return [results[k] for k in range(len(members))]
+
+    def _overlap(self, row: Row, whole: Encoding) -> int | None:
+        """Return how many tokens windows of a row share, 0 where it is cut; None where no window has room.
+
+        A long question leaves less room for its context than windows usually share, and tokenizers then
+        panic, in transformers too. Here they share half of the room, rounded down to a power of two, since
+        every number takes a tokenizer of its own.
+        """
+        if self.long_text != "stride":
+            return 0
+        special = sum(whole.special_tokens_mask)
+        first = 0 if row.pair is None else whole.sequence_ids.count(0)
+        room = self.max_length - special - first
+        if room < _LEAST_ROOM:
+            return None
+        return self._stride if self._stride < room else 1 << ((room // 2).bit_length() - 1)
 
     def _windows(self, row: Row) -> Encoded | RowError:
         """Return the windows of a text, the prompt in each of them.
@@ -220,7 +261,9 @@ class TextTokenizer:
         a text may begin with another token.
         """
         prompt = self._prompt(row.prompt)
-        whole = self._encode(self._tokenizer, [row])[0]
+        (whole,) = self._encode(self._tokenizer, [row])
+        if isinstance(whole, RowError):
+            return whole
         special = whole.special_tokens_mask
         first = end = _run_of_ones(special)
         last = len(whole) - _run_of_ones(special[::-1])
@@ -244,7 +287,7 @@ class TextTokenizer:
         whole_parts = (Encoding.merge(part, growing_offsets=False) for part in parts)
         return Encoded(row, tuple(_piece(part, prompt) for part in whole_parts))
 
-    def _no_room(self, row: Row) -> RowError:
+    def _no_room(self, row: Row, whole: Encoding) -> RowError:
         if row.pair is None:
             return RowError("too-long", "the text cannot be cut to {limit} tokens", limit=self.max_length)
         first, second = self._task.pair_names
@@ -253,7 +296,7 @@ class TextTokenizer:
             "the {first} has {tokens} tokens and leaves no room for the {second} (the model takes {limit}); "
             "shorten it",
             first=first,
-            tokens=len(self._encode(self._tokenizer, [Row(row.text)])[0]),
+            tokens=whole.sequence_ids.count(0),
             second=second,
             limit=self.max_length,
         )
@@ -268,13 +311,12 @@ class TextTokenizer:
         pieces = tuple(_piece(part, prompt, one_segment=not any(encoding.type_ids)) for part in parts)
         return Encoded(row, pieces, truncated=not windows)
 
-    def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding]:
+    def _encode(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Encoding | RowError]:
         inputs: list[str | tuple[str, str]] = []
         for row in rows:
             text = self._prompt(row.prompt).text + row.text
             inputs.append(text if row.pair is None else (text, row.pair))
-        encodings: list[Encoding] = tokenizer.encode_batch(inputs)
-        return encodings
+        return encoded(tokenizer, inputs)
 
     def _make_prompt(self, name: str | None) -> _Prompt:
         text = self._card.prompt_text(name)
@@ -282,20 +324,22 @@ class TextTokenizer:
             return _Prompt("", 0)
         # As sentence-transformers' `_get_prompt_length`: the prompt by itself, without the special token that
         # ends every text. With a text behind it, its last token may be another; it counts all the same.
-        encoding: Encoding = self._tokenizer.encode(text)
-        if len(encoding) > self.max_length:
-            encoding = self._shortening(False, False).encode(text)
+        (encoding,) = encoded(self._tokenizer, [text])
+        if not isinstance(encoding, RowError) and len(encoding) > self.max_length:
+            (encoding,) = encoded(self._shortening(False, False, 0), [text])
+        if isinstance(encoding, RowError):
+            raise ModelFileError("the model's prompt: {why}", why=encoding.message)
         added = self._tokenizer.get_added_tokens_decoder()
         special = encoding.ids[-1] in added and added[encoding.ids[-1]].special
         return _Prompt(text, len(encoding) - special)
 
-    def _make_shortening(self, windows: bool, has_pair: bool) -> Tokenizer:
+    def _make_shortening(self, windows: bool, has_pair: bool, overlap: int) -> Tokenizer:
         # A second tokenizer, because truncation is state of the tokenizer and others may be using it.
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         second_only = has_pair and (windows or self._task.pair_is_cut)
         tokenizer.enable_truncation(
             self.max_length,
-            stride=self._stride if windows else 0,
+            stride=overlap,
             strategy="only_second" if second_only else "longest_first",
             direction=self._card.truncation_side,
         )
