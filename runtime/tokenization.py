@@ -283,9 +283,12 @@ class TextTokenizer:
         text = _part(whole, end, last)
         text.truncate(room, stride=min(self._stride, room // 2), direction=self._card.truncation_side)
         head, tail = _part(whole, 0, end), _part(whole, last, len(whole))
-        parts = [[head, part, tail] for part in (text, *text.overflowing)]
-        whole_parts = (Encoding.merge(part, growing_offsets=False) for part in parts)
-        return Encoded(row, tuple(_piece(part, prompt) for part in whole_parts))
+        parts = [text, *text.overflowing]
+        # tokenizers begins at the end that is kept.
+        if self._card.truncation_side == "left":
+            parts.reverse()
+        merged = (Encoding.merge([head, part, tail], growing_offsets=False) for part in parts)
+        return Encoded(row, tuple(_piece(part, prompt) for part in merged))
 
     def _no_room(self, row: Row, whole: Encoding) -> RowError:
         if row.pair is None:

@@ -73,11 +73,14 @@ def test_windows_cover_the_whole_text() -> None:
     assert {i for i, letter in enumerate(text) if letter.isalnum()} <= covered
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_prompt_is_in_every_window(kind: str) -> None:
+def test_a_prompt_is_in_every_window(kind: str, side: str) -> None:
     text = " ".join(SENTENCES[:6])
     whole = MAKERS[kind]().encode("Query: " + text)
-    result = encoded(make(kind, long_text="stride"), Row(text, prompt="query"))
+    tokenizer = make(kind, long_text="stride")
+    object.__setattr__(tokenizer._card, "truncation_side", side)
+    result = encoded(tokenizer, Row(text, prompt="query"))
     pieces = result.pieces
     assert len(pieces) > 3
     assert not result.truncated
