@@ -22,6 +22,7 @@ from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.exporters.staging import Staged, require_free, stage, stamped
 from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
+from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
 from bertonnx.exporters.verify.parity import compare, sample_feeds
 from bertonnx.exporters.verify.samples import sample_rows
@@ -85,6 +86,7 @@ def export(
     min_agreement: float | None = None,
     target: str | None = None,
     ignore_keys: Sequence[str] = (),
+    verify_with: Sequence[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint to one verified file.
@@ -109,6 +111,8 @@ def export(
         target: of INT8: the machine that it is for, "avx2", "vnni" or "arm64"; default "auto", right on all.
         ignore_keys: keys of the checkpoint's files that are ignored where they would be refused, because no
             library that we know reads them; KEY, or "FILE: KEY".
+        verify_with: libraries whose own answers the graph is compared with as well:
+            "sentence-transformers", "peft".
         progress: is told what begins, in a few words.
 
     Raises:
@@ -136,9 +140,11 @@ def export(
         min_agreement=min_agreement,
         target=target,
         ignore_keys=tuple(ignore_keys),
+        verify_with=(verify_with,) if isinstance(verify_with, str) else tuple(verify_with),
     )
     # Before anything is read: an output that is in the way should not be found after minutes of work.
     path = require_free(output, force=options.force)
+    require_installed(options.verify_with)
 
     progress("reading the checkpoint")
     found = resolve(source, options.revision, Trust(allow_pickle, trust_remote_code))
@@ -206,7 +212,9 @@ class _Export:
         """Open a staged graph, compare it with PyTorch, and note the outcome on the card."""
         session = self.opened(staged)
         found = compare(self.checkpoint, session, self.inputs, precision=card.precision)
-        return session, replace(card, parity=found)
+        exported = Exported(session, card, self.tokenizer, self.samples)
+        others = verify(self.checkpoint, exported, self.options)
+        return session, replace(card, parity=replace(found, independent=others))
 
 
 Reduced = Iterator[tuple[Staged, Session, Card]]

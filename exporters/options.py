@@ -9,6 +9,7 @@ from pathlib import Path
 from bertonnx.errors import UsageError
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.tasks import TASKS, task_meant
+from bertonnx.models.verifiers import VERIFIERS
 from bertonnx.runtime.options import chosen, require_number, require_whole
 from bertonnx.wording import Option, Options
 
@@ -58,6 +59,7 @@ class ExportOptions:
         target: of INT8: one of `TARGETS`; None for "auto".
         ignore_keys: keys of the checkpoint's files, KEY or "FILE: KEY", that are ignored where they would be
             refused (`exporters.checkpoint.keys`).
+        verify_with: names of rows of `models.verifiers`, whose own answers the graph is compared with too.
 
     Raises:
         UsageError: an option cannot be what it is, or contradicts another.
@@ -76,9 +78,12 @@ class ExportOptions:
     min_agreement: float | None = None
     target: str | None = None
     ignore_keys: tuple[str, ...] = ()
+    verify_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         chosen("precision", self.precision, PRECISIONS)
+        for name in self.verify_with:
+            chosen("verify_with", name, VERIFIERS.names)
         chosen("optimize", self.optimize, OPTIMIZE)
         if self.task is not None:
             # Frozen for those who read it: they get the name of a row, whatever was typed.

@@ -9,6 +9,7 @@ from typing import Any
 __all__ = [
     "AgreementFigures",
     "HalfFigures",
+    "IndependentParity",
     "Int8Figures",
     "OutputParity",
     "ParityFigures",
@@ -25,6 +26,25 @@ class OutputParity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndependentParity:
+    """How far the finished graph is from what a library gives that read the checkpoint by itself.
+
+    Attributes:
+        version: of the library.
+        texts: how many were compared, those with prompts included.
+        tolerance: allowed |difference|, times the larger of 1 and the largest |reference|.
+        max_abs_difference: the largest of any output.
+        max_abs_reference: the largest of any output.
+    """
+
+    version: str
+    texts: int
+    tolerance: float
+    max_abs_difference: float
+    max_abs_reference: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParityFigures:
     """How far ONNX Runtime is from PyTorch on all of them.
 
@@ -33,12 +53,14 @@ class ParityFigures:
         max_abs_difference: the largest of any output.
         max_abs_reference: the largest of any output.
         outputs: the same of each output, by its name.
+        independent: by library, how far it is from the library's own answers.
     """
 
     tolerance: float
     max_abs_difference: float
     max_abs_reference: float
     outputs: Mapping[str, OutputParity] = field(default_factory=dict)
+    independent: Mapping[str, IndependentParity] = field(default_factory=dict)
 
     @property
     def allowed(self) -> float:

@@ -12,6 +12,8 @@ import pytest
 # Before any import of transformers or huggingface_hub, which read them once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# Each export here is checked by the libraries that made its checkpoint, through their own functions.
+os.environ.setdefault("BERTONNX_VERIFY", "1")
 
 from tests.commands import Command, Outcome
 from tests.tiny import save_tiny

@@ -96,20 +96,32 @@ def merge(adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
     """Return a model with an adapter merged into its weights, computing what peft computes unmerged.
 
     Args:
-        adapter: read by `require_adapter`.
+        adapter: its files were judged by `adapters.require_adapter`.
         model: the base model, float32, with the head that the adapter was trained with; it is changed.
 
     Raises:
         CheckpointError: weights of the adapter have no place in the model, or some are missing.
         UnsupportedError: peft cannot merge this kind, or merging changes what the model computes.
     """
-    import peft
     import torch
+
+    wrapped = _adapted(adapter, model)
+    with quiet(), torch.no_grad():
+        return _merged(adapter, wrapped.eval())
+
+
+def _adapted(adapter: Adapter, model: PreTrainedModel) -> Any:
+    """Return peft's model of an adapter beside the base model's weights, which it shares and may change.
+
+    Raises:
+        CheckpointError: weights of the adapter have no place in the model, or some are missing.
+    """
+    import peft
 
     kind = settings_class(adapter.kind)
     known = set(kind.__dataclass_fields__) - {"runtime_config"}
     values = {key: value for key, value in adapter.settings.items() if key in known}
-    # The table is a stretched one where tokens were added before training.
+    # Where tokens were added before training, the table is longer than the base model's.
     _stretch(model, adapter)
     with quiet():
         try:
@@ -129,9 +141,8 @@ def merge(adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
                 error=type(error).__name__,
                 why=_short(error),
             ) from error
-        _require_used(adapter, report)
-        with torch.no_grad():
-            return _merged(adapter, wrapped.eval())
+    _require_used(adapter, report)
+    return wrapped
 
 
 def _stretch(model: PreTrainedModel, adapter: Adapter) -> None:

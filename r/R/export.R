@@ -7,7 +7,7 @@
 #'   or a Sentence-Transformers folder.
 #' @param path The file to write.
 #' @param ... Options of the exporter, by name: `task`, `revision`, `quantize`, `precision`, `optimize`,
-#'   `max_length`, `pooling`, `normalize`, `calibration`, `min_agreement`, `target`, `ignore_keys` (a vector),
+#'   `max_length`, `pooling`, `normalize`, `calibration`, `min_agreement`, `target`, `ignore_keys` and `verify_with` (vectors),
 #'   `force`, `trust_remote_code`, `allow_pickle`. See `bertonnx export --help`.
 #' @param python The Python to run, with what `bert_install(export = TRUE)` installs; by default the
 #'   one that predictions use, or the one that [bert_install()] made.
@@ -57,7 +57,7 @@ EXPORT_TEXTS <- c(
   "task", "revision", "precision", "optimize", "max_length", "pooling", "calibration", "min_agreement", "target"
 )
 # Typed once for each value on the command line, and so named in the singular there.
-EXPORT_REPEATED <- c(ignore_keys = "--ignore-key")
+EXPORT_REPEATED <- c(ignore_keys = "--ignore-key", verify_with = "--verify-with")
 EXPORT_FLAGS <- c("quantize", "force", "trust_remote_code", "allow_pickle", "normalize")
 
 exporter_options <- function(given, call) {
@@ -84,7 +84,7 @@ exporter_option <- function(name, value, call) {
   }
   if (name %in% names(EXPORT_REPEATED)) {
     if (!is.character(value) || anyNA(value)) {
-      bert_abort("{.arg {name}} must be names of keys.", "input", call = call)
+      bert_abort("{.arg {name}} must be names.", "input", call = call)
     }
     return(c(rbind(EXPORT_REPEATED[[name]], value)))
   }

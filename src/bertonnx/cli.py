@@ -26,6 +26,7 @@ from bertonnx.errors import UsageError
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.models.providers import choices as providers
+from bertonnx.models.verifiers import VERIFIERS
 from bertonnx.prediction import run_file
 from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, LoadOptions, RunOptions, chosen
 from bertonnx.wording import Message, Option, command_face, worded
@@ -195,6 +196,13 @@ def export(
             metavar="NAME", help="Ignore a key of the checkpoint's files that nothing reads. Repeatable."
         ),
     ] = None,
+    verify_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(VERIFIERS.names),
+            help="Also compare with the answers of the library that made the checkpoint. Repeatable.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     trust_remote_code: Annotated[
         bool,
@@ -220,6 +228,7 @@ def export(
             min_agreement=min_agreement,
             target=target,
             ignore_keys=ignore_key or (),
+            verify_with=verify_with or (),
             precision=precision,
             optimize=optimize,
             max_length=max_length,

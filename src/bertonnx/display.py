@@ -184,6 +184,11 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
             f"  PyTorch     largest difference {card.parity.max_abs_difference:.2g} "
             f"(allowed {card.parity.tolerance:.0e} x {max(1.0, card.parity.max_abs_reference):.3g})"
         )
+        for name, found in card.parity.independent.items():
+            yield (
+                f"              {name} {found.version} gives the same to {found.max_abs_difference:.2g} "
+                f"({found.texts} texts)"
+            )
     if card.half:
         yield from _half_lines(card.half)
     if card.quantization:

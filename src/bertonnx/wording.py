@@ -145,7 +145,7 @@ class Face:
     """Words of the command line; Python and R differ in what they override."""
 
     name = "command line"
-    _repeated: Mapping[str, str] = {"ignore_keys": "ignore_key"}
+    _repeated: Mapping[str, str] = {"ignore_keys": "ignore_key", "verify_with": "verify_with"}
     """Options that are typed once for each value, and so have a name in the singular."""
 
     def option(self, name: str) -> str:

@@ -108,6 +108,7 @@ def test_the_keys_of_figures_and_their_order() -> None:
             "logits": {"max_abs_difference": 2e-6, "max_abs_reference": 3.0},
             "scores": {"max_abs_difference": 1e-6, "max_abs_reference": 1.0},
         },
+        "independent": {},
     }
     judged = ["metric", "agreement", "worst", "min_agreement", "texts", "mean_abs_difference"]
     assert list(as_json(HALF)) == [*judged, "provider"]

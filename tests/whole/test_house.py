@@ -48,7 +48,7 @@ ROOMS: Mapping[str, str] = {
     "exporters/options.py": "",
     "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py",
     "exporters/onnxgraph": "runtime/session",
-    "exporters/verify": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
+    "exporters/verify": "exporters/quiet.py runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
     "runtime/engine exporters/options.py exporters/checkpoint",
     "exporters/steps": "runtime/session exporters/quiet.py exporters/checkpoint exporters/onnxgraph",
     "exporters/fp16": "exporters/onnxgraph",
