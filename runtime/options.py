@@ -132,6 +132,7 @@ class RunOptions:
         pair_column: the one that holds the second text of a pair.
         on_error: one of `ON_ERROR`: whether a failed row's error is written in its place, or ends the run.
         resume: whether to go on with an output that an earlier run did not finish.
+        csv_safe: whether texts in a table are written so that a spreadsheet takes none for a formula.
 
     Raises:
         UsageError: `on_error` is none of the choices.
@@ -141,6 +142,7 @@ class RunOptions:
     pair_column: str | None = None
     on_error: OnError = "record"
     resume: bool = False
+    csv_safe: bool = False
 
     def __post_init__(self) -> None:
         chosen("on_error", self.on_error, ON_ERROR)

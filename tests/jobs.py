@@ -46,7 +46,8 @@ def run(
     """Run a job; what is an option of a run goes there, the rest to the job."""
     own = {field.name for field in fields(RunOptions)} & set(options)
     asked = RunOptions(**{name: options.pop(name) for name in own})
-    target = None if output is None else check_output(output, input=input)
+    safe = asked.csv_safe
+    target = None if output is None else check_output(output, input=input, csv_safe=safe)
     return Job(predictor or FakePredictor(), input, target, options=asked, **options).run()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import OutputError, UsageError
 from bertonnx.runtime.bench.chart import charts, require_matplotlib, save_png, svg
 from bertonnx.runtime.bench.measure import BenchReport, BenchRow
+from bertonnx.wording import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,7 +103,10 @@ def write_report(report: BenchReport, path: str | Path) -> None:
         if target.suffix.lower() == ".png":
             save_png(report, aside)
         else:
-            aside.write_text(_MAKERS[target.suffix.lower()](report), encoding="utf-8", newline="")
+            text = _MAKERS[target.suffix.lower()](report)
+            # CSV is for programs, and its lines end in CR LF.
+            shown = text if target.suffix.lower() == ".csv" else printable(text)
+            aside.write_text(shown, encoding="utf-8", newline="")
         aside.replace(target)
     except OSError as error:
         raise OutputError("cannot write {path}: {error}", path=path, error=error.strerror or error) from error
@@ -119,13 +123,14 @@ def terminal_table(report: BenchReport) -> Table:
     lines = [_cells(row, report.rows) for row in report.rows if row.problem is None]
     # What all rows share would push the figures off the screen.
     common = [i for i in range(_SHARED_COLUMNS) if len({line[i] for line in lines}) == 1]
-    title = ", ".join(f"{lines[0][i]} threads" if header[i] == "threads" else lines[0][i] for i in common)
-    table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
+    shared = ", ".join(f"{lines[0][i]} threads" if header[i] == "threads" else lines[0][i] for i in common)
+    title = Text(printable(shared)) if shared else None
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for i, name in enumerate(header):
         if i not in common:
             table.add_column(name, justify="left" if i < _TEXT_COLUMNS else "right", no_wrap=name != "model")
     for line in lines:
-        table.add_row(*(Text(cell) for i, cell in enumerate(line) if i not in common))
+        table.add_row(*(Text(printable(cell)) for i, cell in enumerate(line) if i not in common))
     return table
 
 

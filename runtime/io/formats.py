@@ -24,12 +24,15 @@ class Format:
             `(Path, Card, DecodeOptions, *, resume) -> Writer` (`runtime.io.outputs`).
         requires: `() -> object`: raises a MissingDependencyError where a package is not there that the
             format needs; empty where it needs none.
+        safe: of an output that spreadsheets open: what opens it so that no text is a formula for them; empty
+            where there is no such thing.
         says_why: of an output: whether a failed row's error is in it, and not only that it failed.
     """
 
     name: str
     opens: str
     requires: str = ""
+    safe: str = ""
     says_why: bool = True
 
 
@@ -51,8 +54,8 @@ OUTPUTS: Registry[Format] = Registry(
     "output format",
     Format(".jsonl", "bertonnx.runtime.io.text:open_json"),
     Format(".ndjson", "bertonnx.runtime.io.text:open_json"),
-    Format(".csv", "bertonnx.runtime.io.text:open_csv"),
-    Format(".tsv", "bertonnx.runtime.io.text:open_tsv"),
+    Format(".csv", "bertonnx.runtime.io.text:open_csv", safe="bertonnx.runtime.io.text:open_safe_csv"),
+    Format(".tsv", "bertonnx.runtime.io.text:open_tsv", safe="bertonnx.runtime.io.text:open_safe_tsv"),
     Format(".parquet", "bertonnx.runtime.io.arrow_out:open_parquet", _PYARROW),
     Format(".arrow", "bertonnx.runtime.io.arrow_out:open_ipc", _PYARROW),
     Format(".feather", "bertonnx.runtime.io.arrow_out:open_ipc", _PYARROW),

@@ -134,7 +134,9 @@ class Job:
                     output=Option("output", "FILE"),
                 )
             return Note(None, {})
-        columns = {"column": self.options.column, "pair_column": self.options.pair_column}
+        columns: dict[str, Setting] = {"column": self.options.column, "pair_column": self.options.pair_column}
+        if self.options.csv_safe:
+            columns["csv_safe"] = True
         settings = {**columns, **noted_options(self.decode), **self.settings}
         return Note(self.output, origin_of(self.predictor, watched, settings))
 

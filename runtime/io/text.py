@@ -23,9 +23,19 @@ from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.wording import Option
 
-__all__ = ["json_line", "open_csv", "open_json", "open_standard_output", "open_tsv"]
+__all__ = [
+    "json_line",
+    "open_csv",
+    "open_json",
+    "open_safe_csv",
+    "open_safe_tsv",
+    "open_standard_output",
+    "open_tsv",
+]
 
-_LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+# What JSON leaves as it is, and terminals and some readers do not: C1 controls, line ends of Unicode.
+_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+_FORMULAS = tuple("=+-@\t\r\n＝＋－＠")
 _SPECIAL = re.compile('[",\t\r\n]')
 
 
@@ -44,6 +54,16 @@ def open_csv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> 
     return _LineWriter(path, _TableForm(",", columns(card, decode)), resume=resume)
 
 
+def open_safe_csv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
+    """Open a file of comma-separated values in which a spreadsheet finds no formulas."""
+    return _LineWriter(path, _TableForm(",", columns(card, decode), safe=True), resume=resume)
+
+
+def open_safe_tsv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
+    """Open a file of tab-separated values in which a spreadsheet finds no formulas."""
+    return _LineWriter(path, _TableForm("\t", columns(card, decode), safe=True), resume=resume)
+
+
 def open_tsv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
     """Open a file of tab-separated values."""
     return _LineWriter(path, _TableForm("\t", columns(card, decode)), resume=resume)
@@ -59,7 +79,7 @@ def json_line(index: int, result: Result) -> str:
     else:
         text = _json({"row": index, **_truncated_last(result)})
     # Readers that split at every Unicode line end must not find one inside a line.
-    return text if text.isascii() else text.translate(_LINE_BREAKS)
+    return text if text.isascii() and "\x7f" not in text else text.translate(_LINE_BREAKS)
 
 
 def _fast(value: Any) -> str:
@@ -132,13 +152,20 @@ class _JsonForm:
 
 
 class _TableForm:
-    """CSV or TSV."""
+    """CSV or TSV.
+
+    Args:
+        delimiter: what stands between cells.
+        table: the columns.
+        safe: whether texts are written so that a spreadsheet runs none of them.
+    """
 
     quoted = True
     _number = re.compile(rb"(\d+)[,\t]")
 
-    def __init__(self, delimiter: str, table: tuple[Column, ...]) -> None:
+    def __init__(self, delimiter: str, table: tuple[Column, ...], *, safe: bool = False) -> None:
         self._delimiter = delimiter
+        self._text = _harmless if safe else _quoted
         self._columns = table
         self._end = (delimiter * 2 + "\n").encode()
         self.header = delimiter.join(map(_quoted, self._names())) + "\n"
@@ -153,7 +180,7 @@ class _TableForm:
     def text(self, index: int, result: Result) -> str:
         row = values(self._columns, index, result)
         cells = (
-            self._numbers(value, column) if _is_vector(column) else _cell(value, column)
+            self._numbers(value, column) if _is_vector(column) else self._cell(value, column)
             for value, column in zip(row, self._columns, strict=True)
         )
         return self._delimiter.join(cells) + "\n"
@@ -163,6 +190,16 @@ class _TableForm:
         if vector is None:
             return self._delimiter * (column.width - 1)
         return floats_text(vector, self._delimiter).replace("null", "")
+
+    def _cell(self, value: Any, column: Column) -> str:
+        if value is None:
+            return ""
+        if column.kind == "text" and column.lists < 2:
+            return self._text("|".join(value) if column.lists else value)
+        if column.lists == 0 and column.kind == "float":
+            number = shortest(value)
+            return "" if number is None else repr(number)
+        return str(value) if column.lists == 0 and column.kind == "int" else _quoted(_json(value))
 
     def number(self, record: bytes) -> int | None:
         match = self._number.match(record)
@@ -182,19 +219,15 @@ def _quoted(cell: str) -> str:
     return cell
 
 
+def _harmless(cell: str) -> str:
+    # As OWASP has it: a quote in front of what a spreadsheet takes for a formula, and quotes around each
+    # text, or one that takes semicolons for separators finds a formula in the middle.
+    guard = "'" if cell.startswith(_FORMULAS) else ""
+    return '"' + guard + cell.replace('"', '""') + '"'
+
+
 def _is_vector(column: Column) -> bool:
     return column.kind == "vector" and not column.lists
-
-
-def _cell(value: Any, column: Column) -> str:
-    if value is None:
-        return ""
-    if column.kind == "text" and column.lists < 2:
-        return _quoted("|".join(value) if column.lists else value)
-    if column.lists == 0 and column.kind == "float":
-        number = shortest(value)
-        return "" if number is None else repr(number)
-    return str(value) if column.lists == 0 and column.kind == "int" else _quoted(_json(value))
 
 
 class _LineWriter(Writer):

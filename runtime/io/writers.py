@@ -36,7 +36,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -72,16 +72,17 @@ class Target:
     lock: Lock = field(compare=False)
 
 
-def check_output(path: str | Path, *, input: str | Path | None = None) -> Target:
+def check_output(path: str | Path, *, input: str | Path | None = None, csv_safe: bool = False) -> Target:
     """Check, before any work is done, that an output can be written, and return what it is.
 
     Args:
         path: the file.
         input: the file that is read, which the output must not be.
+        csv_safe: whether texts are written so that a spreadsheet takes none for a formula.
 
     Raises:
         OutputError: its folder is missing or not writable, it is a folder itself, or links that lead nowhere.
-        UsageError: its ending names no format, or it is the input.
+        UsageError: its ending names no format, or none that can be `csv_safe`, or it is the input.
         MissingDependencyError: the format needs pyarrow.
     """
     given, target, ending = Path(path), _resolved(Path(path)), ending_of(path)
@@ -113,7 +114,21 @@ def check_output(path: str | Path, *, input: str | Path | None = None) -> Target
         _check_writable(given, target)
     if requires := OUTPUTS[ending].requires:
         resolve(requires)()
-    return Target(given, target, OUTPUTS[ending], Lock(target))
+    return Target(given, target, _format(given, ending, csv_safe), Lock(target))
+
+
+def _format(given: Path, ending: str, csv_safe: bool) -> Format:
+    format = OUTPUTS[ending]
+    if not csv_safe:
+        return format
+    if not format.safe:
+        raise UsageError(
+            "{option} is for files that spreadsheets open ({endings}), and not for {path}; leave it out",
+            option=Option("csv_safe", True),
+            endings=" ".join(name for name in OUTPUTS.names if OUTPUTS[name].safe),
+            path=given,
+        )
+    return replace(format, opens=format.safe)
 
 
 def _resolved(given: Path) -> Path:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bertonnx.errors import BertonnxError
-from bertonnx.wording import command_face
+from bertonnx.wording import command_face, printable
 
 __all__ = ["main"]
 
@@ -74,7 +74,7 @@ def _prepare_streams() -> None:
 
 def _fail(message: str, code: int) -> None:
     try:
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(printable(f"error: {message}\n"))
         sys.stderr.flush()
     except OSError:
         # Nobody can be told; Python must not try again at its end, which would change the exit code.

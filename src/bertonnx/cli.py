@@ -29,7 +29,7 @@ from bertonnx.models.providers import choices as providers
 from bertonnx.models.verifiers import VERIFIERS
 from bertonnx.prediction import run_file
 from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, LoadOptions, RunOptions, chosen
-from bertonnx.wording import Message, Option, command_face, worded
+from bertonnx.wording import Message, Option, command_face, printable, worded
 
 __all__ = ["app"]
 
@@ -111,7 +111,7 @@ ReportOption = Annotated[
 
 
 def _echo(line: str | Message) -> None:
-    typer.echo(worded(line, command_face()))
+    typer.echo(printable(worded(line, command_face())))
 
 
 def _version(value: bool) -> None:
@@ -287,6 +287,13 @@ def run(
     ] = None,
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    csv_safe: Annotated[
+        bool,
+        typer.Option(
+            "--csv-safe",
+            help="In .csv and .tsv, put a quote before texts that a spreadsheet would run as formulas.",
+        ),
+    ] = False,
     tf32: Tf32Option = False,
     gpu_memory: GpuMemoryOption = None,
 ) -> None:
@@ -305,6 +312,7 @@ def run(
         pair_column=pair_column,
         on_error=chosen("on_error", on_error, ON_ERROR),
         resume=resume,
+        csv_safe=csv_safe,
     )
     decode = DecodeOptions(top_k=top_k, prompt=prompt)
     code = run_file(model, input, output, load=load, decode=decode, run=run)
@@ -323,7 +331,7 @@ def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
         f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); weights and tokenizer unchanged"
     )
     if report.placement is not None:
-        typer.echo(str(report.placement))
+        _echo(str(report.placement))
 
 
 @app.command()
@@ -351,12 +359,12 @@ def info(
         session = open_session(model, file.card, options)
     if as_json:
         running = {} if session is None else {"running": running_on(session)}
-        typer.echo(json.dumps({**file.card.as_dict(), **running}, indent=2, ensure_ascii=False))
+        typer.echo(printable(json.dumps({**file.card.as_dict(), **running}, indent=2, ensure_ascii=False)))
         return
     for line in card_lines(file.card, file.bytes):
         _echo(line)
     if session is not None:
-        typer.echo(provider_line(session))
+        _echo(provider_line(session))
 
 
 @app.command()
@@ -432,7 +440,7 @@ def bench(
     with bench_bar() as progress:
         report = measure(models, options, progress=progress)
     for line in machine_lines(report):
-        typer.echo(line)
+        _echo(line)
     print_bench(report)
     for path in outputs:
         write_report(report, path)

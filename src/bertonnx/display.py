@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import task as task_named
-from bertonnx.wording import Call, Message, Option, command_face, worded
+from bertonnx.wording import Call, Message, Option, command_face, printable, worded
 
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
@@ -40,7 +40,7 @@ _BAR_SECONDS = 0.1
 
 def say(line: str | Message) -> None:
     """Print a line on standard error, which is where people are spoken to; results go to standard output."""
-    print(worded(line, command_face()), file=sys.stderr)
+    print(printable(worded(line, command_face())), file=sys.stderr)
 
 
 @contextmanager
@@ -51,9 +51,10 @@ def steps() -> Iterator[Callable[[str], None]]:
         return
     # Here and below: what writes to a pipe should not pay for importing rich.
     from rich.console import Console
+    from rich.markup import escape
 
     with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(text)
+        yield lambda text: status.update(escape(printable(text)))
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def print_bench(report: BenchReport) -> None:
         # A pipe has no width: nothing may be cut there.
         Console(width=None if sys.stdout.isatty() else 200).print(terminal_table(report))
     for problem in problems(report):
-        print(f"not measured: {problem}")
+        print(printable(f"not measured: {problem}"))
     for note in report.notes:
         say(f"note: {note}")
 

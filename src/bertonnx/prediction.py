@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertonnx.display import row_bar, say
-from bertonnx.errors import InputError, OutputError
+from bertonnx.errors import InputError, OutputError, UsageError
 from bertonnx.runtime.options import DecodeOptions, LoadOptions, RunOptions
 from bertonnx.wording import Message, Option, command_face
 
@@ -47,12 +47,18 @@ def run_file(
         BertonnxError: the model, the input or the output cannot be used.
     """
     _require_streams(input, output)
+    if output is None and run.csv_safe:
+        raise UsageError(
+            "{option} is for .csv and .tsv files; name one with {output}",
+            option=Option("csv_safe", True),
+            output=Option("output", "FILE"),
+        )
     from bertonnx.runtime.io.job import Job
     from bertonnx.runtime.io.writers import check_output
     from bertonnx.runtime.model import Model
 
     # Before the model is opened, which can take long: a wrong name is said at once.
-    target = None if output is None else check_output(output, input=input)
+    target = None if output is None else check_output(output, input=input, csv_safe=run.csv_safe)
     # While it is loaded, too: a second run should not have to wait for that to be told.
     with target.lock if target is not None else nullcontext(), Model(model, load) as opened:
         # Before the rows, as they say where these will run.

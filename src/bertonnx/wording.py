@@ -36,11 +36,26 @@ __all__ = [
     "R",
     "Term",
     "command_face",
+    "printable",
     "worded",
 ]
 
+# Line ends and tabs stay: our own lines are made of them.
+_CONTROL = (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0))
+_TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_ESCAPES = {code: f"\\u{code:04x}" for code in (*_CONTROL, *_TURNING)}
+
 # None cannot stand for it: an option can be set to None, and said to be.
 _NO_VALUE = object()
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters as they are written in JSON, for terminals and pages.
+
+    A model file, a column's name or a library's message can hold any of them: they move the cursor, change
+    what stands there already, and some turn the order of what follows.
+    """
+    return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
 
 
 class Term:

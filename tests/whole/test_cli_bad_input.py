@@ -249,3 +249,12 @@ def test_cuda_is_never_replaced_in_silence(
     assert outcome.code == 1
     assert "provider cuda was asked for" in outcome.error
     assert 'pip install "bertonnx[gpu]"' in outcome.error
+
+
+def test_control_characters_of_a_header_do_not_reach_the_terminal(
+    command: Command, classifier: Path, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "in.csv", "\x1b]0;title\x07a,b\x9b31m\n1,2\n")
+    error = command("run", classifier, path).error
+    assert "its columns are: \\u001b]0;title\\u0007a, b\\u009b31m" in error
+    assert error.isprintable()

@@ -19,6 +19,7 @@ from bertonnx.wording import (
     Options,
     R,
     command_face,
+    printable,
     worded,
 )
 
@@ -132,3 +133,18 @@ def test_the_command_speaks_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -
 def test_plain_texts_are_worded_as_they_are() -> None:
     assert worded("a {b}", R) == "a {b}"
     assert worded(Message("{a}", a=Option("top_k")), R) == "top_n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, é 日本 🙂\n\tand a tab", "plain, é 日本 🙂\n\tand a tab"),
+        ("\x1b[31mred\x1b[0m", "\\u001b[31mred\\u001b[0m"),
+        ("a\rb\x08c\x00\x7f", "a\\u000db\\u0008c\\u0000\\u007f"),
+        ("\x9b31m", "\\u009b31m"),
+        ("\u202egpj.exe\u2066", "\\u202egpj.exe\\u2066"),
+    ],
+)
+def test_control_characters_are_shown_and_not_obeyed(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown

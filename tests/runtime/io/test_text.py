@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertonnx.errors import RowError
+from bertonnx.errors import RowError, UsageError
 from bertonnx.runtime.io.text import json_line
+from bertonnx.runtime.io.writers import check_output, open_writer
 from bertonnx.runtime.rows import Item
-from tests.jobs import ROOT
+from tests.jobs import ROOT, run, run_until, texts
 from tests.results import CARDS, ordered, results_of, same_item, write, writer_of
 
 
@@ -123,3 +124,61 @@ def test_a_reader_that_goes_away_is_a_broken_pipe() -> None:
     )
     assert run.stdout == b'{"row": 0, "score": 0.5}\n{"row": 1, "score": 0.5}\n'
     assert run.stderr == b"broken pipe"
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "=", '=HYPERLINK("x";"y")']
+HARMLESS = ["a=1", " =1", "", "'", "1", "a;=cmd()", 'a"b', "two\nlines", "é"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_spreadsheet_finds_no_formula_where_that_is_asked_for(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out{ending}"
+    card = CARDS["question-answering"]
+    target = check_output(path, csv_safe=True)
+    writer = open_writer(target, card=card)
+    cells = [*FORMULAS, *HARMLESS]
+    for row, text in enumerate(cells):
+        writer.write(row, {"answer": text, "score": -0.5, "start": 0, "end": 1})
+    writer.write(len(cells), RowError("runtime", "=1+1"))
+    writer.finish()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="," if ending == ".csv" else "\t"))
+    # Numbers are no texts: an apostrophe would make them some.
+    assert {row["score"] for row in rows[:-1]} == {"-0.5"}
+    assert [row["answer"] for row in rows[: len(FORMULAS)]] == ["'" + text for text in FORMULAS]
+    assert [row["answer"] for row in rows[len(FORMULAS) : -1]] == HARMLESS
+    assert rows[-1]["error_message"] == "'=1+1"
+    # Each text is quoted: none can begin a cell of its own where semicolons separate.
+    assert b'"a;=cmd()"' in path.read_bytes()
+
+
+def test_texts_are_as_they_were_where_it_is_not_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    writer = writer_of(path, CARDS["question-answering"])
+    writer.write(0, {"answer": "=1+1", "score": 0.5, "start": 0, "end": 1})
+    writer.finish()
+    assert path.read_text().splitlines()[1].startswith("0,=1+1,0.5,")
+
+
+def test_formulas_are_a_thing_of_spreadsheets(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"csv_safe=True is for files that spreadsheets open \(\.csv \.tsv\)"
+    ):
+        check_output(tmp_path / "out.jsonl", csv_safe=True)
+
+
+def test_a_run_goes_on_only_as_safe_as_it_was_begun(tmp_path: Path) -> None:
+    input, output = tmp_path / "in.txt", tmp_path / "out.csv"
+    input.write_text("".join(f"={text}\n" for text in texts(30)))
+    run_until(10, input, output, csv_safe=True)
+    with pytest.raises(UsageError, match="begun with csv_safe=True, and now it is not given"):
+        run(input, output, resume=True)
+    assert run(input, output, resume=True, csv_safe=True).resumed_rows == 10
+
+
+def test_no_control_character_is_left_in_a_json_line() -> None:
+    text = "".join(map(chr, range(0xA0))) + "\u2028\u2029"
+    line = json_line(0, {"label": text})
+    assert not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or c in "\u2028\u2029" for c in line)
+    assert json.loads(line)["label"] == text
+    assert json_line(0, {"label": "a\x7f"}) == '{"row": 0, "label": "a\\u007f"}'
