@@ -48,8 +48,8 @@ ROOMS: Mapping[str, str] = {
     "exporters/options.py": "",
     "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py",
     "exporters/onnxgraph": "runtime/session",
-    "exporters/verify": "exporters/quiet.py runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
-    "runtime/engine exporters/options.py exporters/checkpoint",
+    "exporters/verify": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
+    "runtime/engine exporters/quiet.py exporters/options.py exporters/checkpoint",
     "exporters/steps": "runtime/session exporters/quiet.py exporters/checkpoint exporters/onnxgraph",
     "exporters/fp16": "exporters/onnxgraph",
     "exporters/int8": "runtime/session runtime/rows.py runtime/tokenization.py runtime/io "
