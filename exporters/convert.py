@@ -24,7 +24,7 @@ from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
-from bertonnx.exporters.verify.parity import compare, sample_feeds
+from bertonnx.exporters.verify.parity import compare, sample_feeds, segment_feeds
 from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.figures import HalfFigures
@@ -180,7 +180,7 @@ class _Export:
         path: the file to write.
         tokenizer: the checkpoint's.
         samples: rows that are compared with PyTorch and become golden examples.
-        inputs: the same, as inputs of the graph.
+        inputs: the same, and pairs of texts where the model reads segments, as inputs of the model.
         progress: is told what begins.
     """
 
@@ -249,7 +249,9 @@ def _export(
     samples = sample_rows(
         pairs=bool(checkpoint.pairs), mask_token=checkpoint.mask_token, max_length=checkpoint.max_length
     )
-    inputs = sample_feeds(samples, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
+    # All that the tokenizer makes and the model reads, not what the trace left of it.
+    inputs = sample_feeds(samples, tokenizer, inputs=checkpoint.input_names, pad_token_id=card.pad_token_id)
+    inputs += segment_feeds(checkpoint, tokenizer)
     return _Export(checkpoint, options, card, path, tokenizer, samples, inputs, progress)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import ParityError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.verify.samples import pair_rows
 from bertonnx.models.figures import OutputParity, ParityFigures
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.registry import resolve
@@ -38,6 +39,7 @@ __all__ = [
     "reference_outputs",
     "sample_feeds",
     "scores_reference",
+    "segment_feeds",
 ]
 
 
@@ -67,10 +69,26 @@ def sample_feeds(
     return [_padded(group, inputs, pad_token_id) for group in (pieces, *([piece] for piece in pieces))]
 
 
+def segment_feeds(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> list[Feeds]:
+    """Return pairs of texts as inputs, where single texts would leave the second segment untried.
+
+    None for a model whose samples are pairs already, or which has no row for a second segment: there,
+    PyTorch fails as well.
+    """
+    if checkpoint.pairs or "token_type_ids" not in checkpoint.input_names:
+        return []
+    names, pad = checkpoint.input_names, checkpoint.pad_token_id
+    feeds = sample_feeds(pair_rows(), tokenizer, inputs=names, pad_token_id=pad)
+    rows = int(getattr(checkpoint.config, "type_vocab_size", 0) or 0)
+    return [] if rows and max(int(each["token_type_ids"].max()) for each in feeds) >= rows else feeds
+
+
 def compare(
     checkpoint: Checkpoint, session: Session, inputs: Sequence[Feeds], *, precision: str = "fp32"
 ) -> ParityFigures:
     """Return how far ONNX Runtime is from PyTorch, for each output of the task.
+
+    PyTorch gets all inputs, and the graph those that it has: what the trace left out shows as a difference.
 
     Raises:
         ParityError: an output is further apart than `TOLERANCE` allows.
@@ -79,7 +97,8 @@ def compare(
     found = {name: OutputParity(0.0, 0.0) for name in outputs}
     for feeds in inputs:
         reference = reference_outputs(checkpoint, feeds)
-        actual = dict(zip(outputs, session.run(tuple(outputs), feeds), strict=True))
+        taken = {name: array for name, array in feeds.items() if name in session.inputs}
+        actual = dict(zip(outputs, session.run(tuple(outputs), taken), strict=True))
         mask = feeds["attention_mask"].astype(bool)
         for name, axes in outputs.items():
             # What stands in the place of padding is nobody's answer.

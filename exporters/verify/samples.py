@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bertonnx.runtime.rows import Row
 
-__all__ = ["sample_rows"]
+__all__ = ["pair_rows", "sample_rows"]
 
 # An empty text, other scripts, emoji, odd white space: where tokenizers and padding go wrong first.
 _TEXTS = (
@@ -43,6 +43,11 @@ def sample_rows(*, pairs: bool, mask_token: str | None, max_length: int) -> list
     if mask_token is not None:
         texts = [_masked(text, mask_token) for text in texts]
     return [Row(text) for text in texts]
+
+
+def pair_rows() -> list[Row]:
+    """Return two pairs of texts, for a model that reads segments and whose samples are single texts."""
+    return [Row(text, pair) for text, pair in _PAIRS[:2]]
 
 
 def _masked(text: str, mask_token: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.steps import pipeline
 from bertonnx.exporters.steps.heads import add_heads
-from bertonnx.exporters.verify.parity import TOLERANCE, compare, reference_outputs, sample_feeds
+from bertonnx.exporters.verify.parity import (
+    TOLERANCE,
+    compare,
+    reference_outputs,
+    sample_feeds,
+    segment_feeds,
+)
 from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
@@ -70,6 +77,34 @@ class Echo:
     ) -> list[npt.NDArray[np.float32]]:
         reference = reference_outputs(self.checkpoint, feeds)
         return [self.change(name, reference[name]) for name in outputs]
+
+
+def test_pairs_are_among_the_inputs_of_a_model_with_segments(checkpoint: Checkpoint) -> None:
+    card = Card(
+        task=checkpoint.task, family="bert", max_length=checkpoint.max_length, inputs=INPUTS, outputs=()
+    )
+    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
+    together, *alone = segment_feeds(checkpoint, tokenizer)
+    assert len(alone) == len(together["input_ids"]) == 2
+    assert all(feeds["token_type_ids"].max() == 1 for feeds in alone)
+    assert segment_feeds(replace(checkpoint, pairs=True), tokenizer) == []
+    assert segment_feeds(replace(checkpoint, input_names=INPUTS[:2]), tokenizer) == []
+
+
+def test_an_input_that_the_graph_lacks_is_a_difference(checkpoint: Checkpoint) -> None:
+    class Deaf(Echo):
+        def run(self, outputs: Sequence[str], feeds: Any, *, alone: bool = False) -> Any:
+            assert set(feeds) == set(INPUTS[:2])
+            return super().run(outputs, feeds, alone=alone)
+
+    card = Card(
+        task=checkpoint.task, family="bert", max_length=checkpoint.max_length, inputs=INPUTS, outputs=()
+    )
+    pairs = segment_feeds(checkpoint, TextTokenizer(checkpoint.tokenizer_text, card))
+    session = Deaf(checkpoint, lambda _, array: array)
+    session.inputs = INPUTS[:2]
+    with pytest.raises(ParityError, match="disagree on"):
+        compare(checkpoint, session, pairs)
 
 
 def test_a_padded_batch_and_every_text_alone(inputs: list[Feeds]) -> None:
