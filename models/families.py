@@ -15,9 +15,6 @@ from bertonnx.models.tasks import TASKS
 __all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family", "register"]
 
 _NO_HEAD = "transformers has no such head for it"
-_SUMS_TOKENS = (
-    "its head adds up tokens in an order that depends on the other texts, so a text's bits would too"
-)
 
 
 @dataclass(frozen=True)
@@ -103,11 +100,7 @@ FAMILIES: Registry[Family] = Registry(
     # Version 4 sorts the texts of a batch by language in Python, which a trace takes for constant.
     Family("xmod", position_offset=2, since="5"),
     Family("roberta-prelayernorm", position_offset=2),
-    Family(
-        "eurobert",
-        since="5",
-        gaps={"question-answering": _NO_HEAD, "text-classification": _SUMS_TOKENS},
-    ),
+    Family("eurobert", since="5", gaps={"question-answering": _NO_HEAD}),
     Family("nomic_bert", since="5", gaps={"question-answering": _NO_HEAD}),
     Family("gte", since="5", gaps={"question-answering": _NO_HEAD}),
     Family("jina_embeddings_v3", since="5"),

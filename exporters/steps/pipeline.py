@@ -1,5 +1,6 @@
 """The graph steps of fp32 in their order, and how much of what could be fused was.
 
+    `traced`      TokenSums        sums over masked tokens become products
     `fuse`        Clean            folds constants, which patterns then find as weights
                   FuseElementwise  GELU and layer normalization; needs constants as weights
                   FuseAttention    attention, whatever the family; needs constants as weights
@@ -27,6 +28,7 @@ from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.steps.attention import FuseAttention
 from bertonnx.exporters.steps.first_token import KeepFirstToken
 from bertonnx.exporters.steps.heads import add_heads
+from bertonnx.exporters.steps.token_sums import TokenSums
 from bertonnx.exporters.steps.trace import trace
 from bertonnx.exporters.steps.unmasked import Unmask
 from bertonnx.models.families import family as family_named
@@ -41,6 +43,8 @@ Fusions = dict[str, dict[str, int]]
 def traced(checkpoint: Checkpoint) -> Graph:
     """Return the checkpoint's graph with its heads."""
     graph = Graph(trace(checkpoint))
+    # Whatever is optimized: a text's bits must not depend on the batch.
+    run([TokenSums()], graph)
     add_heads(graph, checkpoint)
     return graph
 
