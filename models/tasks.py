@@ -62,6 +62,7 @@ class Task:
         masked: whether a text must hold a mask token.
         prompts: names of prompts that can be asked for whatever the checkpoint says; where it has no text for
             one, nothing is put before a text.
+        options: fields of `runtime.options.DecodeOptions` that some tasks have and this one too.
         aliases: other names that a user may call it by: transformers', Optimum's and the Hub's.
         candidates: how many candidates a result lists where the user does not say.
     """
@@ -91,6 +92,7 @@ class Task:
     masked: bool = False
     prompts: tuple[str, ...] = ()
     candidates: int = 1
+    options: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
 
@@ -139,6 +141,7 @@ TASKS: Registry[Task] = Registry(
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         pairs="maybe",
         labelled=True,
+        options=("raw_scores",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),
     ),
@@ -158,6 +161,7 @@ TASKS: Registry[Task] = Registry(
         graph_head="bertonnx.exporters.steps.heads:add_scores",
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         long_text="stride",
+        options=("aggregation",),
         labelled=True,
         aliases=("ner", "named-entity-recognition"),
     ),
@@ -177,6 +181,7 @@ TASKS: Registry[Task] = Registry(
         pair_names=("question", "context"),
         pair_is_cut=True,
         long_text="stride",
+        options=("no_answer", "raw_scores"),
         longest=384,  # `max_seq_len` of transformers' question answering pipeline
     ),
     Task(

@@ -206,7 +206,12 @@ class Model:
         return result
 
     def classify(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, top_k: int = 1
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        top_k: int = 1,
+        *,
+        raw_scores: bool = False,
     ) -> list[Item]:
         """Return one dict for each text: `label`, `score`, `scores`, and with `top_k` over 1 `top`.
 
@@ -216,6 +221,7 @@ class Model:
             texts: the texts.
             pairs: second texts, as many, for a model of text pairs.
             top_k: how many labels `top` lists, best first.
+            raw_scores: give logits, as before softmax or sigmoid.
 
         Raises:
             TaskError: the model's task is another.
@@ -223,7 +229,7 @@ class Model:
             UsageError: `top_k` is less than 1, or the pairs are missing or too few.
         """
         self._require("classify")
-        return list(self._all(texts, pairs, DecodeOptions(top_k=top_k)))
+        return list(self._all(texts, pairs, DecodeOptions(top_k=top_k, raw_scores=raw_scores)))
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
         """Return one dict for each text: `entities`, a list of `entity, text, score, start, end`.
@@ -244,11 +250,27 @@ class Model:
         self._require("entities")
         return list(self._all(texts, None, DecodeOptions(aggregation=aggregation)))
 
-    def answer(self, questions: Sequence[str], contexts: Sequence[str], *, top_k: int = 1) -> list[Item]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        *,
+        top_k: int = 1,
+        no_answer: bool = False,
+        raw_scores: bool = False,
+    ) -> list[Item]:
         """Return one dict for each question: `answer, score, start, end` into its context.
 
         `start` and `end` count Unicode code points of the context, half open. With `top_k` over 1 also
         `answers`, the best first. Long contexts are read in windows.
+
+        Args:
+            questions: the questions.
+            contexts: where to look for the answer, one for each question.
+            top_k: how many answers to give, at most.
+            no_answer: whether a question may be left without an answer (an empty one), as models trained on
+                SQuAD 2 can tell; Hugging Face's `handle_impossible_answer`.
+            raw_scores: give the sum of the logits of an answer's start and end.
 
         Raises:
             TaskError: the model's task is another.
@@ -256,7 +278,8 @@ class Model:
             UsageError: `top_k` is less than 1, or there are not as many contexts.
         """
         self._require("answer")
-        return list(self._all(questions, contexts, DecodeOptions(top_k=top_k)))
+        decode = DecodeOptions(top_k=top_k, no_answer=no_answer, raw_scores=raw_scores)
+        return list(self._all(questions, contexts, decode))
 
     def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[Item]:
         """Return one dict for each text: `masks`, for each mask token its candidates, the best first.

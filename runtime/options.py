@@ -109,6 +109,8 @@ class DecodeOptions:
         top_k: how many candidates a result lists; None for what the task does by itself.
         aggregation: how tokens become entities, one of `AGGREGATIONS`.
         prompt: name of the prompt that is put before each text; None for the model's default, "" for none.
+        no_answer: whether a question may be left without an answer.
+        raw_scores: whether scores are logits, as before softmax or sigmoid.
 
     Raises:
         UsageError: there is no such aggregation, or `top_k` is less than 1.
@@ -117,6 +119,8 @@ class DecodeOptions:
     top_k: int | None = None
     aggregation: Aggregation = "simple"
     prompt: str | None = None
+    no_answer: bool = False
+    raw_scores: bool = False
 
     def __post_init__(self) -> None:
         require_at_least("top_k", self.top_k)

@@ -37,7 +37,7 @@ from bertonnx.wording import R
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
@@ -134,7 +134,9 @@ class Handle:
         places: Sequence[int] | None,
         top: int,
         aggregation: Aggregation,
-        prompt: str | None,
+        prompt: str | None = None,
+        no_answer: bool = False,
+        raw_scores: bool = False,
     ) -> Answer:
         """Start a prediction.
 
@@ -149,9 +151,13 @@ class Handle:
             top: labels, answers or tokens a row, at most; 0 for what the task gives by itself.
             aggregation: of entities, as `Model.entities`.
             prompt: as `Model.embed`.
+            no_answer: as `Model.answer`.
+            raw_scores: as `Model.classify`.
         """
         model, rows = self._model, as_rows(texts, pairs)
-        table = table_of(model.card, name, DecodeOptions(top or None, aggregation, prompt))
+        table = table_of(
+            model.card, name, DecodeOptions(top or None, aggregation, prompt, no_answer, raw_scores)
+        )
         # Before pairs are asked for: any text can be tokenized by itself.
         if name == TOKENS:
             return _started(Run(self._tokenized(model.prompted(rows, prompt)), table, places))

@@ -5,13 +5,16 @@
 #' @param context Where to look for the answer: as many texts as there are questions, or one for
 #'   all. Contexts that are longer than the model takes are read in windows.
 #' @param top_n How many answers to give to each question, at most, the best first.
+#' @param no_answer Whether a question may be left without an answer, as models that were trained on
+#'   SQuAD 2 can tell: `answer` is then empty.
+#' @param raw_scores Whether `score` is the sum of the logits of the answer's start and end.
 #' @return A tibble with the columns `.row` (which question), `answer`, `score`, `start` and `end`,
 #'   so that `substr(context, start, end)` is the answer. `NA` in either gives a row of `NA`.
 #' @examplesIf file.exists("answers.onnx") && bert_available()
 #' model <- bert_load("answers.onnx")
 #' bert_answer(model, "Where did she live?", "Ada Lovelace lived in London.")
 #' @export
-bert_answer <- function(model, question, context, top_n = 1L) {
+bert_answer <- function(model, question, context, top_n = 1L, no_answer = FALSE, raw_scores = FALSE) {
   call <- rlang::current_env()
   check_task(model, "question-answering", call)
   top <- check_count(top_n)
@@ -19,5 +22,10 @@ bert_answer <- function(model, question, context, top_n = 1L) {
     abort_not_text(context, "context", call)
   }
   texts <- as_pairs(as_text(question), context, "context")
-  with_na_rows(run_table(model, "answers", texts, top = top, call = call), texts)
+  no_answer <- check_flag(no_answer)
+  raw_scores <- check_flag(raw_scores)
+  found <- run_table(
+    model, "answers", texts, top = top, no_answer = no_answer, raw_scores = raw_scores, call = call
+  )
+  with_na_rows(found, texts)
 }

@@ -4,7 +4,8 @@
 # name, the `levels` of factors, the `width` of a matrix. `texts` comes from as_text() or as_pairs();
 # what is NA in there never crosses, and rows keep their numbers.
 run_chunks <- function(
-  model, table, texts, take, top = 0L, aggregation = "simple", prompt = NULL, progress = NULL, call
+  model, table, texts, take, top = 0L, aggregation = "simple", prompt = NULL, no_answer = FALSE,
+  raw_scores = FALSE, progress = NULL, call
 ) {
   handle <- live_handle(model, call)
   present <- texts$present
@@ -16,7 +17,9 @@ run_chunks <- function(
       if (length(present) < texts$n) as.list(present),
       top,
       aggregation,
-      if (!is.null(prompt)) enc2utf8(prompt)
+      if (!is.null(prompt)) enc2utf8(prompt),
+      no_answer,
+      raw_scores
     ),
     call
   )

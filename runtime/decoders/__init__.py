@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
+from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
-from bertonnx.models.tasks import task
+from bertonnx.models.tasks import TASKS, task
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Decoder
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import Option
 
-__all__ = ["DecoderContext", "decoder_for"]
+__all__ = ["DecoderContext", "decoder_for", "require_options"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,27 @@ def decoder_for(context: DecoderContext) -> Decoder:
 
     Raises:
         KeyError: there is no such task.
+        UsageError: an option is of other tasks.
     """
+    require_options(context.card, context.options)
     # Resolved on use: a command of one task does not wait for the code of the others.
     decoder: Decoder = resolve(task(context.card.task).decoder)(context)
     return decoder
+
+
+def require_options(card: Card, options: DecodeOptions) -> None:
+    """Refuse an option that other tasks have, and the model's has not.
+
+    Raises:
+        UsageError: naming it.
+    """
+    for item in fields(options):
+        owners = [row.name for row in TASKS if item.name in row.options]
+        value = getattr(options, item.name)
+        if owners and card.task not in owners and value != item.default:
+            raise UsageError(
+                "{asked} is for {owners}, and this model is for {task}; leave it out",
+                asked=Option(item.name, value),
+                owners=" and ".join(owners),
+                task=card.task,
+            )

@@ -25,7 +25,10 @@ _CONTEXT = 1
 
 def answer_decoder(context: DecoderContext) -> AnswerDecoder:
     """Return the decoder of a model that finds answers."""
-    return AnswerDecoder(context.top_k)
+    options = context.options
+    return AnswerDecoder(
+        context.top_k, handle_impossible_answer=options.no_answer, raw_scores=options.raw_scores
+    )
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class AnswerDecoder:
         max_answer_len: longest answer, in tokens.
         handle_impossible_answer: whether "there is no answer", the empty text, is one of the
             answers; its score is the least that any window gives it.
+        raw_scores: whether a score is the sum of the logits of an answer's start and end, which is the
+            same whatever else the window holds; of answers that read the same, the best one's.
 
     Raises:
         UsageError: `max_answer_len` is less than 1.
@@ -50,6 +55,7 @@ class AnswerDecoder:
     top_k: int = 1
     max_answer_len: int = 15
     handle_impossible_answer: bool = False
+    raw_scores: bool = False
 
     fetch = ("start_logits", "end_logits")
 
@@ -63,23 +69,35 @@ class AnswerDecoder:
     def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
         """Return the best answers over all windows; an empty one, of score 0, where there is none."""
         windows = [_probabilities(*window) for window in zip(encoded.pieces, kept, strict=True)]
-        answers = self._answers(encoded, windows)
+        answers = self._answers(encoded, windows, kept)
         if self.handle_impossible_answer:
-            answers.append(_answer(min(window.no_answer for window in windows), "", 0, 0))
+            if self.raw_scores:
+                least = min(float(logits[0, 0] + logits[1, 0]) for logits in kept)
+            else:
+                least = min(window.no_answer for window in windows)
+            answers.append(_answer(least, "", 0, 0))
         answers.sort(key=lambda answer: float(answer["score"]), reverse=True)
         best = [_rounded(answer) for answer in answers[: self.top_k]] or [_answer(0.0, "", 0, 0)]
         return {**best[0], "answers": best} if self.top_k > 1 else best[0]
 
-    def _answers(self, encoded: Encoded, windows: Sequence[_Probabilities]) -> list[Item]:
+    def _answers(
+        self, encoded: Encoded, windows: Sequence[_Probabilities], kept: Sequence[Array]
+    ) -> list[Item]:
         context = encoded.row.pair or ""
         by_text: dict[str, Item] = {}
-        for piece, window in zip(encoded.pieces, windows, strict=True):
+        for piece, window, logits in zip(encoded.pieces, windows, kept, strict=True):
             for score, first, last in self._spans(window):
                 start, end = _aligned(piece.encoding, first, last)
                 text = context[start:end]
                 # Windows overlap, so one answer is found in several of them.
+                new = text.lower() not in by_text
                 seen = by_text.setdefault(text.lower(), _answer(0.0, text, start, end))
-                seen["score"] += score
+                if self.raw_scores:
+                    # Logits are no shares of a whole, so that their sum would mean nothing.
+                    raw = float(logits[0, first] + logits[1, last])
+                    seen["score"] = raw if new else max(raw, seen["score"])
+                else:
+                    seen["score"] += score
         return list(by_text.values())
 
     def _spans(self, window: _Probabilities) -> Iterator[tuple[float, int, int]]:

@@ -18,7 +18,15 @@ _THRESHOLD = 0.5
 
 def classification_decoder(context: DecoderContext) -> ClassificationDecoder:
     """Return the decoder of a model that labels whole texts."""
-    return ClassificationDecoder(context.card.labels, context.card.problem_type, context.top_k)
+    card, raw = context.card, context.options.raw_scores
+    return ClassificationDecoder(
+        card.labels,
+        card.problem_type,
+        context.top_k,
+        output="logits" if raw else "scores",
+        # Where a sigmoid gives a half.
+        threshold=0.0 if raw and card.activation == "sigmoid" else _THRESHOLD,
+    )
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,24 @@ class ClassificationDecoder:
         labels: names in the order of the scores (`Card.labels`).
         problem_type: one of `models.tasks.PROBLEM_TYPES`; None counts as single label.
         top_k: how many labels `"top"` lists, at most.
+        output: the output of the graph that scores are taken from.
+        threshold: of several labels, those above it are chosen.
     """
 
     labels: tuple[str, ...]
     problem_type: str | None = None
     top_k: int = 1
+    output: str = "scores"
+    threshold: float = _THRESHOLD
 
-    fetch = ("scores",)
+    @property
+    def fetch(self) -> tuple[str, ...]:
+        """The output that scores are taken from."""
+        return (self.output,)
 
     def keep(self, piece: Piece, outputs: Outputs) -> Array:  # noqa: ARG002
         """Return a copy of the piece's scores, float32 of shape (number_of_labels,)."""
-        return np.array(outputs["scores"], dtype=np.float32)
+        return np.array(outputs[self.output], dtype=np.float32)
 
     def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
         """Return the row's label or labels, with their scores."""
@@ -63,7 +78,7 @@ class ClassificationDecoder:
 
     def _chosen(self, scores: list[float], by_label: dict[str, float]) -> Item:
         if self.problem_type == "multi_label_classification":
-            above = [label for label, score in by_label.items() if score > _THRESHOLD]
+            above = [label for label, score in by_label.items() if score > self.threshold]
             return {"labels": above, "scores": by_label}
         # The first of equal ones, as argmax takes it.
         best = max(scores)

@@ -28,7 +28,15 @@ from bertonnx.models.providers import PROVIDERS
 from bertonnx.models.providers import choices as providers
 from bertonnx.models.verifiers import VERIFIERS
 from bertonnx.prediction import run_file
-from bertonnx.runtime.options import LONG_TEXT, ON_ERROR, DecodeOptions, LoadOptions, RunOptions, chosen
+from bertonnx.runtime.options import (
+    AGGREGATIONS,
+    LONG_TEXT,
+    ON_ERROR,
+    DecodeOptions,
+    LoadOptions,
+    RunOptions,
+    chosen,
+)
 from bertonnx.wording import Message, Option, command_face, printable, worded
 
 __all__ = ["app"]
@@ -285,6 +293,19 @@ def run(
             'model\'s own default; "" for none.',
         ),
     ] = None,
+    aggregation: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(AGGREGATIONS), help="How tokens become entities, as in Hugging Face's pipeline."
+        ),
+    ] = "simple",
+    no_answer: Annotated[
+        bool, typer.Option("--no-answer", help="Allow that a question has no answer: it is then empty.")
+    ] = False,
+    raw_scores: Annotated[
+        bool,
+        typer.Option("--raw-scores", help="Give logits as scores of labels and answers, not probabilities."),
+    ] = False,
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     csv_safe: Annotated[
@@ -314,7 +335,13 @@ def run(
         resume=resume,
         csv_safe=csv_safe,
     )
-    decode = DecodeOptions(top_k=top_k, prompt=prompt)
+    decode = DecodeOptions(
+        top_k=top_k,
+        aggregation=chosen("aggregation", aggregation, AGGREGATIONS),
+        prompt=prompt,
+        no_answer=no_answer,
+        raw_scores=raw_scores,
+    )
     code = run_file(model, input, output, load=load, decode=decode, run=run)
     if code:
         raise typer.Exit(code)

@@ -53,6 +53,7 @@ def run_file(
             option=Option("csv_safe", True),
             output=Option("output", "FILE"),
         )
+    from bertonnx.runtime.decoders import require_options
     from bertonnx.runtime.io.job import Job
     from bertonnx.runtime.io.writers import check_output
     from bertonnx.runtime.model import Model
@@ -61,6 +62,7 @@ def run_file(
     target = None if output is None else check_output(output, input=input, csv_safe=run.csv_safe)
     # While it is loaded, too: a second run should not have to wait for that to be told.
     with target.lock if target is not None else nullcontext(), Model(model, load) as opened:
+        require_options(opened.card, decode)
         # Before the rows, as they say where these will run.
         said = _say_notes(opened)
         if target is not None:

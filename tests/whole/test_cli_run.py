@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import bertonnx
+from bertonnx.runtime.options import AGGREGATIONS
 from tests.commands import Command, read_lines, written
 from tests.corpus import SENTENCES
 from tests.tiny import MAX_LENGTH, save_tiny
@@ -296,3 +297,65 @@ def test_resume_with_the_default_spelled_out(
     options = ("--resume", "--long-text", "truncate", "--max-length", MAX_LENGTH)
     assert command("run", classifier, file, "-o", output, *options).code == 3
     assert len(read_lines(output)) == 3
+
+
+# run: options of one task --------------------------------------------------------------------------
+
+
+def test_aggregation_on_the_command_line(command: Command, exported: dict[str, Path], tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", "Ada Lovelace lived in London, it's said.\n")
+    with bertonnx.load(exported["token-classification"]) as model:
+        for aggregation in AGGREGATIONS:
+            run = command("run", exported["token-classification"], file, "--aggregation", aggregation)
+            assert run.code == 0
+            (item,) = model.entities(["Ada Lovelace lived in London, it's said."], aggregation=aggregation)
+            (line,) = run.lines
+            # Floats on the line are the shortest that read back as the same float32.
+            assert line["entities"] == [
+                {**entity, "score": pytest.approx(entity["score"], rel=1e-6)} for entity in item["entities"]
+            ]
+
+
+def test_answers_and_labels_by_their_logits(
+    command: Command, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    file = written(tmp_path / "a.jsonl", '{"question": "Who?", "context": "Ada lived in London."}\n')
+    options = ("--column", "question", "--pair-column", "context", "--no-answer", "--raw-scores")
+    run = command("run", exported["question-answering"], file, *options)
+    with bertonnx.load(exported["question-answering"]) as model:
+        (item,) = model.answer(["Who?"], ["Ada lived in London."], no_answer=True, raw_scores=True)
+    assert run.lines == [{"row": 0, **item, "score": pytest.approx(item["score"], rel=1e-6)}]
+    assert item["score"] > 1
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        ("feature-extraction", ["--raw-scores"], "--raw-scores is for text-classification and"),
+        (
+            "text-classification",
+            ["--aggregation", "max"],
+            "--aggregation max is for token-class",
+        ),
+        (
+            "fill-mask",
+            ["--no-answer"],
+            "and this model is for fill-mask",
+        ),
+    ],
+)
+def test_an_option_of_another_task_is_refused(
+    command: Command, exported: dict[str, Path], tmp_path: Path, task: str, options: list[str], said: str
+) -> None:
+    file = written(tmp_path / "a.txt", "[MASK] text\n")
+    run = command("run", exported[task], file, "-o", tmp_path / "o.jsonl", *options)
+    assert run.code == 2
+    assert said in run.error
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_an_unknown_aggregation(command: Command, exported: dict[str, Path], tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", "text\n")
+    run = command("run", exported["token-classification"], file, "--aggregation", "best")
+    assert run.code == 2
+    assert "--aggregation best is unknown; it can be none, simple, first, average, max" in run.error

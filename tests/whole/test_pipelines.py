@@ -140,6 +140,21 @@ def test_one_number(opened: Callable[..., Pair], config: dict[str, Any]) -> None
         assert close(item["score"], found["score"])
 
 
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+def test_raw_scores(opened: Callable[..., Pair], problem: str) -> None:
+    model, source = opened(
+        "bert", "text-classification", ("bad", "so-so", "good"), seed=3, problem_type=problem
+    )
+    raw = pipeline("text-classification", source, top_k=None, function_to_apply="none")
+    theirs = raw(TEXTS, truncation=True)
+    ours, usual = model.classify(TEXTS, raw_scores=True), model.classify(TEXTS)
+    assert min(score for item in ours for score in item["scores"].values()) < 0
+    for item, found, chosen in zip(ours, theirs, usual, strict=True):
+        _assert_scores(item["scores"], _by_label(found))
+        assert item.get("labels") == chosen.get("labels")
+        assert item.get("label") == chosen.get("label")
+
+
 # Token classification -----------------------------------------------------------------------------
 
 
@@ -205,6 +220,53 @@ def test_answers(opened: Callable[..., Pair], family: str, top_k: int) -> None:
         places = [(a["answer"], a["start"], a["end"]) for a in answers]
         exact += places == [(a["answer"], a["start"], a["end"]) for a in expected]
     assert exact == len(cases)
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_no_answer(opened: Callable[..., Pair], top_k: int) -> None:
+    model, source = opened("bert", "question-answering")
+    cases = _cases(20)
+    ask = pipeline("question-answering", source)
+    options = {"top_k": top_k, "max_seq_len": model.max_length}
+    theirs = [ask(**case, handle_impossible_answer=True, **options) for case in cases]
+    ours = model.answer(*_columns(cases), top_k=top_k, no_answer=True)
+    for item, found in zip(ours, theirs, strict=True):
+        expected = found if isinstance(found, list) else [found]
+        answers = item["answers"] if top_k > 1 else [item]
+        assert [(a["answer"], a["start"], a["end"]) for a in answers] == [
+            (a["answer"], a["start"], a["end"]) for a in expected
+        ]
+        assert [a["score"] for a in answers] == pytest.approx([a["score"] for a in expected], abs=TOLERANCE)
+
+
+def test_raw_scores_of_answers_are_sums_of_logits(opened: Callable[..., Pair]) -> None:
+    import torch
+
+    model, source = opened("bert", "question-answering")
+    question, context = "Who lived in London?", "Ada Lovelace lived in London."
+    make: Any = transformers.AutoTokenizer.from_pretrained
+    tokenizer = make(source)
+    inputs = tokenizer(question, context, return_tensors="pt")
+    with torch.inference_mode():
+        asked: Any = transformers.AutoModelForQuestionAnswering.from_pretrained(source)
+        outputs = asked(**inputs)
+    start, end = outputs.start_logits[0].numpy(), outputs.end_logits[0].numpy()
+    (item,) = model.answer([question], [context], top_k=50, no_answer=True, raw_scores=True)
+    # Answers are widened to whole words, so several spans of tokens may be one; the best of them counts.
+    sums = {"": float(start[0] + end[0])}
+    words = [inputs.token_to_word(i) if inputs.sequence_ids(0)[i] == 1 else None for i in range(len(start))]
+    for first in range(len(start)):
+        for last in range(first, len(start)):
+            if words[first] is not None and words[last] is not None:
+                chars = [inputs.word_to_chars(0, words[i], sequence_index=1) for i in (first, last)]
+                text = context[chars[0].start : chars[1].end]
+                sums[text] = max(sums.get(text, -99.0), float(start[first] + end[last]))
+    assert len(item["answers"]) > 10
+    assert "" in {answer["answer"] for answer in item["answers"]}
+    for answer in item["answers"]:
+        assert answer["score"] == pytest.approx(sums[answer["answer"]], abs=TOLERANCE)
+    scores = [answer["score"] for answer in item["answers"]]
+    assert scores == sorted(scores, reverse=True)
 
 
 def _columns(cases: list[dict[str, str]]) -> tuple[list[str], list[str]]:
