@@ -78,6 +78,7 @@ def export(
     max_length: int | None = None,
     pooling: str | None = None,
     normalize: bool | None = None,
+    activation: str | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -99,8 +100,11 @@ def export(
         precision: "fp32", whatever the checkpoint's own, or "fp16", which is meant for CUDA.
         optimize: "none" (Optimum's graph), "basic" (folding), or "full" (attention and GELU fused).
         max_length: a shorter limit than the checkpoint's own, in tokens.
-        pooling: of embeddings: "mean", "cls", "max" or "last"; default as the checkpoint says.
+        pooling: of embeddings: "mean", "cls", "max", "last", "weightedmean", "mean_sqrt_len_tokens", or
+            several with commas between them; default as the checkpoint says.
         normalize: of embeddings: whether they get length 1; default as the checkpoint says.
+        activation: of text classification and ranking: what makes scores of logits, such as "sigmoid",
+            "none" or "tanh" (`models.activations`); default the checkpoint's own.
         force: replace an existing output.
         trust_remote_code: run the checkpoint's own Python code.
         allow_pickle: read `.bin` weights where there is no safetensors.
@@ -134,6 +138,7 @@ def export(
         max_length=max_length,
         pooling=pooling,
         normalize=normalize,
+        activation=activation,
         force=force,
         quantize=quantize,
         calibration=None if calibration is None else Path(calibration),

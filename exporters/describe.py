@@ -29,6 +29,7 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         prompts=checkpoint.prompts,
         default_prompt=checkpoint.default_prompt,
         pooled_prompt=checkpoint.pooled_prompt,
+        similarity=checkpoint.similarity,
         mask_token=checkpoint.mask_token,
         mask_token_id=checkpoint.mask_token_id,
         pad_token_id=checkpoint.pad_token_id,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertonnx.errors import UsageError
+from bertonnx.models.activations import ACTIVATIONS, by_name
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.tasks import TASKS, task_meant
 from bertonnx.models.verifiers import VERIFIERS
@@ -50,8 +51,10 @@ class ExportOptions:
         precision: one of `PRECISIONS`, whatever the checkpoint's own.
         optimize: one of `OPTIMIZE`: Optimum's graph, folding, or attention and GELU fused too.
         max_length: a shorter limit than the checkpoint's own, in tokens.
-        pooling: name of a row of `models.pooling`; None for what the checkpoint says, else the mean.
+        pooling: name of a row of `models.pooling`, or several with commas between them; None for what the
+            checkpoint says, else the mean.
         normalize: whether embeddings get length 1; None for what the checkpoint says, else not.
+        activation: name of a row of `models.activations` that makes scores; None for the checkpoint's own.
         force: whether an existing output is replaced.
         quantize: whether to make it INT8.
         calibration: of INT8 and fp16: a file of texts to tune and judge by; None for our own.
@@ -72,6 +75,7 @@ class ExportOptions:
     max_length: int | None = None
     pooling: str | None = None
     normalize: bool | None = None
+    activation: str | None = None
     force: bool = False
     quantize: bool = False
     calibration: Path | None = None
@@ -88,8 +92,11 @@ class ExportOptions:
         if self.task is not None:
             # Frozen for those who read it: they get the name of a row, whatever was typed.
             object.__setattr__(self, "task", chosen("task", task_meant(self.task), TASKS.names))
-        if self.pooling is not None:
-            chosen("pooling", self.pooling, POOLINGS.names)
+        for name in (self.pooling or "").split(",") if self.pooling is not None else ():
+            if name not in (*POOLINGS.names, *(row.mode for row in POOLINGS)):
+                chosen("pooling", self.pooling or "", POOLINGS.names)
+        if self.activation is not None and by_name(self.activation) is None:
+            chosen("activation", self.activation, ACTIVATIONS.names)
         if self.target is not None:
             chosen("target", self.target, tuple(TARGETS))
         self._require_agreeing()

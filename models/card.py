@@ -38,7 +38,7 @@ class Card:
         problem_type: of text classification, one of `models.tasks.PROBLEM_TYPES`.
         pairs: whether the model was trained on text pairs: True, False, or None where the
             checkpoint does not say.
-        pooling: of feature extraction: mean, cls, max or last.
+        pooling: of feature extraction: names of rows of `models.pooling`, with commas between several.
         normalize: whether sentence embeddings have length 1.
         width: of feature extraction: length of a sentence embedding.
         prompts: name -> text that is put before an input where that prompt is asked for, as
@@ -52,7 +52,10 @@ class Card:
         truncation_side: the end of a long text that is cut, "right" or "left".
         clean_up_spaces: whether decoded text loses the spaces before punctuation, as transformers'
             `clean_up_tokenization_spaces`.
-        activation: what makes `scores` of `logits`: softmax, sigmoid or none.
+        similarity: of feature extraction: how embeddings are compared, as `similarity_fn_name` of
+            sentence-transformers: "cosine", "dot", "euclidean" or "manhattan"; None where the checkpoint does
+            not say.
+        activation: what makes `scores` of `logits`: name of a row of `models.activations`.
         precision: fp32, fp16 or int8.
         optimize: none, basic or full.
         fusions: operator -> {"found": n, "expected": n}.
@@ -82,6 +85,7 @@ class Card:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     pooled_prompt: bool = True
+    similarity: str | None = None
     mask_token: str | None = None
     mask_token_id: int | None = None
     pad_token_id: int = 0

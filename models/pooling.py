@@ -12,7 +12,7 @@ from typing import Any
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["POOLINGS", "UNSUPPORTED", "Pooling", "by_mode", "modes_of", "register"]
+__all__ = ["POOLINGS", "Pooling", "by_mode", "modes_of", "named", "register"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Pooling:
         name: the value of `--pooling`.
         mode: Sentence-Transformers' `pooling_mode`.
         flag: its older form, true in a pooling module's config.json.
-        graph: `(Graph) -> str`: adds the nodes, and returns the name of the pooled value
-            (`exporters.steps.heads`).
-        reference: `(tokens, mask) -> tensor`: the same in PyTorch (`exporters.verify.parity`).
+        graph: `(Graph, str, str) -> str`: adds the nodes for token vectors and a mask, and returns the name
+            of the pooled value (`exporters.steps.pooling`).
+        reference: `(tokens, counted, mask) -> tensor`: the same in PyTorch (`exporters.verify.reference`).
         array: `(tokens) -> array`: the same in NumPy, of texts without padding
             (`runtime.optimum`).
     """
@@ -44,8 +44,8 @@ def _row(name: str, mode: str, flag: str) -> Pooling:
         name,
         mode,
         flag,
-        graph=f"bertonnx.exporters.steps.heads:pool_{name}",
-        reference=f"bertonnx.exporters.verify.parity:pool_{name}",
+        graph=f"bertonnx.exporters.steps.pooling:pool_{name}",
+        reference=f"bertonnx.exporters.verify.reference:pool_{name}",
         array=f"bertonnx.runtime.optimum:pool_{name}",
     )
 
@@ -56,13 +56,9 @@ POOLINGS: Registry[Pooling] = Registry(
     _row("cls", "cls", "pooling_mode_cls_token"),
     _row("max", "max", "pooling_mode_max_tokens"),
     _row("last", "lasttoken", "pooling_mode_lasttoken"),
+    _row("weightedmean", "weightedmean", "pooling_mode_weightedmean_tokens"),
+    _row("mean_sqrt_len_tokens", "mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
 )
-
-UNSUPPORTED: Mapping[str, str] = {
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
-"""Flags of modes that Sentence-Transformers has and bertonnx does not."""
 
 _JOINED = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """The order in which Sentence-Transformers joins the vectors of several modes, given by flags."""
@@ -82,6 +78,18 @@ def by_mode(mode: str) -> Pooling | None:
     return next((row for row in POOLINGS if row.mode == mode), None)
 
 
+def named(names: str) -> tuple[Pooling, ...]:
+    """Return the rows of one or several names with commas between them, whose vectors are joined.
+
+    Sentence-Transformers' own name of a mode will do as well.
+
+    Raises:
+        KeyError: no mode has one of the names.
+    """
+    # By its name first: a mode from outside may have a name that is another's mode.
+    return tuple(POOLINGS.get(name) or by_mode(name) or POOLINGS[name] for name in names.split(","))
+
+
 def modes_of(config: Mapping[str, Any]) -> list[str]:
     """Return the modes that a pooling module's config.json asks for, by Sentence-Transformers' names.
 
@@ -89,9 +97,7 @@ def modes_of(config: Mapping[str, Any]) -> list[str]:
     """
     mode = config.get("pooling_mode")
     if mode is None:
-        # With the unsupported ones, or a folder that asks for one would get the mean without a word.
-        flags = {row.flag: row.mode for row in POOLINGS} | dict(UNSUPPORTED)
-        given = [name for flag, name in flags.items() if config.get(flag)]
+        given = [row.mode for row in POOLINGS if config.get(row.flag)]
         # A mode from outside, which Sentence-Transformers has no place for, comes last.
         mode = sorted(given, key=lambda name: (*_JOINED, name).index(name)) or ["mean"]
     return [mode] if isinstance(mode, str) else [str(name) for name in mode]

@@ -14,11 +14,21 @@ from typing import Literal
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["ENCODER", "PROBLEM_TYPES", "TASKS", "Task", "register", "task", "task_meant"]
+__all__ = [
+    "CLASSIFIER",
+    "ENCODER",
+    "PROBLEM_TYPES",
+    "RANKER",
+    "TASKS",
+    "Task",
+    "register",
+    "task",
+    "task_meant",
+]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
-Dimension = Literal["batch", "tokens", "width", "hidden", "labels", "vocabulary"]
+Dimension = Literal["batch", "tokens", "width", "hidden", "labels", "one", "vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,10 @@ class Task:
             the modules of a Sentence-Transformers folder apply.
         labelled: whether the outputs are classes with names.
         masked: whether a text must hold a mask token.
+        activated: whether `scores` follow the activation that a cross-encoder or the user names. What a
+            result's score is then depends on it: with no activation it is the logit, with tanh it lies
+            between -1 and 1, and neither is a probability.
+        ranks: whether a result is one score, by which texts are put in order.
         prompts: names of prompts that can be asked for whatever the checkpoint says; where it has no text for
             one, nothing is put before a text.
         options: fields of `runtime.options.DecodeOptions` that some tasks have and this one too.
@@ -90,6 +104,8 @@ class Task:
     pooled: bool = False
     labelled: bool = False
     masked: bool = False
+    activated: bool = False
+    ranks: bool = False
     prompts: tuple[str, ...] = ()
     candidates: int = 1
     options: tuple[str, ...] = ()
@@ -144,6 +160,28 @@ TASKS: Registry[Task] = Registry(
         options=("raw_scores",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),
+        activated=True,
+    ),
+    Task(
+        "text-ranking",
+        method="predict",
+        auto_class="AutoModelForSequenceClassification",
+        # The task before it is chosen by these: that a model ranks Sentence-Transformers says, or the user.
+        architectures=("ForSequenceClassification",),
+        raw_outputs=("logits",),
+        outputs={"logits": ("batch", "one"), "scores": ("batch", "one")},
+        decoder="bertonnx.runtime.decoders.ranking:ranking_decoder",
+        columns="bertonnx.runtime.io.columns:ranking_columns",
+        comparison="bertonnx.exporters.verify.agreement:compare_ranks",
+        numbers="bertonnx.runtime.io.npy:ranking_numbers",
+        r_tables={"scores": "bertonnx.runtime.r_tables:score_table"},
+        head="bertonnx.exporters.checkpoint.task:ranking_head",
+        graph_head="bertonnx.exporters.steps.heads:add_scores",
+        reference_head="bertonnx.exporters.verify.parity:scores_reference",
+        pairs="always",
+        pair_names=("query", "document"),
+        activated=True,
+        ranks=True,
     ),
     Task(
         "token-classification",
@@ -206,6 +244,12 @@ TASKS: Registry[Task] = Registry(
 ENCODER = TASKS["feature-extraction"]
 """The task of an encoder without a head: that of a checkpoint whose architecture names no head that we
 know, and of a Sentence-Transformers folder."""
+
+CLASSIFIER = TASKS["text-classification"]
+"""The task of a checkpoint that gives several numbers to a text or pair."""
+
+RANKER = TASKS["text-ranking"]
+"""The task of a cross-encoder that gives one number to a pair."""
 
 
 def register(row: Task) -> None:

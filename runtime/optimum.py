@@ -17,7 +17,7 @@ import numpy as np
 from bertonnx.errors import ModelFileError
 from bertonnx.models.card import Card
 from bertonnx.models.families import family
-from bertonnx.models.pooling import POOLINGS, by_mode, modes_of
+from bertonnx.models.pooling import POOLINGS, by_mode, modes_of, named
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file
@@ -144,6 +144,8 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
     names = _labels(config, task, widths, folder) if task.labelled else ()
     problem, activation = _problem(folder, task, names)
     mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task.masked else None
+    pooling = _pooling(file, folder) if task.pooled else None
+    joined = len((pooling or "").split(","))
     return Card(
         task=task.name,
         family=str(config.get("model_type", "unknown")),
@@ -154,9 +156,9 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
         problem_type=problem,
         activation=activation,
         pairs=True if task.labelled and _is_cross_encoder(folder) else None,
-        pooling=_pooling(file, folder) if task.pooled else None,
+        pooling=pooling,
         normalize=task.pooled and _normalizes(folder),
-        width=_width(config, widths, folder) if task.pooled else None,
+        width=_width(config, widths, folder, joined=joined) if task.pooled else None,
         prompts=folder.prompts if task.pooled else {},
         default_prompt=folder.default_prompt if task.pooled else None,
         pooled_prompt=bool(folder.json(folder.pooling_file).get("include_prompt", True)),
@@ -194,11 +196,13 @@ _WIDTHS = ("hidden_size", "dim", "emb_dim", "d_model", "n_embd")
 """What configurations call the width of their vectors."""
 
 
-def _width(config: Mapping[str, Any], widths: Mapping[str, int], folder: ForeignFolder) -> int | None:
+def _width(
+    config: Mapping[str, Any], widths: Mapping[str, int], folder: ForeignFolder, *, joined: int
+) -> int | None:
     """Return the length of an embedding: what the graph puts out, cut as the folder says."""
-    said = (config.get(name) for name in _WIDTHS)
-    named = (widths.get(name) for name in ("sentence_embedding", *_TOKEN_VECTORS))
-    width = next((int(found) for found in (*named, *said) if found), None)
+    tokens = (*(widths.get(name) for name in _TOKEN_VECTORS), *(config.get(name) for name in _WIDTHS))
+    # Vectors of several poolings are joined, which the graph has done already where it pools.
+    width = widths.get("sentence_embedding") or next((joined * int(found) for found in tokens if found), None)
     cut = folder.sentence.get("truncate_dim")
     return width if cut is None else min(int(cut), width or int(cut))
 
@@ -300,8 +304,8 @@ def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
         ModelFileError: the graph does not do it, and neither can this module.
     """
     modes = modes_of(folder.json(folder.pooling_file))
-    row = by_mode(modes[0]) if len(modes) == 1 else None
-    pooling = None if row is None else row.name
+    rows = [row.name for mode in modes if (row := by_mode(mode)) is not None]
+    pooling = ",".join(rows) if len(rows) == len(modes) and rows else None
     # The graph pools by itself; what the folder says is only shown.
     if "sentence_embedding" in file.outputs:
         return pooling
@@ -384,7 +388,8 @@ class _Completed:
     def _embedding(self, raw: Array) -> Array:
         if "sentence_embedding" in self._session.outputs:
             return raw
-        vectors: Array = resolve(POOLINGS[self._card.pooling or "mean"].array)(raw)
+        rows = named(self._card.pooling or "mean")
+        vectors: Array = np.concatenate([resolve(row.array)(raw) for row in rows], axis=1)
         if self._card.normalize:
             # As torch.nn.functional.normalize: a vector of zeros stays one.
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -420,6 +425,19 @@ def pool_max(tokens: Array) -> Array:
     """Return the largest number of each channel, (texts, width)."""
     largest: Array = tokens.max(axis=1)
     return largest
+
+
+def pool_mean_sqrt_len_tokens(tokens: Array) -> Array:
+    """Return the sum over tokens, by the square root of their number, (texts, width)."""
+    total: Array = tokens.sum(axis=1)
+    return total / np.float32(tokens.shape[1] ** 0.5)
+
+
+def pool_weightedmean(tokens: Array) -> Array:
+    """Return the mean over tokens, the first weighted by 1, the second by 2 and so on, (texts, width)."""
+    places = np.arange(1, tokens.shape[1] + 1, dtype=np.float32)
+    mean: Array = np.einsum("btw,t->bw", tokens, places) / places.sum()
+    return mean
 
 
 def pool_last(tokens: Array) -> Array:

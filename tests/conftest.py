@@ -47,6 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for task, labels in (
         ("feature-extraction", ()),
         ("text-classification", ("negative", "neutral", "positive")),
+        ("text-ranking", ("relevant",)),
         ("token-classification", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
         ("question-answering", ()),
         ("fill-mask", ()),

@@ -25,7 +25,7 @@ __all__ = ["ANY", "LABELS", "TOKENIZER", "WIDTH", "Fake", "card_of", "judged", "
 
 LABELS = ("O", "B-PER", "I-PER")
 TOKENIZER = wordpiece().to_str()
-WIDTH = {"feature-extraction": 8, "fill-mask": wordpiece().get_vocab_size()}
+WIDTH = {"feature-extraction": 8, "text-ranking": 1, "fill-mask": wordpiece().get_vocab_size()}
 
 ANY = ExportOptions(quantize=True, min_agreement=0.0)
 """Whatever INT8 costs is accepted."""
@@ -73,6 +73,7 @@ def card_of(task: str, **changes: Any) -> Card:
         outputs=tuple(task_named(task).outputs),
         labels=LABELS if "classification" in task else (),
         problem_type="single_label_classification" if task == "text-classification" else None,
+        activation="softmax" if "classification" in task else "none",
         width=8,
         mask_token="[MASK]",
         mask_token_id=wordpiece().token_to_id("[MASK]"),
@@ -81,7 +82,7 @@ def card_of(task: str, **changes: Any) -> Card:
 
 
 def rows_of(task: str) -> list[Row]:
-    if task == "question-answering":
+    if task_named(task).pairs == "always":
         return [Row("Who was it?", text) for text in SENTENCES[:60]]
     mask = " [MASK]" if task == "fill-mask" else ""
     return [Row(text[:80] + mask) for text in SENTENCES[:60]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,19 @@ import pytest
 
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import FAMILIES
+from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from tests.tokenizers_zoo import pretrained
 
-__all__ = ["FAMILY_CONFIGS", "TinyFamily", "missing_code", "save_tiny"]
+__all__ = ["CELLS", "FAMILY_CONFIGS", "TinyFamily", "missing_code", "save_tiny"]
 
 MAX_LENGTH = 96
+
+HEADS = {task.auto_class: task.name for task in reversed([*TASKS])}
+"""Class of transformers -> the first of the tasks that it serves: the others have the same graph."""
+
+CELLS = [(family, task) for family in FAMILIES for task in HEADS.values() if task not in family.gaps]
+"""The families and tasks of which each has a graph of its own."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def save_tiny(
         folder: where to save; made if missing.
         family: one of `FAMILY_CONFIGS`.
         task: what its head is for.
-        labels: of the classification tasks.
+        labels: of the classification tasks; a ranker, saved as a cross-encoder, has one.
         seed: of the weights.
         tokenizer: another than the family's.
         config: entries of the configuration that differ.
@@ -147,7 +155,8 @@ def save_tiny(
         pytest.skip(missing_code(family))
     tiny = FAMILY_CONFIGS[family]
     own = pretrained(tokenizer or tiny.tokenizer, model_max_length=MAX_LENGTH)
-    names = dict(enumerate(labels)) if "classification" in task else None
+    row = task_named(task)
+    names = dict(enumerate(labels[:1] if row.ranks else labels)) if row.labelled or row.ranks else None
     settings = {
         **_COMMON,
         "vocab_size": len(own),
@@ -165,7 +174,10 @@ def save_tiny(
     torch.manual_seed(seed)
     with quiet():  # version 5 of transformers shows a bar for every file
         made = transformers.CONFIG_MAPPING[family](**settings)
-        auto_class = getattr(transformers, task_named(task).auto_class)
+        auto_class = getattr(transformers, row.auto_class)
         auto_class.from_config(made).eval().save_pretrained(folder)
         own.save_pretrained(folder)
+    if row.ranks:
+        settings_file = folder / "config_sentence_transformers.json"
+        settings_file.write_text(json.dumps({"model_type": "CrossEncoder"}))
     return folder

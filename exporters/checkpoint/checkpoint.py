@@ -7,29 +7,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertonnx.errors import CheckpointError, UsageError
+from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.adapters import adapted_config, tokenizer_folder
 from bertonnx.exporters.checkpoint.config_account import settled
+from bertonnx.exporters.checkpoint.cross_encoder import (
+    CrossEncoder,
+    crossed_head,
+    read_cross_encoder,
+    require_activation,
+)
+from bertonnx.exporters.checkpoint.embedding import Embedding, planned_embedding
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
-from bertonnx.exporters.checkpoint.sentence_transformers import Dense, SentenceModules, read_modules
+from bertonnx.exporters.checkpoint.sentence_layers import Layer, Pool
+from bertonnx.exporters.checkpoint.sentence_settings import Settings
+from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules, read_modules
 from bertonnx.exporters.checkpoint.setfit import require_no_classifier
 from bertonnx.exporters.checkpoint.source import Source
-from bertonnx.exporters.checkpoint.task import (
-    Head,
-    cross_encoder_activation,
-    require_exportable,
-    task_of,
-    text_pairs,
-)
+from bertonnx.exporters.checkpoint.task import Head, require_exportable, task_of, text_pairs
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from bertonnx.exporters.checkpoint.weights import Loaded, load_config, load_model
 from bertonnx.exporters.options import ExportOptions
-from bertonnx.models.registry import resolve
-from bertonnx.models.tasks import ENCODER, TASKS, Task
-from bertonnx.wording import Message, Option, Options
+from bertonnx.models.tasks import ENCODER, RANKER, TASKS, Task
+from bertonnx.wording import Message, Option
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -49,16 +51,18 @@ class Checkpoint:
         config: the model's configuration.
         family: `model_type`.
         task: one of `models.tasks.TASKS`.
+        traced: the task whose class of transformers is traced: another where `layers` make the logits.
         tokenizer_text: a `tokenizer.json` without padding and truncation; Sentence-Transformers'
             lower-casing is in it.
         labels: class names in the order of the logits.
         problem_type: of text classification.
-        activation: softmax, sigmoid or none.
+        activation: name of a row of `models.activations`.
         pairs: whether it reads text pairs; None where the checkpoint does not say.
-        pooling: where token vectors are pooled: name of a row of `models.pooling`.
+        pooling: where token vectors are pooled: names of rows of `models.pooling`, joined by commas.
         normalize: whether embeddings get length 1.
-        dense: layers between pooling and normalization.
+        layers: what follows the traced model, pooling included, in order; none where its own head does all.
         width: where token vectors are pooled: length of an embedding.
+        similarity: how embeddings are compared; None where the checkpoint does not say.
         prompts: name -> text.
         default_prompt: name of the one that is used where none is asked for.
         pooled_prompt: whether the tokens of a prompt are pooled.
@@ -80,6 +84,7 @@ class Checkpoint:
     config: PretrainedConfig
     family: str
     task: str
+    traced: str
     tokenizer_text: str
     labels: tuple[str, ...]
     problem_type: str | None
@@ -87,8 +92,9 @@ class Checkpoint:
     pairs: bool | None
     pooling: str | None
     normalize: bool
-    dense: tuple[Dense, ...]
+    layers: tuple[Layer, ...]
     width: int | None
+    similarity: str | None
     prompts: Mapping[str, str]
     default_prompt: str | None
     pooled_prompt: bool
@@ -117,19 +123,19 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     account = Account(options.ignore_keys)
     plan = _planned(source, options, account)
     # The model comes before the tokenizer, whose ids are checked against its embeddings.
-    loaded = load_model(source, plan.folder, plan.config, plan.row, asked=options.task is not None)
+    loaded = load_model(source, plan.folder, plan.config, plan.traced, asked=options.task is not None)
     tokenizer = read_tokenizer(
         tokenizer_folder(source.adapter, plan.folder),
         embeddings=_embedding_rows(loaded.model),
         account=account,
-        lower=plan.sentence is not None and plan.sentence.lower,
+        lower=plan.sentence is not None and plan.sentence.options.lower,
         trust_remote_code=source.trust.trust_remote_code,
     )
     max_length, length_notes = longest_input(
         plan.row,
         loaded.model,
         tokenizer.max_length,
-        None if plan.sentence is None else plan.sentence.max_seq_length,
+        None if plan.sentence is None else plan.sentence.options.max_seq_length,
         plan.attention.tokens,
         asked=options.max_length,
         least=tokenizer.least,
@@ -152,30 +158,23 @@ class _Plan:
     folder: Path
     config: PretrainedConfig
     row: Task
+    traced: Task
     head: Head
     pairs: bool | None
     sentence: SentenceModules | None
-    pooled: _Pooled
+    layers: tuple[Layer, ...]
+    embedding: Embedding
     attention: Limit
     notes: tuple[Message, ...]
-
-
-@dataclass(frozen=True)
-class _Pooled:
-    """How token vectors become one, and what is said of it; nothing where they do not."""
-
-    pooling: str | None = None
-    normalize: bool = False
-    notes: tuple[Message, ...] = ()
 
 
 def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
     sentence = None
     require_no_classifier(source.folder, asked)
-    # Where a task without pooling is asked for, modules that bertonnx cannot follow are no obstacle.
-    if asked is None or asked.pooled:
-        sentence = read_modules(source.folder, allow_pickle=source.trust.allow_pickle)
+    # Where a task without modules is asked for, those that bertonnx cannot follow are no obstacle.
+    if asked is None or asked.pooled or asked.activated:
+        sentence = read_modules(source.folder, account, source.trust)
     folder = sentence.folder if sentence is not None and source.adapter is None else source.model_folder
     raw: Mapping[str, Any] = read_json(folder / "config.json")
     require_encoder(raw, source.id)
@@ -183,31 +182,50 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     read = settled(raw, account)
     config = load_config(folder, read, trust_remote_code=source.trust.trust_remote_code)
     raw, merged = adapted_config(source.adapter, config, raw, asked=asked, account=account)
-    row, chosen = _chosen_task(asked, config, sentence)
-    require_exportable(row, config.model_type, getattr(config, "auto_map", None) or ())
-    head: Head = resolve(row.head)(config, raw)
+    crosses = read_cross_encoder(sentence, config, raw, source.trust, folder=source.folder)
+    row, chosen = _chosen_task(asked, config, sentence, crosses)
+    require_activation(row, options)
+    layers = crosses.layers if crosses is not None and row.activated else ()
+    traced = ENCODER if layers else row
+    require_exportable(traced, config.model_type, getattr(config, "auto_map", None) or ())
+    head = crossed_head(row, crosses, config, raw, options)
     # This changes the configuration, and must come before a model is made of it.
     attention = prepare_attention(config)
-    pooled = _pooled(row, sentence, options)
+    # A cross-encoder's modules make scores: its encoder alone is one like any other.
+    embeds = None if crosses is not None else sentence
+    embedding = planned_embedding(row, embeds, options, config.hidden_size, folder=source.folder)
     return _Plan(
         folder=folder,
         config=config,
         row=row,
+        traced=traced,
         head=head,
-        pairs=text_pairs(row, head.labels, raw),
+        pairs=text_pairs(row, head.labels, raw, crosses=crosses is not None),
         sentence=sentence,
-        pooled=pooled,
+        layers=layers or embedding.layers,
+        embedding=embedding,
         attention=attention,
-        notes=(*merged, *chosen, *attention.notes, *pooled.notes, *_cross_encoder_note(raw, head)),
+        notes=(
+            *merged,
+            *chosen,
+            *attention.notes,
+            *embedding.notes,
+            *_score_note(row, head, crosses, options),
+        ),
     )
 
 
 def _chosen_task(
-    asked: Task | None, config: PretrainedConfig, sentence: SentenceModules | None
+    asked: Task | None,
+    config: PretrainedConfig,
+    sentence: SentenceModules | None,
+    crosses: CrossEncoder | None,
 ) -> tuple[Task, tuple[Message, ...]]:
     """Return the task, and a note where the user did not choose it."""
     if asked is not None:
         return asked, ()
+    if crosses is not None:
+        return crosses.task, (crosses.note,)
     # Its architecture may still name the head of its pre-training, which its modules do not use.
     if sentence is not None:
         note = Message("task {task}, because it is a Sentence-Transformers folder", task=ENCODER.name)
@@ -216,58 +234,25 @@ def _chosen_task(
     return row, (note,)
 
 
-def _pooled(row: Task, sentence: SentenceModules | None, options: ExportOptions) -> _Pooled:
-    if not row.pooled:
-        _require_unpooled(row, options)
-        return _Pooled()
-    # Plain checkpoints say nothing of pooling: the mean is a guess, and the note below says so.
-    own = ("mean", False) if sentence is None else (sentence.pooling, sentence.normalize)
-    pooling = options.pooling or own[0]
-    unit = own[1] if options.normalize is None else options.normalize
-    if sentence is not None:
-        why = Message(", as its modules say" if (pooling, unit) == own else ", as asked")
-    elif options.pooling is None:
-        why = Message(
-            ": the checkpoint does not say (set {options})",
-            options=Options([Option("pooling"), Option("normalize")], last="and"),
+def _score_note(
+    row: Task, head: Head, crosses: CrossEncoder | None, options: ExportOptions
+) -> tuple[Message, ...]:
+    """Say what makes scores where that may surprise, and how a ranker is made of a lone number."""
+    if options.activation is not None:
+        return (Message("scores use {activation}, as asked", activation=head.activation),)
+    if crosses is not None and row.activated:
+        return (
+            Message("scores use {activation}, as the cross-encoder's predict", activation=head.activation),
         )
-    else:
-        why = Message("")
-    note = Message(
-        "pooling {pooling}, {normalized}{why}",
-        pooling=pooling,
-        normalized="normalized" if unit else "not normalized",
-        why=why,
-    )
-    return _Pooled(pooling, unit, (note,))
-
-
-def _require_unpooled(row: Task, options: ExportOptions) -> None:
-    """Refuse options of tasks that pool."""
-    given = [name for name in ("pooling", "normalize") if getattr(options, name) is not None]
-    if given:
-        pooled = [row.name for row in TASKS if row.pooled]
-        raise UsageError(
-            "{option} is for {pooled}, and the task is {task}; leave it out, or add {either}",
-            option=Option(given[0]),
-            pooled=", ".join(pooled),
-            task=row.name,
-            either=Options([Option("task", name) for name in pooled]),
+    if row.activated and not row.ranks and len(head.labels) == 1 and options.task is None:
+        return (
+            Message(
+                "one output, and nothing says what it is for; where it ranks documents for a query, export "
+                "it with {option}",
+                option=Option("task", RANKER.name),
+            ),
         )
-
-
-def _cross_encoder_note(raw: Mapping[str, Any], head: Head) -> tuple[Message, ...]:
-    name = cross_encoder_activation(raw)
-    # Said, not followed: logits are an output too, to which its own activation can be applied.
-    if name is None or head.problem_type is None:
-        return ()
-    note = Message(
-        "a Sentence-Transformers cross-encoder, whose own activation is {own}: scores use {activation}, as "
-        "Hugging Face's pipeline does, and the output logits holds the raw values",
-        own=name.rpartition(".")[2],
-        activation=head.activation,
-    )
-    return (note,)
+    return ()
 
 
 def _weight_notes(loaded: Loaded, row: Task) -> tuple[Message, ...]:
@@ -301,25 +286,6 @@ def _embedding_rows(model: PreTrainedModel) -> int:
     return int(table.weight.shape[0])
 
 
-def _width(plan: _Plan) -> int | None:
-    """Return the length of an embedding, having checked that each dense layer fits the one before."""
-    if not plan.row.pooled:
-        return None
-    width = int(plan.config.hidden_size)
-    for layer in plan.sentence.dense if plan.sentence is not None else ():
-        out_features, in_features = layer.weight.shape
-        if in_features != width:
-            raise CheckpointError(
-                "a Dense module of {folder} reads {reads} values, and the step before it gives {given}; the "
-                "modules do not belong together",
-                folder=plan.folder,
-                reads=in_features,
-                given=width,
-            )
-        width = int(out_features)
-    return width
-
-
 def _assembled(
     source: Source,
     plan: _Plan,
@@ -337,24 +303,27 @@ def _assembled(
             task=plan.row.name,
         )
     pad = tokenizer.pad_token_id
+    settings = Settings() if plan.sentence is None else plan.sentence.settings
     return Checkpoint(
         source=source,
         model=model,
         config=model.config,
         family=str(plan.config.model_type),
         task=plan.row.name,
+        traced=plan.traced.name,
         tokenizer_text=tokenizer.text,
         labels=plan.head.labels,
         problem_type=plan.head.problem_type,
         activation=plan.head.activation,
         pairs=plan.pairs,
-        pooling=plan.pooled.pooling,
-        normalize=plan.pooled.normalize,
-        dense=plan.sentence.dense if plan.sentence is not None else (),
-        width=_width(plan),
-        prompts=plan.sentence.prompts if plan.sentence is not None else {},
-        default_prompt=plan.sentence.default_prompt if plan.sentence is not None else None,
-        pooled_prompt=True,
+        pooling=plan.embedding.pooling,
+        normalize=plan.embedding.normalize,
+        layers=plan.layers,
+        width=plan.embedding.width,
+        similarity=settings.similarity,
+        prompts=settings.prompts,
+        default_prompt=settings.default_prompt,
+        pooled_prompt=all(layer.prompt for layer in plan.layers if isinstance(layer, Pool)),
         max_length=max_length,
         mask_token=tokenizer.mask_token if plan.row.masked else None,
         mask_token_id=tokenizer.mask_token_id if plan.row.masked else None,

@@ -10,6 +10,7 @@ from typing import Any
 
 from bertonnx.errors import CheckpointError, SourceError
 from bertonnx.exporters.checkpoint.encoders import require_encoder
+from bertonnx.exporters.checkpoint.module_list import LIST, read_list, require_known
 from bertonnx.exporters.options import Trust
 from bertonnx.wording import Call, Message, Option
 
@@ -34,7 +35,7 @@ SETFIT_CONFIG, SETFIT_HEAD = "config_setfit.json", "model_head.pkl"
 
 _CONFIG_FILES = (
     "config.json",
-    "modules.json",
+    LIST,
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     ADAPTER_CONFIG,
@@ -148,6 +149,9 @@ def require_files(what: str, names: list[str], trust: Trust) -> None:
             return
     # What it is instead says more than what it lacks: a folder of GGUF files has no config.json either.
     if root is None:
+        # Its modules are read next (`require_small_files`), and say more than what is missing.
+        if LIST in names:
+            return
         _refuse_foreign(what, names)
         _refuse_adapters_below(what, names)
         raise SourceError(
@@ -165,8 +169,10 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
     Raises:
         SourceError: it brings its own Python code, which is not trusted.
         CheckpointError: a JSON file is broken.
-        UnsupportedError: the family is known not to work.
+        UnsupportedError: the family, or a module of Sentence-Transformers, is known not to work.
     """
+    if not (model_folder(folder) / "config.json").is_file() and (folder / LIST).is_file():
+        require_known(read_list(folder), folder)
     if not trust.trust_remote_code:
         _refuse_custom_code(what, folder)
     place = model_folder(folder)

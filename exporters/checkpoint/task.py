@@ -8,14 +8,14 @@ from typing import Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
-from bertonnx.models.tasks import ENCODER, PROBLEM_TYPES, TASKS, Task
+from bertonnx.models.tasks import CLASSIFIER, ENCODER, PROBLEM_TYPES, RANKER, TASKS, Task
 from bertonnx.wording import Message, Option, Options
 
 __all__ = [
     "Head",
     "classification_head",
-    "cross_encoder_activation",
     "no_head",
+    "ranking_head",
     "require_exportable",
     "task_of",
     "text_pairs",
@@ -38,7 +38,7 @@ class Head:
     Attributes:
         labels: names of the classes in the order of the logits; empty where there are none.
         problem_type: of text classification, one of `PROBLEM_TYPES`.
-        activation: softmax, sigmoid or none.
+        activation: name of a row of `models.activations`.
     """
 
     labels: tuple[str, ...] = ()
@@ -134,6 +134,25 @@ def classification_head(config: Any, raw: Mapping[str, Any]) -> Head:
     return Head(labels, "single_label_classification", "softmax")
 
 
+def ranking_head(config: Any, raw: Mapping[str, Any]) -> Head:  # noqa: ARG001
+    """Return the head of a task that gives one score to a pair of texts.
+
+    Sigmoid is what Sentence-Transformers' CrossEncoder takes where nothing else is said.
+
+    Raises:
+        UnsupportedError: the classifier has several outputs.
+    """
+    if config.num_labels != 1:
+        raise UnsupportedError(
+            "{task} takes a classifier with one output, and this checkpoint's has {outputs}; export it with "
+            "{option}",
+            task=RANKER.name,
+            outputs=config.num_labels,
+            option=Option("task", CLASSIFIER.name),
+        )
+    return Head(activation="sigmoid")
+
+
 def _labels(config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
     table = {int(index): str(name) for index, name in config.id2label.items()}
     if sorted(table) != list(range(len(table))):
@@ -164,23 +183,21 @@ def _labels(config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
     return labels
 
 
-def text_pairs(row: Task, labels: Sequence[str], raw: Mapping[str, Any]) -> bool | None:
-    """Return whether the checkpoint reads text pairs: True, False, or None where it does not say."""
+def text_pairs(row: Task, labels: Sequence[str], raw: Mapping[str, Any], *, crosses: bool) -> bool | None:
+    """Return whether the checkpoint reads text pairs: True, False, or None where it does not say.
+
+    Args:
+        row: the task.
+        labels: the names of its classes.
+        raw: config.json as it lies in the folder.
+        crosses: whether a cross-encoder saved it, which reads nothing else.
+    """
     if row.pairs != "maybe":
         return row.pairs == "always"
     trained = str(raw.get("finetuning_task") or "").lower()
     names = {label.lower() for label in labels}
     is_inference = "entailment" in names and bool(names & {"contradiction", "not_entailment"})
     # Only hints that are sure: wrongly told, every single text of a user would be refused.
-    if cross_encoder_activation(raw) is not None or trained in _PAIR_TASKS or is_inference:
+    if crosses or trained in _PAIR_TASKS or is_inference:
         return True
     return False if trained in _SINGLE_TASKS else None
-
-
-def cross_encoder_activation(raw: Mapping[str, Any]) -> str | None:
-    """Return the activation that a Sentence-Transformers cross-encoder names; None for other checkpoints."""
-    saved = raw.get("sentence_transformers")
-    if isinstance(saved, Mapping) and saved.get("activation_fn"):
-        return str(saved["activation_fn"])
-    legacy = raw.get("sbert_ce_default_activation_function")
-    return str(legacy) if legacy else None

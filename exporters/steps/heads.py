@@ -1,30 +1,41 @@
-"""Put post-processing into the graph: pooling, dense layers, normalization, softmax and sigmoid.
+"""Put post-processing into the graph: pooling and the layers after it, activations.
 
 Requires: Optimum's graph, whose outputs are the task's `raw_outputs`.
 Ensures: the outputs of the task's `outputs`, float32, with names for their dynamic axes.
 
-Which of the heads a task has is in its row (`models.tasks`), and how tokens are pooled in that of its
-pooling mode (`models.pooling`). Pooling is computed as Sentence-Transformers does
-(sentence_transformers/models/Pooling.py), and normalization as torch.nn.functional.normalize.
+Which of the heads a task has is in its row (`models.tasks`), how tokens are pooled in that of its pooling
+mode (`models.pooling`), and what an activation computes in its own (`models.activations`). All is computed as
+Sentence-Transformers does (`base/modules` and `sentence_transformer/modules` of sentence_transformers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
-from bertonnx.exporters.checkpoint.sentence_transformers import Dense
-from bertonnx.exporters.onnxgraph.graph import Attribute, Graph
+from bertonnx.exporters.checkpoint.sentence_layers import (
+    SCORES,
+    SENTENCE,
+    TOKENS,
+    Cut,
+    Dense,
+    LayerNorm,
+    Normalize,
+    Pool,
+)
+from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named
 
-__all__ = ["add_embedding", "add_heads", "add_scores", "pool_cls", "pool_last", "pool_max", "pool_mean"]
+__all__ = ["add_embedding", "add_heads", "add_scores"]
 
-_HIDDEN, _MASK = "last_hidden_state", "attention_mask"
+_HIDDEN, _MASK, _UNPROMPTED = "last_hidden_state", "attention_mask", "pooling_mask"
 
 
 def add_heads(graph: Graph, checkpoint: Checkpoint) -> None:
@@ -38,6 +49,7 @@ def add_heads(graph: Graph, checkpoint: Checkpoint) -> None:
         "width": checkpoint.width,
         # A class for each label; a task without labels does not say how many there are.
         "labels": len(checkpoint.labels) or None,
+        "one": 1,
         "hidden": None,
         "vocabulary": None,
     }
@@ -50,88 +62,87 @@ def add_heads(graph: Graph, checkpoint: Checkpoint) -> None:
 
 def add_embedding(graph: Graph, checkpoint: Checkpoint) -> None:
     """Make `sentence_embedding` (batch, width) of `last_hidden_state` (batch, tokens, hidden)."""
-    vector = resolve(POOLINGS[checkpoint.pooling or ""].graph)(graph)
-    for number, layer in enumerate(checkpoint.dense):
-        vector = _dense(graph, vector, layer, f"dense_{number}")
-    if checkpoint.normalize:
-        axis = graph.add_constant([1], np.int64, "width_axis")
-        length = graph.add("ReduceL2", [vector, axis], "embedding_length", attributes={"keepdims": 1})
-        least = graph.add_constant(1e-12, np.float32, "least_length")
-        vector = graph.add("Div", [vector, graph.add("Max", [length, least], "safe_length")], "normalized")
+    vector = _layered(graph, checkpoint)[SENTENCE]
     graph.add("Identity", [vector], "sentence_embedding", output="sentence_embedding")
 
 
 def add_scores(graph: Graph, checkpoint: Checkpoint) -> None:
-    """Make `scores` of `logits`, of the same shape: softmax over labels, sigmoid, or the same numbers."""
-    operator, attributes = _SCORES[checkpoint.activation]
-    graph.add(operator, ["logits"], "scores", attributes=attributes, output="scores")
+    """Make `scores` of `logits`, of the same shape: the activation's numbers.
+
+    Where layers follow the encoder they make the logits, (batch, labels), of `last_hidden_state`.
+    """
+    if checkpoint.layers:
+        graph.add("Identity", [_layered(graph, checkpoint)[SCORES]], "logits", output="logits")
+    value = _activated(graph, "logits", checkpoint.activation, "activated")
+    graph.add("Identity", [value], "scores", output="scores")
 
 
-_SCORES: Mapping[str, tuple[str, dict[str, Attribute]]] = {
-    "softmax": ("Softmax", {"axis": -1}),
-    "sigmoid": ("Sigmoid", {}),
-    "none": ("Identity", {}),
-}
-"""Activation -> what computes it: operator and attributes."""
+def _activated(graph: Graph, value: str, name: str, hint: str) -> str:
+    added: Callable[[Graph, str, str], str] = resolve(ACTIVATIONS[name].graph)
+    return added(graph, value, hint)
 
 
-def pool_mean(graph: Graph) -> str:
-    """Add the mean of the vectors of a text's tokens; return its name, of shape (batch, hidden)."""
-    # A product, not ReduceSum over tokens: ONNX Runtime adds in another order when the batch is one
-    # text, so that a text's embedding would depend on whether it came alone.
-    cast = graph.add("Cast", [_MASK], "pooling_mask", attributes={"to": TensorProto.FLOAT})
-    axis = graph.add_constant([1], np.int64, "token_axis")
-    rows = graph.add("Unsqueeze", [cast, axis], "pooling_rows")
-    total = graph.add("Squeeze", [graph.add("MatMul", [rows, _HIDDEN], "token_sums"), axis], "token_sum")
-    count = graph.add("ReduceSum", [cast, axis], "token_count", attributes={"keepdims": 1})
-    least = graph.add_constant(1e-9, np.float32, "least_count")
-    return graph.add("Div", [total, graph.add("Max", [count, least], "safe_count")], "pooled")
+def _layered(graph: Graph, checkpoint: Checkpoint) -> dict[str, str]:
+    """Add the checkpoint's layers; return the graph's name of each value that they name."""
+    values = {TOKENS: _HIDDEN}
+    for number, layer in enumerate(checkpoint.layers):
+        hint = f"layer_{number}"
+        values[layer.writes] = _ADDED[type(layer)](graph, values[layer.reads], layer, hint)
+    return values
 
 
-def pool_cls(graph: Graph) -> str:
-    """Add the vector of the first token; return its name, of shape (batch, hidden)."""
-    first = graph.add_constant(0, np.int64, "first_token")
-    return graph.add("Gather", [_HIDDEN, first], "pooled", attributes={"axis": 1})
+def _pool(graph: Graph, tokens: str, layer: Pool, hint: str) -> str:
+    mask = _MASK if layer.prompt else _without_prompt(graph)
+    parts: list[str] = [resolve(POOLINGS[name].graph)(graph, tokens, mask) for name in layer.modes]
+    if len(parts) == 1:
+        return parts[0]
+    return graph.add("Concat", parts, hint, attributes={"axis": 1})
 
 
-def pool_max(graph: Graph) -> str:
-    """Add each channel's largest number over a text's tokens; return its name, of shape (batch, hidden)."""
-    axis = graph.add_constant([1], np.int64, "token_axis")
-    last = graph.add_constant([2], np.int64, "last_axis")
-    kept = graph.add("Cast", [_MASK], "kept_mask", attributes={"to": TensorProto.BOOL})
-    kept = graph.add("Unsqueeze", [kept, last], "kept_tokens")
-    low = graph.add_constant(-1e9, np.float32, "below_all")
-    tokens = graph.add("Where", [kept, _HIDDEN, low], "masked_tokens")
-    return graph.add("ReduceMax", [tokens, axis], "pooled", attributes={"keepdims": 0})
+def _without_prompt(graph: Graph) -> str:
+    shape = ["batch_size", "sequence_length"]
+    graph.proto.input.append(helper.make_tensor_value_info(_UNPROMPTED, TensorProto.INT64, shape))
+    return graph.add("Mul", [_MASK, _UNPROMPTED], "counted_tokens")
 
 
-def pool_last(graph: Graph) -> str:
-    """Add the vector of a text's last token; return its name, of shape (batch, hidden)."""
-    last = graph.add(
-        "ArgMax", [_MASK], "last_token", attributes={"axis": 1, "keepdims": 1, "select_last_index": 1}
-    )
-    return graph.add("GatherND", [_HIDDEN, last], "pooled", attributes={"batch_dims": 1})
-
-
-_ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
-
-
-def _dense(graph: Graph, vector: str, layer: Dense, name: str) -> str:
-    weight = graph.add_constant(layer.weight.T, np.float32, f"{name}.weight")
-    out = graph.add("MatMul", [vector, weight], name)
+def _dense(graph: Graph, value: str, layer: Dense, hint: str) -> str:
+    weight = graph.add_constant(layer.weight.T, np.float32, f"{hint}.weight")
+    out = graph.add("MatMul", [value, weight], hint)
     if layer.bias is not None:
-        out = graph.add("Add", [out, graph.add_constant(layer.bias, np.float32, f"{name}.bias")], name)
-    if layer.activation == "identity":
+        out = graph.add("Add", [out, graph.add_constant(layer.bias, np.float32, f"{hint}.bias")], hint)
+    out = _activated(graph, out, layer.activation, f"{hint}.activation")
+    if not layer.residual:
         return out
-    if layer.activation == "gelu":
-        return _gelu(graph, out, f"{name}.gelu")
-    return graph.add(_ACTIVATIONS[layer.activation], [out], f"{name}.activation")
+    if layer.projection is not None:
+        projection = graph.add_constant(layer.projection.T, np.float32, f"{hint}.projection")
+        value = graph.add("MatMul", [value, projection], f"{hint}.residual")
+    return graph.add("Add", [out, value], f"{hint}.sum")
 
 
-def _gelu(graph: Graph, value: str, name: str) -> str:
-    """Spell out x / 2 * (1 + erf(x / sqrt(2))); the operator set has no Gelu before 20."""
-    root = graph.add_constant(2**0.5, np.float32, "root_two")
-    erf = graph.add("Erf", [graph.add("Div", [value, root], name)], name)
-    shifted = graph.add("Add", [erf, graph.add_constant(1.0, np.float32, "one_float")], name)
-    half = graph.add_constant(0.5, np.float32, "half")
-    return graph.add("Mul", [graph.add("Mul", [value, shifted], name), half], name)
+def _layer_norm(graph: Graph, value: str, layer: LayerNorm, hint: str) -> str:
+    weight = graph.add_constant(layer.weight, np.float32, f"{hint}.weight")
+    bias = graph.add_constant(layer.bias, np.float32, f"{hint}.bias")
+    attributes = {"axis": -1, "epsilon": layer.epsilon}
+    return graph.add("LayerNormalization", [value, weight, bias], hint, attributes={**attributes})
+
+
+def _normalize(graph: Graph, value: str, layer: Normalize, hint: str) -> str:  # noqa: ARG001
+    axis = graph.add_constant([-1], np.int64, "width_axis")
+    length = graph.add("ReduceL2", [value, axis], f"{hint}.length", attributes={"keepdims": 1})
+    least = graph.add_constant(1e-12, np.float32, "least_length")
+    return graph.add("Div", [value, graph.add("Max", [length, least], "safe_length")], "normalized")
+
+
+def _cut(graph: Graph, value: str, layer: Cut, hint: str) -> str:
+    bounds = [graph.add_constant([place], np.int64, f"{hint}.bound") for place in (0, layer.length, 1)]
+    return graph.add("Slice", [value, *bounds], hint)
+
+
+_ADDED: Mapping[type, Callable[[Graph, str, Any, str], str]] = {
+    Pool: _pool,
+    Dense: _dense,
+    LayerNorm: _layer_norm,
+    Normalize: _normalize,
+    Cut: _cut,
+}
+"""Kind of layer -> what adds it: `(graph, value, layer, hint)`, the name of the result."""

@@ -69,7 +69,7 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
     from bertonnx.exporters.steps.export_configs import export_config
 
     model = checkpoint.model
-    config = export_config(model, task_named(checkpoint.task), checkpoint.input_names)
+    config = export_config(model, task_named(checkpoint.traced), checkpoint.input_names)
     for name, value in (config.values_override or {}).items():
         setattr(model.config, name, value)
     example = config.generate_dummy_inputs()
@@ -123,7 +123,7 @@ class _NoCache:
 
 
 def _require_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
-    expected = task_named(checkpoint.task).raw_outputs
+    expected = task_named(checkpoint.traced).raw_outputs
     names = tuple(output.name for output in model.graph.output)
     if names != expected:
         raise CheckpointError(

@@ -8,14 +8,18 @@ beside it too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
+from bertonnx.runtime.decoders.ranking import RankingDecoder
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Outputs, Piece
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "compare_embeddings",
     "compare_entities",
     "compare_masks",
+    "compare_ranks",
 ]
 
 _CANDIDATES = 10
@@ -33,6 +38,9 @@ _CANDIDATES = 10
 _NEARLY = 0.8
 """INT8's answer counts as fp32's where fp32 holds it at least this many times as probable as its own:
 of two labels, 44.4% against 55.6%."""
+
+_TIE = 0.1
+"""Two texts are a near tie where their logits differ by no more of the standard deviation of all logits."""
 
 
 class Closeness(NamedTuple):
@@ -73,8 +81,10 @@ def compare_embeddings(context: DecoderContext) -> Comparison:
 
 def compare_classes(context: DecoderContext) -> Comparison:
     """Compare labels of whole texts, or a regression's numbers."""
-    regression = context.card.problem_type == "regression"
-    return Comparison(decoder_for(context), _numbers if regression else _labels)
+    if context.card.problem_type == "regression":
+        return Comparison(decoder_for(context), _numbers)
+    row = ACTIVATIONS[context.card.activation]
+    return Comparison(decoder_for(context), partial(_labels, tied=_TIED.get(row.scale, _never)))
 
 
 def compare_entities(context: DecoderContext) -> Comparison:
@@ -86,6 +96,11 @@ def compare_entities(context: DecoderContext) -> Comparison:
 def compare_answers(context: DecoderContext) -> Comparison:
     """Compare answers by their place in the context."""
     return Comparison(_several(context), _answers)
+
+
+def compare_ranks(context: DecoderContext) -> Comparison:  # noqa: ARG001
+    """Compare the order of texts by their logits: scores of a sigmoid are all 1 where logits are high."""
+    return Comparison(RankingDecoder(fetch=("logits",)), _ranks)
 
 
 def compare_masks(context: DecoderContext) -> Comparison:
@@ -138,14 +153,39 @@ def _all_scores(item: Item) -> list[float]:
     return list(item["scores"].values()) if "scores" in item else [item["score"]]
 
 
-def _labels(pairs: Pairs) -> Closeness:
+def _never(score: float, best: float) -> bool:  # noqa: ARG001
+    """Say of numbers of no known scale that none is as good as the best."""
+    return False
+
+
+_TIED: Mapping[str, Callable[[float, float], bool]] = {
+    "probability": lambda score, best: score >= _NEARLY * best,
+    "logit": lambda score, best: math.exp(score - best) >= _NEARLY,
+}
+"""Scale of scores (`models.activations`) -> whether a label's score makes it a near tie of the best."""
+
+
+def _labels(pairs: Pairs, *, tied: Callable[[float, float], bool]) -> Closeness:
     if "labels" in pairs[0][0]:
         same = [a["labels"] == b["labels"] for a, b in pairs]
         near = [all(_near(a["scores"][label]) for label in {*a["labels"]} ^ {*b["labels"]}) for a, b in pairs]
     else:
         same = [a["label"] == b["label"] for a, b in pairs]
-        near = [a["scores"][b["label"]] >= _NEARLY * a["score"] for a, b in pairs]
+        near = [tied(a["scores"][b["label"]], a["score"]) for a, b in pairs]
     return _shares("labels", same, near)
+
+
+def _ranks(pairs: Pairs) -> Closeness:
+    first, second = (
+        np.array([item["score"] for item in side], dtype=np.float64) for side in zip(*pairs, strict=True)
+    )
+    upper = np.triu_indices(len(first), k=1)
+    lead, other = ((side[:, None] - side)[upper] for side in (first, second))
+    # As numbers have no scale of their own, two texts are a near tie by the spread of all.
+    near = np.abs(lead) <= _TIE * first.std()
+    same = np.sign(lead) == np.sign(other)
+    # One text is in order whatever it gets.
+    return _shares("order", same, near) if len(lead) else Closeness("order", 1.0, 1.0)
 
 
 def _near(probability: float) -> bool:
@@ -204,5 +244,8 @@ def _among(expected: Sequence[Item], actual: Sequence[Item], keys: Sequence[str]
     return names[0] == names[-1], near
 
 
-def _shares(metric: str, same: Sequence[bool], near: Sequence[bool]) -> Closeness:
+Flags = Sequence[bool] | npt.NDArray[np.bool_]
+
+
+def _shares(metric: str, same: Flags, near: Flags) -> Closeness:
     return Closeness(metric, float(np.mean(np.logical_or(same, near))), float(np.mean(same)))

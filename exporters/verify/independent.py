@@ -214,12 +214,14 @@ def sentence_answers(
     Raises:
         CannotCheckError: the task is none of its, or options make the file another model than the folder.
     """
-    if options.pooling is not None or options.normalize is not None:
-        raise CannotCheckError(Message("it pools and normalizes as the folder says, and you chose otherwise"))
+    if options.pooling is not None or options.normalize is not None or options.activation is not None:
+        raise CannotCheckError(
+            Message("it pools, normalizes and makes scores as the folder says, and you chose otherwise")
+        )
     row = task_named(checkpoint.task)
     if row.pooled:
         return _encoded(checkpoint, card, rows)
-    if row.outputs.get("logits") == ("batch", "labels") and card.takes_pair:
+    if row.activated and card.takes_pair:
         return _predicted(checkpoint, card, rows)
     raise CannotCheckError(
         Message("it gives embeddings and scores of pairs, and this is {task}", task=checkpoint.task)

@@ -1,23 +1,24 @@
 """PyTorch against ONNX Runtime: every output of the task, on texts of unequal lengths.
 
-The reference is the checkpoint in PyTorch with pooling, dense layers, normalization and
-activations computed here again, by torch; nothing of the graph is reused. Which of them a task has is in
-its row (`models.tasks`).
+The reference is the checkpoint in PyTorch; what follows it is computed again by torch
+(`exporters.verify.reference`), and nothing of the graph is reused. What follows in a task is in its row
+(`models.tasks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ParityError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE
+from bertonnx.exporters.verify.reference import activated, layered
 from bertonnx.exporters.verify.samples import pair_rows
 from bertonnx.models.figures import OutputParity, ParityFigures
-from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row
@@ -32,10 +33,6 @@ __all__ = [
     "TOLERANCE",
     "compare",
     "embedding_reference",
-    "pool_cls",
-    "pool_last",
-    "pool_max",
-    "pool_mean",
     "reference_outputs",
     "sample_feeds",
     "scores_reference",
@@ -166,11 +163,12 @@ def reference_outputs(checkpoint: Checkpoint, feeds: Feeds) -> dict[str, Array]:
     row = task_named(checkpoint.task)
     given = {name: torch.from_numpy(array) for name, array in feeds.items()}
     with torch.no_grad():
-        raw = checkpoint.model(**given)
-        tensors = {name: raw[name] for name in row.raw_outputs}
+        # Pooling alone reads which tokens are a prompt's.
+        raw = checkpoint.model(**{name: tensor for name, tensor in given.items() if name != "pooling_mask"})
+        tensors = {name: raw[name] for name in task_named(checkpoint.traced).raw_outputs}
         if row.reference_head:
             resolve(row.reference_head)(checkpoint, tensors, given)
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    return {name: tensors[name].float().numpy() for name in row.outputs}
 
 
 Tensors = dict[str, "torch.Tensor"]
@@ -178,57 +176,11 @@ Tensors = dict[str, "torch.Tensor"]
 
 def embedding_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[str, torch.Tensor]) -> None:
     """Make `sentence_embedding` (batch, width) of `last_hidden_state` (batch, tokens, hidden)."""
-    import torch
-
-    pool = resolve(POOLINGS[checkpoint.pooling or ""].reference)
-    vector: torch.Tensor = pool(tensors["last_hidden_state"], feeds["attention_mask"])
-    for layer in checkpoint.dense:
-        bias = None if layer.bias is None else torch.from_numpy(layer.bias)
-        vector = torch.nn.functional.linear(vector, torch.from_numpy(layer.weight), bias)
-        if layer.activation != "identity":
-            activation: Any = getattr(torch, layer.activation)
-            vector = activation(vector)
-    if checkpoint.normalize:
-        vector = torch.nn.functional.normalize(vector, p=2, dim=1)
-    tensors["sentence_embedding"] = vector
+    tensors["sentence_embedding"] = layered(checkpoint.layers, tensors["last_hidden_state"], feeds)[SENTENCE]
 
 
-def scores_reference(
-    checkpoint: Checkpoint,
-    tensors: Tensors,
-    feeds: Mapping[str, torch.Tensor],  # noqa: ARG001
-) -> None:
-    """Make `scores` of `logits`, of the same shape."""
-    tensors["scores"] = _SCORES[checkpoint.activation](tensors["logits"])
-
-
-_SCORES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "softmax": lambda logits: logits.softmax(dim=-1),
-    "sigmoid": lambda logits: logits.sigmoid(),
-    "none": lambda logits: logits,
-}
-
-
-def pool_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean over a text's tokens: (batch, tokens, hidden), (batch, tokens) -> (batch, hidden)."""
-    weights = mask.unsqueeze(-1).to(tokens.dtype)
-    # The same least divisor as in Sentence-Transformers.
-    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-
-
-def pool_cls(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
-    """Return the vectors of the first tokens, (batch, hidden)."""
-    return tokens[:, 0]
-
-
-def pool_max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return each channel's largest number over a text's tokens, (batch, hidden)."""
-    # A zero would win over negative numbers of real tokens.
-    return tokens.masked_fill(mask.unsqueeze(-1) == 0, -1e9).amax(dim=1)
-
-
-def pool_last(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the vectors of the last tokens, (batch, hidden)."""
-    import torch
-
-    return tokens[torch.arange(len(tokens)), mask.sum(dim=1) - 1]
+def scores_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[str, torch.Tensor]) -> None:
+    """Make `scores` of `logits`, of the same shape; and those of `last_hidden_state` where layers do."""
+    if checkpoint.layers:
+        tensors["logits"] = layered(checkpoint.layers, tensors["last_hidden_state"], feeds)[SCORES]
+    tensors["scores"] = activated(checkpoint.activation, tensors["logits"])

@@ -7,8 +7,9 @@
 #'   or a Sentence-Transformers folder.
 #' @param path The file to write.
 #' @param ... Options of the exporter, by name: `task`, `revision`, `quantize`, `precision`, `optimize`,
-#'   `max_length`, `pooling`, `normalize`, `calibration`, `min_agreement`, `target`, `ignore_keys` and `verify_with` (vectors),
-#'   `force`, `trust_remote_code`, `allow_pickle`. See `bertonnx export --help`.
+#'   `max_length`, `pooling`, `normalize`, `activation`, `calibration`, `min_agreement`, `target`,
+#'   `ignore_keys` and `verify_with` (vectors), `force`, `trust_remote_code`, `allow_pickle`.
+#'   See `bertonnx export --help`.
 #' @param python The Python to run, with what `bert_install(export = TRUE)` installs; by default the
 #'   one that predictions use, or the one that [bert_install()] made.
 #' @return `path`, invisibly; ready for [bert_load()].
@@ -54,7 +55,8 @@ python_to_export_with <- function(call) {
 }
 
 EXPORT_TEXTS <- c(
-  "task", "revision", "precision", "optimize", "max_length", "pooling", "calibration", "min_agreement", "target"
+  "task", "revision", "precision", "optimize", "max_length", "pooling", "activation", "calibration", "min_agreement",
+  "target"
 )
 # Typed once for each value on the command line, and so named in the singular there.
 EXPORT_REPEATED <- c(ignore_keys = "--ignore-key", verify_with = "--verify-with")

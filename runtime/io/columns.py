@@ -27,6 +27,7 @@ __all__ = [
     "entity_columns",
     "mask_columns",
     "message",
+    "ranking_columns",
     "values",
     "width",
 ]
@@ -103,6 +104,11 @@ def classification_columns(card: Card, decode: DecodeOptions) -> tuple[Column, .
     if card.problem_type == "multi_label_classification":
         return (Column("labels", "text", lists=1), *scores, *top)
     return (Column("label", "text"), Column("score", "float"), *scores, *top)
+
+
+def ranking_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
+    """Return the column of the score."""
+    return (Column("score", "float"),)
 
 
 def entity_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001

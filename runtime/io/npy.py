@@ -20,7 +20,7 @@ from bertonnx.runtime.io.outputs import FRAME_BYTES, Done, SpoolWriter, Writer, 
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Array, Item
 
-__all__ = ["Numbers", "classification_numbers", "embedding_numbers", "open_npy"]
+__all__ = ["Numbers", "classification_numbers", "embedding_numbers", "open_npy", "ranking_numbers"]
 
 _CHUNK_BYTES = 1 << 18
 
@@ -49,6 +49,11 @@ def classification_numbers(card: Card) -> Numbers:
     if not labels or (card.problem_type == "regression" and len(labels) == 1):
         return Numbers(1, lambda item: item["score"])
     return Numbers(len(labels), lambda item: [item["scores"].get(label, np.nan) for label in labels])
+
+
+def ranking_numbers(card: Card) -> Numbers:  # noqa: ARG001
+    """Return what takes the score."""
+    return Numbers(1, lambda item: item["score"])
 
 
 def _numbers_of(card: Card) -> Numbers:

@@ -178,11 +178,21 @@ def export(
     ] = None,
     pooling: Annotated[
         str | None,
-        typer.Option(metavar="|".join(POOLINGS.names), help="How token vectors become one embedding."),
+        typer.Option(
+            metavar="|".join(POOLINGS.names),
+            help="How token vectors become one embedding; several with commas between them are joined.",
+        ),
     ] = None,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", help="Scale embeddings to length 1, or do not."),
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What makes scores of logits: sigmoid, softmax, tanh, none; default the checkpoint's own.",
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -242,6 +252,7 @@ def export(
             max_length=max_length,
             pooling=pooling,
             normalize=normalize,
+            activation=activation,
             force=force,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,

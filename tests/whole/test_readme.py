@@ -133,7 +133,8 @@ def test_methods_exist(exported: dict[str, Path]) -> None:
         "contexts": ["Ada lives in Paris.", "Bob lives in Rome."],
         "record_batch": pa.RecordBatch.from_pydict({"text": ["Ada lives in Paris."]}),
     }
-    task_of = {task.method: task.name for task in TASKS}
+    # Every model has `predict`, those that have no method of their own among them.
+    task_of = {task.method: task.name for task in TASKS if task.method != "predict"}
     calls = [span for span in README.spans if re.fullmatch(r"model\.\w+\(.+\)", span)]
     called = set()
     for span in calls:
@@ -142,7 +143,7 @@ def test_methods_exist(exported: dict[str, Path]) -> None:
         with bertonnx.load(exported[task_of.get(method, "feature-extraction")]) as model:
             assert len(eval(span, {**names, "model": model, "texts": texts})) >= 1
         called.add(method)
-    assert called >= set(task_of)
+    assert called >= {*task_of, "predict"}
 
 
 def test_it_counts_families_and_tasks() -> None:

@@ -25,9 +25,8 @@ from bertonnx.errors import (
 from bertonnx.exporters.int8.quantize import int8_figures
 from bertonnx.exporters.verify import gate
 from bertonnx.exporters.verify.latency import Latency
-from bertonnx.models.families import FAMILIES, Family
+from bertonnx.models.families import Family
 from bertonnx.models.figures import AgreementFigures, QuantizedFigures
-from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Encoded, Row, as_rows
@@ -37,9 +36,7 @@ from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import COMMAND_LINE
 from tests.corpus import SENTENCES
 from tests.figures import INT8_FIGURES, int8_of
-from tests.tiny import save_tiny
-
-CELLS = [(family, task.name) for family in FAMILIES for task in TASKS if task.name not in family.gaps]
+from tests.tiny import CELLS, save_tiny
 
 _ERROR = 0.05
 """Allowed median error of outputs as part of their spread, of two layers: at widths of 16 to 64, errors do

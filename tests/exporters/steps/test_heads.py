@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from bertonnx.exporters.checkpoint.sentence_transformers import Dense
+from bertonnx.exporters.checkpoint.sentence_layers import Cut, Dense, LayerNorm, Normalize, Pool
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.steps.heads import add_heads
 from bertonnx.models.pooling import POOLINGS
@@ -49,9 +49,9 @@ def _run(model: onnx.ModelProto, raw: Array, mask: npt.NDArray[np.int64], *outpu
     return results
 
 
-def _embedded(mask: npt.NDArray[np.int64], raw: Array = HIDDEN, **options: Any) -> Array:
+def _embedded(mask: npt.NDArray[np.int64], *layers: Any, raw: Array = HIDDEN) -> Array:
     model = _raw("last_hidden_state", ["b", "s", 8])
-    add_heads(Graph(model), bare("feature-extraction", width=8, **options))
+    add_heads(Graph(model), bare("feature-extraction", layers=layers))
     embedding, tokens = _run(model, raw, mask, "sentence_embedding", "last_hidden_state")
     np.testing.assert_array_equal(tokens, raw)
     return embedding
@@ -62,7 +62,16 @@ def _pooled(pooling: str, mask: npt.NDArray[np.int64], raw: Array = HIDDEN) -> t
     for tokens, kept in zip(torch.from_numpy(raw), torch.from_numpy(mask).bool(), strict=True):
         real = tokens[kept]
         vectors.append(
-            {"mean": real.mean(0), "cls": tokens[0], "max": real.amax(0), "last": real[-1]}[pooling]
+            {
+                "mean": real.mean(0),
+                "cls": tokens[0],
+                "max": real.amax(0),
+                "last": real[-1],
+                "mean_sqrt_len_tokens": real.sum(0) / len(real) ** 0.5,
+                "weightedmean": torch.from_numpy(
+                    np.average(real.numpy(), axis=0, weights=range(1, len(real) + 1))
+                ),
+            }[pooling]
         )
     return torch.stack(vectors)
 
@@ -70,7 +79,7 @@ def _pooled(pooling: str, mask: npt.NDArray[np.int64], raw: Array = HIDDEN) -> t
 @pytest.mark.parametrize("mask", [FULL, PADDED], ids=["unpadded", "padded"])
 @pytest.mark.parametrize("pooling", POOLINGS.names)
 def test_pooling(pooling: str, mask: npt.NDArray[np.int64]) -> None:
-    got = _embedded(mask, pooling=pooling)
+    got = _embedded(mask, Pool(modes=(pooling,)))
     np.testing.assert_allclose(got, _pooled(pooling, mask).numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -78,47 +87,95 @@ def test_pooling(pooling: str, mask: npt.NDArray[np.int64]) -> None:
 def test_what_is_padded_never_counts(pooling: str) -> None:
     noisy = np.where(PADDED[..., None] == 1, HIDDEN, np.float32(1e6)).astype(np.float32)
     expected = _pooled(pooling, PADDED).numpy()
-    np.testing.assert_allclose(_embedded(PADDED, noisy, pooling=pooling), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        _embedded(PADDED, Pool(modes=(pooling,)), raw=noisy), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("pooling", POOLINGS.names)
 def test_a_text_alone_has_the_bits_it_has_in_a_batch(pooling: str) -> None:
-    together = _embedded(FULL, pooling=pooling, normalize=True)
-    alone = [_embedded(FULL[:1], HIDDEN[i : i + 1], pooling=pooling, normalize=True) for i in range(3)]
+    layers = Pool(modes=(pooling,)), Normalize()
+    together = _embedded(FULL, *layers)
+    alone = [_embedded(FULL[:1], *layers, raw=HIDDEN[i : i + 1]) for i in range(3)]
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_normalize() -> None:
-    got = _embedded(PADDED, pooling="cls", normalize=True)
-    expected = torch.nn.functional.normalize(_pooled("cls", PADDED), p=2, dim=1)
+def test_several_poolings_are_joined_in_their_order() -> None:
+    got = _embedded(PADDED, Pool(modes=("max", "cls")))
+    expected = torch.cat([_pooled("max", PADDED), _pooled("cls", PADDED)], dim=1)
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-6)
-    assert not np.isnan(_embedded(FULL, np.zeros_like(HIDDEN), pooling="cls", normalize=True)).any()
 
 
-_TORCH: dict[str, Any] = {
-    "identity": lambda x: x,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "gelu": torch.nn.functional.gelu,
-}
+def test_places_of_thousands_of_tokens_are_counted_exactly() -> None:
+    """The sum of 8,192 places is more than float32 counts one by one."""
+    tokens = np.ones((1, 8192, 8), dtype=np.float32)
+    got = _embedded(np.ones((1, 8192), dtype=np.int64), Pool(modes=("weightedmean",)), raw=tokens)
+    np.testing.assert_allclose(got, 1, rtol=2e-6)
+
+
+def test_normalize() -> None:
+    layers = Pool(modes=("cls",)), Normalize()
+    expected = torch.nn.functional.normalize(_pooled("cls", PADDED), p=2, dim=1)
+    np.testing.assert_allclose(_embedded(PADDED, *layers), expected.numpy(), rtol=1e-6)
+    assert not np.isnan(_embedded(FULL, *layers, raw=np.zeros_like(HIDDEN))).any()
+
+
+def test_tokens_can_be_normalized_before_they_are_pooled() -> None:
+    tokens = Normalize(reads="token_embeddings", writes="token_embeddings")
+    unit = torch.nn.functional.normalize(torch.from_numpy(HIDDEN), dim=-1).numpy()
+    got = _embedded(PADDED, tokens, Pool(modes=("mean",)))
+    np.testing.assert_allclose(got, _pooled("mean", PADDED, unit).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_cut_keeps_the_first_numbers_as_they_are() -> None:
+    got = _embedded(PADDED, Pool(modes=("cls",)), Normalize(), Cut(length=3))
+    expected = torch.nn.functional.normalize(_pooled("cls", PADDED), p=2, dim=1)[:, :3]
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-6)
+
+
+def _numbers(*shape: int) -> Array:
+    return CHANCE.normal(size=shape).astype(np.float32)
+
+
+def test_layer_normalization() -> None:
+    weight, bias = _numbers(8), _numbers(8)
+    norm = torch.nn.LayerNorm(8)
+    norm.weight.data, norm.bias.data = torch.from_numpy(weight), torch.from_numpy(bias)
+    got = _embedded(PADDED, Pool(modes=("cls",)), LayerNorm(weight=weight, bias=bias))
+    np.testing.assert_allclose(got, norm(_pooled("cls", PADDED)).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("activation", list(_TORCH))
-def test_dense_layers(activation: str, bias: bool) -> None:
+@pytest.mark.parametrize("residual", ["", "of the same width", "projected"])
+def test_dense_layers(residual: str, bias: bool) -> None:
+    """By hand, as Sentence-Transformers 6.2: the input is added to what the activation gives."""
+    value = _pooled("mean", PADDED)
     layers = []
-    expected = _pooled("mean", PADDED)
-    for features, width in ((6, 8), (4, 6)):
-        weight = CHANCE.normal(size=(features, width)).astype(np.float32)
-        offset = CHANCE.normal(size=features).astype(np.float32) if bias else None
-        layers.append(Dense(weight, offset, activation))
-        expected = torch.nn.functional.linear(
-            expected, torch.from_numpy(weight), None if offset is None else torch.from_numpy(offset)
+    for _ in range(2):
+        width = 8 if residual == "of the same width" else 6 if value.shape[1] == 8 else 5
+        weight, offset = _numbers(width, value.shape[1]), _numbers(width) if bias else None
+        projection = _numbers(width, value.shape[1]) if residual == "projected" else None
+        layers.append(
+            Dense(
+                weight=weight, bias=offset, activation="tanh", residual=bool(residual), projection=projection
+            )
         )
-        expected = _TORCH[activation](expected)
-    got = _embedded(PADDED, pooling="mean", dense=tuple(layers))
-    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
+        out = value @ torch.from_numpy(weight).T + (0 if offset is None else torch.from_numpy(offset))
+        shortcut = value if projection is None else value @ torch.from_numpy(projection).T
+        value = out.tanh() + (shortcut if residual else 0)
+    got = _embedded(PADDED, Pool(modes=("mean",)), *layers)
+    np.testing.assert_allclose(got, value.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_can_make_the_logits_of_a_ranker() -> None:
+    weight = _numbers(1, 8)
+    score = Dense(weight=weight, bias=None, activation="none", writes="scores")
+    model = _raw("last_hidden_state", ["b", "s", 8])
+    layers = Pool(modes=("cls",)), score
+    add_heads(Graph(model), bare("text-ranking", activation="sigmoid", layers=layers))
+    logits, scores = _run(model, HIDDEN, PADDED, "logits", "scores")
+    np.testing.assert_allclose(logits, HIDDEN[:, 0] @ weight.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), rtol=1e-5)
 
 
 _ACTIVATIONS: dict[str, Any] = {
@@ -153,6 +210,7 @@ _BATCH, _TOKENS = "batch_size", "sequence_length"
             {"sentence_embedding": [_BATCH, 8], "last_hidden_state": [_BATCH, _TOKENS, 0]},
         ),
         ("text-classification", {"logits": [_BATCH, 3], "scores": [_BATCH, 3]}),
+        ("text-ranking", {"logits": [_BATCH, 1], "scores": [_BATCH, 1]}),
         ("token-classification", {"logits": [_BATCH, _TOKENS, 3], "scores": [_BATCH, _TOKENS, 3]}),
         ("question-answering", {"start_logits": [_BATCH, _TOKENS], "end_logits": [_BATCH, _TOKENS]}),
         ("fill-mask", {"logits": [_BATCH, _TOKENS, 0]}),
@@ -162,7 +220,10 @@ def test_outputs_are_declared_as_the_row_says(task: str, shapes: dict[str, list[
     """By name what is dynamic, by number what is known; 0 stands for what is not said."""
     row = task_named(task)
     model = _raw(row.raw_outputs[0], ["b", "s", 8])
-    add_heads(Graph(model), bare(task, width=8, labels=("a", "b", "c") if row.labelled else ()))
+    layers = (Pool(modes=("mean",)),) if row.pooled else ()
+    add_heads(
+        Graph(model), bare(task, width=8, layers=layers, labels=("a", "b", "c") if row.labelled else ())
+    )
     declared = {
         output.name: [axis.dim_param or axis.dim_value for axis in output.type.tensor_type.shape.dim]
         for output in model.graph.output

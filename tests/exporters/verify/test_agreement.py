@@ -11,8 +11,9 @@ import pytest
 
 from bertonnx.models.card import Card
 from bertonnx.models.figures import AgreementFigures
-from bertonnx.runtime.rows import Array, Row
-from tests.fake_outputs import WIDTH, Fake, card_of, judged, rows_of
+from bertonnx.runtime.rows import Array, Encoded, Row
+from bertonnx.runtime.tokenization import TextTokenizer
+from tests.fake_outputs import TOKENIZER, WIDTH, Fake, card_of, judged, rows_of
 from tests.tokenizers_zoo import wordpiece
 
 
@@ -27,6 +28,7 @@ def _measure(task: str, *, noise: float, share: float = 1.0, **changes: Any) -> 
 TASKS = {
     "feature-extraction": "cosine",
     "text-classification": "labels",
+    "text-ranking": "order",
     "token-classification": "entity F1",
     "question-answering": "answers",
     "fill-mask": "words",
@@ -173,6 +175,50 @@ def test_a_word_that_fp32_does_not_think_of_disagrees() -> None:
     first, second = np.zeros(WIDTH["fill-mask"]), np.zeros(WIDTH["fill-mask"])
     first[:20], second[900] = 5.0, 5.0
     assert _compared(card_of("fill-mask"), list(first), list(second)) == (0.0, 0.0)
+
+
+class Ranked(Fake):
+    """A session that gives each text the next of some logits."""
+
+    numbers: Sequence[float]
+    rows: Sequence[npt.NDArray[np.int64]]
+
+    def _one(self, name: str, ids: npt.NDArray[np.int64]) -> Array:
+        place = next(i for i, row in enumerate(self.rows) if np.array_equal(row, ids))
+        # All sigmoids of such logits are 1 in float32: the logits alone tell the order.
+        return np.array([1.0 if name == "scores" else 100.0 + self.numbers[place]], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("second", "value", "worst"),
+    [
+        ([0.0, 1.0, 2.0, 2.05], 1.0, 1.0),
+        ([0.0, 10.0, 20.0, 30.0], 1.0, 1.0),
+        # The last two are 0.05 apart, and the deviation of all is 0.84: a near tie.
+        ([0.0, 1.0, 2.05, 2.0], 1.0, 5 / 6),
+        ([1.0, 0.0, 2.0, 2.05], 5 / 6, 5 / 6),
+        ([3.0, 2.0, 1.0, 0.0], 1 / 6, 0.0),
+    ],
+)
+def test_rankers_are_compared_by_the_order_of_logits(second: list[float], value: float, worst: float) -> None:
+    card = card_of("text-ranking")
+    rows = [Row("a", text) for text in ("b", "c d", "e d d", "a b c d")]
+    tokenizer = TextTokenizer(TOKENIZER, card)
+    ids = [encoded.pieces[0].ids for encoded in tokenizer.encode(rows) if isinstance(encoded, Encoded)]
+    sessions = [Ranked(card.outputs, card.task, 1) for _ in range(2)]
+    for session, numbers in zip(sessions, ([0.0, 1.0, 2.0, 2.05], second), strict=True):
+        session.numbers, session.rows = numbers, ids
+    found = judged(sessions[0], sessions[1], rows, card)
+    assert found.agreement == pytest.approx(value)
+    assert found.worst == pytest.approx(worst)
+
+
+@pytest.mark.parametrize(("activation", "value"), [("none", 1.0), ("softmax", 0.0), ("tanh", 0.0)])
+def test_a_near_tie_depends_on_what_scores_are(activation: str, value: float) -> None:
+    """A logit that is 0.2 lower is a near tie; of numbers of any other kind, 3.9 beside 5 is none."""
+    card = card_of("text-classification", activation=activation)
+    first = [-1.0, -1.2, -9.0] if activation == "none" else [5.0, 3.9, 1.0]
+    assert _compared(card, first, [-3.0, -1.0, -9.0]) == (value, 0.0)
 
 
 class Pointing(Fake):

@@ -16,6 +16,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 import bertonnx
 from bertonnx.errors import MissingDependencyError, ParityError, UsageError
 from bertonnx.exporters.checkpoint import checkpoint as reading
+from bertonnx.exporters.checkpoint import embedding
+from bertonnx.exporters.checkpoint.sentence_layers import Pool
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.card import Card
 from bertonnx.wording import COMMAND_LINE
@@ -69,9 +71,14 @@ def test_embeddings_with_every_prompt(embedder: Path, tmp_path: Path) -> None:
 def test_what_this_exporter_misreads_is_found(
     embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pooled = reading._pooled
+    planned = embedding.planned_embedding
+    layers = (Pool(modes=("cls",)),)
     # Misread, graph and PyTorch agree, for both are made of what was read.
-    monkeypatch.setattr(reading, "_pooled", lambda *a: replace(pooled(*a), pooling="cls"))
+    monkeypatch.setattr(
+        reading,
+        "planned_embedding",
+        lambda *a, **k: replace(planned(*a, **k), layers=layers, pooling="cls"),
+    )
     monkeypatch.delenv("BERTONNX_VERIFY")
     assert export(embedder, tmp_path).pooling == "cls"
     for options in ({"verify_with": ["sentence-transformers"]}, {}):

@@ -1,0 +1,151 @@
+"""How token vectors become embeddings: what a checkpoint's modules say, and what a user asks for instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bertonnx.errors import CheckpointError, UsageError
+from bertonnx.exporters.checkpoint.sentence_layers import SENTENCE, Cut, Layer, Normalize, Pool, widths
+from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules
+from bertonnx.exporters.options import ExportOptions
+from bertonnx.models.pooling import named
+from bertonnx.models.tasks import TASKS, Task
+from bertonnx.wording import Message, Option, Options
+
+__all__ = ["Embedding", "planned_embedding"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """How token vectors become one, and what is said of it; nothing where they do not.
+
+    Attributes:
+        layers: what follows the encoder, in order.
+        pooling: names of rows of `models.pooling`, with commas between several.
+        normalize: whether embeddings have length 1 in the end.
+        width: length of an embedding.
+        notes: what was chosen, a sentence each.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    pooling: str | None = None
+    normalize: bool = False
+    width: int | None = None
+    notes: tuple[Message, ...] = ()
+
+
+def planned_embedding(
+    row: Task, modules: SentenceModules | None, options: ExportOptions, hidden: int, *, folder: object
+) -> Embedding:
+    """Return how a task's embeddings are made; nothing for a task without any.
+
+    Args:
+        row: the task.
+        modules: of a Sentence-Transformers folder; None for another checkpoint.
+        options: what the user asks for.
+        hidden: length of the encoder's vectors.
+        folder: where they are from, for errors.
+
+    Raises:
+        UsageError: the user asks for what the task does not have.
+        CheckpointError: the modules do not fit together.
+    """
+    if not row.pooled:
+        _require_unpooled(row, options)
+        return Embedding()
+    # Plain checkpoints say nothing of pooling: the mean is a guess, and the note below says so.
+    own = [Pool(modes=("mean",))] if modules is None else list(modules.layers)
+    whole = widths(own, hidden, folder=folder)[SENTENCE]
+    kept = None if modules is None else modules.settings.truncate_dim
+    layers = _asked(own, options, cut=kept if kept is not None and kept < whole else None)
+    unit = isinstance(_last(layers), Normalize)
+    pooling = ",".join(name for layer in layers if isinstance(layer, Pool) for name in layer.modes)
+    return Embedding(
+        layers=tuple(layers),
+        pooling=pooling,
+        normalize=unit,
+        width=_width(layers, hidden, options, folder=folder),
+        notes=(
+            _note(pooling, unit, options, changed=layers != own, says=modules is not None),
+            *_cut_note(layers, whole),
+        ),
+    )
+
+
+def _width(layers: Sequence[Layer], hidden: int, options: ExportOptions, *, folder: object) -> int:
+    try:
+        return widths(layers, hidden, folder=folder)[SENTENCE]
+    except CheckpointError as error:
+        # The modules as they are have been found to fit (`planned_embedding`).
+        raise UsageError(
+            "{asked} joins vectors to a length that the checkpoint's modules do not read; give one mode",
+            asked=Option("pooling", options.pooling),
+        ) from error
+
+
+def _asked(own: Sequence[Layer], options: ExportOptions, *, cut: int | None) -> list[Layer]:
+    """Return the layers as the user asks for them."""
+    layers = list(own)
+    if options.pooling is not None:
+        modes = tuple(row.name for row in named(options.pooling))
+        layers = [replace(layer, modes=modes) if isinstance(layer, Pool) else layer for layer in layers]
+    last = _last(layers)
+    if options.normalize is False and isinstance(last, Normalize):
+        layers.remove(last)
+    if cut is not None:
+        layers.append(Cut(length=cut))
+    # After the cut, as Sentence-Transformers' normalize_embeddings; its modules come before.
+    if options.normalize and not isinstance(_last(layers), Normalize):
+        layers.append(Normalize())
+    return layers
+
+
+def _last(layers: Sequence[Layer]) -> Layer:
+    """Return the layer that writes the embedding last."""
+    return next(layer for layer in reversed(layers) if layer.writes == SENTENCE)
+
+
+def _note(pooling: str, unit: bool, options: ExportOptions, *, changed: bool, says: bool) -> Message:
+    asked = options.pooling is not None or options.normalize is not None
+    if says:
+        why = Message(", as asked" if asked and changed else ", as its modules say")
+    elif options.pooling is None:
+        why = Message(
+            ": the checkpoint does not say (set {options})",
+            options=Options([Option("pooling"), Option("normalize")], last="and"),
+        )
+    else:
+        why = Message("")
+    return Message(
+        "pooling {pooling}, {normalized}{why}",
+        pooling=pooling,
+        normalized="normalized" if unit else "not normalized",
+        why=why,
+    )
+
+
+def _cut_note(layers: Sequence[Layer], whole: int) -> tuple[Message, ...]:
+    return tuple(
+        Message(
+            "embeddings are the first {kept} of {whole} values, as truncate_dim says",
+            kept=layer.length,
+            whole=whole,
+        )
+        for layer in layers
+        if isinstance(layer, Cut)
+    )
+
+
+def _require_unpooled(row: Task, options: ExportOptions) -> None:
+    """Refuse options of tasks that pool."""
+    given = [name for name in ("pooling", "normalize") if getattr(options, name) is not None]
+    if given:
+        pooled = [row.name for row in TASKS if row.pooled]
+        raise UsageError(
+            "{option} is for {pooled}, and the task is {task}; leave it out, or add {either}",
+            option=Option(given[0]),
+            pooled=", ".join(pooled),
+            task=row.name,
+            either=Options([Option("task", name) for name in pooled]),
+        )

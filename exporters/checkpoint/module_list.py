@@ -1,0 +1,147 @@
+"""Reads modules.json of a Sentence-Transformers folder: which modules it has, in which order, and where.
+
+Names are those of sentence-transformers 5.7 and 6.2; only the last part of a module's import path counts, for
+that has kept its name while the packages around it moved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertonnx.errors import CheckpointError, UnsupportedError
+
+__all__ = ["LIST", "MODULES", "Module", "read_list", "require_known"]
+
+LIST = "modules.json"
+
+MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+"""The modules that are exported."""
+
+_WORDS = "it reads words from a table of its own, and no transformer"
+_SPARSE = "it makes sparse embeddings of the vocabulary's length"
+_MANY = "it gives many vectors for a text"
+_GENERATES = "it scores by the next word of a model that generates text"
+_ROUTES = "it sends queries and documents through modules of their own; export each of them by itself"
+
+_REFUSED: Mapping[str, str] = {
+    "Asym": _ROUTES,
+    "Router": _ROUTES,
+    "CLIPModel": "it reads images too",
+    "BoW": _WORDS,
+    "StaticEmbedding": _WORDS,
+    "WordEmbeddings": _WORDS,
+    "WordWeights": "it weights words of a table of its own",
+    "CNN": "it is a convolution over tokens",
+    "LSTM": "it is a recurrent network",
+    "WeightedLayerPooling": "it reads the vectors of all layers, and the graph gives the last ones",
+    "LogitScore": _GENERATES,
+    "MLMTransformer": _SPARSE,
+    "SpladePooling": _SPARSE,
+    "SparseAutoEncoder": _SPARSE,
+    "SparseStaticEmbedding": _SPARSE,
+    "MultiVectorMask": _MANY,
+    "HierarchicalTokenPooling": _MANY,
+    "LambdaTokenPooling": _MANY,
+}
+"""The other modules that Sentence-Transformers has -> why they are not."""
+
+# `kwargs` lists what `encode` may hand on to a module, and nothing is handed on here.
+_KEYS = frozenset({"idx", "name", "path", "type", "kwargs"})
+
+
+@dataclass(frozen=True)
+class Module:
+    """One entry of modules.json.
+
+    Attributes:
+        name: its class.
+        path: its folder.
+        place: the same within the checkpoint's folder; "" for that folder itself.
+    """
+
+    name: str
+    path: Path
+    place: str
+
+    def file(self, name: str) -> str:
+        """Return how a file of it is called within the checkpoint's folder."""
+        return f"{self.place}/{name}" if self.place else name
+
+
+def read_list(folder: Path) -> list[Module]:
+    """Return the modules of a folder, in order.
+
+    Raises:
+        CheckpointError: the file is broken, or points out of the folder.
+        UnsupportedError: a module is the checkpoint's own code.
+    """
+    path = folder / LIST
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        found = [(str(entry["type"]), str(entry["path"])) for entry in entries]
+        strange = sorted({key for entry in entries for key in entry} - _KEYS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            "{path} cannot be read ({kind}: {why}); put the checkpoint's original file in its place",
+            path=path,
+            kind=type(error).__name__,
+            why=error,
+        ) from error
+    if strange:
+        raise CheckpointError(
+            "{path} has entries with {keys}, which no version of Sentence-Transformers reads; remove that",
+            path=path,
+            keys=", ".join(strange),
+        )
+    return [
+        Module(_class_name(kind, folder), _inside(folder, place), place.rstrip("/")) for kind, place in found
+    ]
+
+
+def require_known(modules: Sequence[Module], folder: Path) -> None:
+    """Refuse a module that cannot be exported.
+
+    Raises:
+        UnsupportedError: naming it, and why.
+    """
+    for module in modules:
+        if module.name not in MODULES:
+            why = _REFUSED.get(module.name, "bertonnx does not know it")
+            raise UnsupportedError(
+                "{folder}: the Sentence-Transformers module {module} cannot be exported: {why}; what can: "
+                "{known}",
+                folder=folder,
+                module=module.name,
+                why=why,
+                known=", ".join(MODULES),
+            )
+
+
+def _class_name(kind: str, folder: Path) -> str:
+    if not kind.startswith("sentence_transformers."):
+        raise UnsupportedError(
+            "{folder}: the module {module} is the checkpoint's own code, which bertonnx cannot export; only "
+            "modules of Sentence-Transformers work: {known}",
+            folder=folder,
+            module=kind,
+            known=", ".join(MODULES),
+        )
+    return kind.rpartition(".")[2]
+
+
+def _inside(folder: Path, place: str) -> Path:
+    # Names in modules.json are a stranger's: one such as ../../secret must not be read.
+    path = folder / place
+    if not path.resolve().is_relative_to(folder.resolve()) and not _is_cache_link(folder, path):
+        raise CheckpointError(
+            "{folder}/modules.json points out of its folder, to {place!r}", folder=folder, place=place
+        )
+    return path
+
+
+def _is_cache_link(folder: Path, path: Path) -> bool:
+    # In the Hub's cache files, not folders, are links; a place without ".." stays below.
+    return not path.is_absolute() and ".." not in path.relative_to(folder).parts
