@@ -6,6 +6,7 @@ is named in the face, here, and where it is used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -28,6 +29,7 @@ __all__ = [
     "chosen",
     "require_at_least",
     "require_number",
+    "require_threads",
     "require_whole",
 ]
 
@@ -69,7 +71,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         chosen("provider", self.provider, choices())
-        require_at_least("threads", self.threads)
+        require_threads(self.threads)
         if self.long_text is not None:
             chosen("long_text", self.long_text, LONG_TEXT)
         require_whole("max_length", self.max_length)
@@ -206,4 +208,20 @@ def require_at_least(name: str, value: int | None, least: int = 1) -> None:
     if value is not None and value < least:
         raise UsageError(
             "{asked} is too small; give a number of at least {least}", asked=Option(name, value), least=least
+        )
+
+
+def require_threads(value: int | None) -> None:
+    """Refuse more threads than this machine can have a use for, each of which takes memory.
+
+    Raises:
+        UsageError: naming the most, which is four for each processor, and 64 where those are fewer.
+    """
+    require_at_least("threads", value)
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if value is not None and value > most:
+        raise UsageError(
+            "{asked} is too large for this machine; give a number of at most {most}",
+            asked=Option("threads", value),
+            most=most,
         )

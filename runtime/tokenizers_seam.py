@@ -5,6 +5,7 @@ A panic of Rust is a `BaseException` in Python, which ends a whole job past ever
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -39,6 +40,15 @@ def guarded() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise FaultError(_said(error)) from error
+
+
+def _in_child() -> None:
+    # Rust's threads do not come along when a process forks, and with this set to true it waits for them.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def opened(text: str) -> Tokenizer:

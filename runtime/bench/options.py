@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bertonnx.errors import UsageError
 from bertonnx.models.providers import PROVIDERS
-from bertonnx.runtime.options import chosen
+from bertonnx.runtime.options import chosen, require_threads
 from bertonnx.wording import Option
 
 __all__ = ["BATCH_SIZES", "LENGTHS", "BenchOptions", "require_numbers"]
@@ -63,6 +63,8 @@ class BenchOptions:
             require_numbers("lengths", self.lengths)
         if self.threads is not None:
             require_numbers("threads", self.threads)
+            for number in self.threads:
+                require_threads(number)
         if self.repeat is not None:
             require_numbers("repeat", [self.repeat])
         # Put so that NaN is refused as well.

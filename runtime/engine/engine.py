@@ -8,21 +8,24 @@ still tokenized; what else a provider likes is in its row (`models.providers`).
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
-from bertonnx.errors import RowError
+from bertonnx.errors import InferenceError, RowError
 from bertonnx.models.providers import provider
 from bertonnx.runtime.engine.batches import Caller, Chunk, Slot
 from bertonnx.runtime.engine.intake import Intake, Room, in_parts
-from bertonnx.runtime.engine.queue import Counters, Queue, closed
+from bertonnx.runtime.engine.queue import Counters, Queue
 from bertonnx.runtime.engine.repeats import Key, Repeats, key_of
+from bertonnx.runtime.engine.running import closed
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece, Row
 from bertonnx.runtime.session.session import Session
 from bertonnx.runtime.tokenization import TextTokenizer
+from bertonnx.wording import Call
 
 __all__ = ["Engine"]
 
@@ -63,6 +66,7 @@ class Engine:
         self._room = Room(self._batching)
         self._queue = Queue(session, self._batching.runs or threads, self._tokens)
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="bertonnx-tokenize")
+        self._process = os.getpid()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -75,7 +79,9 @@ class Engine:
         return self._queue.counters()
 
     def close(self) -> None:
-        """Let the threads go; what waits is dropped, and who waits for it gets an error."""
+        """Let the threads and the model go; what waits is dropped, and who waits for it gets an error."""
+        if self._forked:  # the threads are the other process's, and a lock of theirs may be held for ever
+            return
         self._queue.close()
         self._ahead.shutdown(wait=True, cancel_futures=True)
 
@@ -94,8 +100,10 @@ class Engine:
 
         Raises:
             BertonnxError: the engine is closed.
+            InferenceError: this process was forked after the engine was made.
             Exception: a fault of bertonnx, or of what gives the rows; it ends the job.
         """
+        self._require_own_process()
         caller, repeats = Caller(decoder), Repeats()
         intake = Intake(rows, self._batching, self._room, soon=soon)
         under_way: deque[Chunk] = deque()
@@ -112,8 +120,9 @@ class Engine:
             while under_way:
                 yield from self._collected(under_way, repeats)
         finally:
-            self._queue.drop(under_way)
-            intake.close()
+            if not self._forked:
+                self._queue.drop(under_way)
+                intake.close()
 
     def submit(self, rows: Rows, decoder: Decoder, done: Callable[[Chunk], object]) -> Chunk:
         """Tokenize rows in this thread, let others compute them, and return at once.
@@ -128,6 +137,7 @@ class Engine:
         Raises:
             BertonnxError: the engine is closed.
         """
+        self._require_own_process()
         chunk = Chunk(Caller(decoder), done)
         try:
             self._fill([chunk], [self._encode(rows)], Repeats())
@@ -140,6 +150,20 @@ class Engine:
     def cancel(self, chunk: Chunk) -> None:
         """Drop what has not started of a chunk that was submitted."""
         self._queue.cancel(chunk)
+
+    @property
+    def _forked(self) -> bool:
+        return os.getpid() != self._process
+
+    def _require_own_process(self) -> None:
+        # A fork takes along the memory and none of the threads: what waits for them waits for ever.
+        if self._forked:
+            raise InferenceError(
+                "this process was forked after the model was opened, and the model's threads did not come "
+                "along; open it again here with {load}, or start processes by spawn "
+                '(multiprocessing.get_context("spawn")), which opens it by itself',
+                load=Call("load"),
+            )
 
     def _tokens(self, fetch: tuple[str, ...]) -> int:
         """Return the tokens of a full batch."""

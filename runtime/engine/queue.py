@@ -14,11 +14,9 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import get_ident
 
-from bertonnx.errors import BertonnxError
 from bertonnx.runtime.engine.batches import Batch, Caller, Chunk, Groups, Slot, largest_first
-from bertonnx.runtime.engine.running import Parts, Runner
+from bertonnx.runtime.engine.running import Parts, Runner, closed
 from bertonnx.runtime.session.session import Session
-from bertonnx.wording import Call
 
 __all__ = ["Counters", "Queue", "closed"]
 
@@ -203,6 +201,7 @@ class Queue:
         _tell(told)
         # Not from a pool's thread, which has told of results and cannot wait for itself.
         self._pool.shutdown(wait=get_ident() not in self._workers, cancel_futures=True)
+        self._runner.release()
 
     # Under the lock: what is due, and who runs it.
 
@@ -419,11 +418,6 @@ class Queue:
 
     def _budget(self, fetch: tuple[str, ...]) -> int:
         return min(self._tokens(fetch), self._runner.most_tokens)
-
-
-def closed() -> BertonnxError:
-    """Return the error of who asks a closed model."""
-    return BertonnxError("this model was closed; open it again with {load}", load=Call("load"))
 
 
 def _sleeper(chunk: Chunk) -> threading.Lock:

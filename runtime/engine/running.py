@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
 from bertonnx.runtime.session.session import Session
-from bertonnx.wording import Option
+from bertonnx.wording import Call, Option
 
-__all__ = ["Parts", "Runner"]
+__all__ = ["Parts", "Runner", "closed"]
 
 Parts = Sequence[list[Slot]]
 """All slots of a batch in smaller batches, or in one as before; empty where nothing is left to try."""
+
+
+def closed() -> BertonnxError:
+    """Return the error of who asks a closed model."""
+    return BertonnxError("this model was closed; open it again with {load}", load=Call("load"))
 
 
 class Runner:
@@ -28,7 +33,8 @@ class Runner:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self._session: Session | None = session
+        self._provider = session.provider
         self.out_of_memory = False
         self.most_tokens = sys.maxsize
 
@@ -38,7 +44,7 @@ class Runner:
         if not self.out_of_memory:
             return ()
         size = f", of at most {self.most_tokens} tokens" if self.most_tokens < sys.maxsize else ""
-        return (f"memory ran out on {self._session.provider}, so batches now run one at a time{size}",)
+        return (f"memory ran out on {self._provider}, so batches now run one at a time{size}",)
 
     def run(self, batch: Batch, *, interruptible: bool) -> Parts:
         """Run a batch, and return what of it is to be tried again, and in which parts.
@@ -61,9 +67,16 @@ class Runner:
             return _faulty(batch, error)
         return ()
 
+    def release(self) -> None:
+        """Let the session go, once what runs has ended."""
+        self._session = None
+
     def _compute(self, batch: Batch) -> None:
         fetch = batch.kind[1]
-        outputs = self._session.run(fetch, batch.feeds(self._session.inputs), alone=batch.alone)
+        session = self._session
+        if session is None:
+            raise closed()
+        outputs = session.run(fetch, batch.feeds(session.inputs), alone=batch.alone)
         for i, slot in enumerate(batch.slots):
             named = {name: array[i] for name, array in zip(fetch, outputs, strict=True)}
             try:

@@ -99,6 +99,17 @@ _holding: dict[str, tuple[Held, int]] = {}
 """What is held now, by the file's real path, and how often: a file is read once for all that asks of it."""
 
 
+def _in_child() -> None:
+    """Forget what another process holds, whose threads might have held the lock as well."""
+    global _lock
+    _lock = threading.RLock()
+    _holding.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
 @contextmanager
 def held(path: Path) -> Iterator[Held]:
     """Hold a file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from bertonnx.runtime.modelfile.mapped import without_weights
 from bertonnx.runtime.modelfile.own_memory import detach
 from bertonnx.runtime.modelfile.unpadded import assume_unpadded
 from bertonnx.runtime.session.binding import Binding
+from bertonnx.runtime.session.memory import LastOut
 from bertonnx.runtime.session.placement import Placement
 from bertonnx.runtime.session.session import Feeds
 from bertonnx.wording import Message
@@ -79,6 +81,7 @@ class OrtSession:
         self._wide: Any = None
         self._came_alone = 0
         self._lock = threading.Lock()
+        self._last_out = LastOut()
 
     def run(
         self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
@@ -174,6 +177,16 @@ def create(
 
 _opening = threading.Lock()
 """One session at a time: while another maps a file, its mappings cannot be replaced (`own_memory.detach`)."""
+
+
+def _in_child() -> None:
+    """Let a forked process open sessions although the other one was about to."""
+    global _opening
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def _prepared(options: Any, path: Path, file: Held, stack: ExitStack, *, mapped: bool) -> bytes | str:
