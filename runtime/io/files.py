@@ -144,15 +144,17 @@ class Lock:
         if fcntl is None:
             self.problem = self._without("this system has no flock")
             return
-        while self._descriptor is None:
+        while self._descriptor is None and self.problem is None:
             refuse_link(self._path)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _PLAIN, 0o666)
-            if self._locked(descriptor):
-                self._descriptor = descriptor
-                return
-            os.close(descriptor)
-            if self.problem is not None:
-                return
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _PLAIN, 0o666)
+                if self._locked(descriptor):
+                    self._descriptor = descriptor
+                else:
+                    os.close(descriptor)
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise OutputError("cannot write {path}: {why}", path=self._path, why=why) from error
 
     def _locked(self, descriptor: int) -> bool:
         """Lock the file; False where its name leads elsewhere by now, or nothing can be locked here."""
@@ -180,8 +182,10 @@ class Lock:
                 return False
         except OSError:
             return False
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        # For the message alone, which can do without it on a full disk.
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         return True
 
     def _without(self, why: str) -> Message:

@@ -113,6 +113,7 @@ class Job:
             before = writer.finished() if self.options.resume and not resuming else None
             if before is not None and self._is_complete(before):
                 writer.close()
+                note.remove()
                 seconds = time.monotonic() - began
                 return JobReport(*before, resumed_rows=before.rows, seconds=seconds, complete_before=True)
             done = writer.done
