@@ -25,11 +25,11 @@ from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
 from bertonnx.exporters.verify.parity import compare, sample_feeds, segment_feeds
-from bertonnx.exporters.verify.samples import sample_rows
+from bertonnx.exporters.verify.samples import batch_rows, sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.runtime.decoders import DecoderContext
-from bertonnx.runtime.golden import CheckReport, check, examples_of, sha256_text
+from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Row
@@ -327,7 +327,12 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
         tokenizer_sha256=sha256_text(tokenizer_text),
     )
     # Made by this session, not by PyTorch: they shall show later whether the file still computes this.
-    golden = examples_of(this.samples, this.tokenizer, session, card)
+    alike = batch_rows(pairs=bool(this.checkpoint.pairs), mask_token=this.checkpoint.mask_token)
+    golden = [
+        *examples_of(this.samples, this.tokenizer, session, card),
+        *batch_of(alike, this.tokenizer, session, card),
+        *hard_texts_of(this.tokenizer),
+    ]
     staged.write_metadata(card, tokenizer_text, golden)
     # Before it is put in its place: a file that fails its own examples must not stand there.
     replay = check(staged.path, "cpu") if this.runs_here else None

@@ -7,6 +7,7 @@ import importlib.metadata
 import onnx
 
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.provenance import files_of, name_of, saved_by
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
@@ -45,15 +46,18 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         private_keys=checkpoint.private_keys,
         ignored_keys=checkpoint.ignored_keys,
         versions=_versions(),
+        files=files_of(checkpoint.source),
+        saved_by=saved_by(checkpoint.source),
     )
 
 
 def _source(source: Source) -> dict[str, str | None]:
-    said = {"id": source.id, "kind": source.kind, "revision": source.revision}
+    shown = source.id if source.kind == "hub" else source.folder.resolve().name
+    said = {"id": shown, "kind": source.kind, "revision": source.revision}
     adapter = source.adapter
     if adapter is None:
         return said
-    base = {"base": adapter.base_id, "base_revision": adapter.base_revision}
+    base = {"base": name_of(adapter.base_id), "base_revision": adapter.base_revision}
     return {**said, "adapter": adapter.kind, **base}
 
 

@@ -40,7 +40,7 @@ class Staged:
         entries: Mapping[str, str] = {
             CARD_KEY: card.to_json(),
             TOKENIZER_KEY: tokenizer,
-            GOLDEN_KEY: json.dumps(golden, ensure_ascii=False),
+            GOLDEN_KEY: json.dumps(golden, ensure_ascii=False, separators=(",", ":")),
         }
         metadata = onnx.ModelProto()
         for key, value in entries.items():

@@ -16,7 +16,7 @@ from bertonnx.wording import Install, Option
 
 __all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when an older bertonnx could not read, or would misread, a newer file."""
 
 CARD_KEY = "bertonnx.card"
@@ -69,6 +69,9 @@ class Card:
         quantization: figures of the INT8 step; None where there was none.
         half: figures of the fp16 step; None where there was none.
         versions: package -> version at export.
+        files: name -> SHA-256, in hex, of every file of the checkpoint; of an adapter's base model that lies
+            elsewhere with "base/" before it.
+        saved_by: library -> version that saved the checkpoint, as its files say.
     """
 
     task: str
@@ -105,6 +108,8 @@ class Card:
     quantization: Int8Figures | None = None
     half: HalfFigures | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    saved_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def needs_pair(self) -> bool:

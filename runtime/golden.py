@@ -13,6 +13,7 @@ import numpy as np
 
 from bertonnx.errors import DriftError, ModelFileError, RowError
 from bertonnx.models.card import CARD_KEY, Card
+from bertonnx.models.hard_texts import GOLDEN_TEXTS
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file, weights_sha256
@@ -22,11 +23,14 @@ from bertonnx.runtime.session.placement import Placement
 from bertonnx.runtime.session.session import Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["CheckReport", "check", "examples_of", "sha256_text"]
+__all__ = ["CheckReport", "batch_of", "check", "examples_of", "hard_texts_of", "sha256_text"]
 
 _LEAST_SCALE: Mapping[str, float] = {"fp32": 1.0}
 """Where a tolerance is small, one that shrinks with the numbers would find rounding; a large one that
 does not would take zeros for a normalized embedding."""
+
+_BATCH = 4
+"""Examples that run as one batch."""
 
 _NUMBERS = 512
 """Numbers of each output that an example keeps, evenly spread over it."""
@@ -38,6 +42,8 @@ class CheckReport:
 
     Attributes:
         examples: golden examples replayed.
+        batch: how many of them ran as one batch too.
+        texts: texts whose token ids are those of the export.
         max_abs_difference: largest difference to the numbers noted at export, of the output that came
             closest to its limit.
         tolerance: that output's limit.
@@ -50,6 +56,8 @@ class CheckReport:
     tolerance: float
     provider: str
     placement: Placement | None = None
+    batch: int = 0
+    texts: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,25 +106,89 @@ def _checked(path: Path, options: LoadOptions) -> CheckReport:
     # Opened last: what was changed must not run before that is said.
     session = open_session(path, card, options)
     limits = _limits(path, card, golden, session)
+    batch = [example for example in golden if example.get("batch")]
     closest = _Gap(card.outputs[0], 0.0, limits[card.outputs[0]])
+    pieces = []
     for number, example in enumerate(golden):
-        differences = _replay(path, number, example, tokenizer, session)
-        gaps = [_Gap(name, difference, limits[name]) for name, difference in differences.items()]
+        piece = _piece(path, number, example, tokenizer)
+        found = _differences(example, _rows(_run(session, [piece], tuple(example["outputs"])))[0])
         # What came closest to its limit, not what is largest: outputs differ in size.
-        closest = max(closest, *gaps, key=lambda gap: gap.share)
+        closest = max(closest, *_gaps(found, limits), key=lambda gap: gap.share)
         if closest.share > 1:
-            raise DriftError(
-                "golden example {number} of {path} comes out differently: largest difference "
-                "{difference:.3g} in {output}, allowed {limit:.3g} on {provider}; this machine or ONNX "
-                "Runtime computes otherwise, or the graph was changed: export again",
-                number=number,
-                path=path,
-                difference=closest.difference,
-                output=closest.output,
-                limit=closest.limit,
-                provider=session.provider,
-            )
-    return CheckReport(len(golden), closest.difference, closest.limit, session.provider, session.placement)
+            raise _drift(path, f"golden example {number}", closest, session)
+        pieces += [piece] if example.get("batch") else []
+    closest = max([closest, *_gaps(_together(batch, pieces, session), limits)], key=lambda gap: gap.share)
+    if closest.share > 1:
+        raise _drift(path, "the batch of golden examples (each alone comes out right)", closest, session)
+    texts = _require_same_ids(path, file.hard_texts, tokenizer)
+    return CheckReport(
+        len(golden),
+        closest.difference,
+        closest.limit,
+        session.provider,
+        session.placement,
+        batch=len(batch),
+        texts=texts,
+    )
+
+
+def _gaps(differences: Mapping[str, float], limits: Mapping[str, float]) -> list[_Gap]:
+    return [_Gap(name, difference, limits[name]) for name, difference in differences.items()]
+
+
+def _drift(path: Path, what: str, gap: _Gap, session: Session) -> DriftError:
+    return DriftError(
+        "{what} of {path} comes out differently: largest difference {difference:.3g} in {output}, allowed "
+        "{limit:.3g} on {provider}; this machine or ONNX Runtime computes otherwise, or the graph was "
+        "changed: export again",
+        what=what,
+        path=path,
+        difference=gap.difference,
+        output=gap.output,
+        limit=gap.limit,
+        provider=session.provider,
+    )
+
+
+def _together(
+    batch: Sequence[Mapping[str, Any]], pieces: Sequence[Piece], session: Session
+) -> dict[str, float]:
+    """Return the largest difference of each output where examples of one length run as one batch.
+
+    A graph that mixes up the rows of a batch is right for each of them alone.
+    """
+    largest: dict[str, float] = {}
+    if not batch:
+        return largest
+    rows = _rows(_run(session, pieces, tuple(batch[0]["outputs"])))
+    # Fewer rows than texts, or more, is the worst mix-up.
+    rows = rows if len(rows) == len(batch) else [{} for _ in batch]
+    for example, outputs in zip(batch, rows, strict=True):
+        found = _differences(example, outputs)
+        for name in example["outputs"]:
+            largest[name] = max(largest.get(name, 0.0), found.get(name, math.inf))
+    return largest
+
+
+def _require_same_ids(path: Path, texts: Sequence[tuple[str, list[int]]], tokenizer: TextTokenizer) -> int:
+    """Return how many texts were tokenized as at export: all."""
+    other = [
+        text
+        for (text, ids), encoded in zip(
+            texts, tokenizer.encode([Row(text) for text, _ in texts]), strict=True
+        )
+        if isinstance(encoded, RowError) or encoded.pieces[0].ids.tolist() != ids
+    ]
+    if other:
+        raise DriftError(
+            "{count} of {texts} texts in {path} are tokenized differently than at export, the first of them "
+            "{text!r}: the tokenizer in the file or the tokenizers package changed",
+            count=len(other),
+            texts=len(texts),
+            path=path,
+            text=other[0][:60],
+        )
+    return len(texts)
 
 
 def _require_unchanged(path: Path, file: ModelFile) -> None:
@@ -159,7 +231,7 @@ def examples_of(
     for encoded in tokenizer.encode(rows):
         assert isinstance(encoded, Encoded)
         piece = encoded.pieces[0]
-        outputs = _run(session, piece, card.outputs)
+        (outputs,) = _rows(_run(session, [piece], card.outputs))
         examples.append(
             {
                 "card": sha256_text(card.to_json()),
@@ -170,6 +242,38 @@ def examples_of(
             }
         )
     return examples
+
+
+def batch_of(
+    rows: Sequence[Row], tokenizer: TextTokenizer, session: Session, card: Card
+) -> list[dict[str, Any]]:
+    """Return golden examples of equal token length, which `check` runs as one batch too.
+
+    Args:
+        rows: of these the most that have one length, and differ.
+        tokenizer: of the model.
+        session: what answers, one example at a time.
+        card: of the model.
+    """
+    lengths: dict[int, dict[bytes, Row]] = {}
+    for row, encoded in zip(rows, tokenizer.encode(rows), strict=True):
+        if isinstance(encoded, Encoded):
+            ids = encoded.pieces[0].ids
+            lengths.setdefault(len(ids), {}).setdefault(ids.tobytes(), row)
+    most = list(max(lengths.values(), key=len).values())[:_BATCH] if lengths else []
+    # Alone, a row is no batch.
+    examples = examples_of(most, tokenizer, session, card) if len(most) > 1 else []
+    return [{**example, "batch": True} for example in examples]
+
+
+def hard_texts_of(tokenizer: TextTokenizer) -> list[dict[str, Any]]:
+    """Return short hard texts with their token ids, JSON-ready, by which any tokenizer can check itself."""
+    found = zip(GOLDEN_TEXTS, tokenizer.encode([Row(text) for text in GOLDEN_TEXTS]), strict=True)
+    return [
+        {"text": text, "ids": encoded.pieces[0].ids.tolist()}
+        for text, encoded in found
+        if isinstance(encoded, Encoded)
+    ]
 
 
 def sha256_text(text: str) -> str:
@@ -183,10 +287,8 @@ def _largest(golden: Sequence[Mapping[str, Any]], output: str) -> float:
     return max(float(np.abs(array).max(initial=0.0)) for array in numbers)
 
 
-def _replay(
-    path: Path, number: int, example: Mapping[str, Any], tokenizer: TextTokenizer, session: Session
-) -> dict[str, float]:
-    """Return the largest difference of each output, infinite where numbers are missing or not finite."""
+def _piece(path: Path, number: int, example: Mapping[str, Any], tokenizer: TextTokenizer) -> Piece:
+    """Return an example as the model gets it, and as it did at export."""
     encoded = tokenizer.encode([Row(example["text"], example["pair"])])[0]
     if isinstance(encoded, RowError):
         raise ModelFileError(
@@ -204,9 +306,14 @@ def _replay(
             number=number,
             text=example["text"][:60],
         )
+    return piece
+
+
+def _differences(example: Mapping[str, Any], outputs: Mapping[str, Array]) -> dict[str, float]:
+    """Return the largest difference of each output, infinite where numbers are missing or not finite."""
     return {
         name: _difference(_sample(array), np.array(example["outputs"][name], dtype=np.float32))
-        for name, array in _run(session, piece, tuple(example["outputs"])).items()
+        for name, array in outputs.items()
     }
 
 
@@ -216,9 +323,15 @@ def _difference(actual: Array, expected: Array) -> float:
     return float(np.abs(actual - expected).max(initial=0.0))
 
 
-def _run(session: Session, piece: Piece, outputs: Sequence[str]) -> dict[str, Array]:
-    arrays = session.run(outputs, feeds_of([piece], session.inputs))
-    return {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
+def _run(session: Session, pieces: Sequence[Piece], outputs: Sequence[str]) -> dict[str, Array]:
+    """Return the outputs of pieces of one length, with the batch as first dimension."""
+    arrays = session.run(outputs, feeds_of(pieces, session.inputs))
+    return dict(zip(outputs, arrays, strict=True))
+
+
+def _rows(outputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    count = min((len(array) for array in outputs.values()), default=0)
+    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]
 
 
 def _sample(array: Array) -> Array:

@@ -103,6 +103,7 @@ def verify(path: str, device: Any) -> Answer:
     report = check(path, device)
     return {
         "examples": float(report.examples),
+        "texts": float(report.texts),
         "max_abs_difference": float(report.max_abs_difference),
         "tolerance": float(report.tolerance),
         "provider": report.provider,

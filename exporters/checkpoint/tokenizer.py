@@ -23,13 +23,13 @@ from bertonnx.exporters.checkpoint.tokenizer_folder import (
     read_folder,
     shortened,
 )
-from bertonnx.exporters.checkpoint.tokenizer_proof import HARD_TEXTS, difference, proven
+from bertonnx.exporters.checkpoint.tokenizer_proof import difference, proven
 from bertonnx.exporters.checkpoint.vocabulary import converted
 from bertonnx.exporters.quiet import quiet
 from bertonnx.runtime.tokenization import stripped
 from bertonnx.wording import Message
 
-__all__ = ["HARD_TEXTS", "TokenizerFacts", "read_tokenizer"]
+__all__ = ["TokenizerFacts", "read_tokenizer"]
 
 _NO_LIMIT = 1_000_000
 """transformers writes 1e30 for "no limit"; no encoder reads a million tokens."""

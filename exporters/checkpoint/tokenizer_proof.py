@@ -14,58 +14,13 @@ from bertonnx.exporters.checkpoint.tokenizer_folder import (
     shortened,
 )
 from bertonnx.exporters.quiet import quiet
+from bertonnx.models.hard_texts import HARD_TEXTS
 from bertonnx.wording import Message
 
-__all__ = ["HARD_TEXTS", "difference", "proven"]
+__all__ = ["difference", "proven"]
 
 _ALWAYS = ("input_ids", "attention_mask")
 """What a model is fed, whether or not its tokenizer lists it."""
-
-HARD_TEXTS: tuple[str, ...] = (
-    "",
-    " ",
-    "   leading and trailing   ",
-    "Hello, world!",
-    "UPPER lower MiXeD",
-    "don't can't it's I'm we'll",
-    "tabs\tand\nnew lines\r\nand  double  spaces",
-    "no-break\u00a0space, thin\u2009space, zero\u200bwidth, ideographic\u3000space",
-    "caf\u00e9 and cafe\u0301, na\u00efve and nai\u0308ve",
-    "\u00c4rger, Stra\u00dfe, STRASSE, \u1e9e",
-    "\u0130stanbul and \u0131s\u0131",
-    "\u03a3\u03af\u03c3\u03c5\u03c6\u03bf\u03c2 \u03a3\u0391\u03a3",
-    "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440! \u0401\u0436\u0438\u043a",
-    "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002",
-    "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3068\u30ab\u30bf\u30ab\u30ca",
-    "\ud55c\uad6d\uc5b4 \u1112\u1161\u11ab",
-    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645",
-    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",
-    "\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e",
-    "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e0a\u0e32\u0e27\u0e42\u0e25\u0e01",
-    "\U0001f600 \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
-    "\ufb01ligature, \u2460circled, \uff21full\uff22width, x\u00b2",
-    "control\x00and\x07and\x1band\x7fcharacters",
-    "\ufeffbyte order mark, \ufffdreplacement",
-    "right-to-left \u202emark\u202c and soft\u00adhyphen",
-    "1,234.56 100% $5 \u20ac7 3/4 1e-5 0x1F",
-    "2024-02-29T12:34:56Z +49 (0)30 123456",
-    "https://example.org/a?b=c&d=%20#e name.surname@example.org @user #tag",
-    "snake_case camelCase kebab-case C++ C# a/b",
-    "...!!!???---___***",
-    "\u201cquotes\u201d \u2018single\u2019 \u00abguillemets\u00bb \u2026 \u2013 \u2014",
-    "<b>html</b> &amp; {json: [1, 2]} \\path\\to\\file",
-    "[MASK] [CLS] [SEP] [PAD] [UNK]",
-    "<mask> <s> </s> <pad> <unk>",
-    "the<mask>of[MASK]it",
-    "a [MASK] . b <mask> , c",
-    "unaffable unbelievability antidisestablishmentarianism",
-    "x" * 150,
-    "ab" * 120 + " end",
-    "word " * 60,
-    "\u2581underline \u0120byte",
-    "a\u0300\u0301\u0302\u0303 z\u0351\u036b\u0343",
-)
-"""Texts on which tokenizers that look alike part: white space, Unicode, specials, long words."""
 
 
 def proven(made: Tokenizer, folder: TokenizerFolder, makes: tuple[str, ...]) -> tuple[Message, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bertonnx.runtime.rows import Row
 
-__all__ = ["pair_rows", "sample_rows"]
+__all__ = ["batch_rows", "pair_rows", "sample_rows"]
 
 # An empty text, other scripts, emoji, odd white space: where tokenizers and padding go wrong first.
 _TEXTS = (
@@ -24,6 +24,18 @@ _PAIRS = (
     ("Which city is the capital of Japan?", "東京は日本の首都です。 Kyoto was before."),
     ("Was it good?", "The film is slow, but the last twenty minutes are worth every one before them."),
 )
+_ALIKE = (
+    "The old dog sleeps in the sun.",
+    "The sun sleeps in the old dog.",
+    "In the sun the old dog sleeps.",
+    "The red car stops at the door.",
+    "The door stops at the red car.",
+    "At the door the red car stops.",
+    "A new book lies on the desk.",
+    "The tall man waits at the gate.",
+)
+"""Of many tokenizers as many tokens; of all those that are made of the same words."""
+
 _LONG = "A long text goes on, and on, with clause after clause, until the model can take no more of it. "
 
 
@@ -42,6 +54,14 @@ def sample_rows(*, pairs: bool, mask_token: str | None, max_length: int) -> list
     texts = [*_TEXTS, long]
     if mask_token is not None:
         texts = [_masked(text, mask_token) for text in texts]
+    return [Row(text) for text in texts]
+
+
+def batch_rows(*, pairs: bool, mask_token: str | None) -> list[Row]:
+    """Return rows of which several have as many tokens as each other; arguments as `sample_rows`."""
+    texts = [text if mask_token is None else _masked(text, mask_token) for text in _ALIKE]
+    if pairs:
+        return [Row(text, _PAIRS[0][1]) for text in texts]
     return [Row(text) for text in texts]
 
 

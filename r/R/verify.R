@@ -39,7 +39,8 @@ verified_file <- function(model, call) {
   }
   report <- unwrap(answer, call)
   detail <- sprintf(
-    "%d golden examples on %s; weights and tokenizer unchanged", report$examples, report$provider
+    "%d golden examples on %s; weights and tokenizer unchanged, %d texts tokenized alike",
+    report$examples, report$provider, report$texts
   )
   verified(check, TRUE, report$max_abs_difference, report$tolerance, detail)
 }

@@ -118,6 +118,19 @@ class ModelFile:
         Raises:
             ModelFileError: they cannot be read.
         """
+        return [entry for entry in self._entries if "outputs" in entry]
+
+    @property
+    def hard_texts(self) -> list[tuple[str, list[int]]]:
+        """Texts and their token ids; files of format 1 carry none.
+
+        Raises:
+            ModelFileError: they cannot be read.
+        """
+        return [(entry["text"], entry["ids"]) for entry in self._entries if "outputs" not in entry]
+
+    @property
+    def _entries(self) -> list[dict[str, Any]]:
         try:
             examples: list[dict[str, Any]] = json.loads(self.metadata.get(GOLDEN_KEY, "[]"))
         except (ValueError, RecursionError):
@@ -235,6 +248,10 @@ def _is_example(value: object) -> bool:
     match value:
         case {"text": str(), "pair": str() | None, "ids": list(), "outputs": dict(outputs)}:
             return all(isinstance(x, (int, float)) for numbers in outputs.values() for x in numbers)
+        case {"outputs": _}:
+            return False
+        case {"text": str(), "ids": list(ids)}:
+            return all(isinstance(token, int) for token in ids)
     return False
 
 

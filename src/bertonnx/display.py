@@ -158,6 +158,9 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
     yield f"  family      {card.family}"
     revision = card.source.get("revision")
     yield f"  source      {card.source.get('id')}" + (f" at {revision}" if revision else "")
+    if card.files:
+        saved = ", ".join(f"{name} {version}" for name, version in card.saved_by.items())
+        yield f"  made of     {len(card.files)} files" + (f", saved by {saved}" if saved else "")
     yield f"  size        {size / 1e6:.1f} MB, {card.precision}, inputs up to {card.max_length} tokens"
     if card.labels:
         # A classifier can have hundreds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import transformers
 from onnx import TensorProto
 
 import bertonnx
@@ -69,7 +71,12 @@ def test_what_the_card_says(report: bertonnx.ExportReport) -> None:
     assert parity.tolerance == 1e-4
     assert 0 < parity.max_abs_difference < 1e-4 * max(1, parity.max_abs_reference)
     assert card.source["kind"]
-    assert card.source["id"]
+    assert card.source["id"] == "checkpoint"
+    assert card.saved_by == {"transformers": transformers.__version__}
+    folder = report.path.parent / "checkpoint"
+    assert card.files["model.safetensors"] == sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= set(card.files)
+    assert set(card.files) <= {path.name for path in folder.iterdir()}
     assert {"bertonnx", "onnx", "onnxruntime", "optimum", "torch", "transformers"} <= set(card.versions)
 
 
@@ -77,7 +84,6 @@ def test_the_file_holds_nothing_of_the_exporting_machine(
     report: bertonnx.ExportReport, embedder: Path
 ) -> None:
     model = onnx.load(str(report.path))
-    del model.metadata_props[:]
     data = model.SerializeToString()
     assert model.producer_name == "bertonnx"
     assert str(embedder.parent).encode() not in data

@@ -22,8 +22,10 @@ from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime import golden
 from bertonnx.runtime.golden import check, sha256_text
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.session import cpu
 from bertonnx.runtime.session.cpu import CpuFeatures
+from bertonnx.runtime.tokenization import TextTokenizer
 from tests.fake_cuda import pretend_cuda
 from tests.figures import INT8_FIGURES
 
@@ -48,8 +50,11 @@ def _forge(path: Path) -> None:
     )
     model = load_proto(path)
     _entry(model, CARD_KEY).value = card.to_json()
-    examples = [{**example, "card": sha256_text(card.to_json())} for example in file.golden]
-    _entry(model, GOLDEN_KEY).value = json.dumps(examples, ensure_ascii=False)
+    entries = json.loads(_entry(model, GOLDEN_KEY).value)
+    for entry in entries:
+        if "outputs" in entry:
+            entry["card"] = sha256_text(card.to_json())
+    _entry(model, GOLDEN_KEY).value = json.dumps(entries, ensure_ascii=False)
     save_proto(model, path)
 
 
@@ -173,10 +178,11 @@ def test_changed_numbers_in_the_golden_examples(exported: dict[str, Path], tmp_p
     model = load_proto(exported["fill-mask"])
     entry = _entry(model, GOLDEN_KEY)
     golden = json.loads(entry.value)
-    golden[-1]["outputs"]["logits"][7] += 0.01
+    examples = [entry for entry in golden if "outputs" in entry]
+    examples[-1]["outputs"]["logits"][7] += 0.01
     entry.value = json.dumps(golden)
     save_proto(model, tmp_path / "m.onnx")
-    with pytest.raises(DriftError, match=f"golden example {len(golden) - 1} of"):
+    with pytest.raises(DriftError, match=f"golden example {len(examples) - 1} of"):
         check(tmp_path / "m.onnx")
 
 
@@ -229,10 +235,108 @@ def test_what_an_example_holds(task: str, exported: dict[str, Path]) -> None:
     assert len(lengths) >= 4
     assert max(lengths) == file.card.max_length  # one that is cut
     for example in file.golden:
-        assert set(example) == {"card", "text", "pair", "ids", "outputs"}
+        assert set(example) - {"batch"} == {"card", "text", "pair", "ids", "outputs"}
         assert (example["pair"] is not None) == (task == "question-answering")
         assert set(example["outputs"]) == set(file.card.outputs)
         assert all(0 < len(numbers) <= 1024 for numbers in example["outputs"].values())
+
+
+# One batch, and texts by their ids ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_several_examples_of_one_length_run_as_one_batch(task: str, exported: dict[str, Path]) -> None:
+    batch = [example for example in read_model_file(exported[task]).golden if example.get("batch")]
+    assert len(batch) >= 3
+    assert len({len(example["ids"]) for example in batch}) == 1
+    assert len({tuple(example["ids"]) for example in batch}) == len(batch)
+    assert check(exported[task], "cpu").batch == len(batch)
+
+
+def _mixed(source: Path, target: Path, output: str) -> Path:
+    """Give every row of a batch the mean of all rows, as a graph does that confused its axes."""
+    model = load_proto(source)
+    (node,) = [node for node in model.graph.node if output in node.output]
+    node.output[list(node.output).index(output)] = "own"
+    zero = numpy_helper.from_array(np.array([0], np.int64), "first_axis")
+    nothing = numpy_helper.from_array(np.array(0, np.float32), "nothing")
+    model.graph.initializer.extend([zero, nothing])
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMean", ["own", "first_axis"], ["mean"], keepdims=1),
+            onnx.helper.make_node("Mul", ["own", "nothing"], ["zeros"]),
+            onnx.helper.make_node("Add", ["zeros", "mean"], [output]),
+        ]
+    )
+    save_proto(model, target)
+    _forge(target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("task", "output"), [("feature-extraction", "sentence_embedding"), ("question-answering", "end_logits")]
+)
+def test_rows_that_a_graph_mixes_up(
+    task: str, output: str, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = _mixed(exported[task], tmp_path / "m.onnx", output)
+    with pytest.raises(DriftError, match=r"the batch of golden examples .* comes out differently") as caught:
+        check(path, "cpu")
+    assert f"in {output}" in str(caught.value)
+
+
+def test_a_hundred_short_texts_are_there_by_their_ids(exported: dict[str, Path]) -> None:
+    file = read_model_file(exported["fill-mask"])
+    assert len(file.hard_texts) >= 100
+    assert max(len(text) for text, _ in file.hard_texts) <= 80
+    tokenizer = TextTokenizer(file.tokenizer, file.card)
+    for text, ids in file.hard_texts:
+        (encoded,) = tokenizer.encode([Row(text)])
+        assert isinstance(encoded, Encoded)
+        assert encoded.pieces[0].ids.tolist() == ids
+    assert check(file.path).texts == len(file.hard_texts)
+    size = sum(len(json.dumps(entry, ensure_ascii=False)) for entry in file.hard_texts)
+    assert size < 20_000
+
+
+def _other_word(rules: Any) -> None:
+    rules["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Replace", "pattern": {"String": "running"}, "content": "ran"},
+            rules["normalizer"],
+        ],
+    }
+
+
+def _no_control_characters(rules: Any) -> None:
+    rules["normalizer"]["clean_text"] = False
+
+
+@pytest.mark.parametrize("change", [_other_word, _no_control_characters])
+def test_a_changed_rule_that_only_hard_texts_show(
+    change: Callable[[Any], None], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = _with_tokenizer(exported["text-classification"], tmp_path / "m.onnx", change)
+    _forge(path)
+    with pytest.raises(DriftError, match=r"\d+ of \d+ texts in .* are tokenized differently than at export"):
+        check(path)
+
+
+def test_files_of_format_1_have_neither(exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["text-classification"])
+    card = json.loads(_entry(model, CARD_KEY).value)
+    for name in ("files", "saved_by", "prompts", "default_prompt", "pooled_prompt"):
+        card.pop(name)
+    _entry(model, CARD_KEY).value = json.dumps({**card, "format": 1, "prefix": ""})
+    entries = [e for e in json.loads(_entry(model, GOLDEN_KEY).value) if "outputs" in e and "batch" not in e]
+    digest = sha256_text(_entry(model, CARD_KEY).value)
+    _entry(model, GOLDEN_KEY).value = json.dumps([{**entry, "card": digest} for entry in entries])
+    save_proto(model, tmp_path / "old.onnx")
+    report = check(tmp_path / "old.onnx", "cpu")
+    assert (report.examples, report.batch, report.texts) == (len(entries), 0, 0)
+    with bertonnx.load(tmp_path / "old.onnx") as old, bertonnx.load(exported["text-classification"]) as new:
+        assert old.predict(["Ada"]) == new.predict(["Ada"])
 
 
 @pytest.mark.parametrize("task", ["feature-extraction", "question-answering"])
@@ -284,7 +388,7 @@ def _with_numbers(path: Path, output: str, change: Callable[[float], float]) -> 
     model = load_proto(path)
     entry = _entry(model, GOLDEN_KEY)
     examples = json.loads(entry.value)
-    for example in examples:
+    for example in (example for example in examples if "outputs" in example):
         example["outputs"][output] = [change(number) for number in example["outputs"][output]]
     entry.value = json.dumps(examples)
     save_proto(model, path)

@@ -12,8 +12,8 @@ import transformers
 from tokenizers import Tokenizer
 
 from bertonnx.errors import CheckpointError, UnsupportedError, UsageError
-from bertonnx.exporters.checkpoint.tokenizer import HARD_TEXTS
 from bertonnx.exporters.options import Trust
+from bertonnx.models.hard_texts import HARD_TEXTS
 from tests.checkpoints import edit_json, message, read, save
 from tests.tokenizers_zoo import pretrained
 

@@ -13,9 +13,10 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
-from bertonnx.exporters.checkpoint.tokenizer import HARD_TEXTS, TokenizerFacts, read_tokenizer
+from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from bertonnx.exporters.checkpoint.tokenizer_classes import class_of
 from bertonnx.exporters.quiet import quiet
+from bertonnx.models.hard_texts import HARD_TEXTS
 from bertonnx.wording import COMMAND_LINE
 from tests import tokenizers_zoo
 from tests.checkpoints import edit_json, read, save
