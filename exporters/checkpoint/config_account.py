@@ -83,7 +83,8 @@ def settled(raw: Mapping[str, Any], account: Account) -> dict[str, Any]:
     # The checkpoint's own code reads what it likes, and no table knows it.
     if raw.get("auto_map"):
         return dict(raw)
-    live = installed_reads(name)
+    # Looked up in its code only where the table has not done so already, which takes a while.
+    live = read_tables().of(name).get(_installed()) or installed_reads(name)
     row = family_named(name)
     known = {key: value for key, value in raw.items() if key not in _SET_HERE}
     _account_for_rotary(known, name, live)
@@ -123,7 +124,7 @@ def other_version(key: str, value: object, name: str) -> CheckpointError:
 
 def _account_for(raw: Mapping[str, Any], name: str, live: Reads, account: Account) -> None:
     tables = read_tables()
-    shared = {*shared_keys(), *(key for keys in tables.shared.values() for key in keys), *_OURS}
+    shared = {*_shared(), *(key for keys in tables.shared.values() for key in keys), *_OURS}
     others = tables.of(name)
     _refuse_pruned(raw, live, name)
     private = []
@@ -142,9 +143,13 @@ def _account_for(raw: Mapping[str, Any], name: str, live: Reads, account: Accoun
         account.refuse_all(CONFIG, {key: raw[key] for key in private}, newer, remedy=_update())
 
 
+def _shared() -> Mapping[str, Any]:
+    return read_tables().shared.get(_installed()) or shared_keys()
+
+
 def _refuse_pruned(raw: Mapping[str, Any], live: Reads, name: str) -> None:
     # Common to all families up to version 4, so no family's own part of the table has it.
-    if raw.get("pruned_heads") and "pruned_heads" not in {*live.known, *shared_keys()}:
+    if raw.get("pruned_heads") and "pruned_heads" not in {*live.known, *_shared()}:
         raise other_version("pruned_heads", raw["pruned_heads"], name)
 
 

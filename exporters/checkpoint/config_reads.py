@@ -22,6 +22,7 @@ from typing import Any
 from bertonnx.errors import UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import require_encoder
 from bertonnx.exporters.quiet import quiet
+from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import TASKS
 
 __all__ = ["Reads", "exportable_families", "installed_reads", "shared_keys"]
@@ -58,12 +59,13 @@ class Reads:
 
 
 def exportable_families() -> list[str]:
-    """Return the families of the installed transformers that an export does not refuse by their name."""
+    """Return the families that can be exported, with this version of transformers or with another."""
     with quiet():
         from transformers import CONFIG_MAPPING
 
         names = sorted(CONFIG_MAPPING)
-    return [name for name in names if _exportable(name)]
+    # A version whose code of a family cannot be traced may still have saved its checkpoints.
+    return [name for name in names if family_named(name) is not None or _exportable(name)]
 
 
 def _exportable(name: str) -> bool:

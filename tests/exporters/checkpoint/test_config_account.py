@@ -13,10 +13,12 @@ from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.config_account import settled
 from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.weights import load_config
 from bertonnx.exporters.steps.trace import trace
 from bertonnx.wording import COMMAND_LINE
 from tests.checkpoints import edit_json, edit_weights, message, read
-from tests.tiny import save_tiny
+from tests.exporters.checkpoint.make_configs import configs
+from tests.tiny import missing_code, save_tiny
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 IDS = torch.tensor([[2, *range(10, 40), 3]])
@@ -252,3 +254,60 @@ def test_a_checkpoint_with_code_of_its_own_is_left_to_it() -> None:
     raw = {"model_type": "bert", "auto_map": {"AutoModel": "own.Model"}, "mine": 1}
     assert settled(raw, account) == raw
     assert account.private_keys == ()
+
+
+def layers(config: Any) -> list[tuple[bool, float]]:
+    """Return of each layer of a ModernBERT whether its attention is full, and the base of its positions."""
+    if hasattr(config, "rope_parameters"):
+        return [(kind == FULL, config.rope_parameters[kind]["rope_theta"]) for kind in config.layer_types]
+    bases = (config.local_rope_theta, config.global_rope_theta)
+    full = [layer % config.global_attn_every_n_layers == 0 for layer in range(config.num_hidden_layers)]
+    return [(one, bases[one]) for one in full]
+
+
+def held(raw: dict[str, Any], config: Any) -> dict[str, object]:
+    """Return keys of a file that a loaded configuration holds another value of."""
+    others = {"dtype", "transformers_version", "use_cache"}
+    # XLM's files say it twice, and version 5 takes one; both tell padding by the mask.
+    if "pad_index" in raw:
+        others |= {"pad_index", "pad_token_id"}
+    if raw["model_type"] == "modernbert":
+        others |= {"global_attn_every_n_layers", "global_rope_theta", "layer_types", "local_rope_theta"}
+        others |= {"rope_parameters"}
+    values = config.to_dict()
+    return {
+        key: values.get(key)
+        for key, value in raw.items()
+        if key not in others and values.get(key) != value and getattr(config, key, None) != value
+    }
+
+
+@pytest.mark.parametrize("version", ["4.57.6", "5.24.0"])
+def test_every_family_is_read_alike_or_refused_by_name(version: str, tmp_path: Path) -> None:
+    refused = set()
+    count = 0
+    for raw in configs(version):
+        name = raw["model_type"]
+        if missing_code(name):
+            continue
+        try:
+            config = load_config(tmp_path, settled(raw, Account()), trust_remote_code=False)
+        except CheckpointError as error:
+            refused.add((name, str(error.facts["key"])))
+            continue
+        count += 1
+        assert not held(raw, config), name
+        if name == "modernbert":
+            unusual = raw["classifier_pooling"] == "mean"
+            every, full, local = (4, 90.0, 80.0) if unusual else (3, 160000.0, 10000.0)
+            assert layers(config) == [(i % every == 0, local if i % every else full) for i in range(22)]
+    dropped = {"albert", "bert", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "ibert"}
+    dropped |= {"megatron-bert", "nystromformer", "roberta", "roberta-prelayernorm", "splinter"}
+    dropped |= {"xlm-roberta", "xlm-roberta-xl", "xmod"}
+    theirs = {(name, "position_embedding_type") for name in dropped if not missing_code(name)}
+    expected = {
+        ("4.57.6", False): theirs,
+        ("5.24.0", True): {("esm", "rope_theta")},
+    }
+    assert refused == expected.get((version, is_version_4()), set())
+    assert count > 60
