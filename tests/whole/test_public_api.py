@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[2]
 NO_FACE_YET = "runtime/vectors/"
 """What neither a command nor a function reaches."""
 
-COMMANDS_ONLY = {"lengths", "repeat", "resume", "seconds", "text"}
+COMMANDS_ONLY = {"csv_safe", "lengths", "repeat", "resume", "seconds", "text"}
 """Options of commands that neither Python nor R has as functions."""
 
 MODEL_METHODS = {
     "embed": "(self, texts, *, prompt=None)",
-    "classify": "(self, texts, pairs=None, top_k=1)",
+    "classify": "(self, texts, pairs=None, top_k=1, *, raw_scores=False)",
     "entities": "(self, texts, *, aggregation='simple')",
-    "answer": "(self, questions, contexts, *, top_k=1)",
+    "answer": "(self, questions, contexts, *, top_k=1, no_answer=False, raw_scores=False)",
     "fill_mask": "(self, texts, *, top_k=5)",
     "predict": "(self, texts, pairs=None, *, prompt=None)",
     "predict_batch": "(self, batch, *, column=None, pair_column=None, prompt=None)",
@@ -161,6 +161,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"optimize": "most"},
         {"max_length": "long"},
         {"pooling": "median"},
+        {"verify_with": ("nobody",)},
         {"target": "m1", "quantize": True},
         {"target": "avx2"},
         {"calibration": "texts.txt"},
