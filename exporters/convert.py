@@ -24,8 +24,8 @@ from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
-from bertonnx.exporters.verify.parity import compare, sample_feeds, segment_feeds
-from bertonnx.exporters.verify.samples import batch_rows, sample_rows
+from bertonnx.exporters.verify.parity import compare, fed, sample_feeds, segment_feeds
+from bertonnx.exporters.verify.samples import batch_rows, prompted_rows, sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.runtime.decoders import DecoderContext
@@ -255,7 +255,11 @@ def _export(
         pairs=bool(checkpoint.pairs), mask_token=checkpoint.mask_token, max_length=checkpoint.max_length
     )
     # All that the tokenizer makes and the model reads, not what the trace left of it.
-    inputs = sample_feeds(samples, tokenizer, inputs=checkpoint.input_names, pad_token_id=card.pad_token_id)
+    # Not among the golden examples, which keep texts alone.
+    prompted = [] if checkpoint.pooled_prompt else prompted_rows(samples, checkpoint.prompts)
+    inputs = sample_feeds(
+        [*samples, *prompted], tokenizer, inputs=fed(checkpoint), pad_token_id=card.pad_token_id
+    )
     inputs += segment_feeds(checkpoint, tokenizer)
     return _Export(checkpoint, options, card, path, tokenizer, samples, inputs, progress)
 

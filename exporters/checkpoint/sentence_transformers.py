@@ -60,7 +60,7 @@ def read_modules(folder: Path, account: Account, trust: Trust) -> SentenceModule
     first, *rest = modules
     options = read_options(first, account)
     layers = [layer for module in rest if (layer := read_layer(module, account, trust)) is not None]
-    kept = _prompted(_effective(layers), settings, folder)
+    kept = _prompted(_effective(layers), settings)
     found = SentenceModules(first.path, settings, options, tuple(kept))
     _require_result(found, modules, folder)
     return found
@@ -88,16 +88,10 @@ def _effective(layers: Sequence[Layer]) -> list[Layer]:
     return kept
 
 
-def _prompted(layers: Sequence[Layer], settings: Settings, folder: Path) -> list[Layer]:
-    """Return the layers, of which none leaves out a prompt that is not there."""
-    # The prompt's tokens would have to be told from the text's inside the graph, which sees only ids.
-    leaves = any(isinstance(layer, Pool) and not layer.prompt for layer in layers)
-    if leaves and settings.default_prompt and settings.prompts.get(settings.default_prompt):
-        raise UnsupportedError(
-            "{folder}: pooling leaves the default prompt out (include_prompt is false), which bertonnx "
-            "cannot; remove default_prompt_name from config_sentence_transformers.json, and put it in texts",
-            folder=folder,
-        )
+def _prompted(layers: Sequence[Layer], settings: Settings) -> list[Layer]:
+    """Return the layers, of which none leaves out a prompt where the model has none."""
+    if any(settings.prompts.values()):
+        return list(layers)
     return [replace(layer, prompt=True) if isinstance(layer, Pool) else layer for layer in layers]
 
 

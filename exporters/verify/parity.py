@@ -21,7 +21,7 @@ from bertonnx.exporters.verify.samples import pair_rows
 from bertonnx.models.figures import OutputParity, ParityFigures
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.rows import Array, Encoded, Piece, Row
+from bertonnx.runtime.rows import POOLING_MASK, Array, Encoded, Piece, Row, pooling_mask
 from bertonnx.runtime.session.session import Feeds, Session
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Message, Option, Options
@@ -33,6 +33,7 @@ __all__ = [
     "TOLERANCE",
     "compare",
     "embedding_reference",
+    "fed",
     "reference_outputs",
     "sample_feeds",
     "scores_reference",
@@ -66,6 +67,11 @@ def sample_feeds(
     return [_padded(group, inputs, pad_token_id) for group in (pieces, *([piece] for piece in pieces))]
 
 
+def fed(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the names of all inputs: what the model reads, and what pooling reads beside it."""
+    return (*checkpoint.input_names, *(() if checkpoint.pooled_prompt else (POOLING_MASK,)))
+
+
 def segment_feeds(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> list[Feeds]:
     """Return pairs of texts as inputs, where single texts would leave the second segment untried.
 
@@ -74,7 +80,7 @@ def segment_feeds(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> list[Feed
     """
     if checkpoint.pairs or "token_type_ids" not in checkpoint.input_names:
         return []
-    names, pad = checkpoint.input_names, checkpoint.pad_token_id
+    names, pad = fed(checkpoint), checkpoint.pad_token_id
     feeds = sample_feeds(pair_rows(), tokenizer, inputs=names, pad_token_id=pad)
     rows = int(getattr(checkpoint.config, "type_vocab_size", 0) or 0)
     return [] if rows and max(int(each["token_type_ids"].max()) for each in feeds) >= rows else feeds
@@ -132,11 +138,13 @@ def _padded(pieces: Sequence[Piece], inputs: Sequence[str], pad_token_id: int) -
         "input_ids": np.full(shape, pad_token_id, dtype=np.int64),
         "attention_mask": np.zeros(shape, dtype=np.int64),
         "token_type_ids": np.zeros(shape, dtype=np.int64),
+        POOLING_MASK: np.ones(shape, dtype=np.int64),
     }
     for i, piece in enumerate(pieces):
         feeds["input_ids"][i, : len(piece.ids)] = piece.ids
         feeds["attention_mask"][i, : len(piece.ids)] = 1
         feeds["token_type_ids"][i, : len(piece.ids)] = piece.type_ids
+        feeds[POOLING_MASK][i, : len(piece.ids)] = pooling_mask([piece])[0]
     return {name: feeds[name] for name in inputs}
 
 
@@ -164,7 +172,7 @@ def reference_outputs(checkpoint: Checkpoint, feeds: Feeds) -> dict[str, Array]:
     given = {name: torch.from_numpy(array) for name, array in feeds.items()}
     with torch.no_grad():
         # Pooling alone reads which tokens are a prompt's.
-        raw = checkpoint.model(**{name: tensor for name, tensor in given.items() if name != "pooling_mask"})
+        raw = checkpoint.model(**{name: tensor for name, tensor in given.items() if name != POOLING_MASK})
         tensors = {name: raw[name] for name in task_named(checkpoint.traced).raw_outputs}
         if row.reference_head:
             resolve(row.reference_head)(checkpoint, tensors, given)

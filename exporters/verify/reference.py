@@ -21,6 +21,7 @@ from bertonnx.exporters.checkpoint.sentence_layers import (
 from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.registry import resolve
+from bertonnx.runtime.rows import POOLING_MASK
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,7 @@ def _pool(tokens: torch.Tensor, layer: Pool, feeds: Tensors) -> torch.Tensor:
     import torch
 
     mask = feeds["attention_mask"]
-    counted = mask if layer.prompt else mask * feeds["pooling_mask"]
+    counted = mask if layer.prompt else mask * feeds[POOLING_MASK]
     return torch.cat([resolve(POOLINGS[name].reference)(tokens, counted, mask) for name in layer.modes], -1)
 
 

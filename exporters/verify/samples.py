@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 from bertonnx.runtime.rows import Row
 
-__all__ = ["batch_rows", "pair_rows", "sample_rows"]
+__all__ = ["batch_rows", "pair_rows", "prompted_rows", "sample_rows"]
 
 # An empty text, other scripts, emoji, odd white space: where tokenizers and padding go wrong first.
 _TEXTS = (
@@ -68,6 +71,11 @@ def batch_rows(*, pairs: bool, mask_token: str | None) -> list[Row]:
 def pair_rows() -> list[Row]:
     """Return two pairs of texts, for a model that reads segments and whose samples are single texts."""
     return [Row(text, pair) for text, pair in _PAIRS[:2]]
+
+
+def prompted_rows(rows: Sequence[Row], prompts: Mapping[str, str]) -> list[Row]:
+    """Return two of the rows with each prompt that has a text, whichever is the default one."""
+    return [replace(row, prompt=name) for name, text in prompts.items() if text for row in rows[:2]]
 
 
 def _masked(text: str, mask_token: str) -> str:

@@ -161,6 +161,19 @@ def test_a_cut_embedding_is_not_normalized_again(save: Callable[..., Path], trac
     assert (again.width, again.normalize) == (12, True)
 
 
+@pytest.mark.parametrize("mode", ALL)
+def test_a_prompt_that_pooling_leaves_out(
+    mode: str, save: Callable[..., Path], traced: onnx.ModelProto
+) -> None:
+    prompts = {"query": "find the best of all: ", "document": ""}
+    folder = save([pool(mode, include_prompt=False)], prompts=prompts, default_prompt_name="query")
+    rows = [Row(text, prompt=prompt) for text in TEXTS[:6] for prompt in (None, "")]
+    checkpoint, ours = run(traced, folder, "sentence_embedding", rows)
+    assert not checkpoint.pooled_prompt
+    assert_same(ours[::2], encoded(folder, TEXTS[:6]))
+    assert_same(ours[1::2], encoded(folder, TEXTS[:6], prompt=""))
+
+
 RANKERS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "cls": [pool("cls"), dense(32, 1, IDENTITY, module_output_name="scores")],
     "as the ettin rerankers": [
@@ -194,6 +207,8 @@ def test_a_modular_classifier(save: Callable[..., Path], traced: onnx.ModelProto
     assert checkpoint.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
+# torch.nn.Softmax() without an axis, which is what Sentence-Transformers makes of the folder's name.
+@pytest.mark.filterwarnings("ignore:Implicit dimension")
 @pytest.mark.parametrize(
     ("labels", "activation"),
     [
@@ -229,6 +244,18 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Pat
     return found
 
 
+def test_a_prompt_that_is_left_out_from_folder_to_results(save: Callable[..., Path], tmp_path: Path) -> None:
+    prompts = {"query": "find the best of all: ", "document": ""}
+    folder = save([pool("mean", include_prompt=False), NORMALIZE], prompts=prompts)
+    report = bertonnx.export(folder, tmp_path / "model.onnx")
+    assert report.card.inputs[-1] == "pooling_mask"
+    texts = list(SENTENCES[:6])
+    with bertonnx.load(report.path) as model:
+        for name in ("query", "document", ""):
+            theirs = encoded(folder, texts, **({"prompt_name": name} if name else {"prompt": ""}))
+            assert_same(model.embed(texts, prompt=name), theirs)
+
+
 def test_a_ranker_from_folder_to_results(save: Callable[..., Path], tmp_path: Path) -> None:
     folder = save(RANKERS["as the ettin rerankers"], crosses=True, activation_fn=IDENTITY)
     report = bertonnx.export(folder, tmp_path / "model.onnx")
@@ -256,9 +283,9 @@ def test_all_minilm(minilm: Path) -> None:
     assert_same(ours, encoded(MINILM, texts))
 
 
-def encoded(folder: Path, texts: list[str]) -> Array:
+def encoded(folder: Path, texts: list[str], **options: Any) -> Array:
     model: Any = SentenceTransformer(str(folder), device="cpu")
-    result: Array = model.encode(texts, batch_size=8, convert_to_numpy=True, show_progress_bar=False)
+    result: Array = model.encode(texts, batch_size=8, show_progress_bar=False, **options)
     return result
 
 

@@ -396,6 +396,12 @@ def test_a_damaged_dense_layer(tmp_path: Path) -> None:
     assert "cannot be read" in message(CheckpointError, tmp_path)
 
 
+def pool_of(folder: Path) -> Pool:
+    (pool,) = modules(folder).layers
+    assert isinstance(pool, Pool)
+    return pool
+
+
 def prompts_of(folder: Path) -> tuple[Any, str | None]:
     settings = modules(folder).settings
     return settings.prompts, settings.default_prompt
@@ -408,7 +414,11 @@ def test_prompts(tmp_path: Path) -> None:
     write(settings, {"prompts": prompts, "default_prompt_name": None})
     assert prompts_of(tmp_path) == (prompts, None)
     write(settings, {"prompts": prompts, "default_prompt_name": "passage"})
-    assert "include_prompt is false" in message(UnsupportedError, tmp_path)
+    assert not pool_of(tmp_path).prompt
+    # Without a prompt there is none to leave out.
+    write(settings, {"prompts": {"query": "", "document": ""}, "default_prompt_name": "query"})
+    assert pool_of(tmp_path).prompt
+    write(settings, {"prompts": prompts, "default_prompt_name": "passage"})
     folder_of(tmp_path, "Transformer", "Pooling")
     assert prompts_of(tmp_path) == (prompts, "passage")
     found = read(encoder(tmp_path))
