@@ -24,7 +24,7 @@ from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_a
 from bertonnx.exporters.checkpoint.sentence_layers import Layer, Pool
 from bertonnx.exporters.checkpoint.sentence_settings import Settings
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules, read_modules
-from bertonnx.exporters.checkpoint.setfit import require_no_classifier
+from bertonnx.exporters.checkpoint.setfit import SetFit, read_setfit
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import Head, require_exportable, task_of, text_pairs
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
@@ -171,7 +171,6 @@ class _Plan:
 def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
     sentence = None
-    require_no_classifier(source.folder, asked)
     # Where a task without modules is asked for, those that bertonnx cannot follow are no obstacle.
     if asked is None or asked.pooled or asked.activated:
         sentence = read_modules(source.folder, account, source.trust)
@@ -183,12 +182,13 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     config = load_config(folder, read, trust_remote_code=source.trust.trust_remote_code)
     raw, merged = adapted_config(source.adapter, config, raw, asked=asked, account=account)
     crosses = read_cross_encoder(sentence, config, raw, source.trust, folder=source.folder)
-    row, chosen = _chosen_task(asked, config, sentence, crosses)
+    fitted = read_setfit(source, sentence, config.hidden_size, asked, account)
+    row, chosen = _chosen_task(asked, config, sentence, fitted or crosses)
     require_activation(row, options)
-    layers = crosses.layers if crosses is not None and row.activated else ()
+    layers = _head_layers(row, fitted or crosses)
     traced = ENCODER if layers else row
     require_exportable(traced, config.model_type, getattr(config, "auto_map", None) or ())
-    head = crossed_head(row, crosses, config, raw, options)
+    head = fitted.head if fitted is not None else crossed_head(row, crosses, config, raw, options)
     # This changes the configuration, and must come before a model is made of it.
     attention = prepare_attention(config)
     # A cross-encoder's modules make scores: its encoder alone is one like any other.
@@ -219,19 +219,23 @@ def _chosen_task(
     asked: Task | None,
     config: PretrainedConfig,
     sentence: SentenceModules | None,
-    crosses: CrossEncoder | None,
+    classifies: CrossEncoder | SetFit | None,
 ) -> tuple[Task, tuple[Message, ...]]:
     """Return the task, and a note where the user did not choose it."""
     if asked is not None:
         return asked, ()
-    if crosses is not None:
-        return crosses.task, (crosses.note,)
+    if classifies is not None:
+        return classifies.task, (classifies.note,)
     # Its architecture may still name the head of its pre-training, which its modules do not use.
     if sentence is not None:
         note = Message("task {task}, because it is a Sentence-Transformers folder", task=ENCODER.name)
         return ENCODER, (note,)
     row, note = task_of(config.architectures or ())
     return row, (note,)
+
+
+def _head_layers(row: Task, classifies: CrossEncoder | SetFit | None) -> tuple[Layer, ...]:
+    return classifies.layers if classifies is not None and row.activated else ()
 
 
 def _score_note(

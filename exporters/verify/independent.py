@@ -18,6 +18,7 @@ import numpy as np
 from bertonnx.errors import MissingDependencyError, ParityError, UsageError
 from bertonnx.exporters.checkpoint.adapters import Adapter, own_task, tokenizer_folder
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.folder import SETFIT_HEAD
 from bertonnx.exporters.checkpoint.merging import without_adapter
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.exporters.quiet import quiet
@@ -221,6 +222,8 @@ def sentence_answers(
     row = task_named(checkpoint.task)
     if row.pooled:
         return _encoded(checkpoint, card, rows)
+    if (checkpoint.source.folder / SETFIT_HEAD).is_file():
+        raise CannotCheckError(Message("it does not read SetFit's classifier"))
     if row.activated and card.takes_pair:
         return _predicted(checkpoint, card, rows)
     raise CannotCheckError(
