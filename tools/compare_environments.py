@@ -10,12 +10,15 @@ is 1 where something differs. Arguments after the two environments choose famili
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -71,7 +74,7 @@ def compare(pythons: Sequence[str], families: Sequence[str]) -> int:
 def _difference(wanted: Result, found: Sequence[Result]) -> str:
     refused = [result["refused"] for result in found if "refused" in result]
     if len(refused) == len(found):
-        return f"refused by both: {refused[0][:90]}"
+        return f"refused by both: {' | '.join(why[:300] for why in refused)}"
     # A family that one version has no code for is no difference.
     if refused:
         known = all("has no code of it" in why for why in refused)
@@ -79,13 +82,12 @@ def _difference(wanted: Result, found: Sequence[Result]) -> str:
     worst = 0.0
     for result in found:
         if result["inputs"] != wanted["inputs"]:
-            names = [
-                name for name in wanted["inputs"] if result["inputs"].get(name) != wanted["inputs"][name]
-            ]
-            return f"DIFFERENT inputs: {', '.join(names) or sorted(result['inputs'])}"
+            return f"DIFFERENT inputs: {', '.join(sorted(result['inputs']))}"
         scale = max(1.0, *map(abs, wanted["outputs"]))
         parts = zip(wanted["outputs"], result["outputs"], strict=True)
-        worst = max(worst, *(abs(a - b) / scale for a, b in parts))
+        apart = [abs(a - b) / scale for a, b in parts]
+        # Whatever is compared with NaN is neither larger nor smaller.
+        worst = math.nan if any(map(math.isnan, apart)) else max(worst, *apart)
     verdict = "equal" if worst <= TOLERANCE else "DIFFERENT numbers"
     return f"{verdict}, {len(wanted['inputs']['input_ids'])} ids, largest difference {worst:.1e}"
 
@@ -114,6 +116,12 @@ def _task(family: str) -> str:
     return "feature-extraction" if usual in FAMILIES[family].gaps else usual
 
 
+def _texts(folder: Path) -> tuple[str, ...]:
+    """Return the pair, or its first text for a model without a row for a second segment."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return PAIR[:1] if config.get("type_vocab_size") == 1 else PAIR
+
+
 def _own_class(folder: Path, family: str) -> None:
     """Save the tokenizer again as the family's own class, where that is no Python class."""
     from bertonnx.exporters.quiet import quiet
@@ -131,13 +139,12 @@ def _own_class(folder: Path, family: str) -> None:
             return
         file.write_text(json.dumps({**json.loads(before), "tokenizer_class": name}), encoding="utf-8")
         load: Any = AutoTokenizer.from_pretrained
-        try:
+        # A class of another kind, or without its packages, fails in its own way; the generic one stays.
+        with suppress(Exception):
             own = load(folder, local_files_only=True)
             if own.is_fast and len(own) == json.loads((folder / "config.json").read_text())["vocab_size"]:
                 own.save_pretrained(folder)
                 return
-        except Exception as error:  # a class whose packages are missing fails in its own way
-            print(f"{family}: {error}", file=sys.stderr)
     file.write_text(before, encoding="utf-8")
 
 
@@ -155,7 +162,9 @@ def _reference(folder: Path, family: str) -> Result:
         own = load(folder, local_files_only=True)
         maker: Any = getattr(transformers, row.auto_class)
         model = maker.from_pretrained(folder, local_files_only=True, attn_implementation="eager").eval()
-        given = own(*PAIR, return_tensors="pt")
+        taken = inspect.signature(model.forward).parameters
+        made = own(*_texts(folder), return_tensors="pt")
+        given = {name: array for name, array in made.items() if name in taken}
         with torch.inference_mode():
             made = model(**given)
     numbers = [made[name].float().flatten().tolist() for name in row.raw_outputs]
@@ -185,7 +194,7 @@ def _exported(folder: Path) -> Result:
             card = bertonnx.export(folder, file, optimize="none").card
         except BertonnxError as error:
             return {"refused": str(error)}
-        encoded = TextTokenizer(read_model_file(file).tokenizer, card).encode([Row(*PAIR)])[0]
+        encoded = TextTokenizer(read_model_file(file).tokenizer, card).encode([Row(*_texts(folder))])[0]
         assert isinstance(encoded, Encoded)
         piece = encoded.pieces[0]
         made = {"input_ids": piece.ids, "token_type_ids": piece.type_ids, "attention_mask": piece.ids * 0 + 1}

@@ -36,6 +36,8 @@ if [ $# -eq 0 ]; then
     tests/exporters/checkpoint tests/exporters/steps/test_trace.py tests/exporters/test_convert.py
   "$newer/bin/python" -m pytest --numprocesses 2 --dist worksteal tests/whole/test_matrix.py \
     -k "text-classification or question-answering"
+  # The same folders, saved by either version, give the same ids and numbers in both.
+  "$python" tools/compare_environments.py "$python" "$newer/bin/python"
 fi
 if command -v R >/dev/null; then
   BERTONNX_TEST_PYTHON="$PWD/$python" sh r/check.sh

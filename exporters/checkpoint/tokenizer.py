@@ -17,6 +17,7 @@ from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.tokenizer_file import file_tokenizer
 from bertonnx.exporters.checkpoint.tokenizer_folder import (
+    CONFIG,
     PROVIDE,
     TokenizerFolder,
     account_of,
@@ -94,11 +95,13 @@ def read_tokenizer(
         made, makes = own.backend_tokenizer, tuple(own("a", "b"))
     elif folder.file is not None:
         made = file_tokenizer(folder, account)
-        # Parity cannot see a wrong tokenizer: PyTorch and the graph are both fed the ids that it makes.
-        notes = (*_mixed_note(folder), *proven(made, folder, makes))
+        notes = _mixed_note(folder)
     else:
         made = converted(folder, account)
-        notes = proven(made, folder, makes)
+    # Parity cannot see a wrong tokenizer: PyTorch and the graph are both fed the ids that it makes. A class
+    # that obeys a key which the user lets be ignored is no witness.
+    if own is None and not any(key.startswith(CONFIG) for key in account.ignored_keys):
+        notes = (*notes, *proven(made, folder, makes, trust_remote_code=trust_remote_code))
     if lower:
         _lower_first(made)
     text = _text(made, folder)

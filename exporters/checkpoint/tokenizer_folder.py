@@ -167,6 +167,7 @@ def read_folder(folder: Path) -> TokenizerFolder:
     config = dict(own)
     if "added_tokens_decoder" not in own:
         config.update(_optional(folder, _TOKENS))
+        config["added_tokens_decoder"] = _old_added(folder, config)
     return TokenizerFolder(
         path=folder,
         version=version,
@@ -218,6 +219,18 @@ def installed_major() -> int:
 
 def _optional(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
+
+
+def _old_added(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what version 3 wrote into added_tokens.json, as `added_tokens_decoder` has it."""
+    there = {token.get("content") for token in _optional(folder, "tokenizer.json").get("added_tokens") or ()}
+    special = {str(config.get(name)) for name in NAMED_TOKENS}
+    special.update(map(str, config.get("additional_special_tokens") or ()))
+    return {
+        str(index): {"content": token, "normalized": token not in special, "special": token in special}
+        for token, index in _optional(folder, "added_tokens.json").items()
+        if token not in there
+    }
 
 
 def _as_token(value: Any) -> AddedToken | None:

@@ -23,13 +23,16 @@ _ALWAYS = ("input_ids", "attention_mask")
 """What a model is fed, whether or not its tokenizer lists it."""
 
 
-def proven(made: Tokenizer, folder: TokenizerFolder, makes: tuple[str, ...]) -> tuple[Message, ...]:
+def proven(
+    made: Tokenizer, folder: TokenizerFolder, makes: tuple[str, ...], *, trust_remote_code: bool
+) -> tuple[Message, ...]:
     """Compare a tokenizer with the class of the version that saved it, where that version is installed.
 
     Args:
         made: what goes into the model file.
         folder: its files.
         makes: the outputs that the class is believed to have.
+        trust_remote_code: run Python code of the folder, where its model has some.
 
     Returns:
         A note where there was nothing to compare it with.
@@ -44,7 +47,7 @@ def proven(made: Tokenizer, folder: TokenizerFolder, makes: tuple[str, ...]) -> 
     load: Any = AutoTokenizer.from_pretrained
     with quiet():
         try:
-            own = load(folder.path, local_files_only=True)
+            own = load(folder.path, local_files_only=True, trust_remote_code=trust_remote_code)
         except Exception as error:  # every tokenizer class fails in its own way
             note = Message(
                 "tokenizer.json alone says how texts are split: {kind} of transformers {version} cannot be "

@@ -33,7 +33,7 @@ __all__ = ["converted"]
 _ALIKE = frozenset(
     {"BertTokenizer", "ConvBertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer"}
     | {"MobileBertTokenizer", "SplinterTokenizer", "SqueezeBertTokenizer", "XLMRobertaTokenizer"}
-    | {"CamembertTokenizer", "FunnelTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"}
+    | {"CamembertTokenizer"}
 )
 """Classes of which both versions make the same."""
 
@@ -83,7 +83,7 @@ def _by_transformers(folder: TokenizerFolder) -> Tokenizer:
     load: Any = AutoTokenizer.from_pretrained
     with quiet():
         try:
-            own = load(folder.path, local_files_only=True)
+            own = load(folder.path, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # every tokenizer class fails in its own way
             raise CheckpointError(
                 "the tokenizer in {folder} cannot be loaded ({kind}: {why}); {provide}",

@@ -248,6 +248,16 @@ def test_flags_of_added_tokens_are_those_of_tokenizer_config(tmp_path: Path) -> 
     assert "[X]" not in written.decode(written.encode("a [X]").ids, skip_special_tokens=True)
 
 
+def test_tokens_of_an_old_added_tokens_file(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece()
+    folder = _folder(tmp_path, made, {"tokenizer_class": "BertTokenizer", "model_max_length": 64})
+    count = made.get_vocab_size()
+    (folder / "added_tokens.json").write_text(json.dumps({"newword": count, "[MASK]": 4}))
+    facts = _facts(folder)
+    assert count in _ids(facts, "a newword here")
+    assert facts.mask_token_id == 4
+
+
 # Keys
 
 
@@ -286,6 +296,8 @@ def test_version_5_keys_that_contradict_the_file(tmp_path: Path, key: str, value
     assert f"tokenizer_config.json has {key} false" in said
     assert "tokenizer.json says true" in said
     assert f"--ignore-key {key}" in said
+    facts, made = _facts(tmp_path, key), tokenizers_zoo.wordpiece()
+    assert [_ids(facts, text) for text in HARD_TEXTS] == [made.encode(text).ids for text in HARD_TEXTS]
 
 
 def test_split_special_tokens_is_refused(tmp_path: Path) -> None:
