@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
@@ -51,23 +51,40 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
             kind=folder.kind.name,
         )
     if folder.version == 4:
-        made = _follow_version_4(made, folder, account)
+        made = _follow_version_4(made, folder)
     elif not folder.mixed:
         _require_version_5(made, folder, account)
     add_tokens(made, folder)
+    if folder.version == 4 and "bos and eos" in folder.kind.rules:
+        _put_bos_and_eos(made, folder)
     return made
 
 
-def _follow_version_4(made: Tokenizer, folder: TokenizerFolder, account: Account) -> Tokenizer:
+def _put_bos_and_eos(made: Tokenizer, folder: TokenizerFolder) -> None:
+    """Put the tokens around a text that `GemmaTokenizerFast` does, whatever tokenizer.json says."""
+    around: dict[str, str] = {}
+    for name in ("bos_token", "eos_token"):
+        if folder.setting(f"add_{name}"):
+            if name not in folder.named:
+                raise CheckpointError(
+                    "tokenizer_config.json in {folder} has add_{name} true, and no {name}; write it there",
+                    folder=folder.path,
+                    name=name,
+                )
+            around[name] = folder.named[name].content
+    parts = [[around.get("bos_token"), text, around.get("eos_token")] for text in ("$A", "$B")]
+    single, second = (
+        " ".join(f"{part}:{segment}" for part in each if part) for segment, each in enumerate(parts)
+    )
+    made.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=f"{single} {second}",
+        special_tokens=[(token, made.token_to_id(token)) for token in set(around.values())],
+    )
+
+
+def _follow_version_4(made: Tokenizer, folder: TokenizerFolder) -> Tokenizer:
     rules = folder.kind.rules
-    if "bos and eos" in rules:
-        account.refuse(
-            CONFIG,
-            "tokenizer_class",
-            folder.kind.name,
-            "a class of models that write text, which puts its own tokens around a text",
-            remedy=Message('put "PreTrainedTokenizerFast" there, with them in tokenizer.json'),
-        )
     prefix = bool(folder.setting("add_prefix_space"))
     wanted: dict[str, dict[str, Any]] = {"pre_tokenizer": {"add_prefix_space": prefix}}
     if "bert normalizer" in rules:

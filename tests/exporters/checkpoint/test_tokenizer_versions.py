@@ -330,6 +330,24 @@ def test_no_special_tokens_around_a_text_of_version_5(tmp_path: Path) -> None:
     assert "puts no special tokens around a text" in _refused(_folder(tmp_path, made, config))
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_the_class_of_mmbert_puts_its_own_tokens(tmp_path: Path, both: bool) -> None:
+    made = tokenizers_zoo.unigram()
+    tokens = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    config = {**V4, **tokens, "tokenizer_class": "GemmaTokenizerFast", "add_bos_token": True}
+    folder = _folder(tmp_path, made, {**config, "add_eos_token": both}, family="modernbert")
+    made.post_processor = None
+    inner = [made.encode(text).ids for text in ("film", "the end")]
+    bos, eos = made.token_to_id("<s>"), [made.token_to_id("</s>")] if both else []
+    facts = _facts(folder)
+    assert _ids(facts, "film") == [bos, *inner[0], *eos]
+    pair = Tokenizer.from_str(facts.text).encode("film", "the end")
+    assert pair.ids == [bos, *inner[0], *eos, bos, *inner[1], *eos]
+    assert pair.type_ids == [0] * (1 + len(inner[0]) + both) + [1] * (1 + len(inner[1]) + both)
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": None}))
+    assert "add_bos_token true, and no bos_token" in _refused(folder)
+
+
 @pytest.mark.parametrize("limit", [None, 10**30, 0])
 def test_no_limit_of_the_tokenizer(tmp_path: Path, limit: int | None) -> None:
     config = {**V5, "tokenizer_class": "BertTokenizer", "model_max_length": limit}
