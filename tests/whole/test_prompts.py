@@ -16,6 +16,7 @@ import bertonnx
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.model import Model
+from bertonnx.runtime.rows import Row
 from tests.commands import Command, read_lines, written
 from tests.corpus import PARAGRAPHS, SENTENCES
 from tests.tiny import save_tiny
@@ -130,3 +131,38 @@ def test_info_shows_the_prompts(exported: Path, command: Command) -> None:
     assert 'query "Query: "' in shown
     assert 'passage "What the page says: "' in shown
     assert "none by default" in shown
+
+
+MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+
+
+def test_prompts_that_are_not_pooled(tmp_path: Path) -> None:
+    tiny = save_tiny(tmp_path / "checkpoint", "bert", "feature-extraction")
+    pooling = MODULES.Pooling(32, pooling_mode=MODES, include_prompt=False)
+    made: Any = SentenceTransformer
+    theirs = made(
+        modules=[MODULES.Transformer(str(tiny), max_seq_length=48), pooling, MODULES.Normalize()],
+        device="cpu",
+        prompts=PROMPTS,
+        default_prompt_name="passage",
+    )
+    theirs.save(str(tmp_path / "folder"))
+    report = bertonnx.export(tmp_path / "folder", tmp_path / "model.onnx")
+    assert report.card.inputs == ("input_ids", "attention_mask", "token_type_ids", "pooling_mask")
+    # Texts that are equal with their prompts, in one job: the tokens are the same, and what is pooled is not.
+    texts = [*TEXTS, "Query: Ada", "Ada"]
+    with bertonnx.load(report.path) as model:
+        assert not model.card.pooled_prompt
+        assert close(model.embed(texts), theirs.encode(texts))
+        for name in ("", *PROMPTS):
+            ours = model.embed(texts, prompt=name)
+            expected = theirs.encode(texts, prompt="") if not name else theirs.encode(texts, prompt_name=name)
+            assert close(ours, expected)
+            alone = [model.embed([text], prompt=name)[0] for text in texts]
+            assert np.array_equal(ours, alone)
+        rows = [Row("Query: Ada", prompt=""), Row("Ada", prompt="query")] * 20
+        mixed = [item["embedding"] for item in model.stream(rows) if isinstance(item, dict)]
+        for row, embedding in zip(rows, mixed, strict=True):
+            assert np.array_equal(embedding, model.embed([row.text], prompt=row.prompt)[0])
+        assert np.abs(mixed[0] - mixed[1]).max() > 100 * TOLERANCE
+    assert bertonnx.check(report.path).examples > 0
