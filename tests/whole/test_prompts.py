@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 import bertonnx
 from bertonnx.errors import UsageError
@@ -166,3 +166,25 @@ def test_prompts_that_are_not_pooled(tmp_path: Path) -> None:
             assert np.array_equal(embedding, model.embed([row.text], prompt=row.prompt)[0])
         assert np.abs(mixed[0] - mixed[1]).max() > 100 * TOLERANCE
     assert bertonnx.check(report.path).examples > 0
+
+
+def test_prompts_of_a_cross_encoder(tmp_path: Path) -> None:
+    tiny = save_tiny(tmp_path / "checkpoint", "bert", "text-classification", labels=("relevant",))
+    made: Any = CrossEncoder
+    theirs = made(str(tiny), device="cpu", prompts=PROMPTS, default_prompt_name="query")
+    theirs.save_pretrained(str(tmp_path / "folder"))
+    pairs = [("red planet?", "Mars is red."), ("", "I like tea."), (SENTENCES[0], PARAGRAPHS[0])]
+    queries, documents = map(list, zip(*pairs, strict=True))
+    report = bertonnx.export(tmp_path / "folder", tmp_path / "model.onnx")
+    with bertonnx.load(report.path) as model:
+
+        def scores(prompt: str | None) -> Any:
+            return np.array([item["score"] for item in model.predict(queries, documents, prompt=prompt)])
+
+        # Before the query alone; "query" and "document" mean nothing special to a cross-encoder.
+        assert close(scores(None), theirs.predict(pairs))
+        assert close(scores("title"), theirs.predict(pairs, prompt_name="title"))
+        assert close(scores(""), theirs.predict(pairs, prompt=""))
+        assert np.abs(scores("title") - scores("")).max() > 100 * TOLERANCE
+        with pytest.raises(UsageError, match="it has passage, query, title$"):
+            model.predict(queries, documents, prompt="document")
