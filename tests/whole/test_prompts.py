@@ -186,5 +186,5 @@ def test_prompts_of_a_cross_encoder(tmp_path: Path) -> None:
         assert close(scores("title"), theirs.predict(pairs, prompt_name="title"))
         assert close(scores(""), theirs.predict(pairs, prompt=""))
         assert np.abs(scores("title") - scores("")).max() > 100 * TOLERANCE
-        with pytest.raises(UsageError, match="it has passage, query, title$"):
+        with pytest.raises(UsageError, match=r"it has passage, query, title$"):
             model.predict(queries, documents, prompt="document")
