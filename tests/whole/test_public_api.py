@@ -161,6 +161,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"optimize": "most"},
         {"max_length": "long"},
         {"pooling": "median"},
+        {"activation": "loud"},
         {"verify_with": ("nobody",)},
         {"target": "m1", "quantize": True},
         {"target": "avx2"},
