@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from bertonnx.errors import UsageError
@@ -139,6 +140,7 @@ class RunOptions:
         on_error: one of `ON_ERROR`: whether a failed row's error is written in its place, or ends the run.
         resume: whether to go on with an output that an earlier run did not finish.
         csv_safe: whether texts in a table are written so that a spreadsheet takes none for a formula.
+        manifest: a file for what was read, with what, and what was written.
 
     Raises:
         UsageError: `on_error` is none of the choices.
@@ -149,6 +151,7 @@ class RunOptions:
     on_error: OnError = "record"
     resume: bool = False
     csv_safe: bool = False
+    manifest: str | Path | None = None
 
     def __post_init__(self) -> None:
         chosen("on_error", self.on_error, ON_ERROR)

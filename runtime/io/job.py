@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bertonnx.errors import OutputError, RowError, UsageError
 from bertonnx.runtime.io.inputs import Input
@@ -51,6 +52,8 @@ class JobReport:
             Nothing beside a complete output says which model, options and input made it.
         notes: what to say of the input and the output: the input grew or was replaced meanwhile, an
             unfinished output was damaged, there was no lock.
+        input: with a manifest: the input's `path`, `size` and `sha256`, as it was when it was opened; the
+            last two are None of a pipe.
     """
 
     rows: int
@@ -60,6 +63,7 @@ class JobReport:
     seconds: float
     complete_before: bool = False
     notes: tuple[Message, ...] = ()
+    input: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,13 @@ class Job:
                 writer.close()
                 note.remove()
                 seconds = time.monotonic() - began
-                return JobReport(*before, resumed_rows=before.rows, seconds=seconds, complete_before=True)
+                return JobReport(
+                    *before,
+                    resumed_rows=before.rows,
+                    seconds=seconds,
+                    complete_before=True,
+                    input=self._input(watched),
+                )
             done = writer.done
             # The input is opened before the output is touched, so that a wrong name costs no older result.
             with self._opened(done.rows) as rows:
@@ -123,8 +133,15 @@ class Job:
                 if rows.skipped < done.rows:
                     raise self._too_few(rows.skipped, done.rows)
                 total, notes = _Loop(self, writer, note, watched).run(rows, done)
+            facts = self._input(watched)
         notes = tuple(one for one in (unlocked, damage, writer.damage, *notes) if one is not None)
-        return JobReport(*total, resumed_rows=done.rows, seconds=time.monotonic() - began, notes=notes)
+        seconds = time.monotonic() - began
+        return JobReport(*total, resumed_rows=done.rows, seconds=seconds, notes=notes, input=facts)
+
+    def _input(self, watched: Watched) -> Mapping[str, Any] | None:
+        if self.options.manifest is None:
+            return None
+        return {"path": str(self.input), "size": watched.facts["size"], "sha256": watched.digest()}
 
     def _note(self, watched: Watched) -> Note:
         if self.output is None:

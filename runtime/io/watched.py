@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,17 +23,19 @@ def sampled(file: BinaryIO, size: int) -> str:
 
     Of more than `WHOLE` bytes these are 64 blocks of 1 MiB: both ends, and 62 at equal distances between.
     """
+    if size <= WHOLE:
+        return _sum(file, [(0, size)])
+    count = WHOLE // _BLOCK
+    return _sum(file, [((size - _BLOCK) * n // (count - 1), _BLOCK) for n in range(count)])
+
+
+def _sum(file: BinaryIO, parts: Sequence[tuple[int, int]]) -> str:
+    """Return the SHA-256 of some parts of a file, each given by its place and its bytes."""
     import hashlib  # loads OpenSSL, for which a prediction need not wait
 
     digest = hashlib.sha256()
-    count = WHOLE // _BLOCK
-    if size <= WHOLE:
-        places = list(range(0, size, _BLOCK))
-    else:
-        places = [(size - _BLOCK) * n // (count - 1) for n in range(count)]
-    for place in places:
+    for place, left in parts:
         file.seek(place)
-        left = min(_BLOCK, size - place)
         while left and (piece := file.read(min(left, 1 << 16))):
             digest.update(piece)
             left -= len(piece)
@@ -75,6 +78,10 @@ class Watched:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+    def digest(self) -> str | None:
+        """Return the SHA-256 of all that the file held when it was opened; None of what is not watched."""
+        return None if self._file is None else _sum(self._file, [(0, self._was.st_size)])
 
     def require_same(self) -> None:
         """Check that the name still leads to this file: it does when the reader opens it, too.

@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport, export
     from bertonnx.models.card import Card
     from bertonnx.runtime.golden import CheckReport, check
+    from bertonnx.runtime.io.job import JobReport
     from bertonnx.runtime.model import Model, load
+    from bertonnx.runtime.run import run
 
 __all__ = [
     "BertonnxError",
     "Card",
     "CheckReport",
     "ExportReport",
+    "JobReport",
     "Model",
     "TruncationWarning",
     "check",
     "export",
     "load",
+    "run",
 ]
 
 __version__ = "0.1.0"
@@ -38,10 +42,12 @@ _HOMES = {
     "Card": "bertonnx.models.card",
     "CheckReport": "bertonnx.runtime.golden",
     "ExportReport": "bertonnx.exporters.convert",
+    "JobReport": "bertonnx.runtime.io.job",
     "Model": "bertonnx.runtime.model",
     "check": "bertonnx.runtime.golden",
     "export": "bertonnx.exporters.convert",
     "load": "bertonnx.runtime.model",
+    "run": "bertonnx.runtime.run",
 }
 
 

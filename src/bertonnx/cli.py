@@ -12,6 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from bertonnx import __version__
+from bertonnx.cli_options import (
+    PROVIDER_NAMES,
+    CsvSafeOption,
+    GpuMemoryOption,
+    LongTextOption,
+    ManifestOption,
+    ModelPath,
+    ModelPaths,
+    OnErrorOption,
+    OwnModelPath,
+    ProviderOption,
+    ReportOption,
+    Tf32Option,
+)
 from bertonnx.display import (
     bench_bar,
     card_lines,
@@ -25,7 +39,6 @@ from bertonnx.display import (
 from bertonnx.errors import UsageError
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.providers import PROVIDERS
-from bertonnx.models.providers import choices as providers
 from bertonnx.models.verifiers import VERIFIERS
 from bertonnx.prediction import run_file
 from bertonnx.runtime.options import (
@@ -63,59 +76,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# Shown here and checked where Python's arguments are, so that both give the same error.
-_PROVIDERS = "|".join(providers())
-
-ModelPath = Annotated[
-    Path,
-    typer.Argument(metavar="MODEL", help="A model file from bertonnx, or a folder or file from optimum-cli."),
-]
-ModelPaths = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="MODEL...", help="Model files from bertonnx, or folders or files from optimum-cli."
-    ),
-]
-OwnModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file from bertonnx.")]
-ProviderOption = Annotated[
-    str,
-    typer.Option(
-        "--provider",
-        metavar=_PROVIDERS,
-        help="Where to run. cuda is an error if CUDA does not work; auto then uses the CPU.",
-    ),
-]
-
-Tf32Option = Annotated[
-    bool, typer.Option("--tf32", help="On CUDA: run fp32 models faster, accurate to about three digits.")
-]
-GpuMemoryOption = Annotated[
-    float | None,
-    typer.Option("--gpu-memory", metavar="GIB", help="On CUDA: GPU memory to use at most, in GiB."),
-]
-LongTextOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="|".join(LONG_TEXT),
-        help="What to do with a text longer than the model takes: cut it, read it in overlapping windows, or "
-        "report an error. Default: truncate; stride for question answering and token classification.",
-    ),
-]
-OnErrorOption = Annotated[
-    str,
-    typer.Option(
-        metavar="|".join(ON_ERROR), help="Write the error in place of a failed row's result, or stop."
-    ),
-]
-ReportOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "-o",
-        "--output",
-        help="Write the results to .json, .csv, .md, .html or .png. Can be given more than once.",
-    ),
-]
 
 
 def _echo(line: str | Message) -> None:
@@ -319,13 +279,8 @@ def run(
     ] = False,
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
-    csv_safe: Annotated[
-        bool,
-        typer.Option(
-            "--csv-safe",
-            help="In .csv and .tsv, put a quote before texts that a spreadsheet would run as formulas.",
-        ),
-    ] = False,
+    csv_safe: CsvSafeOption = False,
+    manifest: ManifestOption = None,
     tf32: Tf32Option = False,
     gpu_memory: GpuMemoryOption = None,
 ) -> None:
@@ -345,6 +300,7 @@ def run(
         on_error=chosen("on_error", on_error, ON_ERROR),
         resume=resume,
         csv_safe=csv_safe,
+        manifest=manifest,
     )
     decode = DecodeOptions(
         top_k=top_k,
@@ -380,7 +336,7 @@ def info(
     provider: Annotated[
         str | None,
         typer.Option(
-            metavar=_PROVIDERS,
+            metavar=PROVIDER_NAMES,
             help="Also open the model there, and print which parts of it the GPU runs.",
         ),
     ] = None,

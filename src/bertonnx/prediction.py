@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertonnx.display import row_bar, say
-from bertonnx.errors import InputError, OutputError, UsageError
+from bertonnx.errors import InputError, OutputError
 from bertonnx.runtime.options import DecodeOptions, LoadOptions, RunOptions
 from bertonnx.wording import Message, Option, command_face
 
@@ -47,19 +47,12 @@ def run_file(
         BertonnxError: the model, the input or the output cannot be used.
     """
     _require_streams(input, output)
-    if output is None and run.csv_safe:
-        raise UsageError(
-            "{option} is for .csv and .tsv files; name one with {output}",
-            option=Option("csv_safe", True),
-            output=Option("output", "FILE"),
-        )
     from bertonnx.runtime.decoders import require_options
-    from bertonnx.runtime.io.job import Job
-    from bertonnx.runtime.io.writers import check_output
     from bertonnx.runtime.model import Model
+    from bertonnx.runtime.run import checked_target, run_job
 
     # Before the model is opened, which can take long: a wrong name is said at once.
-    target = None if output is None else check_output(output, input=input, csv_safe=run.csv_safe)
+    target = checked_target(model, input, output, run)
     # While it is loaded, too: a second run should not have to wait for that to be told.
     with target.lock if target is not None else nullcontext(), Model(model, load) as opened:
         require_options(opened.card, decode)
@@ -70,32 +63,15 @@ def run_file(
             _warn(target, opened.card, decode, resume=run.resume)
         try:
             with row_bar(output) as progress:
-                report = Job(
-                    opened,
-                    input,
-                    target,
-                    decode=decode,
-                    options=run,
-                    # What holds, not what was given: to leave out the default is to ask for it.
-                    settings={
-                        "max_length": opened.max_length,
-                        "long_text": opened.tokenizer.long_text,
-                        "prompt": _prompt(decode, opened.card),
-                    },
-                    face=command_face(),
-                    progress=progress,
-                ).run()
+                report = run_job(
+                    opened, input, target, decode=decode, options=run, face=command_face(), progress=progress
+                )
         except KeyboardInterrupt:
             return _interrupted(output)
     # Running makes notes of its own.
     _say_notes(opened, said)
     _tell(report, opened, target)
     return 3 if report.errors else 0
-
-
-def _prompt(decode: DecodeOptions, card: Card) -> str | None:
-    """Return the name of the prompt that holds; None for no prompt."""
-    return (card.default_prompt if decode.prompt is None else decode.prompt) or None
 
 
 def _say_notes(model: Model, said: Container[Message] = ()) -> tuple[Message, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -359,3 +360,18 @@ def test_an_unknown_aggregation(command: Command, exported: dict[str, Path], tmp
     run = command("run", exported["token-classification"], file, "--aggregation", "best")
     assert run.code == 2
     assert "--aggregation best is unknown; it can be none, simple, first, average, max" in run.error
+
+
+def test_a_manifest_beside_the_results(command: Command, classifier: Path, tmp_path: Path) -> None:
+    texts = written(tmp_path / "in.txt", "Ada lives in Paris.\nBob\n")
+    output, manifest = tmp_path / "out.csv", tmp_path / "run.json"
+    done = command("run", classifier, texts, "-o", output, "--csv-safe", "--manifest", manifest)
+    assert done.code == 0
+    facts = json.loads(manifest.read_text())
+    assert (facts["rows"], facts["provider"], facts["options"]["csv_safe"]) == (2, "cpu", True)
+    assert facts["output"]["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+    # Without a file the results have no digest, and the rest is there all the same.
+    assert command("run", classifier, texts, "--manifest", manifest).code == 0
+    assert json.loads(manifest.read_text())["output"] is None
+    assert "--manifest" in command("run", classifier, texts, "--manifest", texts).error
+    assert "--csv-safe is for .csv and .tsv" in command("run", classifier, texts, "--csv-safe").error

@@ -44,6 +44,7 @@ ROOMS: Mapping[str, str] = {
     "runtime/golden.py": "runtime/modelfile runtime/session runtime/rows.py runtime/tokenization.py",
     "runtime/doctor.py": "runtime/session",
     "runtime/bench": "runtime/session runtime/rows.py runtime/tokenization.py runtime/io runtime/model.py",
+    "runtime/run.py": ALL,
     "exporters/quiet.py": "",
     "exporters/options.py": "",
     "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py",
