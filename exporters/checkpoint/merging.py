@@ -17,12 +17,14 @@ from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.adapters import Adapter, settings_class, weight_shapes, weights_of
 from bertonnx.exporters.checkpoint.folder import ADAPTER_CONFIG
 from bertonnx.exporters.quiet import quiet
+from bertonnx.models.tasks import ENCODER, Task
+from bertonnx.wording import Option
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["merge", "require_same_base", "supplied_names", "without_adapter"]
+__all__ = ["merge", "require_same_base", "supplied_names", "unsaved", "without_adapter"]
 
 _TOLERANCE = 1e-4
 _NAME = "default"
@@ -68,6 +70,21 @@ def require_same_base(
                 weight=name,
                 file=ADAPTER_CONFIG,
             )
+
+
+def unsaved(adapter: Adapter, missing: Sequence[str], row: Task) -> CheckpointError:
+    """Return the error for weights that neither an adapter nor its base model holds."""
+    return CheckpointError(
+        "neither the adapter in {folder} nor its base model {base} holds {weights}, which {task} needs: they "
+        "were random in training and are lost; train again with {modules} in modules_to_save, or for the "
+        "encoder alone add {encoder}",
+        folder=adapter.folder,
+        base=adapter.base_id,
+        weights=_listed(list(missing)),
+        task=row.name,
+        modules=", ".join(sorted({name.rpartition(".")[0] for name in missing})),
+        encoder=Option("task", ENCODER.name),
+    )
 
 
 @contextmanager

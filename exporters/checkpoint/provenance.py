@@ -29,13 +29,17 @@ def _hashes(folder: Path, source: Source) -> Iterator[tuple[str, str]]:
 
 
 def saved_by(source: Source) -> dict[str, str]:
-    """Return library -> version, as config.json and config_sentence_transformers.json say."""
+    """Return library -> version, as config.json and the files of other libraries say."""
     config = source.model_folder / "config.json"
     sentence = source.folder / "config_sentence_transformers.json"
     versions: dict[str, str] = {}
     if sentence.is_file():
         noted = read_json(sentence).get("__version__")
         versions |= {str(name): str(version) for name, version in (noted or {}).items() if version}
+    # From 0.18 on, peft notes it.
+    peft = None if source.adapter is None else source.adapter.settings.get("peft_version")
+    if peft:
+        versions["peft"] = str(peft)
     own = read_json(config).get("transformers_version") if config.is_file() else None
     # What is said of the weights counts, not what is said of the whole.
     return versions | ({"transformers": str(own)} if own else {})

@@ -16,6 +16,7 @@ from bertonnx.exporters.checkpoint.merging import (
     merge,
     require_same_base,
     supplied_names,
+    unsaved,
     without_adapter,
 )
 from bertonnx.exporters.checkpoint.source import Source
@@ -170,6 +171,8 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
             why=why,
             served=served(),
         )
+    if missing and source.adapter is not None:
+        raise unsaved(source.adapter, missing, row)
     if missing:
         raise _incomplete(row, missing, loaded)
     # Otherwise parity fails on NaN and blames ONNX Runtime for what the checkpoint holds.

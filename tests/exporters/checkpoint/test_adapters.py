@@ -251,6 +251,17 @@ def test_an_encoder_out_of_an_adapted_classifier(tmp_path: Path, classifier_base
     assert_same(checkpoint.model, reference.base_model.model.bert)
 
 
+def test_weights_that_nobody_saved(tmp_path: Path) -> None:
+    # Its pooler is made at random for a classifier, and peft keeps the classifier alone.
+    base = save_tiny(tmp_path / "base", task="fill-mask")
+    trained(tmp_path / "adapter", base, lora(), num_labels=2)
+    said = message(CheckpointError, tmp_path / "adapter")
+    assert "holds bert.pooler.dense.bias, bert.pooler.dense.weight" in said
+    assert "train again with bert.pooler.dense in modules_to_save" in said
+    assert "--task feature-extraction" in said
+    assert read(tmp_path / "adapter", task="feature-extraction").task == "feature-extraction"
+
+
 def test_tokens_that_were_added_before_training(tmp_path: Path, classifier_base: Path) -> None:
     own = transformers.AutoTokenizer.from_pretrained(classifier_base)
     own.add_tokens(["<new>"])

@@ -105,6 +105,8 @@ def test_an_adapter_unmerged(adapter: Path, tmp_path: Path) -> None:
     assert card.parity is not None
     assert card.parity.independent["peft"].texts == 10
     assert card.source["adapter"] == "LORA"
+    assert card.saved_by["peft"] == peft.__version__
+    assert {"adapter_config.json", "adapter_model.safetensors", "base/model.safetensors"} <= card.files.keys()
     assert str(card.source["base"]).endswith("base")
     encoder = export(adapter, tmp_path / "encoder", task="feature-extraction", verify_with=["peft"])
     assert encoder.parity is not None
