@@ -8,7 +8,7 @@ for the PyTorch model that we compare with. Which version reads what is in a tab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bertonnx.errors import CheckpointError
@@ -109,6 +109,9 @@ def other_version(key: str, value: object, name: str) -> CheckpointError:
         for version, reads in tables.of(name).items()
         if top in reads.known or top in tables.shared[version]
     ]
+    # Where all have the key, it is its value that some know.
+    knowing = [version for version in readers if value in tables.of(name)[version].values.get(key, ())]
+    readers = knowing or readers
     return CheckpointError(
         "config.json has {key} {value}, which transformers {installed} does not read for {family}, and "
         "{readers} does: its results would be others here; where it is installed, the export is right: "
@@ -129,6 +132,8 @@ def _account_for(raw: Mapping[str, Any], name: str, live: Reads, account: Accoun
     _refuse_pruned(raw, live, name)
     private = []
     for key, value in raw.items():
+        if _is_dropped(key, value, live, others.values()):
+            raise other_version(key, value, name)
         if key in live.known or key in shared or key.endswith(_TOKEN_ID):
             continue
         if any(key in reads.reads or key in reads.aliases for reads in others.values()):
@@ -141,6 +146,14 @@ def _account_for(raw: Mapping[str, Any], name: str, live: Reads, account: Accoun
         account.private(CONFIG, private)
     else:
         account.refuse_all(CONFIG, {key: raw[key] for key in private}, newer, remedy=_update())
+
+
+def _is_dropped(key: str, value: object, live: Reads, others: Iterable[Reads]) -> bool:
+    """Tell whether another version's code knows a text by which the installed one's does nothing."""
+    # The default may be what a model does where no comparison holds.
+    there = isinstance(value, str) and key in live.values and value != live.reads[key]
+    there = there and value not in live.values[key]
+    return there and any(value in reads.values.get(key, ()) for reads in others)
 
 
 def _shared() -> Mapping[str, Any]:

@@ -46,11 +46,13 @@ class Reads:
             Those that every class takes (`shared_keys`) are left out.
         idle: keys that the class has, and no code mentions.
         aliases: other names of keys (`attribute_map`).
+        values: key -> the texts that the code compares it with, where it does.
     """
 
     reads: Mapping[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def known(self) -> frozenset[str]:
@@ -129,7 +131,11 @@ def installed_reads(family: str) -> Reads:
     }
     shared = shared_keys()
     idle = tuple(sorted(name for name in defaults if name not in reads and name not in shared))
-    return Reads({name: reads[name] for name in sorted(reads) if name not in shared}, idle, aliases)
+    reads = {name: reads[name] for name in sorted(reads) if name not in shared}
+    values = {
+        name: tuple(sorted({text for part in code for text in part.compared.get(name, ())})) for name in reads
+    }
+    return Reads(reads, idle, aliases, {name: texts for name, texts in values.items() if texts})
 
 
 def _rope_keys(config: Any, defaults: Mapping[str, Any]) -> Iterator[str]:
@@ -215,10 +221,12 @@ class _Mentions:
     Attributes:
         attributes: those that must be there: `config.KEY`.
         looked_up: those that need not, with what is taken without them.
+        compared: name of an attribute, of whatever object -> texts that it is compared with.
     """
 
     attributes: frozenset[str]
     looked_up: Mapping[str, Any]
+    compared: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, module: ModuleType) -> _Mentions:
@@ -226,6 +234,7 @@ class _Mentions:
         configures = ".configuration_" in module.__name__
         attributes: set[str] = set()
         looked_up: dict[str, Any] = {}
+        compared: dict[str, frozenset[str]] = {}
         for node in _nodes(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 if _is_config(node.value) or (configures and _name(node.value) == "self"):
@@ -233,7 +242,19 @@ class _Mentions:
             # A model's own keyword arguments are no keys of the configuration.
             elif isinstance(node, ast.Call) and (_asked(node) or (configures and _taken(node))):
                 looked_up.update(_looked_up(node))
-        return cls(frozenset(attributes | {*looked_up}), looked_up)
+            # A configuration's code checks values, and a model's does what they say.
+            elif not configures and isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute):
+                # Models keep a key as an attribute of their own, by the same name.
+                name = node.left.attr
+                compared[name] = compared.get(name, frozenset()) | _texts(node)
+        return cls(frozenset(attributes | {*looked_up}), looked_up, compared)
+
+
+def _texts(node: ast.Compare) -> frozenset[str]:
+    constants = [
+        part.value for right in node.comparators for part in ast.walk(right) if isinstance(part, ast.Constant)
+    ]
+    return frozenset(value for value in constants if isinstance(value, str))
 
 
 def _nodes(tree: ast.Module) -> Iterator[ast.AST]:

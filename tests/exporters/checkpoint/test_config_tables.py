@@ -45,6 +45,8 @@ def test_what_the_versions_read_differently() -> None:
     old, new = read_tables().of("modernbert").values()
     assert (old.reads["global_rope_theta"], old.aliases) == (160000.0, {"rope_theta": "global_rope_theta"})
     assert {"rope_parameters", "layer_types", "sliding_window"} <= {*new.reads} - {*old.known}
+    known = [{*reads.values["position_embedding_type"]} for reads in read_tables().of("esm").values()]
+    assert known[0] - known[1] == {"relative_key", "relative_key_query"}
     # Looked up with a fallback, which is its default.
     assert read_tables().of("big_bird")[OLD].reads["position_embedding_type"] == "absolute"
     assert read_tables().of("esm")[NEW].reads["rope_theta"] == 10000.0
@@ -52,7 +54,7 @@ def test_what_the_versions_read_differently() -> None:
 
 
 def test_a_version_is_replaced_or_taken_out() -> None:
-    reads = Reads({"a": 1.0, "b": None}, ("c",), {"d": "a"})
+    reads = Reads({"a": 1.0, "b": None}, ("c",), {"d": "a"}, {"b": ("x", "y")})
     one = Tables().replaced("4.1.0", {"x": True}, {"f": reads})
     both = one.replaced("10.0.0", {"x": 1}, {"f": Reads({"a": 1.0}), "g": Reads()})
     assert both.versions == ("4.1.0", "10.0.0")
@@ -60,5 +62,6 @@ def test_a_version_is_replaced_or_taken_out() -> None:
     # True and 1 are two defaults; what is alike is written once.
     assert data["shared"] == {"4.1.0": {"x": True}, "10.0.0": {"x": 1}}
     assert data["families"]["f"]["reads"] == {"all": {"a": 1.0}, "4.1.0": {"b": None}}
+    assert data["families"]["f"]["values"] == {"4.1.0": {"b": ["x", "y"]}}
     assert data["families"]["g"] == {"in": ["10.0.0"]}
     assert both.without("10.0.0") == one
