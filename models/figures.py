@@ -74,8 +74,8 @@ class AgreementFigures:
     """How far INT8 or fp16 gives what fp32 gives.
 
     Attributes:
-        metric: "labels", "scores", "entity F1", "answers", "words" or "cosine", or what the task's row
-            compares by.
+        metric: "labels", "scores", "order", "entity F1", "answers", "words" or "cosine", or what the task's
+            row compares by.
         agreement: 1 where all agree; of labels, answers and words the share of those that do, of entities
             the F1 of INT8's against fp32's (as CoNLL-2003 counts: the same type, start and end), of
             embeddings the mean cosine, of a regression's scores 1 - mean|difference| / mean|score|.
