@@ -182,6 +182,7 @@ TASKS: Registry[Task] = Registry(
         pair_names=("query", "document"),
         activated=True,
         ranks=True,
+        options=("raw_scores",),
     ),
     Task(
         "token-classification",

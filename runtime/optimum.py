@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bertonnx.errors import ModelFileError
+from bertonnx.models.activations import ACTIVATIONS, by_class
 from bertonnx.models.card import Card
 from bertonnx.models.families import family
 from bertonnx.models.pooling import POOLINGS, by_mode, modes_of, named
@@ -141,7 +142,7 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
     special = folder.json("special_tokens_map.json")
     widths = {name: value.width for name, value in file.declared.items() if value.width}
     task = _task(file, folder)
-    names = _labels(config, task, widths, folder) if task.labelled else ()
+    names = _labels(file, folder) if task.labelled else ()
     problem, activation = _problem(folder, task, names)
     mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task.masked else None
     pooling = _pooling(file, folder) if task.pooled else None
@@ -171,13 +172,11 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
     )
 
 
-def _labels(
-    config: Mapping[str, Any], task: Task, widths: Mapping[str, int], folder: ForeignFolder
-) -> tuple[str, ...]:
+def _labels(file: ModelFile, folder: ForeignFolder) -> tuple[str, ...]:
     """Return the names of the classes; those that transformers gives where nothing names them."""
-    known = config.get("id2label") or {}
+    known = folder.config.get("id2label") or {}
     # transformers does not write down its own: LABEL_0 and LABEL_1.
-    count = widths.get(task.raw_outputs[0]) or int(config.get("num_labels") or len(known) or 2)
+    count = _classes(file, folder)
     if not known:
         return tuple(f"LABEL_{place}" for place in range(count))
     if len(known) != count:
@@ -218,15 +217,29 @@ def _task(file: ModelFile, folder: ForeignFolder) -> Task:
     if telling:
         return max(telling, key=lambda row: len(found.intersection(row.raw_outputs)))
     architectures = folder.config.get("architectures") or []
+    if _is_cross_encoder(folder) and _classes(file, folder) == 1:
+        # A classifier of one output, which only Sentence-Transformers says to rank.
+        fitting = [row for row in fitting if row.ranks] or fitting
     for row in fitting:
         if any(_is_of(row, architecture) for architecture in architectures):
             return row
     raise ModelFileError(
-        "{path} puts out {outputs}, and its config.json names no task that bertonnx serves: {tasks}",
+        "{path} puts out {outputs}, and its config.json names no task that bertonnx serves: {tasks} (of a "
+        "graph with {known})",
         path=file.path,
         outputs=", ".join(file.outputs) or "nothing",
         tasks=", ".join(TASKS.names),
+        known=", ".join(dict.fromkeys(" and ".join(row.raw_outputs) for row in TASKS)),
     )
+
+
+def _classes(file: ModelFile, folder: ForeignFolder) -> int:
+    """Return how many logits a classifier has: what the graph says, else the configuration."""
+    logits = file.declared.get("logits")
+    config = folder.config
+    said = (logits.width if logits else None, config.get("num_labels"), len(config.get("id2label") or ()))
+    # transformers writes nothing down for its default, which is two.
+    return next((int(count) for count in said if count), 2)
 
 
 def _differ(row: Task, other: Task) -> bool:
@@ -240,6 +253,8 @@ def _is_of(row: Task, architecture: str) -> bool:
 
 def _problem(folder: ForeignFolder, task: Task, labels: Sequence[str]) -> tuple[str | None, str]:
     """Return problem type and activation, as transformers' TextClassificationPipeline chooses them."""
+    if task.ranks:
+        return None, _own_activation(folder) or "sigmoid"
     if not task.labelled:
         return None, "none"
     if any("tokens" in dimensions for dimensions in task.outputs.values()):
@@ -274,17 +289,17 @@ def _own_activation(folder: ForeignFolder) -> str | None:
     )
     if name is None or not _is_cross_encoder(folder):
         return None
-    kind = str(name).rpartition(".")[2].lower()
-    if not str(name).startswith("torch.nn.") or (kind not in _ACTIVATIONS and kind != "identity"):
+    row = by_class(str(name))
+    if row is None or row.name not in _ACTIVATIONS:
         raise ModelFileError(
             "the cross-encoder in {folder} has the activation {name}, which bertonnx does not compute for "
             "models from elsewhere (it computes {known}); export the checkpoint: {export}",
             folder=folder.root,
             name=name,
-            known=", ".join(["identity", *sorted(set(_ACTIVATIONS) - {"none"})]),
+            known=", ".join(ACTIVATIONS[known].torch for known in _ACTIVATIONS),
             export=EXPORT,
         )
-    return "none" if kind == "identity" else kind
+    return row.name
 
 
 def _max_length(config: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: ForeignFolder) -> int:

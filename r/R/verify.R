@@ -65,7 +65,10 @@ verified_bits <- function(model, call) {
 
 # Every number, row by row, as Python takes them from its own results.
 numbers_in_r <- function(model, table, texts, call) {
-  found <- predict_table(model, table, texts, call = call)
+  # Of the golden texts, one is longer than the model takes, on purpose.
+  found <- suppressWarnings(
+    predict_table(model, table, texts, call = call), classes = "bertonnx_warning_truncated"
+  )
   numbers <- if (is.matrix(found)) found else as.matrix(found[vapply(found, is.double, NA)])
   as.vector(t(numbers))
 }

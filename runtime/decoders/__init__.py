@@ -62,6 +62,6 @@ def require_options(card: Card, options: DecodeOptions) -> None:
             raise UsageError(
                 "{asked} is for {owners}, and this model is for {task}; leave it out",
                 asked=Option(item.name, value),
-                owners=" and ".join(owners),
+                owners=", ".join(owners),
                 task=card.task,
             )

@@ -14,9 +14,9 @@ from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
 __all__ = ["RankingDecoder", "ranking_decoder"]
 
 
-def ranking_decoder(context: DecoderContext) -> RankingDecoder:  # noqa: ARG001
+def ranking_decoder(context: DecoderContext) -> RankingDecoder:
     """Return the decoder of a model that ranks documents for a query."""
-    return RankingDecoder()
+    return RankingDecoder(("logits",) if context.options.raw_scores else ("scores",))
 
 
 @dataclass(frozen=True)

@@ -332,7 +332,7 @@ def test_answers_and_labels_by_their_logits(
 @pytest.mark.parametrize(
     ("task", "options", "said"),
     [
-        ("feature-extraction", ["--raw-scores"], "--raw-scores is for text-classification and"),
+        ("feature-extraction", ["--raw-scores"], "--raw-scores is for text-classification"),
         (
             "text-classification",
             ["--aggregation", "max"],
@@ -353,6 +353,14 @@ def test_an_option_of_another_task_is_refused(
     assert run.code == 2
     assert said in run.error
     assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_a_ranker_by_its_logits(command: Command, exported: dict[str, Path], tmp_path: Path) -> None:
+    file = written(tmp_path / "a.jsonl", '{"query": "red planet?", "document": "Mars is red."}\n')
+    columns = ("--column", "query", "--pair-column", "document")
+    (usual,) = command("run", exported["text-ranking"], file, *columns).lines
+    (raw,) = command("run", exported["text-ranking"], file, *columns, "--raw-scores").lines
+    assert usual["score"] == pytest.approx(1 / (1 + np.exp(-raw["score"])), abs=1e-6)
 
 
 def test_an_unknown_aggregation(command: Command, exported: dict[str, Path], tmp_path: Path) -> None:

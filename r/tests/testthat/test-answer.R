@@ -22,3 +22,16 @@ test_that("long contexts are read to their end", {
   expect_lt(min(found$start), 500)
   expect_gt(max(found$end), nchar(context) - 500)
 })
+
+test_that("a question can be left without an answer, and answers have logits", {
+  model <- tiny("answers")
+  ask <- function(...) bert_answer(model, "Who?", "Ada lived in London.", top_n = 20, ...)
+  usual <- ask()
+  found <- ask(no_answer = TRUE)
+  expect_identical(setdiff(found$answer, usual$answer), "")
+  raw <- ask(raw_scores = TRUE)
+  expect_setequal(raw$answer, usual$answer)
+  expect_true(any(raw$score > 1 | raw$score < 0))
+  expect_false(is.unsorted(-raw$score))
+  expect_bert_error(ask(no_answer = "yes"), "input", "no_answer")
+})

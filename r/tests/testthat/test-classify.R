@@ -50,3 +50,12 @@ test_that("regression has a row for each output", {
   expect_identical(as.character(found$label), c("stars", NA))
   expect_identical(found$score, predict(tiny("stars"), c("one", NA))$.pred)
 })
+
+test_that("scores can be logits", {
+  model <- tiny("sentiment")
+  usual <- bert_classify(model, c("fine", "awful"), top_n = 3)
+  raw <- bert_classify(model, c("fine", "awful"), top_n = 3, raw_scores = TRUE)
+  expect_identical(raw$label, usual$label)
+  softmax <- exp(raw$score[1:3]) / sum(exp(raw$score[1:3]))
+  expect_equal(softmax, usual$score[1:3], tolerance = 1e-5)
+})
