@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -25,13 +26,15 @@ class Tally:
     """What came of the seeds of a fuzzer."""
 
     inputs: int = 0
+    kills: int = 0
     tracebacks: list[str] = field(default_factory=list)
     signals: list[str] = field(default_factory=list)
     hangs: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def faults(self) -> list[str]:
-        return [*self.tracebacks, *self.signals, *self.hangs]
+        return [*self.tracebacks, *self.signals, *self.hangs, *self.wrong]
 
 
 def drive(worker: Path, folder: Path, *, first: int, count: int, minutes: float = 0) -> Tally:
@@ -59,8 +62,12 @@ def _some(worker: Path, folder: Path, first: int, last: int, tally: Tally) -> in
         for line in _lines(process):
             seed += 1
             tally.inputs += 1
+            killed = re.search(r" kills (\d+)", line)
+            tally.kills += int(killed[1]) if killed else 0
             if " TRACEBACK " in line:
                 tally.tracebacks.append(line)
+            elif " WRONG " in line:
+                tally.wrong.append(line)
         if seed == last and process.wait() == 0:
             return last
         tally.inputs += 1

@@ -83,7 +83,7 @@ def _child(input: Path, output: Path, resuming: bool, touch: int, most_bytes: in
 
     sys.addaudithook(count)
     # A power cut is not what is tried here, and it takes longer than all the rest.
-    os.fsync = len  # type: ignore[assignment]
+    os.fsync = os.fstat  # type: ignore[assignment]
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
     try:
@@ -137,9 +137,9 @@ def _story(folder: Path, seed: int) -> str:
     if code == 2:
         code = attempt(folder / "in.txt", output, resuming=False)
     if code or output.read_bytes() != whole:
-        return f"{ending} TRACEBACK wrong rows, or ended with {code}"
+        return f"{ending} WRONG rows, or ended with {code}"
     if [path.name for path in place.iterdir()] != [output.name]:
-        return f"{ending} TRACEBACK left {[path.name for path in place.iterdir()]}"
+        return f"{ending} WRONG files are left: {[path.name for path in place.iterdir()]}"
     return f"{ending} kills {kills} full {full}"
 
 
