@@ -183,6 +183,7 @@ TASKS: Registry[Task] = Registry(
         activated=True,
         ranks=True,
         options=("raw_scores",),
+        aliases=("reranking", "cross-encoder"),
     ),
     Task(
         "token-classification",

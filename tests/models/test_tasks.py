@@ -20,6 +20,7 @@ from bertonnx.models.tasks import TASKS, task_meant
         (" Feature-Extraction ", "feature-extraction"),
         ("masked-lm", "fill-mask"),
         ("zero-shot-classification", "text-classification"),
+        ("reranking", "text-ranking"),
     ],
 )
 def test_tasks_have_other_names(typed: str, meant: str) -> None:
