@@ -16,7 +16,7 @@ from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from tests.tokenizers_zoo import pretrained
 
-__all__ = ["CELLS", "FAMILY_CONFIGS", "TinyFamily", "missing_code", "save_tiny"]
+__all__ = ["CELLS", "FAMILY_CONFIGS", "HEADS", "TinyFamily", "missing_code", "save_tiny"]
 
 MAX_LENGTH = 96
 

@@ -14,9 +14,8 @@ from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.steps.trace import trace
 from bertonnx.models.families import FAMILIES
-from bertonnx.models.tasks import TASKS
 from tests.checkpoints import read, save
-from tests.tiny import save_tiny
+from tests.tiny import HEADS, save_tiny
 
 BERT = FAMILIES["bert"]
 
@@ -25,7 +24,7 @@ def _inputs(model: object) -> list[str]:
     return [value.name for value in model.graph.input]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("task", TASKS.names)
+@pytest.mark.parametrize("task", HEADS.values())
 def test_optimum_knows_our_configuration_of_what_was_traced(task: str, tmp_path: Path) -> None:
     from optimum.exporters.tasks import TasksManager
 
