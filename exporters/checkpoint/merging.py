@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["merge", "require_same_base", "supplied_names", "unsaved", "without_adapter"]
+__all__ = ["merge", "peft_settings", "require_same_base", "supplied_names", "unsaved", "without_adapter"]
 
 _TOLERANCE = 1e-4
+_HEADS = {"classifier", "score", "qa_outputs"}
+"""What peft calls the modules that it keeps beside an adapter because of its task."""
+
 _NAME = "default"
 """peft's name of the only adapter of a model."""
 
@@ -49,17 +52,9 @@ def require_same_base(
         named: the model that adapter_config.json names.
         untold: names of weights that one of the two does not hold.
     """
-    import torch
-
     others = named.state_dict()
     for name, tensor in beside.state_dict().items():
-        other = others.get(name)
-        if name in untold:
-            continue
-        # Half precision is what one of the two may have been saved in.
-        if other is None or not (
-            tensor.shape == other.shape and torch.allclose(tensor, other, rtol=1e-2, atol=1e-3)
-        ):
+        if name not in untold and not _is_same(tensor, others.get(name)):
             raise CheckpointError(
                 "{folder} holds an adapter, and weights that are not those of the base model {base} that it "
                 "names ({weight} differs): if the adapter is merged into them already, remove {file}; if "
@@ -70,6 +65,17 @@ def require_same_base(
                 weight=name,
                 file=ADAPTER_CONFIG,
             )
+
+
+def _is_same(a: torch.Tensor, b: torch.Tensor | None) -> bool:
+    import torch
+
+    if b is None or a.shape != b.shape:
+        return False
+    # One of the two may have been saved in half precision, and then the other rounds to it. A merged adapter
+    # changes weights by little, so no closeness would tell.
+    halves = (torch.float32, torch.float16, torch.bfloat16)
+    return any(torch.equal(a.to(kind), b.to(kind)) for kind in halves)
 
 
 def unsaved(adapter: Adapter, missing: Sequence[str], row: Task) -> CheckpointError:
@@ -135,14 +141,11 @@ def _adapted(adapter: Adapter, model: PreTrainedModel) -> Any:
     """
     import peft
 
-    kind = settings_class(adapter.kind)
-    known = set(kind.__dataclass_fields__) - {"runtime_config"}
-    values = {key: value for key, value in adapter.settings.items() if key in known}
     # Where tokens were added before training, the table is longer than the base model's.
     _stretch(model, adapter)
     with quiet():
         try:
-            settings = kind.from_peft_type(**kind.check_kwargs(**values))
+            settings = peft_settings(adapter)
             wrapped: Any = peft.PeftModel.from_pretrained(
                 model, adapter.folder, config=settings, torch_device="cpu"
             )
@@ -160,6 +163,17 @@ def _adapted(adapter: Adapter, model: PreTrainedModel) -> Any:
             ) from error
     _require_used(adapter, report)
     return wrapped
+
+
+def peft_settings(adapter: Adapter) -> Any:
+    """Return peft's configuration of an adapter, without the keys that peft does not know."""
+    kind = settings_class(adapter.kind)
+    known = set(kind.__dataclass_fields__) - {"runtime_config"}
+    values = {key: value for key, value in adapter.settings.items() if key in known}
+    # For a task with a head peft wants one in the file; transformers' add_adapter leaves it with the base.
+    if not any(_HEADS & set(name.split(".")) for name in weight_shapes(adapter)):
+        values["task_type"] = None
+    return kind.from_peft_type(**kind.check_kwargs(**values))
 
 
 def _stretch(model: PreTrainedModel, adapter: Adapter) -> None:

@@ -19,7 +19,7 @@ from bertonnx.errors import MissingDependencyError, ParityError, UsageError
 from bertonnx.exporters.checkpoint.adapters import Adapter, own_task, tokenizer_folder
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.folder import SETFIT_HEAD
-from bertonnx.exporters.checkpoint.merging import without_adapter
+from bertonnx.exporters.checkpoint.merging import peft_settings, without_adapter
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.exporters.quiet import quiet
 from bertonnx.exporters.verify.parity import TOLERANCE, sample_feeds
@@ -299,7 +299,9 @@ def unmerged_answers(
     row = task_named(checkpoint.task)
     whole = own_task(adapter, checkpoint.config) or row
     base = _base(checkpoint, adapter, whole)
-    model: Any = peft.PeftModel.from_pretrained(base, str(adapter.folder), torch_device="cpu").eval()
+    model: Any = peft.PeftModel.from_pretrained(
+        base, str(adapter.folder), config=peft_settings(adapter), torch_device="cpu"
+    ).eval()
     # The encoder alone was asked for, of an adapter that was trained with a head.
     if row == ENCODER and whole != ENCODER:
         model = model.base_model.model.base_model

@@ -147,6 +147,17 @@ def test_merging_that_changes_answers_is_refused(
         merged(tmp_path, classifier_base)
 
 
+def test_a_base_model_beside_an_adapter_in_half_precision(tmp_path: Path, classifier_base: Path) -> None:
+    with quiet():
+        half = transformers.AutoModelForSequenceClassification.from_pretrained(classifier_base).half()
+        half.save_pretrained(tmp_path)
+    reference = trained(tmp_path, classifier_base, lora())
+    shutil.copy(classifier_base / "tokenizer.json", tmp_path)
+    shutil.copy(classifier_base / "tokenizer_config.json", tmp_path)
+    found, wanted = answers(read(tmp_path).model)[0], answers(reference)[0]
+    np.testing.assert_allclose(found, wanted, atol=2e-2)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_an_adapter_beside_its_base_model(tmp_path: Path, classifier_base: Path, *, named: bool) -> None:
     shutil.copytree(classifier_base, tmp_path, dirs_exist_ok=True)
@@ -162,6 +173,11 @@ def test_an_adapter_beside_its_base_model(tmp_path: Path, classifier_base: Path,
 
 def test_weights_beside_an_adapter_that_hold_it_already(tmp_path: Path, classifier_base: Path) -> None:
     model = trained(tmp_path, classifier_base, lora())
+    for name, parameter in model.named_parameters():
+        # As little as training may change weights.
+        if "lora_B" in name:
+            parameter.data *= 1e-3
+    model.save_pretrained(str(tmp_path))
     model.merge_and_unload().save_pretrained(tmp_path)
     said = message(CheckpointError, tmp_path)
     assert f"not those of the base model {classifier_base}" in said
@@ -249,6 +265,21 @@ def test_an_encoder_out_of_an_adapted_classifier(tmp_path: Path, classifier_base
     reference = trained(tmp_path, classifier_base, lora())
     checkpoint = read(tmp_path, task="feature-extraction")
     assert_same(checkpoint.model, reference.base_model.model.bert)
+
+
+def test_a_head_that_stays_with_the_base_model(tmp_path: Path, classifier_base: Path) -> None:
+    with quiet():
+        torch.manual_seed(0)
+        model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(classifier_base)
+        try:
+            model.add_adapter(lora(init_lora_weights=False))
+        except ValueError as error:
+            pytest.skip(f"transformers wants another peft: {error}")
+        model.save_pretrained(tmp_path)
+    assert not any("classifier" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    checkpoint = read(tmp_path)
+    assert_same(checkpoint.model, model.eval())
+    assert checkpoint.labels == ("negative", "neutral", "positive")
 
 
 def test_weights_that_nobody_saved(tmp_path: Path) -> None:
