@@ -119,6 +119,8 @@ def _assumed(file: ModelFile, folder: ForeignFolder, card: Card) -> Iterator[Mes
             chosen=folder.model.name,
             others=", ".join(folder.others),
         )
+    if (folder.root / "model_head.pkl").is_file():
+        yield Message("model_head.pkl, a classifier of SetFit, is not used: results are those of the encoder")
     said = card.pooling is None or (folder.root / folder.pooling_file).is_file()
     if not said and "sentence_embedding" not in file.outputs:
         yield Message("nothing in it says how token vectors become one; their mean is taken, not normalized")
@@ -142,6 +144,7 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
     special = folder.json("special_tokens_map.json")
     widths = {name: value.width for name, value in file.declared.items() if value.width}
     task = _task(file, folder)
+    _require_modules(file, folder)
     names = _labels(file, folder) if task.labelled else ()
     problem, activation = _problem(folder, task, names)
     mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task.masked else None
@@ -312,6 +315,30 @@ def _max_length(config: Mapping[str, Any], tokenizer: Mapping[str, Any], folder:
     return min(512, *limits) if min(limits) == 1 << 30 else min(limits)
 
 
+def _require_modules(file: ModelFile, folder: ForeignFolder) -> None:
+    """Refuse what follows an encoder in Sentence-Transformers, where nothing here computes it.
+
+    Raises:
+        ModelFileError: naming the module.
+    """
+    # Where the graph pools, all that the folder lists is in it.
+    if "sentence_embedding" in file.outputs:
+        return
+    names = [class_name(kind) for kind, _ in folder.modules]
+    pools = names.index("Pooling") if "Pooling" in names else len(names)
+    for place, (kind, _) in enumerate(folder.modules):
+        # Before the pooling it would be each token's vector that gets length 1.
+        if names[place] not in _MODULES or (names[place] == "Normalize" and place < pools):
+            raise ModelFileError(
+                "{path} has the module {kind}, which is neither in the graph nor computed by bertonnx there "
+                "({known} are, in this order); re-export with: {export}",
+                path=folder.root / "modules.json",
+                kind=kind,
+                known=", ".join(_MODULES),
+                export=EXPORT,
+            )
+
+
 def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
     """Return how token vectors become one; None where the graph does it in a way that is not known here.
 
@@ -324,16 +351,6 @@ def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
     # The graph pools by itself; what the folder says is only shown.
     if "sentence_embedding" in file.outputs:
         return pooling
-    for kind, _ in folder.modules:
-        if class_name(kind) not in _MODULES:
-            raise ModelFileError(
-                "{path} has the module {kind}, which is neither in the graph nor computed by bertonnx "
-                "({known} are); re-export with: {export}",
-                path=folder.root / "modules.json",
-                kind=kind,
-                known=", ".join(_MODULES),
-                export=EXPORT,
-            )
     if pooling is None:
         raise ModelFileError(
             "{path} asks for the pooling {modes}, which is neither in the graph nor computed by bertonnx; it "

@@ -403,7 +403,7 @@ def encoder(folders: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def _pooled(folder: Path, config: object, *modules: str, place: str = "1_Pooling") -> Path:
-    (folder / place).mkdir()
+    (folder / place).mkdir(exist_ok=True)
     (folder / place / "config.json").write_text(json.dumps(config))
     if modules:
         kinds = [{"type": kind, "path": place if kind.endswith("Pooling") else ""} for kind in modules]
@@ -480,6 +480,26 @@ def test_a_module_that_is_not_served_is_refused(encoder: Path, kind: str) -> Non
         ModelFileError, match=rf"has the module {kind}, which .*re-export with: bertonnx\.export\(source\)"
     ):
         bertonnx.load(folder)
+
+
+def test_a_module_is_refused_whatever_the_task(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["fill-mask"], tmp_path / "copy"))
+    kind = "sentence_transformers.sparse_encoder.models.SpladePooling"
+    (folder / "modules.json").write_text(json.dumps([{"type": kind, "path": "1_SpladePooling"}]))
+    with pytest.raises(ModelFileError, match=f"has the module {kind}, which"):
+        bertonnx.load(folder)
+
+
+def test_a_normalize_of_tokens_is_refused(encoder: Path) -> None:
+    kinds = [f"sentence_transformers.models.{name}" for name in ("Transformer", "Normalize", "Pooling")]
+    with pytest.raises(ModelFileError, match=r"has the module sentence_transformers\.models\.Normalize"):
+        bertonnx.load(_pooled(encoder, {"pooling_mode": "mean"}, *kinds))
+
+
+def test_a_classifier_of_setfit_is_said(encoder: Path) -> None:
+    (encoder / "model_head.pkl").write_bytes(b"")
+    with bertonnx.load(encoder) as model:
+        assert any("model_head.pkl" in note for note in model.notes)
 
 
 def test_what_the_graph_does_itself_is_not_refused(tmp_path: Path) -> None:
