@@ -321,7 +321,12 @@ def test_every_family_is_read_alike_or_refused_by_name(version: str, tmp_path: P
 def test_bases_of_version_5_are_not_lost(tmp_path: Path) -> None:
     import transformers
 
-    sizes = {"vocab_size": 16, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "vocab_size": 16,
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     made = transformers.ModernBertConfig(
         **sizes,
         intermediate_size=48,
