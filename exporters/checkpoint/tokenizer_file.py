@@ -188,12 +188,15 @@ def _parts(state: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def add_tokens(made: Tokenizer, folder: TokenizerFolder) -> None:
     """Add the tokens that are missing, as both versions do: those with ids first, then special ones."""
-    there = made.get_added_tokens_decoder().values()
+    there = list(made.get_added_tokens_decoder().values())
     reprs, names = {repr(token) for token in there}, {token.content for token in there}
     # Another repr with the same name changes how the token is found in a text.
     new: list[AddedToken] = [token for token in folder.added if repr(token) not in reprs]
     names |= {token.content for token in new}
     named = {token.content for token in folder.named.values()}
+    # What has a name is special, whatever the file says of it; version 4 believes its own list of them.
+    if folder.version == 5 or not folder.listed:
+        new += [token for token in there if token.content in named and not token.special]
     special = named | {token.content for token in folder.extra} if folder.version == 4 else named
     for token in new:
         token.special = token.special or token.content in special

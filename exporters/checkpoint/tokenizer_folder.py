@@ -73,6 +73,7 @@ class TokenizerFolder:
         version: major version of transformers that saved it, 4 or 5.
         kind: the class that this version takes for it.
         config: tokenizer_config.json, special_tokens_map.json put into it as transformers does.
+        listed: whether tokenizer_config.json lists the added tokens itself.
         mixed: whether the model was saved by version 5, and the tokenizer's files are still those of 4.
     """
 
@@ -80,6 +81,7 @@ class TokenizerFolder:
     version: int
     kind: TokenizerClass
     config: Mapping[str, Any]
+    listed: bool
     mixed: bool
 
     @cached_property
@@ -158,7 +160,7 @@ def read_folder(folder: Path) -> TokenizerFolder:
     # Read for the error alone: that of the tokenizers library does not say which file is broken.
     _optional(folder, "tokenizer.json")
     own, model = _optional(folder, CONFIG), _optional(folder, "config.json")
-    by_tokenizer = own.get("backend") == "tokenizers" or own.get("tokenizer_class") in _NEW_CLASSES
+    by_tokenizer = "backend" in own or own.get("tokenizer_class") in _NEW_CLASSES
     by_model = _major(model.get("transformers_version")) >= 5
     version = 5 if by_tokenizer or by_model else 4
     # Version 5 writes neither of these.
@@ -173,6 +175,7 @@ def read_folder(folder: Path) -> TokenizerFolder:
         version=version,
         kind=class_of(version, named, model.get("model_type")),
         config=config,
+        listed="added_tokens_decoder" in own,
         mixed=by_model and not by_tokenizer and by_version_4,
     )
 

@@ -208,7 +208,8 @@ def _esm(folder: TokenizerFolder) -> Tokenizer:
         pair=f"{cls} $A {eos} $B {eos}",
         special_tokens=[(token, ids[token]) for token in (cls, eos)],
     )
-    made.add_tokens([AddedToken(line, normalized=False) for line in lines if line])
+    special = {*tokens.values()}
+    made.add_tokens([AddedToken(line, normalized=False, special=line in special) for line in lines if line])
     add_tokens(made, folder)
     return made
 

@@ -248,6 +248,28 @@ def test_flags_of_added_tokens_are_those_of_tokenizer_config(tmp_path: Path) -> 
     assert "[X]" not in written.decode(written.encode("a [X]").ids, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize(
+    ("config", "special"),
+    [
+        ({"tokenizer_class": "BertTokenizer"}, True),
+        ({**V4, "tokenizer_class": "BertTokenizer"}, False),
+        ({**V5, "tokenizer_class": "BertTokenizer"}, True),
+        ({**V5, "tokenizer_class": "TokenizersBackend", "mask_token": "[MASK]"}, True),
+    ],
+)
+def test_a_token_with_a_name_is_special(tmp_path: Path, config: dict[str, Any], special: bool) -> None:
+    data = json.loads(tokenizers_zoo.wordpiece().to_str())
+    for token in data["added_tokens"]:
+        token["special"] = token["content"] != "[MASK]"
+    folder = _folder(tmp_path, Tokenizer.from_str(json.dumps(data)), config)
+    written = Tokenizer.from_str(_facts(folder).text)
+    assert written.get_added_tokens_decoder()[4].special is special
+    if ("backend" in config) is (MAJOR == 5):
+        auto: Any = transformers.AutoTokenizer
+        own = auto.from_pretrained(folder)
+        assert own.backend_tokenizer.get_added_tokens_decoder()[4].special is special
+
+
 def test_tokens_of_an_old_added_tokens_file(tmp_path: Path) -> None:
     made = tokenizers_zoo.wordpiece()
     folder = _folder(tmp_path, made, {"tokenizer_class": "BertTokenizer", "model_max_length": 64})
@@ -455,6 +477,8 @@ def test_esm_from_its_vocabulary(tmp_path: Path, end: str) -> None:
     assert _ids(facts, *PROTEINS[:2]) == own(*PROTEINS[:2])["input_ids"]
     assert facts.input_names == ("input_ids", "attention_mask")
     assert facts.mask_token_id == own.mask_token_id
+    ids, written = _ids(facts, PROTEINS[0]), Tokenizer.from_str(facts.text)
+    assert written.decode(ids, skip_special_tokens=True) == own.decode(ids, skip_special_tokens=True)
 
 
 def test_esm_without_its_special_tokens(tmp_path: Path) -> None:
