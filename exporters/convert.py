@@ -30,7 +30,7 @@ from bertonnx.models.card import Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
-from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Row
 from bertonnx.runtime.session.session import Feeds, Session, open_session
@@ -328,6 +328,7 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
     card = replace(
         card,
         weights_sha256=weights_sha256(staged.path),
+        graph_sha256=graph_sha256(staged.path),
         tokenizer_sha256=sha256_text(tokenizer_text),
     )
     # Made by this session, not by PyTorch: they shall show later whether the file still computes this.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
 from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_json
-from bertonnx.models.reading import WrongKindError, read
-from bertonnx.models.tasks import TASKS
+from bertonnx.models.reading import WrongKindError, parse, read
+from bertonnx.models.tasks import PROBLEM_TYPES, TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, Option
 
@@ -64,6 +64,7 @@ class Card:
         private_keys: keys of the checkpoint's files that no library reads, each as "FILE: KEY".
         ignored_keys: keys that were ignored because the user said so, each as "FILE: KEY".
         weights_sha256: over the names, shapes and bytes of all weights of the file.
+        graph_sha256: over all of the file but its weights and metadata: what is computed, in which order.
         tokenizer_sha256: over the tokenizer's text.
         parity: how far ONNX Runtime is from PyTorch; None where that was not measured.
         quantization: figures of the INT8 step; None where there was none.
@@ -103,6 +104,7 @@ class Card:
     private_keys: tuple[str, ...] = ()
     ignored_keys: tuple[str, ...] = ()
     weights_sha256: str = ""
+    graph_sha256: str = ""
     tokenizer_sha256: str = ""
     parity: ParityFigures | None = None
     quantization: Int8Figures | None = None
@@ -172,15 +174,14 @@ class Card:
             ModelFileError: not a card, or of a newer format.
         """
         try:
-            data = json.loads(text)
-            # JSON knows Infinity as Python reads it, and that overflows.
-            number = int(data["format"])
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            data = parse(text)
+        except WrongKindError as error:
             raise ModelFileError(
-                "the model's card is damaged ({kind}: {why}); export the model again",
-                kind=type(error).__name__,
-                why=error,
+                "the model's card is damaged ({why}); export the model again", why=str(error)
             ) from error
+        number = data.get("format") if isinstance(data, dict) else None
+        if type(number) is not int or number < 1:
+            raise _damaged(["format"])
         # Before any field is read: in a newer format it may be of another kind.
         if number > FORMAT:
             raise ModelFileError(
@@ -198,8 +199,31 @@ class Card:
             raise ModelFileError(
                 "the model's card names an unknown task, {task!r}; update bertonnx", task=card.task
             )
+        wrong = [name for name, fits in _RANGES.items() if not fits(getattr(card, name))]
+        if wrong:
+            raise ModelFileError(
+                "the model's card is damaged ({fields}: out of range); export the model again",
+                fields=", ".join(f"{name} {str(getattr(card, name))[:40]}" for name in wrong),
+            )
         return card
 
+
+def _is_id(number: int | None) -> bool:
+    return number is None or 0 <= number < 1 << 31
+
+
+_RANGES: Mapping[str, Callable[[Any], bool]] = {
+    # A million tokens and numbers are a thousand times what any encoder has.
+    "max_length": lambda number: 0 < number <= 1 << 20,
+    "width": lambda number: number is None or 0 < number <= 1 << 20,
+    "mask_token_id": _is_id,
+    "pad_token_id": _is_id,
+    "padding_side": lambda side: side in ("left", "right"),
+    "truncation_side": lambda side: side in ("left", "right"),
+    "problem_type": lambda name: name is None or name in PROBLEM_TYPES,
+    "activation": lambda name: name in ("softmax", "sigmoid", "none"),
+}
+"""What else must hold of a field, lest memory be taken or a branch chosen by what a stranger wrote."""
 
 _PREFIX = "default"
 """What the prompt of a card of format 1 is called, which had no names for prompts."""

@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["WrongKindError", "read"]
+__all__ = ["WrongKindError", "parse", "read"]
 
 
 class WrongKindError(Exception):
     """A value is not of the kind that was asked for."""
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON may spell half a character, which no other text can hold."""
+
+
+def parse(text: str) -> Any:
+    """Return the value of a JSON text, as strict as RFC 8259 and stricter.
+
+    Raises:
+        WrongKindError: it is none, or nested too deep, or holds a key twice, NaN or infinity, a number that
+            is no finite float, or half a character.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_number, parse_float=_finite)
+        if _SURROGATE.search(text):
+            # Two halves make a character; one of them cannot be written.
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise WrongKindError("it is nested too deep") from error
+    except UnicodeEncodeError as error:
+        raise WrongKindError("it holds half a character (a lone surrogate)") from error
+    except ValueError as error:
+        raise WrongKindError(str(error)) from error
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise WrongKindError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return made
+
+
+def _no_number(name: str) -> Any:
+    raise WrongKindError(f"it holds {name}, which is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise WrongKindError(f"{text[:20]} is too large")
+    return number
 
 
 def read(kind: Any, value: Any) -> Any:

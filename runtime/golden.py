@@ -16,7 +16,7 @@ from bertonnx.models.card import CARD_KEY, Card
 from bertonnx.models.hard_texts import GOLDEN_TEXTS
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime.modelfile.held import held
-from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file, weights_sha256
+from bertonnx.runtime.modelfile.modelfile import ModelFile, graph_sha256, read_model_file, weights_sha256
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row, feeds_of
 from bertonnx.runtime.session.placement import Placement
@@ -203,6 +203,8 @@ def _require_unchanged(path: Path, file: ModelFile) -> None:
         _unchanged(path, "card", str(example.get("card")), sha256_text(file.metadata[CARD_KEY]))
     _unchanged(path, "tokenizer", card.tokenizer_sha256, sha256_text(file.tokenizer))
     _unchanged(path, "weights", card.weights_sha256, weights_sha256(path))
+    if card.graph_sha256:  # older files have none
+        _unchanged(path, "graph", card.graph_sha256, graph_sha256(path))
 
 
 def _limits(

@@ -19,6 +19,7 @@ from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.engine.engine import Engine
+from bertonnx.runtime.modelfile.agreement import sizes_of
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import read_optimum
@@ -124,6 +125,7 @@ class Model:
             self.tokenizer,
             threads=options.threads or allowed_cores(),
             outputs=task_named(self.card.task).outputs,
+            sizes=sizes_of(self.card),
         )
         self._closed = False
 

@@ -100,7 +100,7 @@ def read_optimum(path: Path) -> OptimumModel:
     try:
         card = _card(file, folder)
         tokenizer = _tokenizer(folder)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ModelFileError(
             "the configuration in {folder} cannot be understood ({kind}: {error}); export the checkpoint "
             "again",

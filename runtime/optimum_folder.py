@@ -60,7 +60,7 @@ class ForeignFolder:
             return {}
         try:
             value = json.loads(self.text(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelFileError("{path} is not valid JSON: {error}", path=path, error=str(error)) from error
         if not isinstance(value, dict):
             raise ModelFileError("{path} is not a JSON object; export the checkpoint again", path=path)

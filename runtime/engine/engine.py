@@ -21,7 +21,7 @@ from bertonnx.runtime.engine.batches import Caller, Chunk, Slot
 from bertonnx.runtime.engine.intake import Intake, Room, in_parts
 from bertonnx.runtime.engine.queue import Counters, Queue
 from bertonnx.runtime.engine.repeats import Key, Repeats, key_of
-from bertonnx.runtime.engine.running import closed
+from bertonnx.runtime.engine.running import Runner, closed
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Piece, Row
 from bertonnx.runtime.session.session import Session
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -48,6 +48,7 @@ class Engine:
         threads: batches at a time on CPU.
         outputs: dimensions of the outputs (`Task.outputs`): batches are smaller where every token puts out a
             vocabulary.
+        sizes: how large those dimensions are that do not depend on texts.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Engine:
         *,
         threads: int,
         outputs: Mapping[str, Sequence[str]] | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = {
@@ -64,7 +66,7 @@ class Engine:
         }
         self._batching = provider(session.provider).batching
         self._room = Room(self._batching)
-        self._queue = Queue(session, self._batching.runs or threads, self._tokens)
+        self._queue = Queue(Runner(session, outputs, sizes), self._batching.runs or threads, self._tokens)
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="bertonnx-tokenize")
         self._process = os.getpid()
 

@@ -16,7 +16,6 @@ from threading import get_ident
 
 from bertonnx.runtime.engine.batches import Batch, Caller, Chunk, Groups, Slot, largest_first
 from bertonnx.runtime.engine.running import Parts, Runner, closed
-from bertonnx.runtime.session.session import Session
 
 __all__ = ["Counters", "Queue", "closed"]
 
@@ -54,13 +53,13 @@ class Queue:
         closed: whether no more is taken in.
 
     Args:
-        session: the model.
+        runner: the model.
         runs: batches at a time.
         tokens: the outputs that are fetched -> tokens of a full batch.
     """
 
-    def __init__(self, session: Session, runs: int, tokens: Callable[[tuple[str, ...]], int]) -> None:
-        self._runner = Runner(session)
+    def __init__(self, runner: Runner, runs: int, tokens: Callable[[tuple[str, ...]], int]) -> None:
+        self._runner = runner
         self._tokens = tokens
         self._limit = runs
         self.closed = False

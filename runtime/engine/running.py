@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
+from bertonnx.errors import BertonnxError, InferenceError, ModelFileError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
 from bertonnx.runtime.session.session import Session
 from bertonnx.wording import Call, Option
@@ -30,9 +30,18 @@ class Runner:
 
     Args:
         session: the model.
+        outputs: dimensions of outputs by their names, as `Task.outputs`.
+        sizes: how large the dimensions are that do not depend on texts.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(
+        self,
+        session: Session,
+        outputs: Mapping[str, Sequence[str]] | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self._dimensions = outputs or {}
+        self._sizes = sizes or {}
         self._session: Session | None = session
         self._provider = session.provider
         self.out_of_memory = False
@@ -77,12 +86,28 @@ class Runner:
         if session is None:
             raise closed()
         outputs = session.run(fetch, batch.feeds(session.inputs), alone=batch.alone)
+        for name, array in zip(fetch, outputs, strict=True):
+            self._require_shape(name, array.shape, batch)
         for i, slot in enumerate(batch.slots):
             named = {name: array[i] for name, array in zip(fetch, outputs, strict=True)}
             try:
                 slot.kept = slot.chunk.caller.decoder.keep(slot.piece, named)
             except Exception as error:  # a fault, which is of this caller alone
                 slot.chunk.error = error
+
+    def _require_shape(self, name: str, shape: tuple[int, ...], batch: Batch) -> None:
+        """Refuse what a damaged file puts out, rather than take some of its numbers for others."""
+        dimensions = self._dimensions.get(name, ("batch", *(["any"] * (len(shape) - 1))))
+        sizes = {"batch": len(batch.slots), "tokens": batch.kind[0], **self._sizes}
+        wanted = [sizes.get(dimension, size) for dimension, size in zip(dimensions, shape, strict=False)]
+        if len(dimensions) != len(shape) or wanted != list(shape):
+            raise ModelFileError(
+                "the model puts out {name} of shape {shape}, and {wanted} is expected; the file is damaged, "
+                "or its card is of another model: export the checkpoint again",
+                name=name,
+                shape=shape,
+                wanted=tuple(sizes.get(dimension, dimension) for dimension in dimensions),
+            )
 
     def _smaller(self, batch: Batch, error: OutOfMemoryError) -> Parts:
         """Return what a batch that found no memory is tried again as."""

@@ -6,7 +6,6 @@ of its folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,13 +14,15 @@ from typing import Any
 
 from bertonnx.errors import ModelFileError
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
+from bertonnx.models.reading import WrongKindError, parse
 from bertonnx.runtime.modelfile import wire
+from bertonnx.runtime.modelfile.agreement import require_agreement
 from bertonnx.runtime.modelfile.held import Held, held
 from bertonnx.runtime.modelfile.structure import Structure, Value
-from bertonnx.runtime.modelfile.wire import Readable, Span, fields
+from bertonnx.runtime.modelfile.wire import Readable, Span, extents, fields
 from bertonnx.wording import Call
 
-__all__ = ["ModelFile", "read_model_file", "weights_sha256"]
+__all__ = ["ModelFile", "graph_sha256", "read_model_file", "weights_sha256"]
 
 _ENDLESS = frozenset(("Loop", "Scan", "SequenceMap"))
 """Operators of ONNX that repeat a graph as often as a file asks for; all others end by themselves, and none
@@ -59,6 +60,7 @@ class ModelFile:
         outputs: names of the graph's outputs.
         sidecars: files that hold weights beside it.
         bytes: size of the file and its sidecars.
+        takes: what the graph says of its inputs, by name.
         declared: what the graph says of its outputs, by name.
     """
 
@@ -68,6 +70,7 @@ class ModelFile:
     outputs: tuple[str, ...]
     sidecars: tuple[Path, ...] = ()
     bytes: int = 0
+    takes: Mapping[str, Value] = field(default_factory=dict)
     declared: Mapping[str, Value] = field(default_factory=dict)
     _card: list[Card] = field(default_factory=list, repr=False, compare=False)
 
@@ -96,6 +99,7 @@ class ModelFile:
             card = Card.from_json(self.metadata[CARD_KEY])
             _same_names(self.path, "inputs", self.inputs, card.inputs)
             _same_names(self.path, "outputs", self.outputs, card.outputs)
+            require_agreement(self.path, card, self.takes, self.declared)
             self._card.append(card)
         return self._card[0]
 
@@ -132,13 +136,14 @@ class ModelFile:
     @property
     def _entries(self) -> list[dict[str, Any]]:
         try:
-            examples: list[dict[str, Any]] = json.loads(self.metadata.get(GOLDEN_KEY, "[]"))
-        except (ValueError, RecursionError):
-            examples = [{}]
-        if not isinstance(examples, list) or not all(map(_is_example, examples)):
-            raise ModelFileError(
-                "{path} carries damaged golden examples; export the checkpoint again", path=self.path
-            )
+            examples: list[dict[str, Any]] = parse(self.metadata.get(GOLDEN_KEY, "[]"))
+        except WrongKindError as error:
+            raise _damaged_golden(self.path, str(error)) from error
+        if not isinstance(examples, list):
+            raise _damaged_golden(self.path, "no list")
+        for number, example in enumerate(examples):
+            if not _is_example(example):
+                raise _damaged_golden(self.path, f"number {number} is not of the right kind")
         return examples
 
 
@@ -164,6 +169,7 @@ def read_model_file(path: Path) -> ModelFile:
         tuple(value.name for value in found.outputs),
         sidecars,
         size,
+        {value.name: value for value in found.inputs},
         {value.name: value for value in found.outputs},
     )
 
@@ -246,13 +252,26 @@ def _same_names(path: Path, what: str, found: tuple[str, ...], noted: tuple[str,
 
 def _is_example(value: object) -> bool:
     match value:
-        case {"text": str(), "pair": str() | None, "ids": list(), "outputs": dict(outputs)}:
-            return all(isinstance(x, (int, float)) for numbers in outputs.values() for x in numbers)
+        case {"text": str(), "pair": str() | None, "ids": list(ids), "outputs": dict(outputs)}:
+            return _are_ids(ids) and all(
+                isinstance(numbers, list) and all(type(x) in (int, float) and abs(x) < 1e39 for x in numbers)
+                for numbers in outputs.values()
+            )
         case {"outputs": _}:
             return False
         case {"text": str(), "ids": list(ids)}:
-            return all(isinstance(token, int) for token in ids)
+            return _are_ids(ids)
     return False
+
+
+def _are_ids(ids: list[Any]) -> bool:
+    return all(type(x) is int and 0 <= x < 1 << 31 for x in ids)
+
+
+def _damaged_golden(path: Path, why: str) -> ModelFileError:
+    return ModelFileError(
+        "{path} carries damaged golden examples ({why}); export the checkpoint again", path=path, why=why
+    )
 
 
 def _tensor_name(data: Readable, span: Span) -> str:
@@ -319,6 +338,31 @@ def _sidecar(path: Path, location: str, least: int) -> Path:
             least=least,
         )
     return target
+
+
+def graph_sha256(path: Path) -> str:
+    """Return the SHA-256, in hex, over the graph and what else says how it is computed, without weights.
+
+    Names and remarks are part of it: the same export gives the same. Weights have a hash of their own, and
+    may lie in the file or beside it.
+
+    Raises:
+        ModelFileError: as `read_model_file`.
+    """
+    import hashlib  # loads OpenSSL, for which a prediction need not wait
+
+    digest = hashlib.sha256()
+    with held(path) as file:
+        data, graph = file.data, _structure(file).graph or (0, 0)
+        # Who made it is no part of what it is, and is left out with the metadata.
+        left_out = (wire.GRAPH, wire.METADATA, *wire.PRODUCER)
+        for number, whole, _ in extents(data, (0, len(data))):
+            if number not in left_out:
+                digest.update(data[slice(*whole)])
+        for number, whole, _ in extents(data, graph):
+            if number != wire.INITIALIZER:
+                digest.update(data[slice(*whole)])
+    return digest.hexdigest()
 
 
 def _digest_tensor(path: Path, data: Readable, span: Span, digest: Any) -> None:

@@ -12,7 +12,7 @@ __all__ = ["Readable", "Span", "extents", "fields", "message", "number_at", "num
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 
-GRAPH, METADATA = 7, 14  # ModelProto
+PRODUCER, GRAPH, METADATA = (2, 3), 7, 14  # ModelProto; the first are its name and version
 NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12  # GraphProto
 NODE_OUTPUT = 2  # NodeProto
 DATA_TYPE, NAME, RAW, DOC, EXTERNAL, LOCATION = 2, 8, 9, 12, 13, 14  # TensorProto

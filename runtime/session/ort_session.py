@@ -95,7 +95,6 @@ class OrtSession:
             if self._binding is not None:
                 return self._binding.run(outputs, feeds)
             results: list[npt.NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
-            return results
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             if not _is_of_onnxruntime(error):
                 raise
@@ -103,6 +102,11 @@ class OrtSession:
             if _is_of_memory(error):
                 raise OutOfMemoryError(message) from error
             raise InferenceError(message) from error
+        for name, array in zip(outputs, results, strict=True):
+            # A graph may put out sequences and texts as well.
+            if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.ndim:
+                raise ModelFileError("the model puts out no numbers as {name}", name=name)
+        return results
 
     def _wider(self) -> Any:
         with self._lock:

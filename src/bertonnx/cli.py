@@ -322,8 +322,8 @@ def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
     report = replay(model, provider)
     typer.echo(
         f"ok: {report.examples} golden examples on {report.provider}, largest difference "
-        f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); weights and tokenizer unchanged, "
-        f"{report.texts} texts tokenized alike"
+        f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); graph, weights and tokenizer "
+        f"unchanged, {report.texts} texts tokenized alike"
     )
     if report.placement is not None:
         _echo(str(report.placement))

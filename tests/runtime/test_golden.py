@@ -15,13 +15,14 @@ from onnx import numpy_helper
 
 import bertonnx
 from bertonnx.errors import DriftError, ModelFileError, ProviderError, UsageError
+from bertonnx.exporters.onnxgraph import files
 from bertonnx.exporters.onnxgraph.files import load_proto, save_proto
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY
 from bertonnx.models.figures import as_json
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime import golden
 from bertonnx.runtime.golden import check, sha256_text
-from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
 from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.session import cpu
 from bertonnx.runtime.session.cpu import CpuFeatures
@@ -46,7 +47,10 @@ def _forge(path: Path) -> None:
     """Put hashes of what is really there on the card, as who changes a file on purpose would."""
     file = read_model_file(path)
     card = dataclasses.replace(
-        file.card, weights_sha256=weights_sha256(path), tokenizer_sha256=sha256_text(file.tokenizer)
+        file.card,
+        weights_sha256=weights_sha256(path),
+        graph_sha256=graph_sha256(path),
+        tokenizer_sha256=sha256_text(file.tokenizer),
     )
     model = load_proto(path)
     _entry(model, CARD_KEY).value = card.to_json()
@@ -481,3 +485,37 @@ def test_an_example_that_cannot_be_tokenized(exported: dict[str, Path], tmp_path
         ModelFileError, match=r"golden example 1 of .* cannot be tokenized .*export the check"
     ):
         check(tmp_path / "m.onnx", "cpu")
+
+
+def test_a_changed_graph_is_seen_even_where_no_example_shows_it(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    """Examples run one by one, and an axis or a limit may matter for more than one text alone."""
+    source = exported["text-classification"]
+    card = read_model_file(source).card
+    assert card.graph_sha256 == graph_sha256(source)
+
+    def removed(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "Gather")
+        node.attribute.add(name="axis", type="INT", i=0)  # the default, so that all answers stay
+
+    def swapped(model: onnx.ModelProto) -> None:
+        model.opset_import[0].version += 1
+
+    for change in (removed, swapped):
+        model = load_proto(source)
+        change(model)
+        save_proto(model, tmp_path / "m.onnx")
+        assert weights_sha256(tmp_path / "m.onnx") == card.weights_sha256
+        with pytest.raises(DriftError, match=r"the graph in .* changed after export"):
+            bertonnx.check(tmp_path / "m.onnx")
+
+
+def test_the_graphs_hash_is_the_same_wherever_the_weights_lie(
+    exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exported["text-classification"]
+    monkeypatch.setattr(files, "SINGLE_FILE_LIMIT", 1000)
+    save_proto(load_proto(source), tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx.data").is_file()
+    assert graph_sha256(tmp_path / "m.onnx") == graph_sha256(source)

@@ -12,6 +12,7 @@ import pytest
 from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine.batches import Caller, Chunk, Slot
 from bertonnx.runtime.engine.queue import Queue
+from bertonnx.runtime.engine.running import Runner
 from bertonnx.runtime.rows import Encoded, Item, Outputs, Piece, Row
 from tests.runtime.engine.fakes import PATIENCE, FakeSession, HeldSession, in_thread, piece_of, until
 
@@ -51,7 +52,7 @@ def opened() -> Iterator[Opened]:
     queues = []
 
     def open_queue(session: FakeSession, cores: int = 1) -> Queue:
-        queues.append(Queue(session, cores, lambda _: TOKENS))
+        queues.append(Queue(Runner(session), cores, lambda _: TOKENS))
         return queues[-1]
 
     yield open_queue
