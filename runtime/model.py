@@ -120,13 +120,9 @@ class Model:
         self._notes = (*found.notes, *session.notes)
         self.provider = session.provider
         self.placement = session.placement
-        self._engine = Engine(
-            session,
-            self.tokenizer,
-            threads=options.threads or allowed_cores(),
-            outputs=task_named(self.card.task).outputs,
-            sizes=sizes_of(self.card),
-        )
+        threads, outputs = options.threads or allowed_cores(), task_named(self.card.task).outputs
+        sizes = sizes_of(self.card)
+        self._engine = Engine(session, self.tokenizer, threads=threads, outputs=outputs, sizes=sizes)
         self._closed = False
 
     def __enter__(self) -> Model:

@@ -12,7 +12,7 @@ from bertonnx.runtime.modelfile.structure import Value
 
 __all__ = ["require_agreement", "sizes_of"]
 
-_KNOWN_INPUTS = frozenset(("input_ids", "attention_mask", "token_type_ids"))
+_KNOWN_INPUTS = frozenset(("input_ids", "attention_mask", "token_type_ids", "pooling_mask"))
 
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 

@@ -183,7 +183,7 @@ def weights_sha256(path: Path) -> str:
     import hashlib  # loads OpenSSL, for which a prediction need not wait
 
     digest = hashlib.sha256()
-    with held(path) as file:
+    with held(path) as file, _damage(path):
         data, graph = file.data, _structure(file).graph or (0, 0)
         spans = [span for number, span in fields(data, graph) if number == wire.INITIALIZER]
         for name, span in sorted((_tensor_name(data, span), span) for span in spans):
