@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import random
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.fuzz.driver import drive
+from tests.fuzz.driver import drive, environment
+from tests.jobs import ROOT
 
 __all__ = ["main"]
 
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str]) -> int:
         if not count:
             continue
         with tempfile.TemporaryDirectory() as folder:
+            # No seeds: what a worker makes before the first may take longer than a hang does.
+            subprocess.run(
+                [sys.executable, worker, folder, "0", "0"], cwd=ROOT, env=environment(), check=True
+            )
             tally = drive(worker, Path(folder), first=given["seed"], count=count)
         numbers = [tally.inputs, tally.kills, *map(len, (tally.tracebacks, tally.signals))]
         numbers += map(len, (tally.hangs, tally.wrong))

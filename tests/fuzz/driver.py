@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.jobs import ROOT
 
-__all__ = ["HANGS_AFTER", "Tally", "drive"]
+__all__ = ["HANGS_AFTER", "Tally", "drive", "environment"]
 
 HANGS_AFTER = 30.0
 """Seconds without a line after which a worker counts as hung."""
@@ -48,14 +48,18 @@ def drive(worker: Path, folder: Path, *, first: int, count: int, minutes: float 
     return tally
 
 
+def environment() -> dict[str, str]:
+    """Return what a worker's process is given, so that it finds these tests."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
 def _some(worker: Path, folder: Path, first: int, last: int, tally: Tally) -> int:
     """Run a worker over some seeds; return the seed to go on with."""
     command = [sys.executable, str(worker), str(folder), str(first), str(last)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (
         (folder / "errors").open("w+b") as errors,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT
+            command, stdout=subprocess.PIPE, stderr=errors, env=environment(), cwd=ROOT
         ) as process,
     ):
         seed = first
