@@ -17,7 +17,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Lock", "create", "is_regular", "is_same", "mode_of", "open_again", "open_in_place", "refuse_link"]
+__all__ = [
+    "Lock",
+    "create",
+    "is_regular",
+    "is_same",
+    "mode_of",
+    "open_again",
+    "open_in_place",
+    "refuse_link",
+    "resolved",
+]
 
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -102,6 +112,21 @@ def is_same(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.lstat())
     except OSError:
         return False
+
+
+def resolved(given: Path) -> Path:
+    """Return what a link leads to, so that this is replaced and not the link.
+
+    Raises:
+        OutputError: its links lead in a circle.
+    """
+    try:
+        return given.resolve()
+    except (OSError, RuntimeError) as error:  # before Python 3.13, RuntimeError for links in a circle
+        why = (
+            "its links lead in a circle" if isinstance(error, RuntimeError) else error.strerror or str(error)
+        )
+        raise OutputError("cannot write {path}: {why}", path=given, why=why) from error
 
 
 class Lock:

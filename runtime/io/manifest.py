@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import OutputError, UsageError
-from bertonnx.runtime.io.files import create, mode_of
+from bertonnx.runtime.io.files import create, mode_of, resolved
 from bertonnx.wording import Option
 
 __all__ = ["check_manifest", "sha256_of", "write_manifest"]
@@ -38,7 +38,7 @@ def check_manifest(path: str | Path, *, others: Mapping[str, str | Path | None])
         OutputError: its folder is missing, or it is a folder itself.
         UsageError: it is one of the others.
     """
-    given = Path(path)
+    given = resolved(Path(path))
     for what, other in others.items():
         if other is not None and str(other) != "-" and _is_same(given, Path(other)):
             raise UsageError(
@@ -63,7 +63,7 @@ def write_manifest(path: str | Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    target = Path(path)
+    target = resolved(Path(path))
     aside = target.with_name(target.name + ".new")
     try:
         with create(aside, mode_of(target)) as file:

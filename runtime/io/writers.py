@@ -43,7 +43,7 @@ from typing import cast
 from bertonnx.errors import OutputError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
-from bertonnx.runtime.io.files import Lock
+from bertonnx.runtime.io.files import Lock, resolved
 from bertonnx.runtime.io.formats import OUTPUTS, Format, ending_of
 from bertonnx.runtime.io.outputs import Writer
 from bertonnx.runtime.io.text import open_standard_output
@@ -85,7 +85,7 @@ def check_output(path: str | Path, *, input: str | Path | None = None, csv_safe:
         UsageError: its ending names no format, or none that can be `csv_safe`, or it is the input.
         MissingDependencyError: the format needs pyarrow.
     """
-    given, target, ending = Path(path), _resolved(Path(path)), ending_of(path)
+    given, target, ending = Path(path), resolved(Path(path)), ending_of(path)
     if given.is_dir():
         example = given / "out.jsonl"
         raise OutputError(
@@ -129,17 +129,6 @@ def _format(given: Path, ending: str, csv_safe: bool) -> Format:
             path=given,
         )
     return replace(format, opens=format.safe)
-
-
-def _resolved(given: Path) -> Path:
-    """Return what a link leads to, so that this is replaced and not the link."""
-    try:
-        return given.resolve()
-    except (OSError, RuntimeError) as error:  # before Python 3.13, RuntimeError for links in a circle
-        why = (
-            "its links lead in a circle" if isinstance(error, RuntimeError) else error.strerror or str(error)
-        )
-        raise OutputError("cannot write {path}: {why}", path=given, why=why) from error
 
 
 def _is_input(given: Path, input: str | Path) -> bool:

@@ -168,3 +168,15 @@ def test_options_reach_where_they_are_used(tmp_path: Path, model: Path) -> None:
         bertonnx.run(model, input, tmp_path / "out.npy", column="words", csv_safe=True)
     with pytest.raises(UsageError, match="threads=0"):
         bertonnx.run(model, input, tmp_path / "out.csv", threads=0)
+
+
+def test_a_manifest_goes_where_a_link_of_its_name_leads(tmp_path: Path, model: Path) -> None:
+    input, real, link = write_input(tmp_path), tmp_path / "real.json", tmp_path / "run.json"
+    link.symlink_to(real)
+    bertonnx.run(model, input, tmp_path / "out.jsonl", manifest=link)
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["rows"] == 50
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(OutputError, match="cannot write"):
+        bertonnx.run(model, input, tmp_path / "out.jsonl", manifest=link)
