@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
 from bertonnx.errors import ModelFileError, UsageError
+from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_json
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.tasks import PROBLEM_TYPES, TASKS
@@ -221,7 +222,7 @@ _RANGES: Mapping[str, Callable[[Any], bool]] = {
     "padding_side": lambda side: side in ("left", "right"),
     "truncation_side": lambda side: side in ("left", "right"),
     "problem_type": lambda name: name is None or name in PROBLEM_TYPES,
-    "activation": lambda name: name in ("softmax", "sigmoid", "none"),
+    "activation": lambda name: name in ACTIVATIONS,
 }
 """What else must hold of a field, lest memory be taken or a branch chosen by what a stranger wrote."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bertonnx.errors import UsageError
+from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.card import Card
 from tests.fake_predictor import card
 
@@ -81,3 +82,10 @@ def test_the_prefix_of_an_old_card_is_its_default_prompt() -> None:
     assert (old.prompt_text(), old.prompt_text("query"), old.prompt_text("")) == ("passage: ", "", "")
     assert "prefix" not in old.as_dict()
     assert Card.from_json(old.to_json()) == old
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS.names)
+def test_what_makes_scores_can_be_any_activation(name: str) -> None:
+    """A cross-encoder's own, or the one of `--activation`, reads back from its file."""
+    made = card("text-classification", activation=name)
+    assert Card.from_json(made.to_json()).activation == name
