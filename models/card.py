@@ -136,7 +136,7 @@ class Card:
         """
         known = dict.fromkeys(task_named(self.task).prompts, "") | dict(self.prompts)
         if name is None:
-            return known.get(self.default_prompt, "") if self.default_prompt else ""
+            return "" if self.default_prompt is None else known.get(self.default_prompt, "")
         # Not among the names: a checkpoint may call a prompt so, and then it is not to be had.
         if name == "":
             return ""
@@ -151,7 +151,7 @@ class Card:
         raise UsageError(
             "{asked}: this model has no such prompt; it has {names}",
             asked=Option("prompt", name),
-            names=", ".join(known),
+            names=", ".join(filter(None, known)),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def run_job(
 
 def _prompt(decode: DecodeOptions, card: Card) -> str | None:
     """Return the name of the prompt that holds; None for no prompt."""
-    return (card.default_prompt if decode.prompt is None else decode.prompt) or None
+    return card.default_prompt if decode.prompt is None else decode.prompt or None
 
 
 def _moment(seconds: float) -> str:

@@ -171,7 +171,9 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
         CheckpointError: a JSON file is broken.
         UnsupportedError: the family, or a module of Sentence-Transformers, is known not to work.
     """
-    if not (model_folder(folder) / "config.json").is_file() and (folder / LIST).is_file():
+    config = model_folder(folder) / "config.json"
+    # Another module than a transformer has no config.json, or its own.
+    if (folder / LIST).is_file() and not (config.is_file() and "model_type" in read_json(config)):
         require_known(read_list(folder), folder)
     if not trust.trust_remote_code:
         _refuse_custom_code(what, folder)

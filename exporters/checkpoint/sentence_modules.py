@@ -88,7 +88,6 @@ def _dense(module: Module, config: Mapping[str, Any], trust: Trust) -> Dense:
         needed["linear.bias"] = shape[:1]
     if projected:
         needed["residual.weight"] = shape
-    tensors = _tensors(module, needed, trust)
     reads, writes = _names(config)
     path = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = read_activation(path, module.file(_CONFIG), trust)
@@ -100,6 +99,8 @@ def _dense(module: Module, config: Mapping[str, Any], trust: Trust) -> Dense:
             folder=module.path,
             activation=activation.torch,
         )
+    # After the activation, whose own weights (PReLU's) would only be called too many.
+    tensors = _tensors(module, needed, trust)
     return Dense(
         weight=tensors["linear.weight"],
         bias=tensors.get("linear.bias"),
@@ -159,7 +160,7 @@ def read_activation(path: str, file: str, trust: Trust) -> Activation:
             "{file}: the activation {path} cannot be exported; one of {known} can",
             file=file,
             path=path,
-            known=", ".join(row.torch for row in ACTIVATIONS),
+            known=", ".join(dict.fromkeys(row.torch for row in ACTIVATIONS)),
         )
     if not path.startswith("torch.") and not trust.trust_remote_code:
         raise UnsupportedError(

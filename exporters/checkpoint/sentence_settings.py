@@ -84,6 +84,7 @@ def read_settings(folder: Path, account: Account) -> Settings:
     # Sentence-Transformers itself always knows these two, empty where the file gives no text.
     prompts, default = _prompts(raw, folder, known=() if crosses else ENCODER.prompts)
     own = {key: raw.get(key) for key in _READ[kind]}
+    _require_name(own.get("similarity_fn_name"), folder)
     return Settings(
         crosses=crosses,
         prompts=prompts,
@@ -92,6 +93,16 @@ def read_settings(folder: Path, account: Account) -> Settings:
         truncate_dim=_length(own.get("truncate_dim"), folder),
         activation=own.get("activation_fn"),
     )
+
+
+def _require_name(value: Any, folder: Path) -> None:
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(
+            "{folder}/config_sentence_transformers.json has similarity_fn_name {value!r}, which is no name; "
+            "correct it",
+            folder=folder,
+            value=value,
+        )
 
 
 def _length(value: Any, folder: Path) -> int | None:
@@ -109,6 +120,15 @@ def _prompts(
     settings: Mapping[str, Any], folder: Path, *, known: Sequence[str]
 ) -> tuple[Mapping[str, str], str | None]:
     """Return the texts of the prompts by their names, and the name of the default one."""
+    for place, text in (settings.get("prompts") or {}).items():
+        if text is not None and not isinstance(text, str):
+            raise CheckpointError(
+                "{folder}/config_sentence_transformers.json has the prompt {name!r} with {text!r}, which is "
+                "no text; correct it",
+                folder=folder,
+                name=place,
+                text=text,
+            )
     # sentence-transformers takes a null for a prompt without text.
     prompts = {str(name): str(text or "") for name, text in (settings.get("prompts") or {}).items()}
     name = settings.get("default_prompt_name")

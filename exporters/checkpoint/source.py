@@ -23,6 +23,7 @@ from bertonnx.exporters.checkpoint.folder import (
     require_small_files,
 )
 from bertonnx.exporters.checkpoint.hub import download
+from bertonnx.exporters.checkpoint.module_list import LIST, read_list, require_known
 from bertonnx.exporters.options import Trust
 from bertonnx.wording import Call, Option
 
@@ -108,7 +109,13 @@ def _found(source: str | os.PathLike[str], at: str | None, trust: Trust) -> Sour
         folder = download(text, at, trust)
         # The cache names a snapshot's folder after its commit.
         found = Source(text, "hub", folder.name, folder, trust)
-    require_files(text, file_names(found.folder), trust)
+    try:
+        require_files(text, file_names(found.folder), trust)
+    except SourceError:
+        # A module that cannot be exported says more than the weights that it does not have.
+        if (found.folder / LIST).is_file():
+            require_known(read_list(found.folder), found.folder)
+        raise
     require_small_files(text, found.folder, trust)
     return found
 

@@ -204,7 +204,8 @@ def _prompt_lines(card: Card) -> Iterator[str]:
     shown = [f"{name} {json.dumps(text, ensure_ascii=False)}" for name, text in card.prompts.items()]
     more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
     yield f"  prompts     {', '.join(shown[:8])}{more}"
-    yield f"              {card.default_prompt or 'none'} by default"
+    default = "none" if card.default_prompt is None else card.default_prompt or '""'
+    yield f"              {default} by default"
     if not card.pooled_prompt:
         yield "              the tokens of a prompt are not pooled"
 

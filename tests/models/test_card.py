@@ -28,7 +28,7 @@ def test_who_reads_pairs(task: str, pairs: bool | None, needs: bool, takes: bool
     assert (model.needs_pair, model.takes_pair) == (needs, takes)
 
 
-PROMPTS = {"query": "q: ", "passage": "p: ", "title": ""}
+PROMPTS = {"query": "q: ", "passage": "p: ", "title": "", "": "x: "}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,9 @@ PROMPTS = {"query": "q: ", "passage": "p: ", "title": ""}
         ("passage", "document", ""),
         ("document", None, ""),
         (None, "title", ""),
+        # A prompt of this name can be the default one; asked for, the empty name is no prompt.
+        ("", None, "x: "),
+        ("", "", ""),
     ],
 )
 def test_prompts(default: str | None, asked: str | None, text: str) -> None:

@@ -187,6 +187,16 @@ def test_a_folder_without_a_transformer_says_which_module_it_has(tmp_path: Path,
         read(tmp_path)
 
 
+@pytest.mark.parametrize("kept", ["model.safetensors", "pytorch_model.bin", "README.md"])
+def test_a_bag_of_words_is_named_whatever_weights_it_has(tmp_path: Path, kept: str) -> None:
+    """It has a config.json, as a transformer has, and may have no weights at all."""
+    write(tmp_path / "modules.json", [{"path": "", "type": OLD + "BoW"}])
+    write(tmp_path / "config.json", {"vocab": ["a", "film"]})
+    (tmp_path / kept).write_bytes(b"")
+    with pytest.raises(UnsupportedError, match="module BoW cannot be exported: it reads words from a table"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     "kind", ["sentence_transformer", "cross_encoder", "sparse_encoder", "multi_vector_encoder"]
 )
@@ -308,6 +318,12 @@ def test_dense_layers_must_fit(tmp_path: Path) -> None:
         ({"out_features": 9}, CheckpointError, "do not belong together"),
         ({"bias": False}, CheckpointError, "promises linear.weight (8, 32), and"),
         ({"activation_function": "torch.nn.modules.activation.PReLU"}, UnsupportedError, "activation.PReLU"),
+        # Its weights are more than the others', and say less than its name.
+        (
+            {"activation_function": "torch.nn.modules.activation.PReLU", "out_features": 9},
+            UnsupportedError,
+            "2_Dense/config.json: the activation torch.nn.modules.activation.PReLU cannot be exported",
+        ),
         ({"activation_function": "own.Swish"}, UnsupportedError, "activation own.Swish cannot be exported"),
         (
             {"activation_function": "transformers.activations.NewGELUActivation"},
@@ -585,3 +601,16 @@ def test_tokens_as_sentence_transformers_makes_them(
     for text in ("Hello WORLD", "  spaces at both ends  ", "İstanbul ΣΑΣ", ""):
         wanted = theirs.preprocess([text], prompt="Query: ")["input_ids"][0].tolist()
         assert tokenizer.encode("Query: " + text).ids == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompts": {"query": ["q: "]}}, "has the prompt 'query' with ['q: '], which is no text"),
+        ({"prompts": {"query": 5}}, "has the prompt 'query' with 5, which is no text"),
+        ({"similarity_fn_name": 3}, "has similarity_fn_name 3, which is no name"),
+    ],
+)
+def test_settings_of_another_kind(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    write(folder_of(tmp_path, "Transformer", "Pooling") / "config_sentence_transformers.json", changes)
+    assert said in message(CheckpointError, tmp_path)
