@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -99,12 +100,21 @@ def _positional(model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence
         result = own(**dict(zip(inputs, tensors, strict=True)), **others)
         return tuple(result[name] for name in outputs)
 
+    # ModernBERT's code goes through a set of names, in an order that is another in each process.
+    module = vars(sys.modules[type(model).__module__])
     # An attribute of this object: taken away again, the class's own method is back.
-    model.forward = forward
+    model.forward, module["set"] = forward, _SortedSet
     try:
         yield
     finally:
-        del model.forward
+        del model.forward, module["set"]
+
+
+class _SortedSet(set[Any]):
+    """A set that is gone through in order, so that the same checkpoint makes the same graph."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), key=str))
 
 
 class _NoCache:

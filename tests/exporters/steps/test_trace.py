@@ -109,3 +109,26 @@ def test_code_that_takes_the_shape_of_an_example_for_all_is_refused(
 def test_a_model_with_one_segment(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint", "bert", "feature-extraction", type_vocab_size=1)
     assert bertonnx.export(source, tmp_path / "model.onnx").card.inputs[-1] == "token_type_ids"
+
+
+_WORDS = [f"layer {number}" for number in range(20)]
+
+
+def test_sets_of_names_are_gone_through_in_the_same_order_in_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ModernBERT's code of transformers 5 does; a graph in another order is another file."""
+    checkpoint = read(save_tiny(tmp_path, "bert", "feature-extraction"))
+    maker: Any = type(checkpoint.model)
+    own, met = maker.forward, []
+
+    def forward(self: Any, input_ids: torch.Tensor, **others: Any) -> Any:
+        met.append([*set(_WORDS)])
+        return own(self, input_ids, **others)
+
+    monkeypatch.setattr(maker, "forward", forward)
+    monkeypatch.setattr(maker, "__module__", __name__)
+    trace(checkpoint)
+    assert met
+    assert all(words == sorted(_WORDS) for words in met)
+    assert "set" not in globals()
