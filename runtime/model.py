@@ -398,7 +398,8 @@ class Model:
             )
         if pairs is None and self.card.needs_pair:
             raise UsageError(
-                "this model was trained for {task} of text pairs, and no {option} were given",
+                "this model was trained for {task} of text pairs, and no pairs were given; give the second "
+                "texts as {option}",
                 task=self.card.task,
                 option=Option("pairs"),
             )

@@ -33,7 +33,7 @@ from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import Aggregation, DecodeOptions
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of
 from bertonnx.runtime.rows import Encoded, Row, as_rows
-from bertonnx.wording import R
+from bertonnx.wording import Option, R
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
 
@@ -164,8 +164,10 @@ class Handle:
             return _started(Run(self._tokenized(model.prompted(rows, prompt)), table, places))
         if pairs is None and model.card.needs_pair:
             raise UsageError(
-                "this model was trained for {task} of text pairs, and no pairs were given",
+                "this model was trained for {task} of text pairs, and no pairs were given; give the second "
+                "texts as {option}",
                 task=model.card.task,
+                option=Option("pairs"),
             )
         return _started(Run(model.stream(rows, replace(table.decode, prompt=prompt)), table, places))
 

@@ -235,7 +235,7 @@ def _no_pairs(choice: Choice) -> InputError:
         )
     return InputError(
         "pairs of texts are needed, and {path} has one text a line; give a .csv, .tsv, .jsonl or .parquet "
-        "file with columns such as question and context",
+        "file with a column for each",
         path=choice.path,
     )
 

@@ -162,7 +162,7 @@ def test_as_many_pairs_as_texts(classifier: bertonnx.Model) -> None:
 
 def test_questions_need_contexts(exported: dict[str, Path]) -> None:
     with bertonnx.load(exported["question-answering"]) as model:
-        with pytest.raises(UsageError, match="question-answering of text pairs, and no pairs were given"):
+        with pytest.raises(UsageError, match=r"question-answering of text pairs, and no .*as pairs$"):
             model.predict(["Who?"])
         (answer,) = model.answer(["Who?"], ["Ada was here."], top_k=2)
         assert answer["answer"] == "Ada was here."[answer["start"] : answer["end"]]

