@@ -110,7 +110,7 @@ def test_int8_of_a_ranker_keeps_the_order_of_its_own_scores(tmp_path: Path) -> N
         scores = [item["score"] for item in ranker.predict([QUERY] * 4, documents)]
         alone = [ranker.predict([QUERY], [document])[0]["score"] for document in documents]
     assert scores == alone
-    assert scores == pytest.approx(wanted, abs=0.01)
+    assert scores == pytest.approx(wanted, abs=0.02)
     # So far apart are the first and the last that this bites.
     assert np.ptp(wanted) > 0.05
     assert (np.argmax(scores), np.argmin(scores)) == (np.argmax(wanted), np.argmin(wanted))
