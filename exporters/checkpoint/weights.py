@@ -21,11 +21,12 @@ from bertonnx.exporters.checkpoint.merging import (
 )
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import task_of
+from bertonnx.exporters.checkpoint.untied import settle_decoder_biases
 from bertonnx.exporters.checkpoint.unwrapping import unwrapped, wrapping_of
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import ENCODER, TASKS, Task
-from bertonnx.wording import Message, Option, Options
+from bertonnx.wording import Install, Message, Option, Options
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -236,6 +237,7 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
                     use_safetensors=bool(wrapping) or not pickled,
                     trust_remote_code=source.trust.trust_remote_code,
                 )
+                settled = settle_decoder_biases(model, weights)
         except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
             if not own_code:
                 _require_buildable(maker, config)
@@ -247,7 +249,7 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
             ) from error
     return _Attempt(
         model.float().eval(),
-        _learned(report["missing_keys"]),
+        _learned(set(report["missing_keys"]) - settled),
         _learned(report["unexpected_keys"]),
         # Version 5 of transformers lists each with both shapes.
         tuple(sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])),
@@ -448,8 +450,19 @@ def _incomplete(row: Task, missing: Sequence[str], loaded: _Attempt) -> Checkpoi
 
 def _require_finite(model: PreTrainedModel) -> None:
     import torch
+    import transformers
 
     for name, tensor in model.state_dict().items():
+        # DeBERTa's newer head of fill-mask, `"legacy": false`, comes out of version 4 like this.
+        if tensor.is_meta:
+            raise CheckpointError(
+                "transformers {version} leaves the weights {name} of this {family} model without values; a "
+                "newer version may read them: {install}",
+                version=transformers.__version__,
+                name=name,
+                family=model.config.model_type,
+                install=Install("export", upgrade=True, packages=("transformers",)),
+            )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 "the weights {name} hold NaN or infinity, so the model can give no answers; the checkpoint "

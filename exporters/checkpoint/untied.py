@@ -1,0 +1,57 @@
+"""The bias of fill-mask's decoder where the decoder is not the table of embeddings.
+
+Version 4 of transformers keeps one bias under two names, `bias` of the head and `bias` of its decoder, and
+saves one of them. Version 5 does the same where `tie_word_embeddings` is true; where it is false, it adds the
+decoder's alone, and saves both. So each version reads the other's files wrong, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+__all__ = ["settle_decoder_biases"]
+
+
+def settle_decoder_biases(model: PreTrainedModel, folder: Path) -> frozenset[str]:
+    """Give each decoder that is not tied the bias that the version which saved the weights adds.
+
+    Args:
+        model: changed in place.
+        folder: holds the weights, by the names of the model.
+
+    Returns:
+        Names of the biases that were found there.
+    """
+    from torch.nn import Linear, Parameter
+
+    if getattr(model.config, "tie_word_embeddings", True):
+        return frozenset()
+    found: set[str] = set()
+    for name, module in model.named_modules():
+        decoder, own = getattr(module, "decoder", None), getattr(module, "bias", None)
+        if not isinstance(decoder, Linear) or decoder.bias is None or not isinstance(own, Parameter):
+            continue
+        names = (f"{name}.decoder.bias", f"{name}.bias")
+        # Where version 5 saved both, version 4 takes the head's, which version 5 leaves unused.
+        saved = _saved(folder, names)
+        if saved is not None and saved.shape == decoder.bias.shape:
+            decoder.bias = module.bias = Parameter(saved.float())
+            found |= set(names)
+    return frozenset(found)
+
+
+def _saved(folder: Path, names: Sequence[str]) -> Tensor | None:
+    """Return the first of these weights that the folder holds."""
+    from safetensors import safe_open
+
+    held: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            held |= {name: file.get_tensor(name) for name in {*names} & {*file.keys()}}
+    return next((held[name] for name in names if name in held), None)
