@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bertonnx.runtime.io.job import JobReport
     from bertonnx.runtime.model import Model, load
     from bertonnx.runtime.run import run
+    from bertonnx.runtime.signing import sign, verify_signature
 
 __all__ = [
     "BertonnxError",
@@ -34,6 +35,8 @@ __all__ = [
     "export",
     "load",
     "run",
+    "sign",
+    "verify_signature",
 ]
 
 __version__ = "0.1.0"
@@ -48,6 +51,8 @@ _HOMES = {
     "export": "bertonnx.exporters.convert",
     "load": "bertonnx.runtime.model",
     "run": "bertonnx.runtime.run",
+    "sign": "bertonnx.runtime.signing",
+    "verify_signature": "bertonnx.runtime.signing",
 }
 
 

@@ -22,9 +22,16 @@ from bertonnx.cli_options import (
     ModelPaths,
     OnErrorOption,
     OwnModelPath,
+    PasswordOption,
+    PrivateKeyOption,
     ProviderOption,
+    PublicKeyOption,
     ReportOption,
+    SignatureFile,
+    SignatureOutput,
     Tf32Option,
+    VerifyingKeyOption,
+    numbers,
 )
 from bertonnx.display import (
     bench_bar,
@@ -36,7 +43,6 @@ from bertonnx.display import (
     steps,
     summary,
 )
-from bertonnx.errors import UsageError
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.models.verifiers import VERIFIERS
@@ -315,18 +321,63 @@ def run(
 
 
 @app.command()
-def check(model: OwnModelPath, provider: ProviderOption = "auto") -> None:
+def check(
+    model: OwnModelPath,
+    provider: ProviderOption = "auto",
+    public_key: VerifyingKeyOption = None,
+) -> None:
     """Check that a model file is unchanged and gives the right results here (exit code 1 if not)."""
     from bertonnx.runtime.golden import check as replay
+    from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
 
+    # Before it runs: what somebody else signed, or changed, is not opened at all.
+    signed = None if public_key is None else verify_signature(model, public_key)
     report = replay(model, provider)
     typer.echo(
         f"ok: {report.examples} golden examples on {report.provider}, largest difference "
         f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); graph, weights and tokenizer "
         f"unchanged, {report.texts} texts tokenized alike"
     )
+    if signed is not None:
+        _echo(f"signed by the key {signed.key}")
+    elif signature_path(model).is_file():
+        _echo(
+            Message(
+                "signed, not verified: it names the key {key}; add {option} to verify it",
+                key=signer_of(signature_path(model)) or "of nobody",
+                option=Option("public_key", "FILE"),
+            )
+        )
     if report.placement is not None:
         _echo(str(report.placement))
+
+
+@app.command()
+def sign(
+    model: OwnModelPath,
+    private_key: PrivateKeyOption,
+    output: SignatureOutput = None,
+    password: PasswordOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing signature.")] = False,
+) -> None:
+    """Sign a model file with a private key."""
+    from bertonnx.runtime.signing import sign as sign_file
+
+    signed = sign_file(model, private_key, output=output, password=password, force=force)
+    _echo(f"wrote {signed.path}, signed by the key {signed.key}")
+
+
+@app.command()
+def verify_signature(
+    model: OwnModelPath,
+    public_key: PublicKeyOption,
+    signature: SignatureFile = None,
+) -> None:
+    """Verify who signed a model file, and that it is unchanged since (exit code 1 if not)."""
+    from bertonnx.runtime.signing import verify_signature as verify
+
+    signed = verify(model, public_key, signature=signature)
+    _echo(f"ok: {model} is what the key {signed.key} signed (SHA-256 {signed.sha256})")
 
 
 @app.command()
@@ -421,9 +472,9 @@ def bench(
     outputs = [check_report_output(path) for path in output or ()]
     options = BenchOptions(
         providers=None if provider is None else [name.strip() for name in provider.split(",")],
-        lengths=None if lengths is None else _numbers("lengths", lengths),
-        batch_sizes=_numbers("batch_sizes", batch_sizes),
-        threads=None if threads is None else _numbers("threads", threads),
+        lengths=None if lengths is None else numbers("lengths", lengths),
+        batch_sizes=numbers("batch_sizes", batch_sizes),
+        threads=None if threads is None else numbers("threads", threads),
         text=text,
         column=column,
         pair_column=pair_column,
@@ -443,14 +494,3 @@ def bench(
     # The code that a run ends with where some rows failed.
     if any(row.problem for row in report.rows):
         raise typer.Exit(3)
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(
-            "{asked} is no list of numbers; type them as in {example}",
-            asked=Option(option, text),
-            example=Option(option, "1,8,32"),
-        ) from error

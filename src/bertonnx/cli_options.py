@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from bertonnx.errors import UsageError
 from bertonnx.models.providers import choices as providers
 from bertonnx.runtime.options import LONG_TEXT, ON_ERROR
+from bertonnx.wording import Option
 
 __all__ = [
     "PROVIDER_NAMES",
@@ -20,9 +22,16 @@ __all__ = [
     "ModelPaths",
     "OnErrorOption",
     "OwnModelPath",
+    "PasswordOption",
+    "PrivateKeyOption",
     "ProviderOption",
+    "PublicKeyOption",
     "ReportOption",
+    "SignatureFile",
+    "SignatureOutput",
     "Tf32Option",
+    "VerifyingKeyOption",
+    "numbers",
 ]
 
 # Shown here and checked where Python's arguments are, so that both give the same error.
@@ -91,3 +100,40 @@ ManifestOption = Annotated[
         help="Write a JSON file with digests of model, input and output, versions, options and counts.",
     ),
 ]
+
+PrivateKeyOption = Annotated[
+    Path, typer.Option(metavar="FILE", help="PEM file of an elliptic curve key (P-256, P-384 or P-521).")
+]
+PasswordOption = Annotated[
+    str | None,
+    typer.Option(envvar="BERTONNX_KEY_PASSWORD", help="Of an encrypted key; better in this variable."),
+]
+PublicKeyOption = Annotated[Path, typer.Option(metavar="FILE", help="PEM file of the signer's public key.")]
+VerifyingKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key", metavar="FILE", help="PEM file of the signer's public key: verify MODEL.sig too."
+    ),
+]
+SignatureFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The signature's file. Default: MODEL.sig.")
+]
+SignatureOutput = Annotated[
+    Path | None, typer.Option("-o", "--output", help="The signature's file. Default: MODEL.sig.")
+]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Return the numbers of an option such as `1,8,32`.
+
+    Raises:
+        UsageError: it is no list of numbers.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            "{asked} is no list of numbers; type them as in {example}",
+            asked=Option(option, text),
+            example=Option(option, "1,8,32"),
+        ) from error

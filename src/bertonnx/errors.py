@@ -15,6 +15,7 @@
     │   └── QuantizationError     of INT8
     ├── ModelFileError            model.onnx is missing, truncated, foreign or from a newer bertonnx
     ├── DriftError                the golden examples do not come out as they did at export
+    ├── SignatureError            a model file is not signed, or not by this key, or was changed since
     ├── ProviderError             the provider that was asked for cannot be used
     ├── InferenceError            ONNX Runtime failed on a batch
     ├── OutOfMemoryError          a batch did not fit into memory
@@ -53,6 +54,7 @@ __all__ = [
     "ProviderError",
     "QuantizationError",
     "RowError",
+    "SignatureError",
     "SourceError",
     "TaskError",
     "TruncationWarning",
@@ -143,6 +145,10 @@ class ModelFileError(BertonnxError):
 
 class DriftError(BertonnxError):
     """The file no longer gives the answers that it gave when it was exported."""
+
+
+class SignatureError(BertonnxError):
+    """A model file is not signed, or another key signed it, or it was changed since."""
 
 
 class ProviderError(BertonnxError):

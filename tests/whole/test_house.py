@@ -45,6 +45,7 @@ ROOMS: Mapping[str, str] = {
     "runtime/doctor.py": "runtime/session",
     "runtime/bench": "runtime/session runtime/rows.py runtime/tokenization.py runtime/io runtime/model.py",
     "runtime/run.py": ALL,
+    "runtime/signing.py": "runtime/modelfile",
     "exporters/quiet.py": "",
     "exporters/options.py": "",
     "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py",

@@ -29,7 +29,7 @@ NO_FACE_YET = "runtime/vectors/"
 COMMANDS_ONLY = {"lengths", "repeat", "seconds", "text"}
 """Options of commands that neither Python nor R has as functions."""
 
-NOT_IN_R = {*COMMANDS_ONLY, "csv_safe", "manifest", "resume"}
+NOT_IN_R = {*COMMANDS_ONLY, "csv_safe", "manifest", "resume", "private_key", "public_key", "signature"}
 
 MODEL_METHODS = {
     "embed": "(self, texts, *, prompt=None)",
@@ -225,6 +225,7 @@ def _named_options() -> dict[str, set[str]]:
 
 def test_python_has_every_argument_that_its_messages_name() -> None:
     functions: list[Any] = [bertonnx.load, bertonnx.export, bertonnx.check, bertonnx.run]
+    functions += [bertonnx.sign, bertonnx.verify_signature]
     functions += [getattr(bertonnx.Model, name) for name in MODEL_METHODS]
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     missing = {name: places for name, places in _named_options().items() if name not in arguments}

@@ -1,0 +1,213 @@
+"""Signatures of model files: a detached OpenSSF bundle beside the file, made and verified with keys, offline.
+
+The work is done by the package model-signing. The signature covers the model file's bytes, and through the
+card's SHA-256 of the weights those of a file of weights beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertonnx.errors import (
+    BertonnxError,
+    MissingDependencyError,
+    ModelFileError,
+    OutputError,
+    SignatureError,
+    UsageError,
+)
+from bertonnx.runtime.modelfile.held import held
+from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from bertonnx.wording import Install, Option
+
+__all__ = ["Signature", "sign", "signature_path", "signer_of", "verify_signature"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature that was verified.
+
+    Attributes:
+        path: the signature's file.
+        key: who signed: the SHA-256, in hex, of the public key, as model-signing computes it.
+        sha256: of the model file, in hex.
+    """
+
+    path: Path
+    key: str
+    sha256: str
+
+
+def signature_path(model: str | Path) -> Path:
+    """Return where the signature of a model file lies: `MODEL.sig`."""
+    return Path(f"{model}.sig")
+
+
+def sign(
+    model: str | Path,
+    private_key: str | Path,
+    *,
+    output: str | Path | None = None,
+    password: str | None = None,
+    force: bool = False,
+) -> Signature:
+    """Sign a model file with a private key and return what was signed.
+
+    Args:
+        model: a file that bertonnx made.
+        private_key: a PEM file with an elliptic curve key (P-256, P-384 or P-521), as
+            `openssl ecparam -genkey -name prime256v1 -noout` writes one.
+        output: the signature's file; default `MODEL.sig`.
+        password: of an encrypted key.
+        force: replace an existing signature.
+
+    Raises:
+        ModelFileError: the file is missing or broken, or its weights are not those that its card names.
+        UsageError: the key cannot be read, or is none that can sign.
+        OutputError: the signature exists or cannot be written.
+        MissingDependencyError: model-signing is not installed.
+    """
+    path, target = Path(model), signature_path(model) if output is None else Path(output)
+    if target.exists() and not force:
+        raise OutputError(
+            "{target} exists; add {force} to replace it", target=target, force=Option("force", True)
+        )
+    signing, _ = _model_signing()
+    with held(path):
+        _require_whole(path)
+        with _key_errors("private_key", private_key):
+            # As bytes, whatever its type says: the package hands it to cryptography as it is.
+            secret = None if password is None else password.encode()
+            signer = signing.Config().use_elliptic_key_signer(private_key=private_key, password=secret)
+        with _written(target) as aside:
+            signer.sign(path, aside)
+        return Signature(target, signer_of(target), _sha256(path))
+
+
+def verify_signature(
+    model: str | Path, public_key: str | Path, *, signature: str | Path | None = None
+) -> Signature:
+    """Verify that a model file is what the owner of a key signed, and return the signature.
+
+    Args:
+        model: a file that bertonnx made.
+        public_key: a PEM file with the public key, as `openssl ec -pubout` writes one.
+        signature: the signature's file; default `MODEL.sig`.
+
+    Raises:
+        SignatureError: there is no signature, another key signed, or the file was changed since.
+        ModelFileError: the file is missing or broken.
+        UsageError: the key cannot be read.
+        MissingDependencyError: model-signing is not installed.
+    """
+    path, place = Path(model), signature_path(model) if signature is None else Path(signature)
+    _, verifying = _model_signing()
+    if not place.is_file():
+        raise SignatureError(
+            "{path} is not signed: there is no {place}; get the signature from whoever made the file, or "
+            "name it with {option}",
+            path=path,
+            place=place,
+            option=Option("signature"),
+        )
+    with held(path):
+        _require_whole(path)
+        with _key_errors("public_key", public_key):
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        try:
+            verifier.verify(path, place)
+        except Exception as error:  # a broken bundle, a wrong key and a changed file raise many kinds
+            raise SignatureError(
+                "the signature {place} does not hold for {path} and this key ({why}): the file was changed "
+                "after it was signed, or another key signed it; do not use it before you know which",
+                place=place,
+                path=path,
+                why=_short(error),
+            ) from error
+        return Signature(place, signer_of(place), _sha256(path))
+
+
+def _model_signing() -> tuple[Any, Any]:
+    try:
+        from model_signing import signing, verifying
+    except ImportError as error:
+        raise MissingDependencyError(
+            "signatures need the package model-signing ({why}); type: {install}",
+            why=error,
+            install=Install("sign"),
+        ) from error
+    return signing, verifying
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse a file whose weights, which may lie beside it, are not those that its card names."""
+    file = read_model_file(path)
+    if not file.is_bertonnx:
+        raise ModelFileError("{path} is no file that bertonnx made; only such files are signed", path=path)
+    # A signature of one file says of the other only what the card does.
+    if weights_sha256(path) != file.card.weights_sha256:
+        raise ModelFileError(
+            "the weights of {path} are not those of its card; copy or export the model again", path=path
+        )
+
+
+@contextmanager
+def _key_errors(option: str, key: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except BertonnxError:
+        raise
+    except Exception as error:  # cryptography has a class of its own for each kind of wrong key
+        raise UsageError(
+            "{option} cannot be used ({why}); give a PEM file of an elliptic curve key (P-256, P-384 or "
+            "P-521)",
+            option=Option(option, str(key)),
+            why=_short(error),
+        ) from error
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[Path]:
+    """Yield a path whose file is put in the target's place when all went well."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise OutputError("{target} cannot be written ({why})", target=target, why=error) from error
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        # As any new file: made aside, it is its owner's alone.
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o666 & ~umask)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def signer_of(signature: Path) -> str:
+    """Return whom an unverified signature names, for a user to read; "" where it names nobody."""
+    try:
+        bundle = json.loads(signature.read_text(encoding="utf-8"))
+        return str(bundle["verificationMaterial"]["publicKey"]["hint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
