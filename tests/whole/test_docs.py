@@ -81,7 +81,9 @@ def _parse(line: str, name: str, arguments: list[str], *, whole: bool) -> None:
         # The error's class is in a private module of typer.
         if whole or type(error).__name__ != "MissingParameter":
             raise AssertionError(f"{line}: {error}") from error
-        _parse(line, name, ["FILE", *arguments], whole=False)
+        lacking: Any = error
+        flag = [lacking.param.opts[0]] if lacking.param.param_type_name == "option" else []
+        _parse(line, name, [*flag, "FILE", *arguments], whole=False)
         return
     if name == "run" and whole and context.params["input"] not in ("-", "INPUT"):
         assert context.params["input"].endswith(_INPUTS), line
