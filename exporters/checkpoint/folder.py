@@ -109,13 +109,21 @@ def read_json(path: Path) -> dict[str, Any]:
 def model_folder(folder: Path) -> Path:
     """Return where config.json and the weights lie: `folder`, or its Transformer module's subfolder.
 
-    Sentence-Transformers before version 2 wrote `0_Transformer/`; later ones write to the root. Where an
-    adapter lies alone, its folder.
+    Sentence-Transformers before version 2 wrote `0_Transformer/`; later ones write to the root, and read it
+    wherever modules.json says. Where an adapter lies alone, its folder.
+
+    Raises:
+        CheckpointError: modules.json is asked, and is broken or points out of the folder.
+        UnsupportedError: it names a module that is the checkpoint's own code.
     """
     if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
         return folder
     inner = (path for name in ("config.json", ADAPTER_CONFIG) for path in sorted(folder.glob(f"0_*/{name}")))
-    return next((path.parent for path in inner), folder)
+    place = next((path.parent for path in inner), None)
+    if place is not None or not (folder / LIST).is_file():
+        return place or folder
+    named = (module.path for module in read_list(folder) if module.name == "Transformer")
+    return next(named, folder)
 
 
 def has_base(names: list[str]) -> bool:

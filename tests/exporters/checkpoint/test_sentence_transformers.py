@@ -614,3 +614,22 @@ def test_tokens_as_sentence_transformers_makes_them(
 def test_settings_of_another_kind(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     write(folder_of(tmp_path, "Transformer", "Pooling") / "config_sentence_transformers.json", changes)
     assert said in message(CheckpointError, tmp_path)
+
+
+def test_a_transformer_lies_where_the_list_of_modules_says(tmp_path: Path) -> None:
+    folder_of(tmp_path, "Transformer", "Pooling", pooling={"word_embedding_dimension": 32})
+    entries = json.loads((tmp_path / "modules.json").read_text())
+    write(tmp_path / "modules.json", [{**entries[0], "path": "encoder"}, entries[1]])
+    encoder(tmp_path / "encoder")
+    write(tmp_path / "encoder" / "sentence_bert_config.json", {"max_seq_length": 30})
+    found = read(tmp_path)
+    assert (found.width, found.max_length, found.pooling) == (32, 30, "mean")
+    assert found.source.model_folder == tmp_path / "encoder"
+    (tmp_path / "encoder" / "config.json").unlink()
+    assert "encoder/config.json cannot be read" in raised(tmp_path)
+
+
+def raised(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read(folder)
+    return str(caught.value)
