@@ -240,7 +240,10 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
                 settled = settle_decoder_biases(model, weights)
         except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
             if not own_code:
-                _require_buildable(maker, config)
+                made = _buildable(maker, config)
+                # Memory ran out, it may be, for sizes that the weights have not.
+                shapes = _misshapen(folder, made)
+                _require_shapes(folder, _Attempt(made, (), (), shapes, wrapping), config)
             raise CheckpointError(
                 "the weights in {folder} cannot be read ({kind}: {why}); download the checkpoint again",
                 folder=folder,
@@ -261,8 +264,8 @@ def _learned(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name.rpartition(".")[2] not in _COMPUTED))
 
 
-def _require_buildable(maker: Any, config: PretrainedConfig) -> None:
-    """Refuse a configuration of which no model can be made, whatever the weights.
+def _buildable(maker: Any, config: PretrainedConfig) -> PreTrainedModel:
+    """Return a model without values, or refuse a configuration of which none can be made.
 
     Raises:
         CheckpointError: saying which keys hold what the model would not take, as far as can be told.
@@ -271,7 +274,7 @@ def _require_buildable(maker: Any, config: PretrainedConfig) -> None:
 
     try:
         with torch.device("meta"):
-            maker.from_config(copy.deepcopy(config), attn_implementation="eager")
+            made: PreTrainedModel = maker.from_config(copy.deepcopy(config), attn_implementation="eager")
     except Exception as error:  # any value of config.json may be of a wrong kind
         values = config.to_dict().items()
         keys = [key for key, value in values if isinstance(value, str) and f"{value}" in str(error)]
@@ -282,6 +285,13 @@ def _require_buildable(maker: Any, config: PretrainedConfig) -> None:
             kind=type(error).__name__,
             why=_short(error),
         ) from error
+    return made
+
+
+def _misshapen(folder: Path, model: PreTrainedModel) -> tuple[str, ...]:
+    there = _shapes(folder, model.base_model_prefix)
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    return tuple(sorted(key for key, shape in wanted.items() if there.get(key, shape) != shape))
 
 
 def _require_readable(folder: Path) -> None:

@@ -404,3 +404,11 @@ def test_the_model_gives_what_transformers_gives(tmp_path: Path) -> None:
         got = read(tmp_path).model(input_ids=ids).logits.numpy()
         wanted = other.eval()(input_ids=ids).logits.numpy()
     np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_sizes_beyond_any_memory_are_named_beside_those_of_the_weights(tmp_path: Path) -> None:
+    # PyTorch's own words ("can't allocate memory") would have the user download the checkpoint again.
+    folder = save(tmp_path / "m", "BertForSequenceClassification")
+    edit_json(folder / "config.json", vocab_size=10**12)
+    text = message(CheckpointError, folder)
+    assert "word_embeddings.weight has shape (1300, 32), and config.json asks for (1000000000000, 32)" in text
