@@ -25,6 +25,8 @@ _OTHER_INPUTS = frozenset(
 )
 """Arguments of `forward` that no tokenizer makes, and without which the model is another one."""
 
+_LAYERS = ("num_hidden_layers", "n_layers")
+_MOST_LAYERS = 1000
 _DECODES = ("is_encoder_decoder", "is_decoder")
 """Keys that make a decoder of a family of encoders."""
 
@@ -32,11 +34,24 @@ _ENCODER = "AutoModel"
 """The class that loads an encoder without a head."""
 
 
+def _require_layers(config: Mapping[str, Any]) -> None:
+    # Transformers would make them one by one, for hours, before it looks at the weights.
+    for key in _LAYERS:
+        value = config.get(key)
+        if isinstance(value, int) and not 0 <= value <= _MOST_LAYERS:
+            raise CheckpointError(
+                "config.json has {key} {value}, and encoders have 1 to {most} layers; correct config.json",
+                key=key,
+                value=value,
+                most=_MOST_LAYERS,
+            )
+
+
 def require_encoder(config: Mapping[str, Any], what: str) -> None:
     """Refuse what no option can make exportable. `config` is config.json, `what` names the checkpoint.
 
     Raises:
-        CheckpointError: config.json names no `model_type`.
+        CheckpointError: config.json names no `model_type`, or more layers than any encoder has.
         UnsupportedError: excluded, a decoder, or a family that nobody here knows.
     """
     name = config.get("model_type")
@@ -47,6 +62,7 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             what=what,
             line='"model_type": "bert"',
         )
+    _require_layers(config)
     if name in EXCLUDED_FAMILIES:
         raise UnsupportedError(
             "{what} is a {family} model, which cannot be exported: {reason}",

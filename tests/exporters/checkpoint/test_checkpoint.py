@@ -412,3 +412,10 @@ def test_sizes_beyond_any_memory_are_named_beside_those_of_the_weights(tmp_path:
     edit_json(folder / "config.json", vocab_size=10**12)
     text = message(CheckpointError, folder)
     assert "word_embeddings.weight has shape (1300, 32), and config.json asks for (1000000000000, 32)" in text
+
+
+@pytest.mark.parametrize("layers", [-1, 10**9])
+def test_layers_that_no_encoder_has_are_refused_before_any_is_made(tmp_path: Path, layers: int) -> None:
+    folder = save(tmp_path / "m", "BertForSequenceClassification")
+    edit_json(folder / "config.json", num_hidden_layers=layers)
+    assert f"config.json has num_hidden_layers {layers}" in message(CheckpointError, folder)
