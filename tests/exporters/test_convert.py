@@ -150,7 +150,8 @@ def test_half_precision(task: str, tmp_path: Path) -> None:
             got, expected = small.embed(texts), large.embed(texts)
             assert got.dtype == np.float32
             assert 0 < np.abs(got - expected).max() < 2e-2 * np.abs(expected).max()
-    assert bertonnx.check(half.path, "cpu").max_abs_difference == 0
+    # Meant for CUDA: on a CPU, ONNX Runtime's products of fp16 round a batch in another way than one text.
+    assert bertonnx.check(half.path, "cpu").max_abs_difference < 2e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

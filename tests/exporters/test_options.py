@@ -16,7 +16,10 @@ from bertonnx.wording import COMMAND_LINE, PYTHON, R
     ("given", "message"),
     [
         ({"precision": "fp8"}, "--precision fp8 is unknown; it can be fp32, fp16"),
-        ({"pooling": "median"}, "--pooling median is unknown; it can be mean, cls, max, last"),
+        (
+            {"pooling": "median"},
+            "--pooling median is unknown; it can be mean, cls, max, last, weightedmean, mean_sqrt_len_tokens",
+        ),
         ({"quantize": True, "target": "sse"}, "--target sse is unknown; it can be auto, avx2, vnni, arm64"),
         (
             {"quantize": True, "precision": "fp16"},

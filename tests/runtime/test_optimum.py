@@ -369,7 +369,12 @@ def test_lower_casing_that_sentence_transformers_does(encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"id2label": {"a": "x"}}, {"id2label": [1]}, {"max_position_embeddings": "many"}]
+    "changes",
+    [
+        {"id2label": {"a": "x", "b": "y", "c": "z"}},
+        {"id2label": [1, 2, 3]},
+        {"max_position_embeddings": "many"},
+    ],
 )
 def test_a_configuration_that_cannot_be_understood(copy: Path, changes: dict[str, Any]) -> None:
     config = json.loads((copy / "config.json").read_text())

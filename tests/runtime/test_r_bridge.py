@@ -15,6 +15,7 @@ import pytest
 
 import bertonnx
 from bertonnx.errors import RowError
+from bertonnx.models.tasks import TASKS
 from bertonnx.runtime import r_bridge
 from bertonnx.runtime.r_bridge import PROTOCOL, Handle, golden, open_model, verify
 from bertonnx.runtime.r_tables import plain
@@ -356,7 +357,7 @@ def test_golden_examples_are_replayed_and_read(exported: dict[str, Path]) -> Non
         assert report["max_abs_difference"] <= report["tolerance"]
         examples = golden(str(path))
         assert len(examples["texts"]) == report["examples"]
-        assert any(examples["pairs"]) == (task == "question-answering")
+        assert any(examples["pairs"]) == (TASKS[task].pairs == "always")
 
 
 def test_the_fingerprint_is_of_the_floats(exported: dict[str, Path]) -> None:

@@ -30,9 +30,22 @@ def test_an_empty_file_is_no_rows(command: Command, classifier: Path, tmp_path: 
         (b"dos\r\nlines\r\n", ["", ""]),
         (b"a\x00b\x01\x7f\n", [""]),
         (b"only \xe2\x80\xa8 LF ends \xc2\x85 a line\x0b\x0c\n", [""]),
-        (b"x" * 10_000_000 + b"\nshort\n", ["", ""]),
+        (b"words " * 1_600_000 + b"\nshort\n", ["", ""]),
+        (b"x" * 3_000_000 + b"\nshort\n", ["", ""]),
+        (b"x" * 10_000_000 + b"\nshort\n", ["too-long", ""]),
     ],
-    ids=["blank", "invalid", "cut character", "mark", "crlf", "control", "separators", "10 MB"],
+    ids=[
+        "blank",
+        "invalid",
+        "cut character",
+        "mark",
+        "crlf",
+        "control",
+        "separators",
+        "10 MB",
+        "word",
+        "huge word",
+    ],
 )
 def test_strange_lines(
     command: Command, classifier: Path, tmp_path: Path, data: bytes, kinds_of_rows: list[str]

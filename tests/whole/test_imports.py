@@ -58,7 +58,7 @@ def test_a_model_runs_without_what_exporting_needs(exported: dict[str, Path]) ->
         "import sys, bertonnx\n"
         "for path in sys.argv[1:]:\n"
         "    with bertonnx.load(path) as model:\n"
-        "        pairs = ['Ada wrote.'] if 'question' in path else None\n"
+        "        pairs = ['Ada wrote.'] if model.card.needs_pair else None\n"
         "        model.predict(['a [MASK]'], pairs)\n"
         "bertonnx.check(sys.argv[1])\n"
     )

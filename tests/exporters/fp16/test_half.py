@@ -49,7 +49,8 @@ def _operators(graph: onnx.GraphProto) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("family", "task"), CELLS, ids=_id)
+# A third of the cells, each family among them: what makes fp16 of a graph knows nothing of its task.
+@pytest.mark.parametrize(("family", "task"), CELLS[::3], ids=_id)
 def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint", family.name, task, **GENTLE.get(family.name, {}))
     # Random weights put answers side by side: what is measured is below, by parity and cosine.

@@ -36,11 +36,12 @@ def test_each_task_has_the_decoder_that_its_row_names(row: Task) -> None:
 
 
 def test_the_options_reach_the_decoders() -> None:
-    asked = DecodeOptions(top_k=3, aggregation="first")
+    asked = DecodeOptions(top_k=3)
     assert decoder_for(context_of("text-classification", asked)).top_k == 3  # type: ignore[attr-defined]
     assert decoder_for(context_of("question-answering", asked)).top_k == 3  # type: ignore[attr-defined]
     assert decoder_for(context_of("fill-mask", asked)).top_k == 3  # type: ignore[attr-defined]
-    assert decoder_for(context_of("token-classification", asked)).aggregation == "first"  # type: ignore[attr-defined]
+    words = DecodeOptions(aggregation="first")
+    assert decoder_for(context_of("token-classification", words)).aggregation == "first"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("row", TASKS, ids=lambda row: row.name)
