@@ -73,7 +73,8 @@ def _outputs(path: Path, exact: bertonnx.ExportReport) -> np.ndarray[Any, np.dty
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize(("family", "task"), CELLS, ids=_id)
+# Every other cell: each family with two or three of the tasks, and each task with half of the families.
+@pytest.mark.parametrize(("family", "task"), CELLS[::2], ids=_id)
 def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint", family.name, task)
     exact = bertonnx.export(source, tmp_path / "fp32.onnx")
