@@ -78,7 +78,10 @@ def test_the_command_is_the_main_function(settings: dict[str, Any]) -> None:
     assert settings["project"]["scripts"] == {"bertonnx": "bertonnx.__main__:main"}
 
 
-DATA = {f"bertonnx/exporters/int8/{name}.txt" for name in ("questions", "texts")}
+DATA = {
+    *(f"bertonnx/exporters/int8/{name}.txt" for name in ("questions", "texts")),
+    *(f"bertonnx/exporters/checkpoint/{name}.json" for name in ("config_keys", "tokenizer_classes")),
+}
 """Files that are no modules, by their place in a wheel."""
 
 
