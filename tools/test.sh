@@ -38,6 +38,7 @@ if [ $# -eq 0 ]; then
     -k text-classification
   # The same folders, saved by either version, give the same ids and numbers in both.
   "$python" tools/compare_environments.py "$python" "$newer/bin/python"
+  VENV="$venv" sh tools/environments.sh
 fi
 if command -v R >/dev/null; then
   BERTONNX_TEST_PYTHON="$PWD/$python" sh r/check.sh

@@ -146,7 +146,7 @@ def _tell(report: JobReport, model: Model, output: Target | None) -> None:
             )
         )
     elif report.truncated:
-        from bertonnx.runtime.model import cut_note
+        from bertonnx.runtime.methods import cut_note
 
         say(cut_note(report.truncated, report.rows, model.max_length))
     if report.errors:

@@ -40,6 +40,7 @@ ROOMS: Mapping[str, str] = {
     "runtime/optimum_folder.py": "",
     "runtime/optimum.py": "runtime/optimum_folder.py runtime/modelfile runtime/session runtime/rows.py "
     "runtime/tokenization.py",
+    "runtime/methods.py": "runtime/rows.py",
     "runtime/model.py": ALL,
     "runtime/golden.py": "runtime/modelfile runtime/session runtime/rows.py runtime/tokenization.py",
     "runtime/doctor.py": "runtime/session",
@@ -223,7 +224,7 @@ def _options(modules: Sequence[Module]) -> Iterator[str]:
                     for item in node.body
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
                 )
-        if module.name == "bertonnx.cli":
+        if module.name.startswith("bertonnx.cli."):
             for _, function in functions(module):
                 given, defaults = function.args.args, function.args.defaults
                 yield from (item.arg for item in given[len(given) - len(defaults) :])

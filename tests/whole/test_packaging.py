@@ -34,7 +34,7 @@ def _folders_of_modules() -> set[str]:
         for file in top.rglob("*.py"):
             inner = file.parent.relative_to(top)
             # src/bertonnx holds links to the other three, for type checkers; setuptools maps the folders.
-            if not (package == "bertonnx" and inner.parts):
+            if not any((top / part).is_symlink() for part in inner.parts[:1]):
                 found.add(".".join([package, *inner.parts]))
     return found
 

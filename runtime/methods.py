@@ -1,0 +1,265 @@
+"""The methods that serve tasks: what a model answers, whatever runs it."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bertonnx.errors import RowError, TaskError, TruncationWarning, UsageError
+from bertonnx.models.card import Card
+from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.options import Aggregation, DecodeOptions
+from bertonnx.runtime.rows import Array, Item
+from bertonnx.wording import Message, Method, Option
+
+__all__ = ["Methods", "cut_note", "in_row", "listed"]
+
+
+class Methods(ABC):
+    """The methods of `bertonnx.Model`, over results that come from anywhere.
+
+    Attributes:
+        card: what the model says of itself.
+    """
+
+    card: Card
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """Longest input in tokens, special tokens included."""
+
+    @abstractmethod
+    def _results(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
+    ) -> Iterator[Item | RowError]:
+        """Return one result for each text, in order; an error stands in place of a failed row's.
+
+        Args:
+            texts: the texts, a list or tuple.
+            pairs: second texts, as many; None for a model of single texts.
+            decode: what becomes of a text.
+
+        Raises:
+            BertonnxError: nothing can be answered.
+        """
+
+    def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> Array:
+        """Return sentence embeddings, float32 of shape (n, width), one row for each text.
+
+        Args:
+            texts: the texts.
+            prompt: name of the prompt that is put before each of them; None for the model's default, "" for
+                none. "query" and "document" give what sentence-transformers' `encode_query` and
+                `encode_document` do: no prompt where the model has none of that name.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: `texts` is one text, or there is no such prompt.
+        """
+        self._require("embed")
+        texts = listed(texts)
+        result = np.empty((len(texts), self.card.width or 0), dtype=np.float32)
+        for i, item in enumerate(self._all(texts, None, DecodeOptions(prompt=prompt))):
+            if i == 0 and self.card.width is None:
+                # Folders from elsewhere may not say it; what comes out does.
+                result = np.empty((len(texts), len(item["embedding"])), dtype=np.float32)
+            result[i] = item["embedding"]
+        return result
+
+    def classify(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        top_k: int = 1,
+        *,
+        raw_scores: bool = False,
+    ) -> list[Item]:
+        """Return one dict for each text: `label`, `score`, `scores`, and with `top_k` over 1 `top`.
+
+        Multi-label models give `labels` (those above 0.5) and `scores`; regression gives `score`.
+
+        Args:
+            texts: the texts.
+            pairs: second texts, as many, for a model of text pairs.
+            top_k: how many labels `top` lists, best first.
+            raw_scores: give logits, as before softmax or sigmoid.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: `top_k` is less than 1, or the pairs are missing or too few.
+        """
+        self._require("classify")
+        return list(self._all(texts, pairs, DecodeOptions(top_k=top_k, raw_scores=raw_scores)))
+
+    def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
+        """Return one dict for each text: `entities`, a list of `entity, text, score, start, end`.
+
+        `start` and `end` count Unicode code points of the text, half open. Long texts are read in
+        overlapping windows: an entity is there once, and whole.
+
+        Args:
+            texts: the texts.
+            aggregation: how tokens become entities, as in Hugging Face's pipeline: "none",
+                "simple", "first", "average" or "max".
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: there is no such aggregation.
+        """
+        self._require("entities")
+        return list(self._all(texts, None, DecodeOptions(aggregation=aggregation)))
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        *,
+        top_k: int = 1,
+        no_answer: bool = False,
+        raw_scores: bool = False,
+    ) -> list[Item]:
+        """Return one dict for each question: `answer, score, start, end` into its context.
+
+        `start` and `end` count Unicode code points of the context, half open. With `top_k` over 1 also
+        `answers`, the best first. Long contexts are read in windows.
+
+        Args:
+            questions: the questions.
+            contexts: where to look for the answer, one for each question.
+            top_k: how many answers to give, at most.
+            no_answer: whether a question may be left without an answer (an empty one), as models trained on
+                SQuAD 2 can tell; Hugging Face's `handle_impossible_answer`.
+            raw_scores: give the sum of the logits of an answer's start and end.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a question failed; its place is in the message.
+            UsageError: `top_k` is less than 1, or there are not as many contexts.
+        """
+        self._require("answer")
+        decode = DecodeOptions(top_k=top_k, no_answer=no_answer, raw_scores=raw_scores)
+        return list(self._all(questions, contexts, decode))
+
+    def fill_mask(self, texts: Sequence[str], *, top_k: int = 5) -> list[Item]:
+        """Return one dict for each text: `masks`, for each mask token its candidates, the best first.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed, or has no mask token; its place is in the message.
+            UsageError: `top_k` is less than 1.
+        """
+        self._require("fill_mask")
+        return list(self._all(texts, None, DecodeOptions(top_k=top_k)))
+
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
+    ) -> list[Item]:
+        """Return one dict for each text with the fields of the command line's JSON, whatever the task.
+
+        Args:
+            texts: the texts; of question answering, the questions.
+            pairs: second texts, as many, for a model of text pairs; of question answering, the contexts.
+            prompt: as `embed`.
+
+        Raises:
+            RowError: a text failed; its place is in the message.
+            UsageError: the pairs are missing or too few, or there is no such prompt.
+        """
+        # JSON has no arrays; whoever wants them calls `stream`, or the task's own method.
+        items = list(self._all(texts, pairs, DecodeOptions(prompt=prompt)))
+        return [{name: _plain(value) for name, value in item.items()} for item in items]
+
+    def _all(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
+    ) -> Iterator[Item]:
+        texts = listed(texts)
+        if pairs is not None and len(listed(pairs)) != len(texts):
+            raise UsageError(
+                "there are {texts} texts and {pairs} pairs; each text needs its own",
+                texts=len(texts),
+                pairs=len(pairs),
+            )
+        if pairs is None and self.card.needs_pair:
+            raise UsageError(
+                "this model was trained for {task} of text pairs, and no pairs were given; give the second "
+                "texts as {option}",
+                task=self.card.task,
+                option=Option("pairs"),
+            )
+        cut = 0
+        for place, item in enumerate(self._results(texts, pairs, decode)):
+            if isinstance(item, RowError):
+                raise in_row(place, item) from item
+            cut += "truncated" in item
+            yield item
+        if cut:
+            # Of the line that called the method which called this.
+            warnings.warn(str(cut_note(cut, len(texts), self.max_length)), TruncationWarning, stacklevel=3)
+
+    def _require(self, method: str) -> None:
+        serving = task_named(self.card.task).method
+        if method != serving:
+            wanted = [task.name for task in TASKS if task.method == method]
+            raise TaskError(
+                "{method} needs a model exported for {wanted}, and this one was exported for {task}; call "
+                "{serving}, or export with {option}",
+                method=Method(method),
+                wanted=" or ".join(wanted),
+                task=self.card.task,
+                serving=_serving(serving),
+                option=Option("task", wanted[0]),
+            )
+
+
+def cut_note(cut: int, texts: int, limit: int) -> Message:
+    """Return what is said where texts were cut.
+
+    Args:
+        cut: how many.
+        texts: of how many.
+        limit: tokens that are left of each.
+    """
+    return Message(
+        "{cut} of {texts} texts were cut to {limit} tokens; {whole} reads them whole",
+        cut=cut,
+        texts=texts,
+        limit=limit,
+        whole=Option("long_text", "stride"),
+    )
+
+
+def _serving(method: str) -> Message:
+    predict = Method("predict")
+    if method == predict.name:
+        return Message("{predict}", predict=predict)
+    return Message("{method} or {predict}", method=Method(method), predict=predict)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def in_row(place: int, error: RowError) -> RowError:
+    """Return a row's error that says which row it is; rows count from 0."""
+    return RowError(error.kind, "row {place}: {why}", place=place, why=error.message)
+
+
+def listed(texts: Sequence[str]) -> Sequence[str]:
+    """Return texts as a list or tuple.
+
+    Raises:
+        UsageError: they are one text.
+    """
+    # A text is a sequence of texts to Python, and would be predicted letter by letter.
+    if isinstance(texts, (str, bytes)):
+        raise UsageError("a list of texts is expected, and this is one text; give [text]")
+    return texts if isinstance(texts, (list, tuple)) else list(texts)

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Tests against libraries that need an environment of their own, as they are large or want other versions.
+#
+#   sh tools/environments.sh [NAME ...]
+#
+# A folder in tests/environments is such an environment: what it installs is in requirements.txt, and its tests
+# run there alone. Elsewhere they are skipped, and say so. torch, where one asks for it, comes by its exact version.
+set -eu
+cd "$(dirname "$0")/.."
+venv=${VENV:-.venv}
+export OMP_NUM_THREADS=1
+if [ $# -eq 0 ]; then
+  set -- tests/environments/*/requirements.txt
+fi
+for given in "$@"; do
+  name=$given
+  case $given in
+    */requirements.txt) name=$(basename "$(dirname "$given")") ;;
+  esac
+  [ "$name" = "*" ] && continue
+  folder=tests/environments/$name
+  [ -f "$folder/requirements.txt" ] || { echo "there is no $folder/requirements.txt" >&2; exit 1; }
+  own=$venv-$name
+  [ -x "$own/bin/python" ] || "${PYTHON:-python3}" -m venv "$own"
+  "$own/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
+  "$own/bin/python" -m pip install --quiet --requirement "$folder/requirements.txt"
+  echo "environment $name"
+  "$own/bin/python" -m pytest "$folder"
+done
