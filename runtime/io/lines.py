@@ -16,7 +16,7 @@ from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
 from bertonnx.runtime.rows import Row, as_rows
 from bertonnx.wording import Option, Options
 
-__all__ = ["LineInput", "Lines", "TooLong", "open_json", "open_lines", "open_text"]
+__all__ = ["LineInput", "Lines", "TooLong", "lines_of", "open_json", "open_lines", "open_text"]
 
 LONGEST_LINE = 64 << 20
 """Bytes of a line that are held; a longer one is its row's error, and is passed over a piece at a time."""
@@ -44,20 +44,28 @@ def open_lines(choice: Choice, make: Callable[[Lines, Choice], Input]) -> Input:
     Raises:
         InputError: the file cannot be read, or `make` cannot use it.
     """
-    if choice.path == "-":
-        lines = Lines(sys.stdin.buffer, "-", None)
-    else:
-        path = Path(choice.path)
-        try:
-            # A pipe or a device has no size.
-            lines = Lines(path.open("rb"), choice.path, path.stat().st_size if path.is_file() else None)
-        except OSError as error:
-            raise _unreadable(choice.path, error) from error
+    lines = lines_of(choice.path)
     try:
         return make(lines, choice)
     except BaseException:
         lines.close()
         raise
+
+
+def lines_of(path: str) -> Lines:
+    """Open a file, or standard input for "-".
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if path == "-":
+        return Lines(sys.stdin.buffer, "-", None)
+    file = Path(path)
+    try:
+        # A pipe or a device has no size.
+        return Lines(file.open("rb"), path, file.stat().st_size if file.is_file() else None)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: str, error: OSError) -> InputError:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from bertonnx.errors import InputError, RowError
 from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
-from bertonnx.runtime.io.lines import LineInput, Lines, TooLong, open_lines
+from bertonnx.runtime.io.lines import LineInput, Lines, TooLong, lines_of, open_lines
 from bertonnx.runtime.rows import Row
 
-__all__ = ["open_csv", "open_tsv"]
+__all__ = ["open_csv", "open_tsv", "read_table"]
 
 LONGEST_RECORD = 64 << 20
 """Bytes over which a quoted field may spread before the quote counts as one never closed. Each line counts
@@ -30,6 +30,33 @@ def open_csv(choice: Choice) -> Input:
 def open_tsv(choice: Choice) -> Input:
     """Open a file of tab-separated values."""
     return open_lines(choice, _TabRows)
+
+
+def read_table(path: str) -> list[list[str] | RowError]:
+    """Return all records of a file, the first line's among them, with all their fields.
+
+    For labelled texts and the like, which are read whole. A record with more or fewer fields than the first
+    is an error in its place.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    tabs = path.lower().endswith(".tsv")
+    lines = lines_of(path)
+    try:
+        records = _Records(lines, delimiter="\t" if tabs else ",", literal=tabs)
+        header = records.first()
+        if header is None:
+            return []
+        return [header, *(_whole(records, record, number) for number, record in records)]
+    finally:
+        lines.close()
+
+
+def _whole(records: _Records, record: list[str] | RowError, number: int) -> list[str] | RowError:
+    if isinstance(record, RowError):
+        return record
+    return records.checked(record, number) or _not_utf8(record, number) or record
 
 
 class _QuoteError(Exception):
@@ -91,54 +118,43 @@ class _Record:
         return position + 1
 
 
-class _TableRows(LineInput):
-    """Separated values with a header."""
+class _Records:
+    """The records of a table, one after the other.
 
-    delimiter = ","
-    literal = False
+    Attributes:
+        width: fields of the first record, 0 before it was read.
+    """
 
-    def __init__(self, lines: Lines, choice: Choice) -> None:
-        super().__init__(lines, choice)
-        self._width = 0
-        header = self._record()
-        if isinstance(header, RowError):
-            raise InputError(
-                "the first line of {path} does not name its columns: {why}", path=choice.path, why=header
-            )
-        if header is None:
-            self._places: tuple[int, ...] = (0,)
-            return
-        self._width = len(header)
-        # Places, not names: of a record only the cells that are asked for are looked at.
-        names = choose_columns(header, choice)
-        self._places = tuple(header.index(name) for name in names if name is not None)
+    def __init__(self, lines: Lines, *, delimiter: str, literal: bool) -> None:
+        self._lines = lines
+        self._delimiter = delimiter
+        self._literal = literal
+        self.width = 0
 
-    def skip(self, count: int) -> int:
-        return sum(1 for _ in islice(iter(self._record, None), count))
-
-    def __iter__(self) -> Iterator[Row | RowError]:
+    def __iter__(self) -> Iterator[tuple[int, list[str] | RowError]]:
+        """Yield the records, each with the number of its first line."""
         while True:
             number = self._lines.number + 1
-            record = self._record()
+            record = self.read()
             if record is None:
                 return
-            yield record if isinstance(record, RowError) else self._of_record(record, number)
+            yield number, record
 
-    def _of_record(self, fields: list[str], number: int) -> Row | RowError:
-        if len(fields) != self._width:
-            return RowError(
-                "ragged-row",
-                "the record on line {line} has {fields} fields, and the first line has {expected}",
-                line=number,
-                fields=len(fields),
-                expected=self._width,
+    def first(self) -> list[str] | None:
+        """Read the record that names the columns; None where there is none.
+
+        Raises:
+            InputError: it cannot be split.
+        """
+        header = self.read()
+        if isinstance(header, RowError):
+            raise InputError(
+                "the first line of {path} does not name its columns: {why}", path=self._lines.path, why=header
             )
-        texts = [fields[place] for place in self._places]
-        if any(not text.isascii() and _NOT_UTF8.search(text) for text in texts):
-            return RowError("invalid-text", "the record on line {line} is not valid UTF-8", line=number)
-        return Row(*texts)
+        self.width = len(header or ())
+        return header
 
-    def _record(self) -> list[str] | RowError | None:
+    def read(self) -> list[str] | RowError | None:
         """Read one record; one whose quotes are wrong costs its first line alone."""
         line = self._lines.read()
         if line is None:
@@ -147,9 +163,9 @@ class _TableRows(LineInput):
             return line.error(self._lines.number)
         text = line.decode("utf-8", "surrogateescape")
         if '"' not in text:
-            return text.split(self.delimiter)
+            return text.split(self._delimiter)
         number = self._lines.number
-        record = _Record(self.delimiter)
+        record = _Record(self._delimiter)
         more: list[bytes] = []
         try:
             if record.feed(text) or self._read_on(record, text, more):
@@ -159,8 +175,8 @@ class _TableRows(LineInput):
             problem = str(error)
         # The lines behind are records of their own: one wrong quote costs one record.
         self._lines.put_back(more)
-        if self.literal:
-            return text.split(self.delimiter)
+        if self._literal:
+            return text.split(self._delimiter)
         return RowError(
             "malformed-row", "the record on line {line} cannot be split: {why}", line=number, why=problem
         )
@@ -168,7 +184,7 @@ class _TableRows(LineInput):
     def _read_on(self, record: _Record, first: str, more: list[bytes]) -> bool:
         """Feed a record that is open at the end of its first line; return whether it was closed."""
         # In TSV, a line that has all its fields is a record, whatever its quotes.
-        if self.literal and first.count(self.delimiter) + 1 == max(self._width, 1):
+        if self._literal and first.count(self._delimiter) + 1 == max(self.width, 1):
             return False
         size = _cost(first)
         end = "\r\n" if self._lines.raw.endswith(b"\r\n") else "\n"
@@ -181,6 +197,57 @@ class _TableRows(LineInput):
                 return True
             end = "\r\n" if self._lines.raw.endswith(b"\r\n") else "\n"
         return False
+
+    def checked(self, fields: list[str], number: int) -> RowError | None:
+        """Return what is wrong with a record that was split; None where nothing is."""
+        if len(fields) == self.width:
+            return None
+        return RowError(
+            "ragged-row",
+            "the record on line {line} has {fields} fields, and the first line has {expected}",
+            line=number,
+            fields=len(fields),
+            expected=self.width,
+        )
+
+
+class _TableRows(LineInput):
+    """Separated values with a header."""
+
+    delimiter = ","
+    literal = False
+
+    def __init__(self, lines: Lines, choice: Choice) -> None:
+        super().__init__(lines, choice)
+        self._records = _Records(lines, delimiter=self.delimiter, literal=self.literal)
+        header = self._records.first()
+        if header is None:
+            self._places: tuple[int, ...] = (0,)
+            return
+        # Places, not names: of a record only the cells that are asked for are looked at.
+        names = choose_columns(header, choice)
+        self._places = tuple(header.index(name) for name in names if name is not None)
+
+    def skip(self, count: int) -> int:
+        return sum(1 for _ in islice(iter(self._records.read, None), count))
+
+    def __iter__(self) -> Iterator[Row | RowError]:
+        for number, record in self._records:
+            yield record if isinstance(record, RowError) else self._of_record(record, number)
+
+    def _of_record(self, fields: list[str], number: int) -> Row | RowError:
+        wrong = self._records.checked(fields, number)
+        if wrong is not None:
+            return wrong
+        texts = [fields[place] for place in self._places]
+        return _not_utf8(texts, number) or Row(*texts)
+
+
+def _not_utf8(fields: Sequence[str], number: int) -> RowError | None:
+    """Return the error of a record that was not UTF-8 in the file; None where it was."""
+    if any(not text.isascii() and _NOT_UTF8.search(text) for text in fields):
+        return RowError("invalid-text", "the record on line {line} is not valid UTF-8", line=number)
+    return None
 
 
 def _cost(line: bytes | str) -> int:
