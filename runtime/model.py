@@ -8,19 +8,28 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.decoders import DecoderContext, decoder_for
+from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.methods import Methods, in_row, listed
 from bertonnx.runtime.modelfile.agreement import sizes_of
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import read_optimum
-from bertonnx.runtime.options import DecodeOptions, LoadOptions, LongText, RunOptions
+from bertonnx.runtime.options import (
+    Aggregation,
+    BatchOptions,
+    DecodeOptions,
+    LoadOptions,
+    LongText,
+    OnError,
+    RunOptions,
+    taken,
+)
 from bertonnx.runtime.rows import POOLING_MASK, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import OpenSession, open_session
@@ -29,6 +38,8 @@ from bertonnx.wording import Call, Message, Option
 
 if TYPE_CHECKING:
     import pyarrow
+
+    ArrowRows = TypeVar("ArrowRows", pyarrow.RecordBatch, pyarrow.Table)
 
 __all__ = ["Model", "load"]
 
@@ -178,29 +189,92 @@ class Model(Methods):
 
     def predict_batch(
         self,
-        batch: pyarrow.RecordBatch,
+        batch: ArrowRows,
         *,
         column: str | None = None,
         pair_column: str | None = None,
+        keep: bool = False,
+        plain: bool = False,
+        first_row: int | None = 0,
+        prefix: str = "",
+        on_error: OnError = "record",
+        top_k: int | None = None,
+        aggregation: Aggregation = "simple",
         prompt: str | None = None,
-    ) -> pyarrow.RecordBatch:
-        """Return predictions for an Arrow record batch, a row for a row, errors as columns.
+        no_answer: bool = False,
+        raw_scores: bool = False,
+    ) -> ArrowRows:
+        """Return predictions for an Arrow record batch or table, a row for a row, errors as columns.
 
         Args:
             batch: the rows.
             column: the column of the texts; default `text`, or the only column of strings; of question
                 answering also `question`.
             pair_column: the column of the second texts; default `pair`, or `context`.
+            keep: put the columns of the batch before those of the results.
+            plain: leave out types that not every engine has: an embedding is `list<float>`, in place of
+                `fixed_size_list<float>[width]`.
+            first_row: number of the first row in the column `row`; None for no such column.
+            prefix: what the names of the results' columns begin with.
+            on_error: "record" puts a failed row's error into `error_type` and `error_message`, "fail" raises
+                it.
+            top_k: how many candidates a result lists.
+            aggregation: as `entities`.
             prompt: as `embed`.
+            no_answer: as `answer`.
+            raw_scores: whether scores are logits.
 
         Raises:
-            InputError: nothing says which column holds the text, or the pair.
-            UsageError: there is no such prompt.
+            InputError: nothing says which column holds the text, or the pair; or a kept column has the name
+                of one of the results, which `prefix` mends.
+            RowError: a row failed, with `on_error="fail"`; its number is in the message.
+            UsageError: an argument is out of range, or for another task.
         """
+        given = locals()
         from bertonnx.runtime.io.arrow_batch import predict_batch
 
-        columns = RunOptions(column=column, pair_column=pair_column)
-        return predict_batch(self, batch, DecodeOptions(prompt=prompt), columns)
+        decode, columns = taken(DecodeOptions, given), taken(RunOptions, given)
+        require_options(self.card, decode)
+        return predict_batch(self, batch, decode, columns, taken(BatchOptions, given))
+
+    def batch_schema(
+        self,
+        schema: pyarrow.Schema | None = None,
+        *,
+        keep: bool = False,
+        plain: bool = False,
+        first_row: int | None = 0,
+        prefix: str = "",
+        top_k: int | None = None,
+        aggregation: Aggregation = "simple",
+        prompt: str | None = None,
+        no_answer: bool = False,
+        raw_scores: bool = False,
+    ) -> pyarrow.Schema:
+        """Return the Arrow schema of what `predict_batch` gives with the same arguments; no row is read.
+
+        Args:
+            schema: that of the batches; only needed with `keep`.
+            keep: as `predict_batch`, and so are the others.
+            plain: as there.
+            first_row: as there.
+            prefix: as there.
+            top_k: as there.
+            aggregation: as there.
+            prompt: as there.
+            no_answer: as there.
+            raw_scores: as there.
+
+        Raises:
+            InputError: a kept column has the name of one of the results.
+            UsageError: an argument is out of range, or for another task.
+        """
+        given = locals()
+        from bertonnx.runtime.io.arrow_batch import batch_schema
+
+        decode = taken(DecodeOptions, given)
+        require_options(self.card, decode)
+        return batch_schema(self.card, schema, decode, taken(BatchOptions, given))
 
     def tokenize(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None

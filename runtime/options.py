@@ -7,11 +7,11 @@ is named in the face, here, and where it is used.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bertonnx.errors import UsageError
 from bertonnx.models.providers import AUTO, PROVIDERS, choices
@@ -22,6 +22,7 @@ __all__ = [
     "LONG_TEXT",
     "ON_ERROR",
     "Aggregation",
+    "BatchOptions",
     "DecodeOptions",
     "LoadOptions",
     "LongText",
@@ -32,9 +33,11 @@ __all__ = [
     "require_number",
     "require_threads",
     "require_whole",
+    "taken",
 ]
 
 Choice = TypeVar("Choice", bound=str)
+Chosen = TypeVar("Chosen", bound="BatchOptions | DecodeOptions | LoadOptions | RunOptions")
 
 LongText = Literal["truncate", "stride", "error"]
 LONG_TEXT: tuple[LongText, ...] = ("truncate", "stride", "error")
@@ -155,6 +158,40 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         chosen("on_error", self.on_error, ON_ERROR)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What the result of a record batch looks like.
+
+    Attributes:
+        keep: whether the columns of the batch stand before those of its results.
+        plain: whether types are left out that not every engine has: a vector is then a list.
+        first_row: number of the first row, in the column `row`; None for no such column.
+        prefix: what the names of the results' columns begin with.
+
+    Raises:
+        UsageError: `first_row` is no whole number, or less than 0.
+    """
+
+    keep: bool = False
+    plain: bool = False
+    first_row: int | None = 0
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        require_at_least("first_row", self.first_row, 0)
+
+
+def taken(kind: type[Chosen], arguments: Mapping[str, Any]) -> Chosen:
+    """Return an options object made of those arguments of a function that are its fields.
+
+    Args:
+        kind: the class of the object.
+        arguments: `locals()` of a function, before it has variables of its own. A face that has many options
+            then names each of them once.
+    """
+    return kind(**{item.name: arguments[item.name] for item in fields(kind) if item.name in arguments})
 
 
 def chosen(option: str, value: str, choices: Sequence[Choice]) -> Choice:

@@ -332,6 +332,22 @@ def test_arrow(classifier: bertonnx.Model) -> None:
     assert result.num_rows == 3
     labels = [item["label"] for item in classifier.classify(["one", "three"])]
     assert result.column("label").to_pylist() == [labels[0], None, labels[1]]
+    options: dict[str, Any] = {
+        "keep": True,
+        "first_row": 5,
+        "prefix": "bert_",
+        "top_k": 2,
+        "raw_scores": True,
+    }
+    kept = classifier.predict_batch(batch, **options)
+    assert kept.schema == classifier.batch_schema(batch.schema, **options)
+    best = classifier.classify(["one", "three"], top_k=2, raw_scores=True)
+    assert kept.column("bert_top").to_pylist() == [best[0]["top"], None, best[1]["top"]]
+    assert kept.column("bert_row").to_pylist() == [5, 6, 7]
+    with pytest.raises(RowError, match="row 1: "):
+        classifier.predict_batch(batch, on_error="fail")
+    with pytest.raises(UsageError, match="aggregation='max' is for token-classification"):
+        classifier.batch_schema(aggregation="max")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,16 @@ NO_FACE_YET = "runtime/vectors/"
 COMMANDS_ONLY = {"lengths", "repeat", "seconds", "text"}
 """Options of commands that neither Python nor R has as functions."""
 
-NOT_IN_R = {*COMMANDS_ONLY, "csv_safe", "manifest", "resume", "private_key", "public_key", "signature"}
+NOT_IN_R = {
+    *COMMANDS_ONLY,
+    "csv_safe",
+    "manifest",
+    "prefix",
+    "resume",
+    "private_key",
+    "public_key",
+    "signature",
+}
 
 MODEL_METHODS = {
     "embed": "(self, texts, *, prompt=None)",
@@ -38,7 +47,15 @@ MODEL_METHODS = {
     "answer": "(self, questions, contexts, *, top_k=1, no_answer=False, raw_scores=False)",
     "fill_mask": "(self, texts, *, top_k=5)",
     "predict": "(self, texts, pairs=None, *, prompt=None)",
-    "predict_batch": "(self, batch, *, column=None, pair_column=None, prompt=None)",
+    "predict_batch": (
+        "(self, batch, *, column=None, pair_column=None, keep=False, plain=False, first_row=0, prefix='', "
+        "on_error='record', top_k=None, aggregation='simple', prompt=None, no_answer=False, "
+        "raw_scores=False)"
+    ),
+    "batch_schema": (
+        "(self, schema=None, *, keep=False, plain=False, first_row=0, prefix='', top_k=None, "
+        "aggregation='simple', prompt=None, no_answer=False, raw_scores=False)"
+    ),
 }
 
 
@@ -203,6 +220,22 @@ def test_the_options_that_can_be_wrong_are_tried() -> None:
         assert {item.name for item in fields(kind)} - tried <= harmless
 
 
+MANY_ROWS: dict[str, Any] = {
+    "run": bertonnx.run,
+    "predict_batch": bertonnx.Model.predict_batch,
+    "batch_schema": bertonnx.Model.batch_schema,
+}
+"""What reads many rows, and so has every option of `DecodeOptions`."""
+
+
+@pytest.mark.parametrize("name", MANY_ROWS)
+def test_what_reads_many_rows_has_every_option_of_a_text(name: str) -> None:
+    """A missing one is a line among the parameters of that function, which `taken` finds by its name."""
+    parameters = inspect.signature(MANY_ROWS[name]).parameters
+    defaults = {item.name: item.default for item in fields(DecodeOptions)}
+    assert {option: parameters[option].default for option in defaults if option in parameters} == defaults
+
+
 def _named_options() -> dict[str, set[str]]:
     """Return the options that messages name, and the files that do."""
     named: dict[str, set[str]] = {}
@@ -237,8 +270,9 @@ def test_the_command_line_has_every_option_that_its_messages_name() -> None:
     commands = group.commands.values()
     options = {word for command in commands for option in command.params for word in option.opts}
     missing = {name for name in _named_options() if COMMAND_LINE.option(name) not in options}
-    # Texts are columns there. Tokens are entities as one way of several only in Python and R.
-    assert missing - {"aggregation"} == {"pairs"}
+    # Texts are columns there, and record batches only in Python. Tokens are entities as one way of several
+    # only in Python and R.
+    assert missing - {"aggregation"} == {"pairs", "prefix"}
 
 
 def test_r_has_every_argument_that_its_messages_name() -> None:
