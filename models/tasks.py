@@ -21,6 +21,7 @@ __all__ = [
     "RANKER",
     "TASKS",
     "Task",
+    "Use",
     "register",
     "task",
     "task_meant",
@@ -29,6 +30,23 @@ __all__ = [
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 Dimension = Literal["batch", "tokens", "width", "hidden", "labels", "one", "vocabulary"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """What else a model of a task answers, where an option asks for it: one text is then more than one row,
+    or rows are answered together with what the option holds.
+
+    Attributes:
+        method: the method of `bertonnx.Model` that serves it.
+        option: the field of `runtime.options.DecodeOptions` that asks for it.
+        answers: `(Running, rows) -> Generator[Item | RowError]`: one result a row
+            (`runtime.decoders.uses.Running`).
+    """
+
+    method: str
+    option: str
+    answers: str
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,7 @@ class Task:
         options: fields of `runtime.options.DecodeOptions` that some tasks have and this one too.
         aliases: other names that a user may call it by: transformers', Optimum's and the Hub's.
         candidates: how many candidates a result lists where the user does not say.
+        uses: what else such a model is used for.
     """
 
     name: str
@@ -110,6 +129,12 @@ class Task:
     candidates: int = 1
     options: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    uses: tuple[Use, ...] = ()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of `bertonnx.Model` that serve it, its own first."""
+        return tuple(dict.fromkeys((self.method, *(use.method for use in self.uses))))
 
 
 TASKS: Registry[Task] = Registry(
@@ -164,7 +189,7 @@ TASKS: Registry[Task] = Registry(
     ),
     Task(
         "text-ranking",
-        method="predict",
+        method="rank",
         auto_class="AutoModelForSequenceClassification",
         # The task before it is chosen by these: that a model ranks Sentence-Transformers says, or the user.
         architectures=("ForSequenceClassification",),
@@ -182,8 +207,9 @@ TASKS: Registry[Task] = Registry(
         pair_names=("query", "document"),
         activated=True,
         ranks=True,
-        options=("raw_scores",),
+        options=("raw_scores", "query"),
         aliases=("reranking", "cross-encoder"),
+        uses=(Use("rank", "query", "bertonnx.runtime.decoders.ranking:for_query"),),
     ),
     Task(
         "token-classification",

@@ -13,7 +13,7 @@ from bertonnx.errors import RowError, TaskError, TruncationWarning, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.options import Aggregation, DecodeOptions
+from bertonnx.runtime.options import Aggregation, DecodeOptions, require_at_least, require_query
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.wording import Message, Method, Option
 
@@ -98,6 +98,34 @@ class Methods(ABC):
         """
         self._require("classify")
         return list(self._all(texts, pairs, DecodeOptions(top_k=top_k, raw_scores=raw_scores)))
+
+    def rank(
+        self, query: str, documents: Sequence[str], *, top_k: int | None = None, raw_scores: bool = False
+    ) -> list[Item]:
+        """Return one dict for each document, the best first: `index` into the documents, and `score`.
+
+        Scores are those of `predict` for the query and each document; of equal ones the first document comes
+        first. Nothing depends on the order in which documents are given, nor on their number.
+
+        Args:
+            query: what to rank for.
+            documents: the texts to rank; none give an empty list.
+            top_k: how many of the best to give; default all.
+            raw_scores: give logits, as before sigmoid or what else the model makes scores with.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a document failed; its place is in the message.
+            UsageError: the query is empty, `documents` is one text, or `top_k` is less than 1.
+        """
+        self._require("rank")
+        require_query(query)
+        decode = DecodeOptions(query=query, raw_scores=raw_scores)
+        require_at_least("top_k", top_k)
+        scores = [item["score"] for item in self._all(documents, None, decode)]
+        # The sort is stable: of equal scores, the document that was given first stays first.
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        return [{"index": place, "score": scores[place]} for place in order[:top_k]]
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
         """Return one dict for each text: `entities`, a list of `entity, text, score, start, end`.
@@ -188,7 +216,7 @@ class Methods(ABC):
                 texts=len(texts),
                 pairs=len(pairs),
             )
-        if pairs is None and self.card.needs_pair:
+        if pairs is None and self.card.needs_pair and not decode.pairs_texts:
             raise UsageError(
                 "this model was trained for {task} of text pairs, and no pairs were given; give the second "
                 "texts as {option}",
@@ -206,9 +234,9 @@ class Methods(ABC):
             warnings.warn(str(cut_note(cut, len(texts), self.max_length)), TruncationWarning, stacklevel=3)
 
     def _require(self, method: str) -> None:
-        serving = task_named(self.card.task).method
-        if method != serving:
-            wanted = [task.name for task in TASKS if task.method == method]
+        row = task_named(self.card.task)
+        if method not in row.methods:
+            serving, wanted = row.method, [task.name for task in TASKS if method in task.methods]
             raise TaskError(
                 "{method} needs a model exported for {wanted}, and this one was exported for {task}; call "
                 "{serving}, or export with {option}",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
+from bertonnx.runtime.decoders.uses import Running, use_of
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.methods import Methods, in_row, listed
 from bertonnx.runtime.modelfile.agreement import sizes_of
@@ -203,6 +205,7 @@ class Model(Methods):
         prompt: str | None = None,
         no_answer: bool = False,
         raw_scores: bool = False,
+        query: str | None = None,
     ) -> ArrowRows:
         """Return predictions for an Arrow record batch or table, a row for a row, errors as columns.
 
@@ -223,6 +226,7 @@ class Model(Methods):
             prompt: as `embed`.
             no_answer: as `answer`.
             raw_scores: whether scores are logits.
+            query: as `rank`; the column of the texts is then that of the documents.
 
         Raises:
             InputError: nothing says which column holds the text, or the pair; or a kept column has the name
@@ -250,6 +254,7 @@ class Model(Methods):
         prompt: str | None = None,
         no_answer: bool = False,
         raw_scores: bool = False,
+        query: str | None = None,
     ) -> pyarrow.Schema:
         """Return the Arrow schema of what `predict_batch` gives with the same arguments; no row is read.
 
@@ -264,6 +269,7 @@ class Model(Methods):
             prompt: as there.
             no_answer: as there.
             raw_scores: as there.
+            query: as there.
 
         Raises:
             InputError: a kept column has the name of one of the results.
@@ -307,7 +313,7 @@ class Model(Methods):
             UsageError: there is no such prompt.
         """
         self._require_open()
-        return self._engine.map(self.prompted(rows, decode.prompt), self._decoder(decode))
+        return self._answers(rows, decode, soon=True)
 
     def prompted(self, rows: Iterable[Row | RowError], prompt: str | None) -> Iterable[Row | RowError]:
         """Return rows that ask for a prompt; with None, as they are.
@@ -331,8 +337,17 @@ class Model(Methods):
         self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
     ) -> Iterator[Item | RowError]:
         self._require_open()
-        rows = self.prompted(as_rows(texts, pairs), decode.prompt)
-        return self._engine.map(rows, self._decoder(decode), soon=False)
+        return self._answers(as_rows(texts, pairs), decode, soon=False)
+
+    def _answers(
+        self, rows: Iterable[Row | RowError], decode: DecodeOptions, *, soon: bool
+    ) -> Generator[Item | RowError, None, None]:
+        rows = self.prompted(rows, decode.prompt)
+        run = partial(self._engine.map, soon=soon)
+        use = use_of(self.card, decode)
+        if use is None:
+            return run(rows, self._decoder(decode))
+        return use(Running(self.card, self.tokenizer, decode, run), rows)
 
     def _decoder(self, options: DecodeOptions) -> Decoder:
         return decoder_for(DecoderContext(self.card, self.tokenizer, options))

@@ -31,6 +31,7 @@ __all__ = [
     "chosen",
     "require_at_least",
     "require_number",
+    "require_query",
     "require_threads",
     "require_whole",
     "taken",
@@ -117,9 +118,10 @@ class DecodeOptions:
         prompt: name of the prompt that is put before each text; None for the model's default, "" for none.
         no_answer: whether a question may be left without an answer.
         raw_scores: whether scores are logits, as before softmax or sigmoid.
+        query: what each text is scored for, which then is a document.
 
     Raises:
-        UsageError: there is no such aggregation, or `top_k` is less than 1.
+        UsageError: there is no such aggregation, `top_k` is less than 1, or the query is empty.
     """
 
     top_k: int | None = None
@@ -127,10 +129,23 @@ class DecodeOptions:
     prompt: str | None = None
     no_answer: bool = False
     raw_scores: bool = False
+    query: str | None = None
 
     def __post_init__(self) -> None:
         require_at_least("top_k", self.top_k)
         chosen("aggregation", self.aggregation, AGGREGATIONS)
+        if self.query is not None:
+            require_query(self.query)
+
+    @property
+    def pairs_texts(self) -> bool:
+        """Whether the second texts of pairs, or the first, are made of what is given here."""
+        return self.query is not None
+
+    @property
+    def pairing(self) -> Option:
+        """What that is."""
+        return Option("query", self.query)
 
 
 @dataclass(frozen=True)
@@ -192,6 +207,20 @@ def taken(kind: type[Chosen], arguments: Mapping[str, Any]) -> Chosen:
             then names each of them once.
     """
     return kind(**{item.name: arguments[item.name] for item in fields(kind) if item.name in arguments})
+
+
+def require_query(query: object) -> None:
+    """Refuse what documents cannot be ranked for.
+
+    Raises:
+        UsageError: it is no text, or an empty one.
+    """
+    if not isinstance(query, str):
+        raise UsageError(
+            "{option} is one text, and this is {kind}", option=Option("query"), kind=type(query).__name__
+        )
+    if not query.strip():
+        raise UsageError("{option} is empty; say what the documents are ranked for", option=Option("query"))
 
 
 def chosen(option: str, value: str, choices: Sequence[Choice]) -> Choice:

@@ -49,6 +49,7 @@ def run(
     prompt: str | None = None,
     no_answer: bool = False,
     raw_scores: bool = False,
+    query: str | None = None,
     provider: str = "auto",
     threads: int | None = None,
     max_length: int | None = None,
@@ -74,6 +75,7 @@ def run(
         prompt: name of the prompt that is put before each text; "" for none.
         no_answer: whether a question may be left without an answer.
         raw_scores: whether scores are logits.
+        query: of ranking: what each text is scored for; `column` then names the documents.
         provider: as `load`.
         threads: as `load`.
         max_length: as `load`.
@@ -97,7 +99,12 @@ def run(
         gpu_memory=gpu_memory,
     )
     decode = DecodeOptions(
-        top_k=top_k, aggregation=aggregation, prompt=prompt, no_answer=no_answer, raw_scores=raw_scores
+        top_k=top_k,
+        aggregation=aggregation,
+        prompt=prompt,
+        no_answer=no_answer,
+        raw_scores=raw_scores,
+        query=query,
     )
     options = RunOptions(
         column=column,

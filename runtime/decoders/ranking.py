@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bertonnx.runtime.decoders import DecoderContext
+from bertonnx.errors import RowError, UsageError
+from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.decoders.overlap import weighted_mean
-from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
+from bertonnx.runtime.decoders.uses import Answers, Running
+from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece, Row, as_rows
+from bertonnx.wording import Option
 
-__all__ = ["RankingDecoder", "ranking_decoder"]
+__all__ = ["RankingDecoder", "for_query", "ranking_decoder"]
 
 
 def ranking_decoder(context: DecoderContext) -> RankingDecoder:
@@ -40,3 +43,17 @@ class RankingDecoder:
         """Return the row's score."""
         (score,) = weighted_mean(encoded.pieces, kept).tolist()
         return {"score": score}
+
+
+def for_query(running: Running, rows: Iterable[Row | RowError]) -> Answers:
+    """Score each row's text as a document for the one query; the same bits as pairs of the two.
+
+    Raises:
+        UsageError: the query is no valid Unicode.
+    """
+    (query,) = as_rows([running.options.query])
+    if isinstance(query, RowError):
+        raise UsageError("{option}: {why}", option=Option("query"), why=query.message)
+    text = query.text
+    pairs = (row if isinstance(row, RowError) else replace(row, text=text, pair=row.text) for row in rows)
+    return running.run(pairs, decoder_for(running.context))

@@ -35,7 +35,7 @@ _AT_ONCE = 2
 _SORTED_AT_ONCE = 512
 """Rows whose pieces go to the queue together, while other threads wait for its lock."""
 
-Rows = Sequence[Row | RowError]
+Rows = Sequence[Row | Encoded | RowError]
 EncodedRows = Sequence[Encoded | RowError]
 
 
@@ -88,12 +88,12 @@ class Engine:
         self._ahead.shutdown(wait=True, cancel_futures=True)
 
     def map(
-        self, rows: Iterable[Row | RowError], decoder: Decoder, *, soon: bool = True
+        self, rows: Iterable[Row | Encoded | RowError], decoder: Decoder, *, soon: bool = True
     ) -> Generator[Item | RowError, None, None]:
         """Yield one result a row, in order; an error in place of the result where a row failed.
 
         Args:
-            rows: the rows.
+            rows: the rows; those that are tokenized already stay as they are.
             decoder: makes results of what the model puts out.
             soon: whether the first results should come soon; else all of them come sooner.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bertonnx.errors import RowError
 from bertonnx.models.providers import Batching
-from bertonnx.runtime.rows import Row
+from bertonnx.runtime.rows import Encoded, Row
 
 __all__ = ["Intake", "Room", "in_parts"]
 
@@ -55,7 +55,7 @@ class Intake:
     """
 
     def __init__(
-        self, rows: Iterable[Row | RowError], batching: Batching, room: Room, *, soon: bool = True
+        self, rows: Iterable[Row | Encoded | RowError], batching: Batching, room: Room, *, soon: bool = True
     ) -> None:
         self._rows = iter(rows)
         self._batching = batching
@@ -64,7 +64,7 @@ class Intake:
         self._held: deque[int] = deque()
         self._at_end = False
 
-    def __iter__(self) -> Iterator[list[Row | RowError]]:
+    def __iter__(self) -> Iterator[list[Row | Encoded | RowError]]:
         while not self._at_end:
             if chunk := self._read():
                 yield chunk
@@ -79,7 +79,7 @@ class Intake:
         while self._held:
             self.collected()
 
-    def _read(self) -> list[Row | RowError]:
+    def _read(self) -> list[Row | Encoded | RowError]:
         batching = self._batching
         limit, most = self._limit, batching.chunk_characters
         if not self._room.take(limit, batching.first_chunk):
@@ -91,9 +91,9 @@ class Intake:
         self._room.give_back(limit - self._held[-1])
         return chunk
 
-    def _rows_up_to(self, limit: int, most: int) -> tuple[list[Row | RowError], int]:
+    def _rows_up_to(self, limit: int, most: int) -> tuple[list[Row | Encoded | RowError], int]:
         """Return as many rows as may be, and their characters."""
-        chunk: list[Row | RowError] = []
+        chunk: list[Row | Encoded | RowError] = []
         characters = 0
         for row in self._rows:
             chunk.append(row)
@@ -104,9 +104,11 @@ class Intake:
         return chunk, characters
 
 
-def in_parts(chunk: Sequence[Row | RowError], characters: int) -> Iterator[list[Row | RowError]]:
+def in_parts(
+    chunk: Sequence[Row | Encoded | RowError], characters: int
+) -> Iterator[list[Row | Encoded | RowError]]:
     """Yield a chunk's rows in parts of about so many characters of text; of 0 as one part."""
-    part: list[Row | RowError] = []
+    part: list[Row | Encoded | RowError] = []
     found = 0
     for row in chunk:
         part.append(row)
@@ -118,5 +120,11 @@ def in_parts(chunk: Sequence[Row | RowError], characters: int) -> Iterator[list[
         yield part
 
 
-def _characters(row: Row | RowError) -> int:
+_CHARACTERS_A_TOKEN = 4
+"""Of a row that is tokenized already, whose text may be that of many others."""
+
+
+def _characters(row: Row | Encoded | RowError) -> int:
+    if isinstance(row, Encoded):
+        return _CHARACTERS_A_TOKEN * sum(len(piece.ids) for piece in row.pieces)
     return len(row.text) + len(row.pair or "") if isinstance(row, Row) else 0

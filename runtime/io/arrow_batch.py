@@ -11,7 +11,7 @@ from bertonnx.models.card import Card
 from bertonnx.runtime.io.arrow import holds_text, require_pyarrow, require_sound, texts_of
 from bertonnx.runtime.io.arrow_out import schema_of, to_batch
 from bertonnx.runtime.io.columns import Result
-from bertonnx.runtime.io.inputs import Choice, choose_columns
+from bertonnx.runtime.io.inputs import Choice, choose_columns, needs_pair
 from bertonnx.runtime.io.predictor import Predictor
 from bertonnx.runtime.options import BatchOptions, DecodeOptions, RunOptions
 from bertonnx.runtime.rows import as_rows
@@ -46,7 +46,7 @@ def predict_batch(
         RowError: a row failed, with `on_error="fail"`.
     """
     pa = require_pyarrow()
-    column, pair = chosen_columns(model.card, batch.schema, columns)
+    column, pair = chosen_columns(model.card, batch.schema, columns, decode)
     schema = batch_schema(model.card, batch.schema, decode, options)
     rows = as_rows(_texts(batch, column), None if pair is None else _texts(batch, pair))
     parts = []
@@ -103,7 +103,9 @@ def batch_schema(
     return pa.schema([*schema, *own], metadata=schema.metadata)
 
 
-def chosen_columns(card: Card, schema: Any, columns: RunOptions) -> tuple[str, str | None]:
+def chosen_columns(
+    card: Card, schema: Any, columns: RunOptions, decode: DecodeOptions = _DEFAULTS
+) -> tuple[str, str | None]:
     """Return the column of the text and that of its pair, None where no pair is read.
 
     Raises:
@@ -120,9 +122,11 @@ def chosen_columns(card: Card, schema: Any, columns: RunOptions) -> tuple[str, s
             )
     names = [field.name for field in schema if holds_text(field.type)]
     named = columns.column is not None or columns.pair_column is not None
-    if not named and card.takes_pair and names.count("text") == names.count("pair") == 1:
+    pairs = needs_pair(card, decode, columns)
+    found = names.count("text") == names.count("pair") == 1
+    if found and not named and card.takes_pair and not decode.pairs_texts:
         return "text", "pair"
-    return choose_columns(names, Choice("the record batch", columns, card.needs_pair))
+    return choose_columns(names, Choice("the record batch", columns, pairs))
 
 
 def _texts(batch: Any, name: str) -> list[Any]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from bertonnx.errors import InputError, RowError
-from bertonnx.runtime.options import RunOptions
+from bertonnx.errors import InputError, RowError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.runtime.options import DecodeOptions, RunOptions
 from bertonnx.runtime.rows import Row
 from bertonnx.wording import Message, Option, Options
 
-__all__ = ["Choice", "Input", "choose_columns"]
+__all__ = ["Choice", "Input", "choose_columns", "needs_pair"]
 
 # The names in the data sets of GLUE, SQuAD and MS MARCO, which people keep.
 PAIRS = (
@@ -21,8 +22,9 @@ PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("query", "passage"),
+    ("query", "document"),
 )
-TEXTS = ("text", "sentence")
+TEXTS = ("text", "sentence", "document", "passage")
 
 
 class Input(ABC):
@@ -79,6 +81,25 @@ class Choice:
     def reads_pair(self) -> bool:
         """Whether a second text is needed or asked for."""
         return self.needs_pair or self.options.pair_column is not None
+
+
+def needs_pair(card: Card, decode: DecodeOptions, options: RunOptions) -> bool:
+    """Return whether each row of an input must have a second text.
+
+    Raises:
+        UsageError: a column of second texts is named, and they are given once for all rows.
+    """
+    if not decode.pairs_texts:
+        return card.needs_pair
+    if options.pair_column is not None:
+        raise UsageError(
+            "{pair} and {given} exclude each other: each text makes a pair with what is given; name its "
+            "column with {column}",
+            pair=Option("pair_column", options.pair_column),
+            given=decode.pairing,
+            column=Option("column", "NAME"),
+        )
+    return False
 
 
 def choose_columns(names: Sequence[str], choice: Choice) -> tuple[str, str | None]:

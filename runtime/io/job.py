@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import OutputError, RowError, UsageError
-from bertonnx.runtime.io.inputs import Input
+from bertonnx.runtime.io.inputs import Input, needs_pair
 from bertonnx.runtime.io.outputs import Done, Writer
 from bertonnx.runtime.io.predictor import Predictor
 from bertonnx.runtime.io.readers import open_rows
@@ -159,7 +159,8 @@ class Job:
         return Note(self.output, origin_of(self.predictor, watched, settings))
 
     def _opened(self, skip: int) -> Input:
-        return open_rows(self.input, self.options, needs_pair=self.predictor.card.needs_pair, skip=skip)
+        pairs = needs_pair(self.predictor.card, self.decode, self.options)
+        return open_rows(self.input, self.options, needs_pair=pairs, skip=skip)
 
     def _is_complete(self, finished: Done) -> bool:
         """Return whether an output without a note has all rows, or raise; False where it has none yet."""

@@ -34,6 +34,7 @@ NOT_IN_R = {
     "csv_safe",
     "manifest",
     "prefix",
+    "query",
     "resume",
     "private_key",
     "public_key",
@@ -50,12 +51,13 @@ MODEL_METHODS = {
     "predict_batch": (
         "(self, batch, *, column=None, pair_column=None, keep=False, plain=False, first_row=0, prefix='', "
         "on_error='record', top_k=None, aggregation='simple', prompt=None, no_answer=False, "
-        "raw_scores=False)"
+        "raw_scores=False, query=None)"
     ),
     "batch_schema": (
         "(self, schema=None, *, keep=False, plain=False, first_row=0, prefix='', top_k=None, "
-        "aggregation='simple', prompt=None, no_answer=False, raw_scores=False)"
+        "aggregation='simple', prompt=None, no_answer=False, raw_scores=False, query=None)"
     ),
+    "rank": "(self, query, documents, *, top_k=None, raw_scores=False)",
 }
 
 

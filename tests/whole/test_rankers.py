@@ -47,7 +47,7 @@ def test_a_ranker_takes_pairs_and_gives_no_labels(exported: dict[str, Path]) -> 
     with bertonnx.load(exported["text-ranking"]) as model:
         with pytest.raises(UsageError, match="text pairs, and no pairs were given"):
             model.predict([QUERY])
-        with pytest.raises(TaskError, match=r"exported for text-ranking; call predict\(\), or"):
+        with pytest.raises(TaskError, match=r"exported for text-ranking; call rank\(\) or predict"):
             model.classify([QUERY], ["Mars is red."])
 
 

@@ -27,6 +27,8 @@ README = pages()["README.md"]
 FIRST_SCREEN = README.before("## Why bertonnx")
 CLASSIFIER = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
 MASKED = "bert-base-uncased"
+RANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
+INFERENCE = "FacebookAI/roberta-large-mnli"
 
 
 WORDS = {5: "five", 6: "six", 7: "seven", 8: "eight"}
@@ -39,7 +41,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     labels = ("NEGATIVE", "POSITIVE")
     classifier = save_tiny(folder / "classifier", "distilbert", "text-classification", labels=labels)
     masked = save_tiny(folder / "masked", "bert", "fill-mask")
-    served = {name: files_of(path) for name, path in ((CLASSIFIER, classifier), (MASKED, masked))}
+    ranker = save_tiny(folder / "ranker", "bert", "text-ranking")
+    outcomes = ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
+    inference = save_tiny(folder / "inference", "roberta", "text-classification", labels=outcomes)
+    saved = ((CLASSIFIER, classifier), (MASKED, masked), (RANKER, ranker), (INFERENCE, inference))
+    served = {name: files_of(path) for name, path in saved}
     with serving({name: Repo({COMMIT: files}) for name, files in served.items()}) as hub:
         yield hub
 
@@ -119,9 +125,17 @@ def test_the_picture_shows_the_lines_of_the_first_screen() -> None:
 
 
 def test_python_runs(folder: Path, hub: FakeHub) -> None:
-    (block,) = README.blocks("python")
-    (folder / "snippet.py").write_text(f"{block}print(_)\n".replace("model.predict", "_ = model.predict"))
+    first, *_ = README.blocks("python")
+    (folder / "snippet.py").write_text(f"{first}print(_)\n".replace("model.predict", "_ = model.predict"))
     assert "POSITIVE" in typed("python snippet.py", folder, hub)
+
+
+@pytest.mark.parametrize(("place", "method"), [(1, "rank")])
+def test_three_lines_of_python(place: int, method: str, folder: Path, hub: FakeHub) -> None:
+    export, load, call = README.blocks("python")[place].splitlines()
+    assert f".{method}(" in call
+    (folder / "snippet.py").write_text(f"import bertonnx\n{export}\n{load}\nprint({call.split('  #')[0]})\n")
+    assert "'score'" in typed("python snippet.py", folder, hub)
 
 
 def test_methods_exist(exported: dict[str, Path]) -> None:
@@ -130,6 +144,9 @@ def test_methods_exist(exported: dict[str, Path]) -> None:
     names: dict[str, Any] = {
         "texts": ["Ada lives in Paris.", "Bob lives in [MASK]."],
         "questions": ["Who?", "Where?"],
+        "query": "Who is it?",
+        "documents": ["Ada lives in Paris.", "Bob lives in Rome."],
+        "labels": ["people", "cities"],
         "contexts": ["Ada lives in Paris.", "Bob lives in Rome."],
         "record_batch": pa.RecordBatch.from_pydict({"text": ["Ada lives in Paris."]}),
     }

@@ -85,6 +85,13 @@ def run(
         bool,
         typer.Option("--raw-scores", help="Give logits as scores of labels and answers, not probabilities."),
     ] = False,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Score each text as a document for this query; --column then names the documents.",
+        ),
+    ] = None,
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     csv_safe: CsvSafeOption = False,
@@ -116,6 +123,7 @@ def run(
         prompt=prompt,
         no_answer=no_answer,
         raw_scores=raw_scores,
+        query=query,
     )
     code = run_file(model, input, output, load=load, decode=decode, run=run)
     if code:
