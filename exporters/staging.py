@@ -18,6 +18,7 @@ from bertonnx.errors import ModelFileError, OutputError
 from bertonnx.exporters.onnxgraph.files import save_proto
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.places import require_file_or_none
 from bertonnx.wording import Option
 
 __all__ = ["Staged", "require_free", "stage", "stamped"]
@@ -94,6 +95,7 @@ def require_free(output: str | Path, *, force: bool) -> Path:
             force=Option("force", True),
             output=Option("output"),
         )
+    require_file_or_none(path)
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.decoders import require_options
+from bertonnx.runtime.io.apart import require_apart
 from bertonnx.runtime.io.job import Job, JobProgress, JobReport
 from bertonnx.runtime.io.manifest import check_manifest, sha256_of, write_manifest
 from bertonnx.runtime.io.resume import Setting
@@ -134,16 +136,19 @@ def checked_target(
         UsageError: the output or the manifest is another file of the run, or names no format.
     """
     if options.manifest is not None:
-        check_manifest(options.manifest, others={"model": model, "input": input, "output": output})
-    if output is None:
-        if options.csv_safe:
-            raise UsageError(
-                "{option} is for .csv and .tsv files; name one with {output}",
-                option=Option("csv_safe", True),
-                output=Option("output", "FILE"),
-            )
-        return None
-    return check_output(output, input=input, csv_safe=options.csv_safe)
+        check_manifest(options.manifest)
+    target = None
+    if output is not None:
+        target = check_output(output, input=input, csv_safe=options.csv_safe)
+    elif options.csv_safe:
+        raise UsageError(
+            "{option} is for .csv and .tsv files; name one with {output}",
+            option=Option("csv_safe", True),
+            output=Option("output", "FILE"),
+        )
+    reads = {"model": _read_of(Path(model)), "input": [] if str(input) == "-" else [Path(input)]}
+    require_apart({"output": output, "manifest": options.manifest}, reads)
+    return target
 
 
 def run_job(
@@ -208,13 +213,24 @@ def _moment(seconds: float) -> str:
 
 def _model_files(path: Path) -> dict[str, str]:
     """Return the SHA-256 of what a model consists of, by the names of its files."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-    else:
-        # External data lies beside the file, under a name that begins with its own.
-        files = [path, *sorted(path.parent.glob(f"{path.name}?data"))]
     root = path if path.is_dir() else path.parent
-    return {str(file.relative_to(root)): sha256_of(file) for file in files}
+    return {str(file.relative_to(root)): sha256_of(file) for file in _files_of(path)}
+
+
+_PARTS = ("*.onnx*", "*config*.json", "tokenizer*", "special_tokens_map.json", "vocab*", "modules.json")
+
+
+def _read_of(path: Path) -> list[Path]:
+    """Return the files that a model is read from; results can lie in a folder too."""
+    return [file for pattern in _PARTS for file in path.rglob(pattern)] if path.is_dir() else _files_of(path)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files that a model consists of."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    # External data lies beside the file, under a name that begins with its own.
+    return [path, *sorted(path.parent.glob(f"{escape(path.name)}?data"))]
 
 
 def _file(path: Path) -> dict[str, Any]:

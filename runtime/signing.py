@@ -26,6 +26,7 @@ from bertonnx.errors import (
 )
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
+from bertonnx.runtime.places import require_file_or_none
 from bertonnx.wording import Install, Option
 
 __all__ = ["Signature", "sign", "signature_path", "signer_of", "verify_signature"]
@@ -80,6 +81,12 @@ def sign(
         raise OutputError(
             "{target} exists; add {force} to replace it", target=target, force=Option("force", True)
         )
+    for what, other in (("model", path), ("private key", Path(private_key))):
+        if target.exists() and other.exists() and target.samefile(other):
+            raise UsageError(
+                "{asked} is the {what}; name another file", asked=Option("output", str(target)), what=what
+            )
+    require_file_or_none(target)
     signing, _ = _model_signing()
     with held(path):
         _require_whole(path)

@@ -6,17 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import Unigram
 
 from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Piece, Row
-from bertonnx.runtime.tokenizers_seam import decoded, encoded, opened
+from bertonnx.runtime.tokenizers_seam import decoded, encoded, opened, twin
 from bertonnx.wording import Option
 
 __all__ = ["SubwordRule", "TextTokenizer", "stripped", "subword_rule"]
@@ -68,11 +68,10 @@ class SubwordRule:
     unknown_id: int | None = None
 
 
-def subword_rule(tokenizer_json: str) -> SubwordRule:
-    """Read the rule from the text of a `tokenizer.json`."""
-    data = json.loads(tokenizer_json)
-    model = data["model"]
-    return SubwordRule(bool(model.get("continuing_subword_prefix")), _unknown_id(data, model))
+def subword_rule(tokenizer: Tokenizer) -> SubwordRule:
+    """Return the rule of a tokenizer."""
+    prefix = getattr(tokenizer.model, "continuing_subword_prefix", None)
+    return SubwordRule(bool(prefix), _unknown_id(tokenizer))
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,7 @@ class TextTokenizer:
     @cached_property
     def subwords(self) -> SubwordRule:
         """How this tokenizer marks the inside of words."""
-        # Written out again when asked for: to keep the text would cost megabytes for each model.
-        return subword_rule(self._tokenizer.to_str())
+        return subword_rule(self._tokenizer)
 
     def _whole(self, rows: Sequence[Row]) -> list[tuple[Row, Encoding | RowError]]:
         """Return each row, or as much of its beginning as is needed, and its tokens."""
@@ -338,7 +336,7 @@ class TextTokenizer:
 
     def _make_shortening(self, windows: bool, has_pair: bool, overlap: int) -> Tokenizer:
         # A second tokenizer, because truncation is state of the tokenizer and others may be using it.
-        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer = twin(self._tokenizer)
         second_only = has_pair and (windows or self._task.pair_is_cut)
         tokenizer.enable_truncation(
             self.max_length,
@@ -378,16 +376,21 @@ def stripped(text: str) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
-def _unknown_id(data: dict[str, Any], model: dict[str, Any]) -> int | None:
-    if isinstance(model.get("unk_id"), int):  # Unigram
-        return int(model["unk_id"])
-    added = {token["content"]: int(token["id"]) for token in data.get("added_tokens") or ()}
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    model = tokenizer.model
+    if isinstance(model, Unigram):
+        # Python has no name for it; what is written out says it.
+        number = json.loads(tokenizer.to_str())["model"].get("unk_id")
+        if number is not None:
+            return int(number)
+    added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
     # RoBERTa's tokenizer.json leaves the model's unknown token empty and lists it as an added one.
-    for token in (model.get("unk_token"), *_UNKNOWN_TOKENS):
-        if token in added:
-            return added[token]
-        if token in model["vocab"]:
-            return int(model["vocab"][token])
+    for token in filter(None, (getattr(model, "unk_token", None), *_UNKNOWN_TOKENS)):
+        number = added.get(token)
+        if number is None and not isinstance(model, Unigram):
+            number = model.token_to_id(token)
+        if number is not None:
+            return int(number)
     return None
 
 

@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from bertonnx.errors import ModelFileError, RowError
 
-__all__ = ["FaultError", "decoded", "encoded", "guarded", "opened"]
+__all__ = ["FaultError", "decoded", "encoded", "guarded", "opened", "twin"]
 
 Input = str | tuple[str, str]
 
@@ -67,6 +67,29 @@ def opened(text: str) -> Tokenizer:
         raise ModelFileError(
             "the tokenizer in the model file cannot be read: {error}", error=str(error)
         ) from error
+
+
+def twin(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a second tokenizer with the same parts, whose truncation and padding are its own.
+
+    Its vocabulary is the first one's, not a copy. To write the first one out and read it again would make
+    one, and of a vocabulary with holes, Rust prints a warning on standard output, among the results.
+    """
+    other = Tokenizer(tokenizer.model)
+    # Before tokens are added, which are looked for in normalized text.
+    other.normalizer, other.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    other.post_processor, other.decoder = tokenizer.post_processor, tokenizer.decoder
+    other.encode_special_tokens = tokenizer.encode_special_tokens
+    added = tokenizer.get_added_tokens_decoder()
+    other.add_tokens([added[number] for number in sorted(added)])
+    if {n: repr(token) for n, token in other.get_added_tokens_decoder().items()} == {
+        n: repr(token) for n, token in added.items()
+    }:
+        return other
+    other = Tokenizer.from_str(tokenizer.to_str())
+    other.no_truncation()
+    other.no_padding()
+    return other
 
 
 def encoded(tokenizer: Tokenizer, inputs: Sequence[Input]) -> list[Encoding | RowError]:

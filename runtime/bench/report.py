@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import OutputError, UsageError
 from bertonnx.runtime.bench.chart import charts, require_matplotlib, save_png, svg
 from bertonnx.runtime.bench.measure import BenchReport, BenchRow
+from bertonnx.runtime.places import require_file_or_none
 from bertonnx.wording import printable
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def check_report_output(path: str | Path) -> Path:
             path=target,
             example=target / "bench.md",
         )
+    require_file_or_none(target)
     folder = target.resolve().parent
     if not folder.is_dir():
         raise OutputError("there is no folder {folder}; make it with: mkdir -p '{folder}'", folder=folder)

@@ -18,6 +18,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "BESIDE",
     "Lock",
     "create",
     "is_regular",
@@ -28,6 +29,9 @@ __all__ = [
     "refuse_link",
     "resolved",
 ]
+
+BESIDE = (".partial", ".progress", ".progress.new", ".finishing", ".lock")
+"""Endings of the files that a run makes beside its output, and takes away."""
 
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}

@@ -76,6 +76,9 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     with pytest.raises(OutputError, match="cannot be written to; choose another with output"):
         require_free(tmp_path / "model.onnx", force=False)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="is no file but a device, a pipe or the like"):
+        require_free(tmp_path / "pipe", force=True)
 
 
 def _fails(error: BaseException) -> Callable[..., Any]:

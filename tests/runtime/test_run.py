@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import bertonnx
 from bertonnx.errors import OutputError, UsageError
 from bertonnx.runtime import run as runs
+from bertonnx.runtime.io.files import BESIDE
 from bertonnx.runtime.io.resume import progress_path
 from bertonnx.runtime.options import LoadOptions
 from tests.fake_predictor import FakePredictor
@@ -180,3 +182,65 @@ def test_a_manifest_goes_where_a_link_of_its_name_leads(tmp_path: Path, model: P
     link.symlink_to(link)
     with pytest.raises(OutputError, match="cannot write"):
         bertonnx.run(model, input, tmp_path / "out.jsonl", manifest=link)
+
+
+@pytest.mark.parametrize("ending", BESIDE)
+@pytest.mark.parametrize("what", ["model", "input"])
+def test_what_a_run_makes_beside_its_output_is_none_of_its_files(
+    tmp_path: Path, model: Path, ending: str, what: str
+) -> None:
+    paths = {"model": model, "input": write_input(tmp_path)}
+    planted = paths[what].rename(tmp_path / f"out.npy{ending}")
+    (tmp_path / "in.txt").symlink_to(planted) if what == "input" else None
+    paths[what] = tmp_path / "in.txt" if what == "input" else planted
+    before = planted.read_bytes()
+    with pytest.raises(UsageError, match=f"and that is its {what}"):
+        bertonnx.run(paths["model"], paths["input"], tmp_path / "out.npy")
+    assert planted.read_bytes() == before
+
+
+def test_a_manifest_is_none_of_what_a_run_makes_and_takes_away(tmp_path: Path, model: Path) -> None:
+    input, output = write_input(tmp_path), tmp_path / "out.jsonl"
+    for ending in BESIDE:
+        with pytest.raises(UsageError, match="is a file that the run makes beside its output"):
+            bertonnx.run(model, input, output, manifest=f"{output}{ending}")
+    planted = model.rename(tmp_path / "run.json.new")
+    with pytest.raises(UsageError, match="and that is its model"):
+        bertonnx.run(planted, input, output, manifest=tmp_path / "run.json")
+    assert planted.read_bytes() == b"graph"
+    weights = tmp_path / "model.onnx.data"
+    with pytest.raises(UsageError, match="is the model of the run"):
+        bertonnx.run(tmp_path / "model.onnx", input, output, manifest=weights)
+
+
+def test_the_output_is_not_the_model_whatever_it_is_called(tmp_path: Path, model: Path) -> None:
+    named = model.rename(tmp_path / "model.jsonl")
+    with pytest.raises(UsageError, match="is the model of the run; name another file"):
+        bertonnx.run(named, write_input(tmp_path), named)
+    assert named.read_bytes() == b"graph"
+
+
+def test_a_folder_of_a_model_can_hold_results_but_a_manifest_replaces_none_of_its_files(
+    tmp_path: Path, model: Path
+) -> None:
+    input, folder = write_input(tmp_path), tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    model.rename(folder / "model.onnx")
+    for _ in range(2):
+        assert bertonnx.run(folder, input, folder / "out.jsonl", manifest=folder / "run.json").rows == 50
+    with pytest.raises(UsageError, match="is the model of the run"):
+        bertonnx.run(folder, input, folder / "out.jsonl", manifest=folder / "config.json")
+    assert (folder / "config.json").read_text() == "{}"
+
+
+def test_a_manifest_is_written_to_a_pipe_and_puts_no_file_in_its_place(tmp_path: Path, model: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    bertonnx.run(model, write_input(tmp_path), tmp_path / "out.jsonl", manifest=pipe)
+    reader.join(30)
+    assert json.loads(read[0])["rows"] == 50
+    assert pipe.is_fifo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,22 @@ def test_a_signature_is_not_replaced_unasked(model: Path, keys: Path) -> None:
     with pytest.raises(OutputError, match="exists; add force=True to replace it"):
         bertonnx.sign(model, keys / "ada.pem")
     assert bertonnx.sign(model, keys / "ada.pem", force=True).key != first.key
+
+
+def test_a_signature_replaces_neither_the_model_nor_the_key_nor_what_is_no_file(
+    model: Path, keys: Path
+) -> None:
+    pipe = model.with_name("pipe")
+    os.mkfifo(pipe)
+    key = Path(shutil.copy(keys / "ada.pem", model.with_name("key.pem")))
+    before = {path: path.read_bytes() for path in (model, key)}
+    for path in (model, key):
+        with pytest.raises(UsageError, match="name another file"):
+            bertonnx.sign(model, key, output=path, force=True)
+    with pytest.raises(OutputError, match="is no file but a device, a pipe or the like"):
+        bertonnx.sign(model, key, output=pipe, force=True)
+    assert before == {path: path.read_bytes() for path in before}
+    assert pipe.is_fifo()
 
 
 def test_a_file_of_others_is_not_signed(tmp_path: Path, keys: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from tokenizers import Tokenizer, models
 
 from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
@@ -158,16 +157,16 @@ def test_padding_and_truncation_are_stripped() -> None:
 
 
 def test_the_subword_rule_is_read_from_the_tokenizer() -> None:
-    assert subword_rule(wordpiece().to_str()) == SubwordRule(True, wordpiece().token_to_id("[UNK]"))
-    assert subword_rule(bpe().to_str()) == SubwordRule(False, bpe().token_to_id("<unk>"))
-    assert subword_rule(unigram().to_str()) == SubwordRule(False, unigram().token_to_id("<unk>"))
+    assert subword_rule(wordpiece()) == SubwordRule(True, wordpiece().token_to_id("[UNK]"))
+    assert subword_rule(bpe()) == SubwordRule(False, bpe().token_to_id("<unk>"))
+    assert subword_rule(unigram()) == SubwordRule(False, unigram().token_to_id("<unk>"))
 
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_tokenizer_knows_the_subword_rule_of_its_text(kind: str) -> None:
-    assert make(kind).subwords == subword_rule(MAKERS[kind]().to_str())
+    assert make(kind).subwords == subword_rule(MAKERS[kind]())
 
 
 def test_a_tokenizer_may_have_no_unknown_token() -> None:
-    data = {"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "continuing_subword_prefix": ""}}
-    assert subword_rule(json.dumps(data)) == SubwordRule(False, None)
+    made = Tokenizer(models.BPE({"a": 0}, [], continuing_subword_prefix=""))
+    assert subword_rule(made) == SubwordRule(False, None)

@@ -12,7 +12,7 @@ from bertonnx.errors import ModelFileError, RowError
 from bertonnx.runtime import tokenization
 from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.tokenization import TextTokenizer
-from bertonnx.runtime.tokenizers_seam import FaultError, decoded, encoded, guarded, opened
+from bertonnx.runtime.tokenizers_seam import FaultError, decoded, encoded, guarded, opened, twin
 from tests.fake_predictor import card
 from tests.tokenizers_zoo import KINDS, bpe, unigram, wordpiece
 
@@ -62,6 +62,31 @@ def test_ids_that_there_are_not() -> None:
 def test_what_is_no_tokenizer(text: str) -> None:
     with pytest.raises(ModelFileError, match="the tokenizer in the model file cannot be read"):
         opened(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_twin_reads_alike_and_is_cut_by_itself(kind: str) -> None:
+    first = MAKERS[kind]()
+    first.add_tokens(["brown fox"])
+    first.add_special_tokens(["[E1]"])
+    second = twin(first)
+    text = "the quick brown fox [E1] jumps"
+    assert second.to_str() == first.to_str()
+    second.enable_truncation(4)
+    assert first.encode(text).tokens[:3] == second.encode(text).tokens[:3]
+    assert len(second.encode(text)) == 4 < len(first.encode(text))
+
+
+def test_a_vocabulary_with_holes_prints_nothing_among_the_results(capfd: pytest.CaptureFixture[str]) -> None:
+    vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 5, "##b": 9}
+    text = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]")).to_str()
+    assert "holes" in capfd.readouterr().out, "no warning of Rust's: this test shows nothing any more"
+    tokenizer = TextTokenizer(text, card("token-classification", max_length=8), long_text="stride")
+    (read,) = tokenizer.encode([Row("ab" * 40)])
+    assert isinstance(read, Encoded)
+    assert tokenizer.subwords.has_prefix
+    assert tokenizer.subwords.unknown_id == 0
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

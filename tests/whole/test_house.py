@@ -21,7 +21,7 @@ from bertonnx.models.tasks import TASKS
 from tests.forwarding import chains
 from tests.house import Module, functions, house, label
 
-GROUND = ("src/bertonnx/errors.py", "models", "runtime/options.py")
+GROUND = ("src/bertonnx/errors.py", "models", "runtime/options.py", "runtime/places.py")
 """What every room below them may import."""
 
 ALL = "all of them"

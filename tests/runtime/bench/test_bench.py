@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -398,6 +399,9 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.md").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
         check_report_output(tmp_path / "folder.md")
+    os.mkfifo(tmp_path / "pipe.md")
+    with pytest.raises(OutputError, match="is no file but a device, a pipe or the like"):
+        check_report_output(tmp_path / "pipe.md")
 
 
 def test_an_existing_report_stays_when_writing_fails(

@@ -12,6 +12,7 @@ from bertonnx.runtime.decoders.entities import EntityDecoder
 from bertonnx.runtime.options import AGGREGATIONS, Aggregation
 from bertonnx.runtime.rows import Array, Encoded, Item, Row
 from bertonnx.runtime.tokenization import SubwordRule, TextTokenizer, subword_rule
+from bertonnx.runtime.tokenizers_seam import opened
 from tests.corpus import PARAGRAPHS, SENTENCES
 from tests.decoding import Checkpoint, shared_checkpoint, shared_folder, tiny_checkpoint
 from tests.tokenizers_zoo import KINDS, wordpiece
@@ -44,7 +45,7 @@ def without_padding(_: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> tu
 
 
 def decoder_for(checkpoint: Checkpoint, aggregation: Aggregation) -> EntityDecoder:
-    return EntityDecoder(checkpoint.labels, aggregation, subword_rule(checkpoint.tokenizer_json))
+    return EntityDecoder(checkpoint.labels, aggregation, subword_rule(opened(checkpoint.tokenizer_json)))
 
 
 def assert_as_pipeline(checkpoint: Checkpoint, aggregation: Aggregation, texts: list[str]) -> set[str]:
@@ -132,7 +133,7 @@ def read(text: str) -> Encoded:
     return encoded
 
 
-RULE = subword_rule(wordpiece().to_str())
+RULE = subword_rule(wordpiece())
 
 
 def entities(text: str, scores: list[list[float]], aggregation: Aggregation = "simple") -> list[Item]:
