@@ -10,7 +10,7 @@ from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.provenance import files_of, name_of, saved_by
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.models.card import Card
-from bertonnx.models.tasks import task as task_named
+from bertonnx.models.tasks import outputs_of
 
 __all__ = ["card_of"]
 
@@ -31,6 +31,9 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         default_prompt=checkpoint.default_prompt,
         pooled_prompt=checkpoint.pooled_prompt,
         similarity=checkpoint.similarity,
+        also=checkpoint.also,
+        sparse=checkpoint.sparse,
+        late=checkpoint.late,
         mask_token=checkpoint.mask_token,
         mask_token_id=checkpoint.mask_token_id,
         pad_token_id=checkpoint.pad_token_id,
@@ -39,7 +42,7 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         clean_up_spaces=checkpoint.clean_up_spaces,
         activation=checkpoint.activation,
         inputs=tuple(value.name for value in model.graph.input),
-        outputs=tuple(task_named(checkpoint.task).outputs),
+        outputs=tuple(outputs_of(checkpoint.task, checkpoint.also)),
         precision="fp32",
         optimize=optimize,
         source=_source(checkpoint.source),

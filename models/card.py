@@ -11,7 +11,8 @@ from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_json
 from bertonnx.models.reading import WrongKindError, parse, read
-from bertonnx.models.tasks import PROBLEM_TYPES, TASKS
+from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
+from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, outputs_of, served
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, Option
 
@@ -46,6 +47,9 @@ class Card:
             sentence-transformers keeps them.
         default_prompt: name of the prompt that is used where none is asked for; None for no prompt.
         pooled_prompt: whether the tokens of the prompt are pooled as the text's are.
+        also: other tasks that the file serves too.
+        sparse: of sparse embeddings: which weights count.
+        late: of many vectors for a text: how queries and documents are read and compared.
         mask_token: of fill-mask: the mask token's text.
         mask_token_id: of fill-mask: its id.
         pad_token_id: id that fills `input_ids` up in a padded batch.
@@ -91,6 +95,9 @@ class Card:
     default_prompt: str | None = None
     pooled_prompt: bool = True
     similarity: str | None = None
+    also: tuple[str, ...] = ()
+    sparse: SparseWeights | None = None
+    late: LateInteraction | None = None
     mask_token: str | None = None
     mask_token_id: int | None = None
     pad_token_id: int = 0
@@ -115,6 +122,11 @@ class Card:
     saved_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def dimensions(self) -> dict[str, tuple[Dimension, ...]]:
+        """The outputs that the file must have for all its tasks, with their dimensions."""
+        return outputs_of(self.task, self.also)
+
+    @property
     def needs_pair(self) -> bool:
         """Whether the model cannot do without a second text."""
         return self.pairs is True or task_named(self.task).pairs == "always"
@@ -134,7 +146,8 @@ class Card:
         Raises:
             UsageError: there is no such prompt.
         """
-        known = dict.fromkeys(task_named(self.task).prompts, "") | dict(self.prompts)
+        own = (prompt for row in served(self.task, self.also) for prompt in row.prompts)
+        known = dict.fromkeys(own, "") | dict(self.prompts)
         if name is None:
             return "" if self.default_prompt is None else known.get(self.default_prompt, "")
         # Not among the names: a checkpoint may call a prompt so, and then it is not to be had.
@@ -196,9 +209,10 @@ class Card:
         # The one key that is read without asking (`display.card_lines`); kinds do not promise it.
         if not all("found" in count for count in card.fusions.values()):
             raise _damaged(["fusions"])
-        if card.task not in TASKS:
+        unknown = [name for name in (card.task, *card.also) if name not in TASKS]
+        if unknown:
             raise ModelFileError(
-                "the model's card names an unknown task, {task!r}; update bertonnx", task=card.task
+                "the model's card names an unknown task, {task!r}; update bertonnx", task=unknown[0]
             )
         wrong = [name for name, fits in _RANGES.items() if not fits(getattr(card, name))]
         if wrong:
@@ -207,6 +221,11 @@ class Card:
                 fields=", ".join(f"{name} {str(getattr(card, name))[:40]}" for name in wrong),
             )
         return card
+
+
+def _fits(side: Side) -> bool:
+    counts = (side.max_length, side.expanded, side.marker, side.filler, side.first)
+    return all(_is_id(number) for number in counts) and max(side.expanded or 0, side.first) <= 1 << 20
 
 
 def _is_id(number: int | None) -> bool:
@@ -223,6 +242,10 @@ _RANGES: Mapping[str, Callable[[Any], bool]] = {
     "truncation_side": lambda side: side in ("left", "right"),
     "problem_type": lambda name: name is None or name in PROBLEM_TYPES,
     "activation": lambda name: name in ACTIVATIONS,
+    "sparse": lambda found: found is None or found.most is None or found.most > 0,
+    "late": lambda found: (
+        found is None or (0 < found.width <= 1 << 20 and all(map(_fits, found.sides.values())))
+    ),
 }
 """What else must hold of a field, lest memory be taken or a branch chosen by what a stranger wrote."""
 

@@ -17,6 +17,9 @@ __all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family", "register"]
 _WHOLE_TEXTS = ("text-classification", "text-ranking")
 """The tasks that one head of transformers serves."""
 
+_WORDS = ("fill-mask", "sparse-embedding")
+"""The tasks that its head of words serves."""
+
 _NO_HEAD = "transformers has no such head for it"
 
 
@@ -94,7 +97,7 @@ FAMILIES: Registry[Family] = Registry(
     Family("rembert"),
     Family("megatron-bert"),
     Family("big_bird", prepare="bertonnx.exporters.checkpoint.length:use_full_attention"),
-    Family("splinter", gaps=dict.fromkeys((*_WHOLE_TEXTS, "token-classification", "fill-mask"), _NO_HEAD)),
+    Family("splinter", gaps=dict.fromkeys((*_WHOLE_TEXTS, *_WORDS, "token-classification"), _NO_HEAD)),
     Family("esm", gaps={"question-answering": _NO_HEAD}),
     Family("ernie"),
     Family("xlm-roberta-xl", position_offset=2),

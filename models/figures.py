@@ -74,13 +74,15 @@ class AgreementFigures:
     """How far INT8 or fp16 gives what fp32 gives.
 
     Attributes:
-        metric: "labels", "scores", "order", "entity F1", "answers", "words" or "cosine", or what the task's
-            row compares by.
+        metric: "labels", "scores", "order", "entity F1", "answers", "words", "cosine" or "rank correlation",
+            or what the task's row compares by.
         agreement: 1 where all agree; of labels, answers and words the share of those that do, of entities
             the F1 of INT8's against fp32's (as CoNLL-2003 counts: the same type, start and end), of
             embeddings the mean cosine, of a regression's scores 1 - mean|difference| / mean|score|.
+            Of sparse embeddings the mean rank correlation of all texts' products with each of them.
             Near ties of fp32 count as agreement.
-        worst: a stricter figure: of embeddings the least cosine; of scores `agreement`; else `agreement` with
+        worst: a stricter figure: of embeddings the least cosine; of sparse ones the least overlap of a text's
+            weights; of scores `agreement`; else `agreement` with
             near ties counted as what they are.
         min_agreement: least agreement that was asked for, from 0 to 1.
         texts: how many texts were compared.

@@ -8,7 +8,7 @@ names of tasks: what differs between them is a field of the row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,14 +22,16 @@ __all__ = [
     "TASKS",
     "Task",
     "Use",
+    "outputs_of",
     "register",
+    "served",
     "task",
     "task_meant",
 ]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
-Dimension = Literal["batch", "tokens", "width", "hidden", "labels", "one", "vocabulary"]
+Dimension = Literal["batch", "tokens", "width", "hidden", "labels", "one", "vocabulary", "vector"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Task:
         adapter_types: what PEFT calls this task in an adapter's `task_type`.
         raw_outputs: outputs of the traced graph, before our heads.
         outputs: outputs of the finished file, each float32, with their dimensions.
+        beside: of a task that a file of another task may serve too (`Card.also`): the outputs that such a
+            file has for it, where they are not those of `outputs`.
         decoder: `(DecoderContext) -> Decoder`: what makes results of outputs
             (`runtime.decoders.DecoderContext`).
         columns: `(Card, DecodeOptions) -> tuple[Column, ...]`: the columns of a result
@@ -71,12 +75,18 @@ class Task:
         r_tables: name of a table as R asks for it -> `(Card, DecodeOptions) -> Table`
             (`runtime.r_tables`); the first is what R's `predict()` gives. Without any, R has a table of
             the columns.
+        kinds: what Sentence-Transformers, or PyLate, calls a model of this task (`model_type` in
+            config_sentence_transformers.json).
+        layers: `(Task, SentenceModules | None, ExportOptions, PretrainedConfig, folder) -> Embedding`: what
+            follows the traced model (`exporters.checkpoint.embedding`).
         head: `(config, raw) -> Head`: labels, problem type and activation of a checkpoint
             (`exporters.checkpoint.task`).
         graph_head: `(Graph, Checkpoint) -> None`: puts post-processing into the graph
             (`exporters.steps.heads`); empty where there is none.
         reference_head: `(Checkpoint, tensors, feeds) -> None`: the same in PyTorch
             (`exporters.verify.parity`); empty where there is none.
+        library: `(Checkpoint, Card, rows) -> answers`: what Sentence-Transformers itself gives for each row
+            (`exporters.verify.independent`), where neither `pooled` nor `activated` says how it is asked.
         comparison: `(DecoderContext) -> Comparison`: how close INT8 or fp16 is to fp32
             (`exporters.verify.agreement`).
         pairs: whether the model reads text pairs: "always", "never", or "maybe", where the checkpoint says.
@@ -86,6 +96,8 @@ class Task:
         longest: longest input in tokens, whatever the model can take; None for no such limit.
         pooled: whether token vectors are pooled into one for each text, so that pooling, normalization and
             the modules of a Sentence-Transformers folder apply.
+        headed: whether a checkpoint of transformers may serve it by itself; else its weights hold more, or
+            other files do.
         labelled: whether the outputs are classes with names.
         masked: whether a text must hold a mask token.
         activated: whether `scores` follow the activation that a cross-encoder or the user names. What a
@@ -112,6 +124,10 @@ class Task:
     numbers: str = ""
     r_tables: Mapping[str, str] = field(default_factory=dict)
     adapter_types: tuple[str, ...] = ()
+    beside: Mapping[str, tuple[Dimension, ...]] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
+    library: str = ""
+    layers: str = "bertonnx.exporters.checkpoint.embedding:no_embedding"
     head: str = "bertonnx.exporters.checkpoint.task:no_head"
     graph_head: str = ""
     reference_head: str = ""
@@ -121,6 +137,7 @@ class Task:
     long_text: Literal["truncate", "stride"] = "truncate"
     longest: int | None = None
     pooled: bool = False
+    headed: bool = True
     labelled: bool = False
     masked: bool = False
     activated: bool = False
@@ -158,6 +175,8 @@ TASKS: Registry[Task] = Registry(
         graph_head="bertonnx.exporters.steps.heads:add_embedding",
         reference_head="bertonnx.exporters.verify.parity:embedding_reference",
         pooled=True,
+        kinds=("SentenceTransformer",),
+        layers="bertonnx.exporters.checkpoint.embedding:planned_embedding",
         prompts=("query", "document"),  # `encode_query` and `encode_document` of sentence-transformers
         aliases=("sentence-similarity", "embeddings", "default"),
     ),
@@ -183,6 +202,7 @@ TASKS: Registry[Task] = Registry(
         pairs="maybe",
         labelled=True,
         options=("raw_scores",),
+        kinds=("CrossEncoder",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),
         activated=True,
@@ -205,6 +225,7 @@ TASKS: Registry[Task] = Registry(
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         pairs="always",
         pair_names=("query", "document"),
+        kinds=("CrossEncoder",),
         activated=True,
         ranks=True,
         options=("raw_scores", "query"),
@@ -266,6 +287,26 @@ TASKS: Registry[Task] = Registry(
         candidates=5,
         aliases=("masked-lm",),
     ),
+    Task(
+        "sparse-embedding",
+        method="embed_sparse",
+        auto_class="AutoModelForMaskedLM",
+        # The task before it is chosen by its architectures: that a masked model embeds, its folder says.
+        architectures=(),
+        raw_outputs=("logits",),
+        outputs={"sparse_embedding": ("batch", "vocabulary")},
+        beside={"token_weights": ("batch", "tokens")},
+        decoder="bertonnx.runtime.decoders.sparse:sparse_decoder",
+        columns="bertonnx.runtime.io.retrieval_columns:sparse_columns",
+        comparison="bertonnx.exporters.verify.late_agreement:compare_sparse",
+        kinds=("SparseEncoder",),
+        library="bertonnx.exporters.verify.late_independent:sparse_answers",
+        layers="bertonnx.exporters.checkpoint.sparse:planned_sparse",
+        graph_head="bertonnx.exporters.steps.heads:add_sparse",
+        reference_head="bertonnx.exporters.verify.late_reference:sparse_reference",
+        prompts=("query", "document"),
+        aliases=("splade", "sparse"),
+    ),
 )
 
 
@@ -287,6 +328,32 @@ def register(row: Task) -> None:
         ValueError: another task has its name.
     """
     TASKS.register(row)
+
+
+def served(name: str, also: Sequence[str] = ()) -> tuple[Task, ...]:
+    """Return the rows of all tasks that a file serves, its own first.
+
+    Args:
+        name: its own task.
+        also: the others (`Card.also`).
+
+    Raises:
+        KeyError: no such task.
+    """
+    return (TASKS[name], *(TASKS[other] for other in also))
+
+
+def outputs_of(name: str, also: Sequence[str] = ()) -> dict[str, tuple[Dimension, ...]]:
+    """Return the outputs of a file with their dimensions; arguments as `served`.
+
+    Raises:
+        KeyError: no such task.
+    """
+    own, *others = served(name, also)
+    found = dict(own.outputs)
+    for row in others:
+        found.update(row.beside or row.outputs)
+    return found
 
 
 def task_meant(text: str) -> str:

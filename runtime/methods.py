@@ -188,6 +188,25 @@ class Methods(ABC):
         self._require("fill_mask")
         return list(self._all(texts, None, DecodeOptions(top_k=top_k)))
 
+    def embed_sparse(
+        self, texts: Sequence[str], *, prompt: str | None = None, top_k: int | None = None
+    ) -> list[Item]:
+        """Return one dict for each text: `ids`, int64, and `weights`, float32, the heaviest first.
+
+        Args:
+            texts: the texts.
+            prompt: as `embed`.
+            top_k: how many of the heaviest to give, at most; default as the checkpoint says, or all.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: `top_k` is less than 1, or there is no such prompt.
+        """
+        self._require("embed_sparse")
+        items = self._all(texts, None, DecodeOptions(prompt=prompt, top_k=top_k))
+        return [{"ids": item["sparse"].ids, "weights": item["sparse"].weights} for item in items]
+
     def predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
     ) -> list[Item]:

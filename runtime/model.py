@@ -130,7 +130,7 @@ class Model(Methods):
         self._notes = (*found.notes, *session.notes)
         self.provider = session.provider
         self.placement = session.placement
-        threads, outputs = options.threads or allowed_cores(), task_named(self.card.task).outputs
+        threads, outputs = options.threads or allowed_cores(), self.card.dimensions
         sizes = sizes_of(self.card)
         self._engine = Engine(session, self.tokenizer, threads=threads, outputs=outputs, sizes=sizes)
         self._closed = False

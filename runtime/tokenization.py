@@ -158,6 +158,11 @@ class TextTokenizer:
                 text = text.replace(spaced, clean)
         return text
 
+    def token(self, number: int) -> str:
+        """Return the token of an id; an id that the tokenizer does not know is shown as a number."""
+        # A model's table of words may be padded to a round number, and those rows are no tokens.
+        return self._tokenizer.id_to_token(number) or f"[{number}]"
+
     @cached_property
     def subwords(self) -> SubwordRule:
         """How this tokenizer marks the inside of words."""

@@ -51,6 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("token-classification", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
         ("question-answering", ()),
         ("fill-mask", ()),
+        ("sparse-embedding", ()),
     ):
         folder = tmp_path_factory.mktemp(task)
         source = save_tiny(folder / "checkpoint", task=task, labels=labels)

@@ -14,6 +14,7 @@ from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import FAMILIES
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
+from tests.retrieval import write_modules
 from tests.tokenizers_zoo import pretrained
 
 __all__ = ["CELLS", "FAMILY_CONFIGS", "HEADS", "TinyFamily", "missing_code", "save_tiny"]
@@ -177,6 +178,8 @@ def save_tiny(
         auto_class = getattr(transformers, row.auto_class)
         auto_class.from_config(made).eval().save_pretrained(folder)
         own.save_pretrained(folder)
+    if row.library:
+        write_modules(folder, row, width=_COMMON["hidden_size"])
     if row.ranks:
         settings_file = folder / "config_sentence_transformers.json"
         settings_file.write_text(json.dumps({"model_type": "CrossEncoder"}))

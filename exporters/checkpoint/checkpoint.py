@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertonnx.errors import CheckpointError
+from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.adapters import adapted_config, tokenizer_folder
 from bertonnx.exporters.checkpoint.config_account import settled
 from bertonnx.exporters.checkpoint.cross_encoder import (
@@ -16,13 +16,13 @@ from bertonnx.exporters.checkpoint.cross_encoder import (
     read_cross_encoder,
     require_activation,
 )
-from bertonnx.exporters.checkpoint.embedding import Embedding, planned_embedding
+from bertonnx.exporters.checkpoint.embedding import Embedding
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
 from bertonnx.exporters.checkpoint.sentence_layers import Layer, Pool
-from bertonnx.exporters.checkpoint.sentence_settings import Settings
+from bertonnx.exporters.checkpoint.sentence_settings import Settings, kind_of
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules, read_modules
 from bertonnx.exporters.checkpoint.setfit import SetFit, read_setfit
 from bertonnx.exporters.checkpoint.source import Source
@@ -30,8 +30,10 @@ from bertonnx.exporters.checkpoint.task import Head, require_exportable, task_of
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from bertonnx.exporters.checkpoint.weights import Loaded, load_config, load_model
 from bertonnx.exporters.options import ExportOptions
+from bertonnx.models.registry import resolve
+from bertonnx.models.retrieval import LateInteraction, SparseWeights
 from bertonnx.models.tasks import ENCODER, RANKER, TASKS, Task
-from bertonnx.wording import Message, Option
+from bertonnx.wording import Message, Option, Options
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -62,6 +64,9 @@ class Checkpoint:
         normalize: whether embeddings get length 1.
         layers: what follows the traced model, pooling included, in order; none where its own head does all.
         width: where token vectors are pooled: length of an embedding.
+        also: other tasks that it is exported for too.
+        sparse: of sparse embeddings.
+        late: of many vectors for a text.
         similarity: how embeddings are compared; None where the checkpoint does not say.
         prompts: name -> text.
         default_prompt: name of the one that is used where none is asked for.
@@ -94,6 +99,9 @@ class Checkpoint:
     normalize: bool
     layers: tuple[Layer, ...]
     width: int | None
+    also: tuple[str, ...]
+    sparse: SparseWeights | None
+    late: LateInteraction | None
     similarity: str | None
     prompts: Mapping[str, str]
     default_prompt: str | None
@@ -170,10 +178,7 @@ class _Plan:
 
 def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
-    sentence = None
-    # Where a task without modules is asked for, those that bertonnx cannot follow are no obstacle.
-    if asked is None or asked.pooled or asked.activated:
-        sentence = read_modules(source.folder, account, source.trust)
+    sentence = _modules(asked, source, account)
     folder = sentence.folder if sentence is not None and source.adapter is None else source.model_folder
     raw: Mapping[str, Any] = read_json(folder / "config.json")
     require_encoder(raw, source.id)
@@ -186,14 +191,14 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     row, chosen = _chosen_task(asked, config, sentence, fitted or crosses)
     require_activation(row, options)
     layers = _head_layers(row, fitted or crosses)
-    traced = ENCODER if layers else row
+    traced = ENCODER if row.activated and layers else row
     require_exportable(traced, config.model_type, getattr(config, "auto_map", None) or ())
     head = fitted.head if fitted is not None else crossed_head(row, crosses, config, raw, options)
     # This changes the configuration, and must come before a model is made of it.
     attention = prepare_attention(config)
     # A cross-encoder's modules make scores: its encoder alone is one like any other.
     embeds = None if crosses is not None else sentence
-    embedding = planned_embedding(row, embeds, options, config.hidden_size, folder=source.folder)
+    embedding: Embedding = resolve(row.layers)(row, embeds, options, config, folder=source.folder)
     return _Plan(
         folder=folder,
         config=config,
@@ -215,6 +220,35 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     )
 
 
+def _modules(asked: Task | None, source: Source, account: Account) -> SentenceModules | None:
+    """Return the modules of a folder that the task has a use for.
+
+    Raises:
+        UnsupportedError: the folder is of a kind that is exported for another task alone.
+    """
+    # Where a task without modules is asked for, those that bertonnx cannot follow are no obstacle.
+    if asked is None or asked.pooled or asked.activated:
+        found = read_modules(source.folder, account, source.trust)
+        if asked is not None and found is not None:
+            _require_kind(asked, found.settings.kind, source)
+        return found
+    if kind_of(source.folder) in asked.kinds:
+        return read_modules(source.folder, account, source.trust)
+    return None
+
+
+def _require_kind(asked: Task, kind: str, source: Source) -> None:
+    tasks = [row for row in TASKS if kind in row.kinds]
+    if not any(row.pooled or row.activated for row in tasks):
+        raise UnsupportedError(
+            "{source} is a {kind}, which cannot be exported for {task}; what can: {option}",
+            source=source.id,
+            kind=kind,
+            task=asked.name,
+            option=Options([Option("task", row.name) for row in tasks]),
+        )
+
+
 def _chosen_task(
     asked: Task | None,
     config: PretrainedConfig,
@@ -228,8 +262,9 @@ def _chosen_task(
         return classifies.task, (classifies.note,)
     # Its architecture may still name the head of its pre-training, which its modules do not use.
     if sentence is not None:
-        note = Message("task {task}, because it is a Sentence-Transformers folder", task=ENCODER.name)
-        return ENCODER, (note,)
+        row = next(row for row in TASKS if sentence.settings.kind in row.kinds)
+        what = "Sentence-Transformers folder" if row.pooled else sentence.settings.kind
+        return row, (Message("task {task}, because it is a {what}", task=row.name, what=what),)
     row, note = task_of(config.architectures or ())
     return row, (note,)
 
@@ -324,6 +359,9 @@ def _assembled(
         normalize=plan.embedding.normalize,
         layers=plan.layers,
         width=plan.embedding.width,
+        also=plan.embedding.also,
+        sparse=plan.embedding.sparse,
+        late=plan.embedding.late,
         similarity=settings.similarity,
         prompts=settings.prompts,
         default_prompt=settings.default_prompt,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bertonnx.errors import CheckpointError, UsageError
 from bertonnx.exporters.checkpoint.sentence_layers import SENTENCE, Cut, Layer, Normalize, Pool, widths
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.models.pooling import named
+from bertonnx.models.retrieval import LateInteraction, SparseWeights
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.wording import Message, Option, Options
 
-__all__ = ["Embedding", "planned_embedding"]
+__all__ = ["Embedding", "no_embedding", "planned_embedding", "require_unpooled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,9 @@ class Embedding:
         pooling: names of rows of `models.pooling`, with commas between several.
         normalize: whether embeddings have length 1 in the end.
         width: length of an embedding.
+        also: other tasks that the file serves too.
+        sparse: of sparse embeddings: which weights count.
+        late: of many vectors for a text: how queries and documents are read.
         notes: what was chosen, a sentence each.
     """
 
@@ -32,28 +37,51 @@ class Embedding:
     pooling: str | None = None
     normalize: bool = False
     width: int | None = None
+    also: tuple[str, ...] = ()
+    sparse: SparseWeights | None = None
+    late: LateInteraction | None = None
     notes: tuple[Message, ...] = ()
 
 
-def planned_embedding(
-    row: Task, modules: SentenceModules | None, options: ExportOptions, hidden: int, *, folder: object
+def no_embedding(
+    row: Task,
+    modules: SentenceModules | None,  # noqa: ARG001
+    options: ExportOptions,
+    config: Any,  # noqa: ARG001
+    *,
+    folder: object,  # noqa: ARG001
 ) -> Embedding:
-    """Return how a task's embeddings are made; nothing for a task without any.
+    """Return that nothing follows the traced model which a task's own head does not say.
+
+    Raises:
+        UsageError: the user asks for what the task does not have.
+    """
+    require_unpooled(row, options)
+    return Embedding()
+
+
+def planned_embedding(
+    row: Task,  # noqa: ARG001
+    modules: SentenceModules | None,
+    options: ExportOptions,
+    config: Any,
+    *,
+    folder: object,
+) -> Embedding:
+    """Return how a task's embeddings are made.
 
     Args:
         row: the task.
         modules: of a Sentence-Transformers folder; None for another checkpoint.
         options: what the user asks for.
-        hidden: length of the encoder's vectors.
+        config: the encoder's `PretrainedConfig`.
         folder: where they are from, for errors.
 
     Raises:
         UsageError: the user asks for what the task does not have.
         CheckpointError: the modules do not fit together.
     """
-    if not row.pooled:
-        _require_unpooled(row, options)
-        return Embedding()
+    hidden = config.hidden_size
     # Plain checkpoints say nothing of pooling: the mean is a guess, and the note below says so.
     own = [Pool(modes=("mean",))] if modules is None else list(modules.layers)
     whole = widths(own, hidden, folder=folder)[SENTENCE]
@@ -137,8 +165,12 @@ def _cut_note(layers: Sequence[Layer], whole: int) -> tuple[Message, ...]:
     )
 
 
-def _require_unpooled(row: Task, options: ExportOptions) -> None:
-    """Refuse options of tasks that pool."""
+def require_unpooled(row: Task, options: ExportOptions) -> None:
+    """Refuse options of tasks that pool.
+
+    Raises:
+        UsageError: naming these tasks.
+    """
     given = [name for name in ("pooling", "normalize") if getattr(options, name) is not None]
     if given:
         pooled = [row.name for row in TASKS if row.pooled]

@@ -18,13 +18,24 @@ __all__ = ["LIST", "MODULES", "Module", "read_list", "require_known"]
 LIST = "modules.json"
 
 MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
-"""The modules that are exported."""
+"""The modules of embedding models and cross-encoders that are exported."""
 
 _WORDS = "it reads words from a table of its own, and no transformer"
-_SPARSE = "it makes sparse embeddings of the vocabulary's length"
+_SPARSE = "it makes sparse embeddings, and the folder's model_type is not SparseEncoder"
+_LEARNED = (
+    "it turns a finished embedding into a sparse one (CSR), which is no weight of a word; export the "
+    "embedding model without it, or a SPLADE model"
+)
+_LOOKED_UP = (
+    "it looks weights of words up in a table, and runs no model; weigh queries with that table, and export "
+    "the transformer of the documents by itself: its folder is named in router_config.json"
+)
 _MANY = "it gives many vectors for a text"
 _GENERATES = "it scores by the next word of a model that generates text"
-_ROUTES = "it sends queries and documents through modules of their own; export each of them by itself"
+_ROUTES = (
+    "it sends queries and documents through modules of their own; export each of them by itself: their "
+    "folders are named in router_config.json"
+)
 
 _REFUSED: Mapping[str, str] = {
     "Asym": _ROUTES,
@@ -40,8 +51,8 @@ _REFUSED: Mapping[str, str] = {
     "LogitScore": _GENERATES,
     "MLMTransformer": _SPARSE,
     "SpladePooling": _SPARSE,
-    "SparseAutoEncoder": _SPARSE,
-    "SparseStaticEmbedding": _SPARSE,
+    "SparseAutoEncoder": _LEARNED,
+    "SparseStaticEmbedding": _LOOKED_UP,
     "MultiVectorMask": _MANY,
     "HierarchicalTokenPooling": _MANY,
     "LambdaTokenPooling": _MANY,
@@ -101,22 +112,29 @@ def read_list(folder: Path) -> list[Module]:
     ]
 
 
-def require_known(modules: Sequence[Module], folder: Path) -> None:
+def require_known(modules: Sequence[Module], folder: Path, known: Sequence[str] = MODULES) -> None:
     """Refuse a module that cannot be exported.
+
+    Args:
+        modules: those of the folder.
+        folder: for errors.
+        known: the names of those that can.
 
     Raises:
         UnsupportedError: naming it, and why.
     """
     for module in modules:
-        if module.name not in MODULES:
-            why = _REFUSED.get(module.name, "bertonnx does not know it")
+        if module.name not in known:
+            other = "it is a module of another kind of model"
+            unknown = other if module.name in MODULES else "bertonnx does not know it"
+            why = _REFUSED.get(module.name, unknown)
             raise UnsupportedError(
                 "{folder}: the Sentence-Transformers module {module} cannot be exported: {why}; what can: "
                 "{known}",
                 folder=folder,
                 module=module.name,
                 why=why,
-                known=", ".join(MODULES),
+                known=", ".join(known),
             )
 
 

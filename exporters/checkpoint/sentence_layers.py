@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ __all__ = [
     "LayerNorm",
     "Normalize",
     "Pool",
+    "Splade",
     "widths",
 ]
 
@@ -41,7 +43,10 @@ class Layer:
         reads: the name of the value that it reads.
         writes: the name under which its result stands.
         module: what the checkpoint calls it, for errors; empty where the user asked for it.
+        pools: whether it makes one vector of all that a text's tokens have.
     """
+
+    pools: ClassVar[bool] = False
 
     reads: str = SENTENCE
     writes: str = SENTENCE
@@ -65,6 +70,8 @@ class Pool(Layer):
         prompt: whether the tokens of a prompt count.
     """
 
+    pools: ClassVar[bool] = True
+
     modes: tuple[str, ...]
     prompt: bool = True
     reads: str = TOKENS
@@ -72,6 +79,28 @@ class Pool(Layer):
     def width(self, given: int) -> int:
         """Return the length of the joined vectors."""
         return given * len(self.modes)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Splade(Layer):
+    """What a text's tokens make each word of the vocabulary weigh becomes one weight.
+
+    Attributes:
+        strategy: name of a row of `models.splade.STRATEGIES`.
+        saturation: name of a row of `models.splade.SATURATIONS`.
+        dimension: the vocabulary's size, where the checkpoint says it.
+    """
+
+    pools: ClassVar[bool] = True
+
+    strategy: str = "max"
+    saturation: str = "relu"
+    dimension: int | None = None
+    reads: str = TOKENS
+
+    def reading(self) -> int | None:
+        """Return the vocabulary's size."""
+        return self.dimension
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,7 +189,7 @@ def widths(layers: Sequence[Layer], hidden: int, *, folder: object) -> Mapping[s
     found = {TOKENS: hidden}
     vectors = {TOKENS}
     for layer in layers:
-        if layer.reads not in found or (isinstance(layer, Pool) and layer.reads not in vectors):
+        if layer.reads not in found or (layer.pools and layer.reads not in vectors):
             raise CheckpointError(
                 "{folder}: the module {module} reads {name}, which no module before it writes; correct the "
                 "order in modules.json",
@@ -180,6 +209,6 @@ def widths(layers: Sequence[Layer], hidden: int, *, folder: object) -> Mapping[s
             )
         found[layer.writes] = layer.width(given)
         # One vector for each token, or for each text: what a layer writes is of the kind that it reads.
-        one_each = layer.reads in vectors and not isinstance(layer, Pool)
+        one_each = layer.reads in vectors and not layer.pools
         (vectors.add if one_each else vectors.discard)(layer.writes)
     return found

@@ -20,10 +20,13 @@ from bertonnx.exporters.checkpoint.sentence_layers import (
     LayerNorm,
     Normalize,
     Pool,
+    Splade,
 )
 from bertonnx.exporters.options import Trust
 from bertonnx.models.activations import ACTIVATIONS, Activation, by_class
 from bertonnx.models.pooling import POOLINGS, by_mode, modes_of
+from bertonnx.models.registry import Registry
+from bertonnx.models.splade import SATURATIONS, STRATEGIES
 from bertonnx.wording import Option
 
 __all__ = ["read_activation", "read_layer"]
@@ -39,11 +42,18 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "LayerNorm": frozenset({"dimension"}),
     "Normalize": frozenset({"module_input_name", "module_output_name"}),
     "Dropout": frozenset({"dropout"}),
+    "SpladePooling": frozenset(
+        {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension"}
+    ),
 }
 """Module -> the keys of its config.json that are read here."""
 
 # Sentence-Transformers keeps it to tell how long an embedding is, and computes nothing by it.
-_HARMLESS = frozenset({"word_embedding_dimension", "embedding_dimension"})
+_HARMLESS: Mapping[str, frozenset[str]] = {
+    "Pooling": frozenset({"word_embedding_dimension", "embedding_dimension"}),
+    # It takes a text's tokens in parts, which spares memory and changes no number.
+    "SpladePooling": frozenset({"chunk_size"}),
+}
 
 _Tensors = dict[str, npt.NDArray[np.float32]]
 
@@ -59,7 +69,7 @@ def read_layer(module: Module, account: Account, trust: Trust) -> Layer | None:
     path = module.path / _CONFIG
     # Until version 6 neither of these two wrote one.
     config = read_json(path) if path.is_file() or module.name not in ("Normalize", "Dropout") else {}
-    harmless = _HARMLESS if module.name == "Pooling" else frozenset()
+    harmless = _HARMLESS.get(module.name, frozenset())
     for key in sorted(set(config) - _KEYS[module.name] - harmless):
         account.refuse(module.file(_CONFIG), key, config[key], "which Sentence-Transformers does not read")
     return _READERS[module.name](module, config, trust)
@@ -128,12 +138,36 @@ def _nothing(module: Module, config: Mapping[str, Any], trust: Trust) -> None:  
     return None
 
 
+def _splade(module: Module, config: Mapping[str, Any], trust: Trust) -> Splade:  # noqa: ARG001
+    strategy = str(config.get("pooling_strategy", "max"))
+    saturation = str(config.get("activation_function", "relu"))
+    tables: tuple[Registry[Any], ...] = (STRATEGIES, SATURATIONS)
+    for table, name in zip(tables, (strategy, saturation), strict=True):
+        if name not in table:
+            raise UnsupportedError(
+                "{folder}: the SpladePooling {name} cannot be exported; one of {known} can",
+                folder=module.path,
+                name=name,
+                known=", ".join(table.names),
+            )
+    size = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    if size is not None and (type(size) is not int or size < 1):
+        raise CheckpointError(
+            "{folder}: config.json has the embedding dimension {size!r}, which is no number of words; "
+            "correct it",
+            folder=module.path,
+            size=size,
+        )
+    return Splade(strategy=strategy, saturation=saturation, dimension=size, module=module.name)
+
+
 _READERS: Mapping[str, Callable[[Module, Mapping[str, Any], Trust], Layer | None]] = {
     "Pooling": _pool,
     "Dense": _dense,
     "LayerNorm": _layer_norm,
     "Normalize": _normalize,
     "Dropout": _nothing,
+    "SpladePooling": _splade,
 }
 
 

@@ -31,15 +31,18 @@ class _Task:
     writes: str
 
 
-_EMBEDS, _CLASSIFIES = "feature-extraction", "sequence-classification"
+_EMBEDS, _CLASSIFIES, _FILLS = "feature-extraction", "sequence-classification", "fill-mask"
 _TASKS: Mapping[str, _Task] = {
     _EMBEDS: _Task("last_hidden_state", TOKENS),
     _CLASSIFIES: _Task("logits", SCORES),
+    _FILLS: _Task("logits", TOKENS),
 }
+_MASKED = "MLMTransformer"
+"""The module of a transformer with its fill-mask head, until version 5.4."""
+
 _OTHER_TASKS = (
     ("text-generation", "it scores by the next word of a model that generates text"),
     ("any-to-any", "it reads more than text, and generates"),
-    ("fill-mask", "it makes sparse embeddings of the vocabulary's length"),
     ("retrieval", "it gives many vectors for a text"),
 )
 
@@ -50,12 +53,14 @@ class TransformerOptions:
 
     Attributes:
         classifies: whether its own classification head makes the scores; else it gives token vectors.
+        words: whether what it gives for each token are the logits of words.
         writes: the name under which it hands on what it gives.
         max_seq_length: longest input in tokens, or None where it does not say.
         lower: whether texts are lower-cased first.
     """
 
     classifies: bool = False
+    words: bool = False
     writes: str = TOKENS
     max_seq_length: int | None = None
     lower: bool = False
@@ -71,7 +76,8 @@ def read_options(module: Module, account: Account) -> TransformerOptions:
     name = next((name for name in _FILES if (module.path / name).is_file()), _FILES[0])
     raw = read_json(module.path / name) if (module.path / name).is_file() else {}
     file = module.file(name)
-    task = _task(raw, module.path / name)
+    task_name = str(raw.get("transformer_task", _FILLS if module.name == _MASKED else _EMBEDS))
+    task = _task(task_name, module.path / name)
     _require_text(raw, task, module.path / name)
     for key, value in sorted(raw.items()):
         if key in _ARGUMENTS:
@@ -79,7 +85,8 @@ def read_options(module: Module, account: Account) -> TransformerOptions:
         elif key not in _READ and key not in _HARMLESS and not _is_idle(key, value):
             account.refuse(file, key, value, _why(key))
     return TransformerOptions(
-        classifies=raw.get("transformer_task") == _CLASSIFIES,
+        classifies=task_name == _CLASSIFIES,
+        words=task_name == _FILLS,
         writes=str(raw.get("module_output_name") or task.writes),
         max_seq_length=_longest(raw, file),
         lower=bool(raw.get("do_lower_case", False)),
@@ -110,8 +117,7 @@ def _why(key: str) -> str:
     return _WHY.get(key, "which Sentence-Transformers does not read")
 
 
-def _task(raw: Mapping[str, Any], path: Path) -> _Task:
-    name = str(raw.get("transformer_task", _EMBEDS))
+def _task(name: str, path: Path) -> _Task:
     if name not in _TASKS:
         raise UnsupportedError(
             "{path}: transformer_task {task!r} cannot be exported: {why}; what can: {known}",

@@ -10,26 +10,19 @@ from typing import Any
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
-from bertonnx.models.tasks import ENCODER
+from bertonnx.exporters.checkpoint.sentence_kinds import CROSSES, EMBEDS, KINDS, SPARSE
+from bertonnx.models.tasks import TASKS
 from bertonnx.wording import Option
 
-__all__ = ["SETTINGS", "Settings", "read_settings"]
+__all__ = ["SETTINGS", "Settings", "kind_of", "read_settings"]
 
 SETTINGS = "config_sentence_transformers.json"
 
-_EMBEDS, _CROSSES = "SentenceTransformer", "CrossEncoder"
-
-_REFUSED: Mapping[str, str] = {
-    "SparseEncoder": "its embeddings are sparse, as those of SPLADE",
-    "MultiVectorEncoder": "it gives many vectors for a text",
-    "ColBERT": "it gives many vectors for a text",
-}
-"""The other kinds of model that Sentence-Transformers has -> why they cannot be exported."""
-
 _READ = {
     "": frozenset({"model_type", "prompts", "default_prompt_name"}),
-    _EMBEDS: frozenset({"similarity_fn_name", "truncate_dim"}),
-    _CROSSES: frozenset({"activation_fn"}),
+    EMBEDS: frozenset({"similarity_fn_name", "truncate_dim"}),
+    CROSSES: frozenset({"activation_fn"}),
+    SPARSE: frozenset({"similarity_fn_name", "max_active_dims"}),
 }
 _HARMLESS = frozenset(
     # `requirements` are versions to be installed, `keep_in_fp32_modules` what half precision leaves alone.
@@ -42,20 +35,33 @@ class Settings:
     """What config_sentence_transformers.json says.
 
     Attributes:
-        crosses: whether it is a cross-encoder; else it embeds.
+        kind: what kind of model it is, one of `sentence_kinds.KINDS`.
         prompts: name -> text that is put before a text where that prompt is asked for.
         default_prompt: name of the prompt that is used where none is asked for.
         similarity: how embeddings are compared: "cosine", "dot" and the like; None where it does not say.
         truncate_dim: how many numbers of an embedding are kept; None for all.
         activation: of a cross-encoder: path of the class that makes scores; None where it does not say.
+        max_active_dims: of a sparse encoder: how many of the heaviest weights are kept; None for all.
     """
 
-    crosses: bool = False
+    kind: str = EMBEDS
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     similarity: str | None = None
     truncate_dim: int | None = None
     activation: str | None = None
+    max_active_dims: int | None = None
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it is a cross-encoder."""
+        return self.kind == CROSSES
+
+
+def kind_of(folder: Path) -> str:
+    """Return what kind of model a folder says that it is; a folder without the file embeds."""
+    raw = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    return str(raw.get("model_type", EMBEDS))
 
 
 def read_settings(folder: Path, account: Account) -> Settings:
@@ -66,32 +72,32 @@ def read_settings(folder: Path, account: Account) -> Settings:
         CheckpointError: the file is broken, contradicts itself, or has keys that nobody reads.
     """
     raw = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    kind = str(raw.get("model_type", _EMBEDS))
-    if kind not in (_EMBEDS, _CROSSES):
+    kind = str(raw.get("model_type", EMBEDS))
+    if kind not in KINDS:
         raise UnsupportedError(
-            "{folder} is a {kind} of Sentence-Transformers, which cannot be exported: {why}; its transformer "
-            "can where it has the head of a task, as with {option}",
+            "{folder} is a {kind} of Sentence-Transformers, which cannot be exported: bertonnx does not know "
+            "it; its transformer can where it has the head of a task, as with {option}",
             folder=folder,
             kind=kind,
-            why=_REFUSED.get(kind, "bertonnx does not know it"),
             option=Option("task", "fill-mask"),
         )
     for key in sorted(set(raw) - _READ[""] - _READ[kind] - _HARMLESS):
         # What the other kind reads lies about in converted folders, and this kind never looks at it.
         if not any(key in read for read in _READ.values()):
             account.refuse(SETTINGS, key, raw[key], "which Sentence-Transformers does not read")
-    crosses = kind == _CROSSES
     # Sentence-Transformers itself always knows these two, empty where the file gives no text.
-    prompts, default = _prompts(raw, folder, known=() if crosses else ENCODER.prompts)
-    own = {key: raw.get(key) for key in _READ[kind]}
-    _require_name(own.get("similarity_fn_name"), folder)
+    own = next(row for row in TASKS if kind in row.kinds)
+    prompts, default = _prompts(raw, folder, known=own.prompts)
+    given = {key: raw.get(key) for key in _READ[kind]}
+    _require_name(given.get("similarity_fn_name"), folder)
     return Settings(
-        crosses=crosses,
+        kind=kind,
         prompts=prompts,
         default_prompt=default,
-        similarity=own.get("similarity_fn_name"),
-        truncate_dim=_length(own.get("truncate_dim"), folder),
-        activation=own.get("activation_fn"),
+        similarity=given.get("similarity_fn_name"),
+        truncate_dim=_length("truncate_dim", given, folder),
+        activation=given.get("activation_fn"),
+        max_active_dims=_length("max_active_dims", given, folder),
     )
 
 
@@ -105,13 +111,15 @@ def _require_name(value: Any, folder: Path) -> None:
         )
 
 
-def _length(value: Any, folder: Path) -> int | None:
+def _length(key: str, given: Mapping[str, Any], folder: Path) -> int | None:
+    value = given.get(key)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise CheckpointError(
-        "{folder}/config_sentence_transformers.json has truncate_dim {value!r}, which is no number of "
-        "values; correct it",
+        "{folder}/config_sentence_transformers.json has {key} {value!r}, which is no number of values; "
+        "correct it",
         folder=folder,
+        key=key,
         value=value,
     )
 

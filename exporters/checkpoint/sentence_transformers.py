@@ -14,7 +14,8 @@ from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import model_folder
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.module_list import LIST, Module, read_list, require_known
-from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE, TOKENS, Layer, Normalize, Pool
+from bertonnx.exporters.checkpoint.sentence_kinds import KINDS
+from bertonnx.exporters.checkpoint.sentence_layers import SCORES, TOKENS, Layer, Normalize, Pool
 from bertonnx.exporters.checkpoint.sentence_modules import read_layer
 from bertonnx.exporters.checkpoint.sentence_options import TransformerOptions, read_options
 from bertonnx.exporters.checkpoint.sentence_settings import Settings, read_settings
@@ -22,7 +23,7 @@ from bertonnx.exporters.options import Trust
 
 __all__ = ["SentenceModules", "read_modules"]
 
-_TRANSFORMER = "Transformer"
+_TRANSFORMERS = ("Transformer", "MLMTransformer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ def read_modules(folder: Path, account: Account, trust: Trust) -> SentenceModule
         # Until version 5.4 cross-encoders had no list of modules: transformers' own head is all there is.
         return SentenceModules(model_folder(folder), settings) if settings.crosses else None
     modules = read_list(folder)
-    require_known(modules, folder)
+    require_known(modules, folder, KINDS[settings.kind].modules)
     _require_transformer(modules, folder)
     first, *rest = modules
     options = read_options(first, account)
@@ -66,9 +67,12 @@ def read_modules(folder: Path, account: Account, trust: Trust) -> SentenceModule
     return found
 
 
+_GIVEN = {True: "logits of words", False: "vectors"}
+
+
 def _require_transformer(modules: Sequence[Module], folder: Path) -> None:
     names = [module.name for module in modules]
-    if names[:1] != [_TRANSFORMER] or names.count(_TRANSFORMER) != 1:
+    if [name in _TRANSFORMERS for name in names] != [True, *[False] * (len(names) - 1)]:
         raise UnsupportedError(
             "{folder}: its modules are {modules}; bertonnx exports one Transformer, and what follows it",
             folder=folder,
@@ -107,6 +111,16 @@ def _require_result(found: SentenceModules, modules: Sequence[Module], folder: P
             folder=folder,
             modules=names,
         )
+    kind = KINDS[found.settings.kind]
+    if kind.words != options.words:
+        raise UnsupportedError(
+            "{folder} is a {kind}, and its transformer gives {given} for each token, where {wanted} are "
+            "wanted; correct transformer_task in sentence_bert_config.json",
+            folder=folder,
+            kind=found.settings.kind,
+            given=_GIVEN[options.words],
+            wanted=_GIVEN[kind.words],
+        )
     handed, wanted = options.writes, SCORES if options.classifies else TOKENS
     if handed != wanted:
         raise UnsupportedError(
@@ -116,13 +130,12 @@ def _require_result(found: SentenceModules, modules: Sequence[Module], folder: P
             name=handed,
             wanted=wanted,
         )
-    result = SCORES if crosses else SENTENCE
-    if not classifies and result not in [layer.writes for layer in found.layers]:
+    if not classifies and kind.result not in [layer.writes for layer in found.layers]:
         raise CheckpointError(
             "{folder}: its modules are {modules}, and none of them writes {result}; add the one that is "
             "missing to modules.json ({hint})",
             folder=folder,
             modules=names,
-            result=result,
-            hint="a Dense with module_output_name scores" if crosses else "a Pooling",
+            result=kind.result,
+            hint=kind.hint,
         )

@@ -7,6 +7,7 @@ would overflow or lose what matters there:
   gives float16 and computes its statistics in float32 itself (`stash_type` 1);
 - what follows an output of the graph: pooling over any number of tokens, normalization, scores; and
   the last sums of logits, which BigBird masks with a million;
+- what its name says (`onnxgraph.graph.FULL`);
 - what ends in an angle, a logarithm or an integer: positions, of which float16 knows 2,048 apart.
 
 Masks of -3.4e38 become -65504, the lowest number of float16: of infinities, sums make NaN.
@@ -23,7 +24,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from bertonnx.exporters.onnxgraph.attentions import OPERATOR
-from bertonnx.exporters.onnxgraph.graph import Graph, branches, reads
+from bertonnx.exporters.onnxgraph.graph import FULL, Graph, branches, reads
 from bertonnx.exporters.onnxgraph.probe import float_values
 from bertonnx.exporters.onnxgraph.step import Step, need, run
 from bertonnx.wording import Message, Option
@@ -214,7 +215,14 @@ def _full_nodes(graph: Graph, floats: set[str]) -> set[str]:
             after.update(node.output)
         if follows or node.op_type in _STAYS_FLOAT32 or _has_branches(node) or _to_integer(node, floats):
             full.add(node.output[0])
-    seeds = (node for node in graph.nodes if node.op_type in _FULL_INPUT or _to_integer(node, floats))
+    named = {node.output[0] for node in graph.nodes if node.output[0].startswith(FULL)}
+    full |= named
+    seeds = (
+        node
+        for node in graph.nodes
+        # What is named so says itself where float32 begins: the whole model may lead to it.
+        if node.output[0] not in named and (node.op_type in _FULL_INPUT or _to_integer(node, floats))
+    )
     full |= _leading_to(graph, floats, seeds)
     logits = (graph.producer(value) for value in outputs if "logits" in value)
     full |= _leading_to(graph, floats, (node for node in logits if node is not None), through=_LAST_SUMS)

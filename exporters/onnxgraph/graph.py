@@ -9,7 +9,10 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["MS_DOMAIN", "Graph", "branches", "reads"]
+__all__ = ["FULL", "MS_DOMAIN", "Graph", "branches", "reads"]
+
+FULL = "full/"
+"""What the name of a value begins with that stays float32 in fp16, whatever makes it."""
 
 MS_DOMAIN = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""

@@ -26,14 +26,17 @@ from bertonnx.exporters.checkpoint.sentence_layers import (
     LayerNorm,
     Normalize,
     Pool,
+    Splade,
 )
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.registry import resolve
+from bertonnx.models.splade import SATURATIONS, STRATEGIES
+from bertonnx.models.tasks import outputs_of
 from bertonnx.models.tasks import task as task_named
 
-__all__ = ["add_embedding", "add_heads", "add_scores"]
+__all__ = ["add_embedding", "add_heads", "add_scores", "add_sparse"]
 
 _HIDDEN, _MASK, _UNPROMPTED = "last_hidden_state", "attention_mask", "pooling_mask"
 
@@ -52,11 +55,12 @@ def add_heads(graph: Graph, checkpoint: Checkpoint) -> None:
         "one": 1,
         "hidden": None,
         "vocabulary": None,
+        "vector": None if checkpoint.late is None else checkpoint.late.width,
     }
     del graph.proto.output[:]
     graph.proto.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [sizes[axis] for axis in axes])
-        for name, axes in row.outputs.items()
+        for name, axes in outputs_of(checkpoint.task, checkpoint.also).items()
     )
 
 
@@ -77,14 +81,20 @@ def add_scores(graph: Graph, checkpoint: Checkpoint) -> None:
     graph.add("Identity", [value], "scores", output="scores")
 
 
+def add_sparse(graph: Graph, checkpoint: Checkpoint) -> None:
+    """Make `sparse_embedding` (batch, vocabulary) of `logits` (batch, tokens, vocabulary)."""
+    vector = _layered(graph, checkpoint, "logits")[SENTENCE]
+    graph.add("Identity", [vector], "sparse_embedding", output="sparse_embedding")
+
+
 def _activated(graph: Graph, value: str, name: str, hint: str) -> str:
     added: Callable[[Graph, str, str], str] = resolve(ACTIVATIONS[name].graph)
     return added(graph, value, hint)
 
 
-def _layered(graph: Graph, checkpoint: Checkpoint) -> dict[str, str]:
+def _layered(graph: Graph, checkpoint: Checkpoint, tokens: str = _HIDDEN) -> dict[str, str]:
     """Add the checkpoint's layers; return the graph's name of each value that they name."""
-    values = {TOKENS: _HIDDEN}
+    values = {TOKENS: tokens}
     for number, layer in enumerate(checkpoint.layers):
         hint = f"layer_{number}"
         values[layer.writes] = _ADDED[type(layer)](graph, values[layer.reads], layer, hint)
@@ -138,11 +148,18 @@ def _cut(graph: Graph, value: str, layer: Cut, hint: str) -> str:
     return graph.add("Slice", [value, *bounds], hint)
 
 
+def _splade(graph: Graph, logits: str, layer: Splade, hint: str) -> str:  # noqa: ARG001
+    strategy, saturation = STRATEGIES[layer.strategy], SATURATIONS[layer.saturation]
+    added: str = resolve(strategy.graph)(graph, logits, _MASK, saturation)
+    return added
+
+
 _ADDED: Mapping[type, Callable[[Graph, str, Any, str], str]] = {
     Pool: _pool,
     Dense: _dense,
     LayerNorm: _layer_norm,
     Normalize: _normalize,
     Cut: _cut,
+    Splade: _splade,
 }
 """Kind of layer -> what adds it: `(graph, value, layer, hint)`, the name of the result."""

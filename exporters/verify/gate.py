@@ -148,7 +148,7 @@ def no_texts(reduction: Reduction) -> PrecisionError:
 def _items(
     session: Session, context: DecoderContext, rows: Sequence[Row], decoder: Decoder
 ) -> list[Item | RowError]:
-    outputs = task_named(context.card.task).outputs
+    outputs = context.card.dimensions
     with closing(Engine(session, context.tokenizer, threads=1, outputs=outputs)) as engine:
         return list(engine.map(rows, decoder))
 

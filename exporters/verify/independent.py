@@ -36,9 +36,12 @@ from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Message, Option
 
 __all__ = [
+    "Answers",
+    "CannotCheckError",
     "Exported",
     "has_adapter",
     "is_sentence_folder",
+    "opened",
     "require_installed",
     "sentence_answers",
     "unmerged_answers",
@@ -222,6 +225,9 @@ def sentence_answers(
     row = task_named(checkpoint.task)
     if row.pooled:
         return _encoded(checkpoint, card, rows)
+    if row.library and is_sentence_folder(checkpoint):
+        found: list[Answers] = resolve(row.library)(checkpoint, card, rows)
+        return found
     if (checkpoint.source.folder / SETFIT_HEAD).is_file():
         raise CannotCheckError(Message("it does not read SetFit's classifier"))
     if row.activated and card.takes_pair:
@@ -232,7 +238,7 @@ def sentence_answers(
 
 
 def _encoded(checkpoint: Checkpoint, card: Card, rows: Sequence[Row]) -> list[Answers]:
-    model = _opened("SentenceTransformer", checkpoint)
+    model = opened("SentenceTransformer", checkpoint)
     model.max_seq_length = card.max_length
     found: list[Answers] = []
     for row in rows:
@@ -245,7 +251,7 @@ def _encoded(checkpoint: Checkpoint, card: Card, rows: Sequence[Row]) -> list[An
 def _predicted(checkpoint: Checkpoint, card: Card, rows: Sequence[Row]) -> list[Answers]:
     import torch
 
-    model = _opened("CrossEncoder", checkpoint)
+    model = opened("CrossEncoder", checkpoint)
     model.max_length = card.max_length
 
     def predict(row: Row, activation: Any = None) -> Array:
@@ -260,7 +266,12 @@ def _predicted(checkpoint: Checkpoint, card: Card, rows: Sequence[Row]) -> list[
     return [{**answer, "scores": predict(row)} for answer, row in zip(raw, rows, strict=True)]
 
 
-def _opened(kind: str, checkpoint: Checkpoint) -> Any:
+def opened(kind: str, checkpoint: Checkpoint) -> Any:
+    """Return a checkpoint as a class of Sentence-Transformers opens it.
+
+    Raises:
+        CannotCheckError: it does not, or the installed version has no such class.
+    """
     import sentence_transformers
 
     source = checkpoint.source

@@ -20,6 +20,7 @@ from bertonnx.exporters.verify.reference import activated, layered
 from bertonnx.exporters.verify.samples import pair_rows
 from bertonnx.models.figures import OutputParity, ParityFigures
 from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import outputs_of
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.rows import POOLING_MASK, Array, Encoded, Piece, Row, pooling_mask
 from bertonnx.runtime.session.session import Feeds, Session
@@ -96,7 +97,7 @@ def compare(
     Raises:
         ParityError: an output is further apart than `TOLERANCE` allows.
     """
-    outputs = task_named(checkpoint.task).outputs
+    outputs = outputs_of(checkpoint.task, checkpoint.also)
     found = {name: OutputParity(0.0, 0.0) for name in outputs}
     for feeds in inputs:
         reference = reference_outputs(checkpoint, feeds)
@@ -176,7 +177,7 @@ def reference_outputs(checkpoint: Checkpoint, feeds: Feeds) -> dict[str, Array]:
         tensors = {name: raw[name] for name in task_named(checkpoint.traced).raw_outputs}
         if row.reference_head:
             resolve(row.reference_head)(checkpoint, tensors, given)
-    return {name: tensors[name].float().numpy() for name in row.outputs}
+    return {name: tensors[name].float().numpy() for name in outputs_of(checkpoint.task, checkpoint.also)}
 
 
 Tensors = dict[str, "torch.Tensor"]

@@ -17,10 +17,12 @@ from bertonnx.exporters.checkpoint.sentence_layers import (
     LayerNorm,
     Normalize,
     Pool,
+    Splade,
 )
 from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.registry import resolve
+from bertonnx.models.splade import SATURATIONS, STRATEGIES
 from bertonnx.runtime.rows import POOLING_MASK
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def layered(layers: Sequence[Layer], hidden: torch.Tensor, feeds: Tensors) -> di
 
     Args:
         layers: in their order.
-        hidden: the transformer's vectors, (batch, tokens, hidden).
+        hidden: the transformer's vectors, (batch, tokens, hidden), or its logits of words.
         feeds: `attention_mask`, and `pooling_mask` where a layer leaves the prompt out, (batch, tokens).
     """
     values = {TOKENS: hidden}
@@ -104,12 +106,19 @@ def _cut(value: torch.Tensor, layer: Cut, feeds: Tensors) -> torch.Tensor:  # no
     return value[..., : layer.length]
 
 
+def _splade(logits: torch.Tensor, layer: Splade, feeds: Tensors) -> torch.Tensor:
+    strategy, saturation = STRATEGIES[layer.strategy], SATURATIONS[layer.saturation]
+    found: torch.Tensor = resolve(strategy.reference)(logits, feeds["attention_mask"], saturation)
+    return found
+
+
 _COMPUTED: Mapping[type, Callable[[torch.Tensor, Any, Tensors], torch.Tensor]] = {
     Pool: _pool,
     Dense: _dense,
     LayerNorm: _layer_norm,
     Normalize: _normalize,
     Cut: _cut,
+    Splade: _splade,
 }
 
 

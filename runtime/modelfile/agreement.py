@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bertonnx.errors import ModelFileError
 from bertonnx.models.card import Card
-from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.modelfile.structure import Value
 
 __all__ = ["require_agreement", "sizes_of"]
@@ -42,6 +41,7 @@ def require_agreement(
 def sizes_of(card: Card) -> dict[str, int]:
     """Return how large the dimensions of outputs are that do not depend on texts."""
     sizes = {"labels": len(card.labels), "width": card.width or 0, "one": 1}
+    sizes["vector"] = 0 if card.late is None else card.late.width
     return {name: size for name, size in sizes.items() if size}
 
 
@@ -57,7 +57,7 @@ def _of_inputs(inputs: Mapping[str, Value]) -> Iterator[str]:
 
 def _of_outputs(card: Card, outputs: Mapping[str, Value]) -> Iterator[str]:
     sizes = sizes_of(card)
-    for name, dimensions in task_named(card.task).outputs.items():
+    for name, dimensions in card.dimensions.items():
         value = outputs.get(name)
         if value is None:
             yield f"{card.task} needs the output {name}"

@@ -215,15 +215,21 @@ def _half_lines(figures: HalfFigures) -> Iterator[str]:
     yield f"              judged on {figures.texts} texts, every value rounded as fp16 holds it"
 
 
+_STRICT = "with near ties of fp32 counted as differences"
+_WORST = {
+    "cosine": "for the worst text",
+    "rank correlation": "of the weights are the same for the worst text",
+}
+"""Metric -> what its stricter figure is."""
+
+
 def _agreement_lines(precision: str, figures: AgreementFigures) -> Iterator[str]:
     yield (
         f"  {precision:<10}  agreement with fp32 {figures.agreement:.2%} ({figures.metric}; at least "
         f"{100 * figures.min_agreement:g}% was asked)"
     )
     if figures.worst < figures.agreement:
-        per_text = figures.metric == "cosine"
-        what = "for the worst text" if per_text else "with near ties of fp32 counted as differences"
-        yield f"              {figures.worst:.2%} {what}"
+        yield f"              {figures.worst:.2%} {_WORST.get(figures.metric, _STRICT)}"
 
 
 def _quantization_lines(figures: Int8Figures) -> Iterator[str | Message]:

@@ -30,6 +30,7 @@ from bertonnx.exporters.verify.parity import (
 from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
+from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.session.session import Feeds
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -198,7 +199,7 @@ def _no_softmax(model: onnx.ModelProto) -> None:
 def test_a_wrong_graph_gives_no_file(
     damage: Callable[[onnx.ModelProto], None], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if damage is _no_softmax and task in ("feature-extraction", "question-answering"):
+    if damage is _no_softmax and not {"logits", "scores"} & set(task_named(task).outputs):
         pytest.skip("has neither logits nor scores")
     source = save_tiny(tmp_path / "checkpoint", task=task)
 
