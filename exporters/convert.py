@@ -19,6 +19,7 @@ from bertonnx.exporters.int8.quantize import int8_figures, quantize_model, requi
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.options import ExportOptions, Trust
+from bertonnx.exporters.ranges import ranges_of
 from bertonnx.exporters.staging import Staged, require_free, stage, stamped
 from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
@@ -28,6 +29,8 @@ from bertonnx.exporters.verify.parity import compare, fed, sample_feeds, segment
 from bertonnx.exporters.verify.samples import batch_rows, prompted_rows, sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.figures import HalfFigures
+from bertonnx.models.ranges import Ranges
+from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
 from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
@@ -88,6 +91,7 @@ def export(
     target: str | None = None,
     ignore_keys: Sequence[str] = (),
     verify_with: Sequence[str] = (),
+    dimensions: int | Sequence[int] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint to one verified file.
@@ -109,7 +113,8 @@ def export(
         trust_remote_code: run the checkpoint's own Python code.
         allow_pickle: read `.bin` weights where there is no safetensors.
         quantize: make it INT8 (`exporters.int8.rowwise`), after the fp32 graph passed.
-        calibration: of INT8 and fp16: a file of texts like those that the model will read; default our own.
+        calibration: a file of texts like those that the model will read, by which INT8 and fp16 are tuned and
+            judged, and from which the ranges of embeddings are taken; default our own.
         min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1; default 0.99
             (`models.figures.AgreementFigures` says what is counted).
         target: of INT8: the machine that it is for, "avx2", "vnni" or "arm64"; default "auto", right on all.
@@ -117,6 +122,8 @@ def export(
             library that we know reads them; KEY, or "FILE: KEY".
         verify_with: libraries whose own answers the graph is compared with as well:
             "sentence-transformers", "peft".
+        dimensions: of embeddings: a number or several. The file gets the ranges, which int8 and uint8 need,
+            of embeddings that are cut to so many numbers and then normalized.
         progress: is told what begins, in a few words.
 
     Raises:
@@ -146,6 +153,7 @@ def export(
         target=target,
         ignore_keys=tuple(ignore_keys),
         verify_with=(verify_with,) if isinstance(verify_with, str) else tuple(verify_with),
+        dimensions=tuple(dimensions) if isinstance(dimensions, Sequence) else (dimensions,),
     )
     # Before anything is read: an output that is in the way should not be found after minutes of work.
     path = require_free(output, force=options.force)
@@ -158,7 +166,7 @@ def export(
 
     progress("tracing the graph")
     graph = traced(checkpoint)
-    this = _export(checkpoint, graph, path, options, progress)
+    this = _export(checkpoint, graph, path, options, texts, progress)
 
     progress("optimizing the graph")
     card = _optimized(graph, this)
@@ -167,7 +175,7 @@ def export(
     with stage(stamped(graph.model), path) as staged:
         progress("comparing with PyTorch")
         session, card = this.compared(staged, card)
-        if texts is None:
+        if texts is None or not options.reduced:
             return _finished(staged, session, card, this)
         reduced = _quantized if options.quantize else _halved
         with reduced(graph, session, texts, card, this) as (smaller, session, card):
@@ -186,6 +194,7 @@ class _Export:
         tokenizer: the checkpoint's.
         samples: rows that are compared with PyTorch and become golden examples.
         inputs: the same, and pairs of texts where the model reads segments, as inputs of the model.
+        texts: what judges smaller numbers, and what ranges of embeddings are of; None where none are needed.
         progress: is told what begins.
     """
 
@@ -196,6 +205,7 @@ class _Export:
     tokenizer: TextTokenizer
     samples: list[Row]
     inputs: list[Feeds]
+    texts: CalibrationRows | None
     progress: Callable[[str], None]
 
     @property
@@ -207,6 +217,13 @@ class _Export:
     def runs_here(self) -> bool:
         """Whether this CPU can run the file."""
         return not self.options.quantize or runs_here(self.options.machine)
+
+    def ranges(self, session: Session) -> tuple[Ranges, ...]:
+        """Return the ranges of the embeddings of a session; none for a task without embeddings."""
+        if self.texts is None or not task_named(self.checkpoint.task).pooled:
+            return ()
+        rows = [*self.texts.tune, *self.texts.judge]
+        return ranges_of(rows, session, self.context, dimensions=self.options.dimensions)
 
     def opened(self, staged: Staged) -> Session:
         """Open a staged graph as the runtime will."""
@@ -235,7 +252,7 @@ def _checkpoint(source: Source, options: ExportOptions) -> Checkpoint:
 
 def _texts(checkpoint: Checkpoint, options: ExportOptions) -> CalibrationRows | None:
     """Return what judges smaller numbers; read early, so that a wrong file does not cost an export."""
-    if not options.reduced:
+    if not options.reduced and not task_named(checkpoint.task).pooled:
         return None
     return calibration_rows(
         options.calibration, pairs=bool(checkpoint.pairs), mask_token=checkpoint.mask_token
@@ -247,6 +264,7 @@ def _export(
     graph: Graph,
     path: Path,
     options: ExportOptions,
+    texts: CalibrationRows | None,
     progress: Callable[[str], None],
 ) -> _Export:
     card = card_of(checkpoint, graph.model, optimize=options.optimize)
@@ -261,7 +279,7 @@ def _export(
         [*samples, *prompted], tokenizer, inputs=fed(checkpoint), pad_token_id=card.pad_token_id
     )
     inputs += segment_feeds(checkpoint, tokenizer)
-    return _Export(checkpoint, options, card, path, tokenizer, samples, inputs, progress)
+    return _Export(checkpoint, options, card, path, tokenizer, samples, inputs, texts, progress)
 
 
 def _optimized(graph: Graph, this: _Export) -> Card:
@@ -327,6 +345,7 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
     tokenizer_text = this.checkpoint.tokenizer_text
     card = replace(
         card,
+        ranges=this.ranges(session),
         weights_sha256=weights_sha256(staged.path),
         graph_sha256=graph_sha256(staged.path),
         tokenizer_sha256=sha256_text(tokenizer_text),

@@ -11,10 +11,10 @@ from bertonnx.models.activations import ACTIVATIONS, by_name
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.tasks import TASKS, task_meant
 from bertonnx.models.verifiers import VERIFIERS
-from bertonnx.runtime.options import chosen, require_number, require_whole
+from bertonnx.runtime.options import chosen, require_at_least, require_number, require_whole
 from bertonnx.wording import Option, Options
 
-__all__ = ["OPTIMIZE", "PRECISIONS", "TARGETS", "ExportOptions", "Trust"]
+__all__ = ["OPTIMIZE", "PRECISIONS", "TARGETS", "ExportOptions", "Trust", "require_reduced"]
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -57,7 +57,9 @@ class ExportOptions:
         activation: name of a row of `models.activations` that makes scores; None for the checkpoint's own.
         force: whether an existing output is replaced.
         quantize: whether to make it INT8.
-        calibration: of INT8 and fp16: a file of texts to tune and judge by; None for our own.
+        calibration: a file of texts by which INT8 and fp16 are tuned and judged, and from which the ranges of
+            embeddings are taken; None for our own.
+        dimensions: of embeddings that are cut to so many numbers and then normalized there are ranges too.
         min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1; None for 0.99.
         target: of INT8: one of `TARGETS`; None for "auto".
         ignore_keys: keys of the checkpoint's files, KEY or "FILE: KEY", that are ignored where they would be
@@ -83,6 +85,7 @@ class ExportOptions:
     target: str | None = None
     ignore_keys: tuple[str, ...] = ()
     verify_with: tuple[str, ...] = ()
+    dimensions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         chosen("precision", self.precision, PRECISIONS)
@@ -99,6 +102,8 @@ class ExportOptions:
             chosen("activation", self.activation, ACTIVATIONS.names)
         if self.target is not None:
             chosen("target", self.target, tuple(TARGETS))
+        for number in self.dimensions:
+            require_at_least("dimensions", number)
         self._require_agreeing()
         require_whole("max_length", self.max_length)
         require_number("min_agreement", self.min_agreement)
@@ -143,11 +148,23 @@ class ExportOptions:
                 option=Option("target"),
                 int8=_INT8,
             )
-        # Refused, not ignored: a user who gives one believes that the file was judged by it.
-        for name in ("calibration", "min_agreement"):
-            if getattr(self, name) is not None and not self.reduced:
-                raise UsageError(
-                    "{option} is for INT8 and fp16, and neither was asked for; add {either}",
-                    option=Option(name),
-                    either=Options([_INT8, Option("precision", "fp16")]),
-                )
+        if self.min_agreement is not None:
+            require_reduced(self, "min_agreement")
+        # Where the user does not say the task, the checkpoint does.
+        if self.calibration is not None and self.task is not None and not TASKS[self.task].pooled:
+            require_reduced(self, "calibration")
+
+
+def require_reduced(options: ExportOptions, name: str) -> None:
+    """Refuse an option of smaller numbers where fp32 was asked for.
+
+    Raises:
+        UsageError: naming it.
+    """
+    # Refused, not ignored: a user who gives one believes that the file was judged by it.
+    if not options.reduced:
+        raise UsageError(
+            "{option} is for INT8 and fp16, and neither was asked for; add {either}",
+            option=Option(name),
+            either=Options([_INT8, Option("precision", "fp16")]),
+        )

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_json
+from bertonnx.models.ranges import Ranges
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
 from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, outputs_of, served
@@ -60,6 +61,8 @@ class Card:
         similarity: of feature extraction: how embeddings are compared, as `similarity_fn_name` of
             sentence-transformers: "cosine", "dot", "euclidean" or "manhattan"; None where the checkpoint does
             not say.
+        ranges: of feature extraction: the least and the largest number of each dimension of the embeddings
+            of texts that were looked at when the file was made, which encodings in a byte spread out.
         activation: what makes `scores` of `logits`: name of a row of `models.activations`.
         precision: fp32, fp16 or int8.
         optimize: none, basic or full.
@@ -98,6 +101,7 @@ class Card:
     also: tuple[str, ...] = ()
     sparse: SparseWeights | None = None
     late: LateInteraction | None = None
+    ranges: tuple[Ranges, ...] = ()
     mask_token: str | None = None
     mask_token_id: int | None = None
     pad_token_id: int = 0
@@ -246,6 +250,7 @@ _RANGES: Mapping[str, Callable[[Any], bool]] = {
     "late": lambda found: (
         found is None or (0 < found.width <= 1 << 20 and all(map(_fits, found.sides.values())))
     ),
+    "ranges": lambda ranges: all(each.fits for each in ranges),
 }
 """What else must hold of a field, lest memory be taken or a branch chosen by what a stranger wrote."""
 

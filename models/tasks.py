@@ -70,8 +70,8 @@ class Task:
             (`runtime.decoders.DecoderContext`).
         columns: `(Card, DecodeOptions) -> tuple[Column, ...]`: the columns of a result
             (`runtime.io.columns`).
-        numbers: `(Card) -> Numbers`: what a row of a `.npy` file holds (`runtime.io.npy`); empty where
-            results are more than numbers.
+        numbers: `(Card, DecodeOptions) -> Numbers`: what a row of a `.npy` file holds (`runtime.io.npy`);
+            empty where results are more than numbers.
         r_tables: name of a table as R asks for it -> `(Card, DecodeOptions) -> Table`
             (`runtime.r_tables`); the first is what R's `predict()` gives. Without any, R has a table of
             the columns.
@@ -178,6 +178,7 @@ TASKS: Registry[Task] = Registry(
         kinds=("SentenceTransformer",),
         layers="bertonnx.exporters.checkpoint.embedding:planned_embedding",
         prompts=("query", "document"),  # `encode_query` and `encode_document` of sentence-transformers
+        options=("dimensions", "normalize", "encoding"),
         aliases=("sentence-similarity", "embeddings", "default"),
     ),
     Task(

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bertonnx.errors import RowError, TaskError, TruncationWarning, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.options import Aggregation, DecodeOptions, require_at_least, require_query
-from bertonnx.runtime.rows import Array, Item
+from bertonnx.runtime.options import Aggregation, DecodeOptions, Encoding, require_at_least, require_query
+from bertonnx.runtime.rows import Item
+from bertonnx.runtime.vectors.form import form_of
 from bertonnx.wording import Message, Method, Option
 
 __all__ = ["Methods", "cut_note", "in_row", "listed"]
@@ -49,27 +51,48 @@ class Methods(ABC):
             BertonnxError: nothing can be answered.
         """
 
-    def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> Array:
-        """Return sentence embeddings, float32 of shape (n, width), one row for each text.
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        encoding: Encoding = "float32",
+    ) -> npt.NDArray[Any]:
+        """Return sentence embeddings of shape (n, width), one row for each text, float32 if not encoded.
+
+        They are what sentence-transformers' `encode` gives with `truncate_dim`, `normalize_embeddings` and
+        `quantize_embeddings`, in this order.
 
         Args:
             texts: the texts.
             prompt: name of the prompt that is put before each of them; None for the model's default, "" for
                 none. "query" and "document" give what sentence-transformers' `encode_query` and
                 `encode_document` do: no prompt where the model has none of that name.
+            dimensions: how many numbers of each embedding are kept, from its beginning; they are not
+                normalized again unless `normalize` says so.
+            normalize: True gives what was kept length 1; None leaves it as the file gives it.
+            encoding: "float32"; "int8" or "uint8", of the same shape, which spread the range that each
+                dimension had at export (`Card.ranges`); "binary" (int8) or "ubinary" (uint8), of shape
+                (n, width / 8), a bit for each dimension: whether it is over 0.
 
         Raises:
             TaskError: the model's task is another.
             RowError: a text failed; its place is in the message.
-            UsageError: `texts` is one text, or there is no such prompt.
+            UsageError: `texts` is one text, there is no such prompt or encoding, embeddings have fewer
+                dimensions or no multiple of 8 for bits, the file has no ranges for int8 or uint8, or
+                `normalize` is False and the file normalizes.
         """
         self._require("embed")
         texts = listed(texts)
-        result = np.empty((len(texts), self.card.width or 0), dtype=np.float32)
-        for i, item in enumerate(self._all(texts, None, DecodeOptions(prompt=prompt))):
-            if i == 0 and self.card.width is None:
+        decode = DecodeOptions(prompt=prompt, dimensions=dimensions, normalize=normalize, encoding=encoding)
+        form = form_of(self.card, decode)
+        result = np.empty((len(texts), form.length or 0), dtype=form.dtype)
+        for i, item in enumerate(self._all(texts, None, decode)):
+            if i == 0 and form.length is None:
                 # Folders from elsewhere may not say it; what comes out does.
-                result = np.empty((len(texts), len(item["embedding"])), dtype=np.float32)
+                result = np.empty((len(texts), len(item["embedding"])), dtype=form.dtype)
             result[i] = item["embedding"]
         return result
 

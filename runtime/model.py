@@ -26,6 +26,7 @@ from bertonnx.runtime.options import (
     Aggregation,
     BatchOptions,
     DecodeOptions,
+    Encoding,
     LoadOptions,
     LongText,
     OnError,
@@ -206,6 +207,9 @@ class Model(Methods):
         no_answer: bool = False,
         raw_scores: bool = False,
         query: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        encoding: Encoding = "float32",
     ) -> ArrowRows:
         """Return predictions for an Arrow record batch or table, a row for a row, errors as columns.
 
@@ -227,6 +231,9 @@ class Model(Methods):
             no_answer: as `answer`.
             raw_scores: whether scores are logits.
             query: as `rank`; the column of the texts is then that of the documents.
+            dimensions: as `embed`.
+            normalize: as `embed`.
+            encoding: as `embed`.
 
         Raises:
             InputError: nothing says which column holds the text, or the pair; or a kept column has the name
@@ -255,6 +262,9 @@ class Model(Methods):
         no_answer: bool = False,
         raw_scores: bool = False,
         query: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        encoding: Encoding = "float32",
     ) -> pyarrow.Schema:
         """Return the Arrow schema of what `predict_batch` gives with the same arguments; no row is read.
 
@@ -270,6 +280,9 @@ class Model(Methods):
             no_answer: as there.
             raw_scores: as there.
             query: as there.
+            dimensions: as there.
+            normalize: as there.
+            encoding: as there.
 
         Raises:
             InputError: a kept column has the name of one of the results.

@@ -19,11 +19,13 @@ from bertonnx.wording import Option
 
 __all__ = [
     "AGGREGATIONS",
+    "ENCODINGS",
     "LONG_TEXT",
     "ON_ERROR",
     "Aggregation",
     "BatchOptions",
     "DecodeOptions",
+    "Encoding",
     "LoadOptions",
     "LongText",
     "OnError",
@@ -45,6 +47,9 @@ LONG_TEXT: tuple[LongText, ...] = ("truncate", "stride", "error")
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 AGGREGATIONS: tuple[Aggregation, ...] = ("none", "simple", "first", "average", "max")
+
+Encoding = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+ENCODINGS: tuple[Encoding, ...] = ("float32", "int8", "uint8", "binary", "ubinary")
 
 OnError = Literal["record", "fail"]
 ON_ERROR: tuple[OnError, ...] = ("record", "fail")
@@ -119,9 +124,12 @@ class DecodeOptions:
         no_answer: whether a question may be left without an answer.
         raw_scores: whether scores are logits, as before softmax or sigmoid.
         query: what each text is scored for, which then is a document.
+        dimensions: how many numbers of an embedding are kept, from its beginning; None for all.
+        normalize: whether what was kept gets length 1; None for what the file does, False where it does not.
+        encoding: of an embedding's numbers, one of `ENCODINGS`.
 
     Raises:
-        UsageError: there is no such aggregation, `top_k` is less than 1, or the query is empty.
+        UsageError: there is no such aggregation or encoding, a number is less than 1, or the query is empty.
     """
 
     top_k: int | None = None
@@ -130,10 +138,15 @@ class DecodeOptions:
     no_answer: bool = False
     raw_scores: bool = False
     query: str | None = None
+    dimensions: int | None = None
+    normalize: bool | None = None
+    encoding: Encoding = "float32"
 
     def __post_init__(self) -> None:
         require_at_least("top_k", self.top_k)
         chosen("aggregation", self.aggregation, AGGREGATIONS)
+        require_at_least("dimensions", self.dimensions)
+        chosen("encoding", self.encoding, ENCODINGS)
         if self.query is not None:
             require_query(self.query)
 

@@ -22,6 +22,7 @@ from bertonnx.runtime.model import Model
 from bertonnx.runtime.options import (
     Aggregation,
     DecodeOptions,
+    Encoding,
     LoadOptions,
     LongText,
     OnError,
@@ -52,6 +53,9 @@ def run(
     no_answer: bool = False,
     raw_scores: bool = False,
     query: str | None = None,
+    dimensions: int | None = None,
+    normalize: bool | None = None,
+    encoding: Encoding = "float32",
     provider: str = "auto",
     threads: int | None = None,
     max_length: int | None = None,
@@ -78,6 +82,9 @@ def run(
         no_answer: whether a question may be left without an answer.
         raw_scores: whether scores are logits.
         query: of ranking: what each text is scored for; `column` then names the documents.
+        dimensions: as `Model.embed`.
+        normalize: as `Model.embed`.
+        encoding: as `Model.embed`.
         provider: as `load`.
         threads: as `load`.
         max_length: as `load`.
@@ -107,6 +114,9 @@ def run(
         no_answer=no_answer,
         raw_scores=raw_scores,
         query=query,
+        dimensions=dimensions,
+        normalize=normalize,
+        encoding=encoding,
     )
     options = RunOptions(
         column=column,

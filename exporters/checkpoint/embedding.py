@@ -9,7 +9,7 @@ from typing import Any
 from bertonnx.errors import CheckpointError, UsageError
 from bertonnx.exporters.checkpoint.sentence_layers import SENTENCE, Cut, Layer, Normalize, Pool, widths
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules
-from bertonnx.exporters.options import ExportOptions
+from bertonnx.exporters.options import ExportOptions, require_reduced
 from bertonnx.models.pooling import named
 from bertonnx.models.retrieval import LateInteraction, SparseWeights
 from bertonnx.models.tasks import TASKS, Task
@@ -88,12 +88,14 @@ def planned_embedding(
     kept = None if modules is None else modules.settings.truncate_dim
     layers = _asked(own, options, cut=kept if kept is not None and kept < whole else None)
     unit = isinstance(_last(layers), Normalize)
+    width = _width(layers, hidden, options, folder=folder)
+    _require_within(options, width)
     pooling = ",".join(name for layer in layers if isinstance(layer, Pool) for name in layer.modes)
     return Embedding(
         layers=tuple(layers),
         pooling=pooling,
         normalize=unit,
-        width=_width(layers, hidden, options, folder=folder),
+        width=width,
         notes=(
             _note(pooling, unit, options, changed=layers != own, says=modules is not None),
             *_cut_note(layers, whole),
@@ -110,6 +112,16 @@ def _width(layers: Sequence[Layer], hidden: int, options: ExportOptions, *, fold
             "{asked} joins vectors to a length that the checkpoint's modules do not read; give one mode",
             asked=Option("pooling", options.pooling),
         ) from error
+
+
+def _require_within(options: ExportOptions, width: int) -> None:
+    for number in options.dimensions:
+        if number > width:
+            raise UsageError(
+                "{asked} is more than the embeddings have ({width}); give a number of at most {width}",
+                asked=Option("dimensions", number),
+                width=width,
+            )
 
 
 def _asked(own: Sequence[Layer], options: ExportOptions, *, cut: int | None) -> list[Layer]:
@@ -172,6 +184,9 @@ def require_unpooled(row: Task, options: ExportOptions) -> None:
         UsageError: naming these tasks.
     """
     given = [name for name in ("pooling", "normalize") if getattr(options, name) is not None]
+    given += ["dimensions"] if options.dimensions else []
+    if options.calibration is not None:
+        require_reduced(options, "calibration")
     if given:
         pooled = [row.name for row in TASKS if row.pooled]
         raise UsageError(

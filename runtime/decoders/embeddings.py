@@ -10,6 +10,7 @@ import numpy as np
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.overlap import weighted_mean
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
+from bertonnx.runtime.vectors.form import Form, form_of
 
 __all__ = ["EmbeddingDecoder", "embedding_decoder"]
 
@@ -19,21 +20,23 @@ _LEAST_NORM = 1e-12
 
 def embedding_decoder(context: DecoderContext) -> EmbeddingDecoder:
     """Return the decoder of a model that embeds."""
-    return EmbeddingDecoder(context.card.normalize)
+    return EmbeddingDecoder(context.card.normalize, form_of(context.card, context.options))
 
 
 @dataclass(frozen=True)
 class EmbeddingDecoder:
-    """Items `{"embedding": float32 of shape (width,)}`.
+    """Items `{"embedding": array of shape (width,)}`, in the form that the user asks for.
 
     The embedding of several windows is their mean, weighted by their numbers of text tokens.
 
     Attributes:
         normalize: whether that mean is brought back to length 1 (`Card.normalize`); the embedding
             of a single window comes normalized out of the graph.
+        form: what becomes of it then; None for nothing.
     """
 
     normalize: bool
+    form: Form | None = None
 
     fetch = ("sentence_embedding",)
 
@@ -43,11 +46,13 @@ class EmbeddingDecoder:
 
     def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
         """Return the row's embedding."""
-        if len(kept) == 1:
-            # Equal texts share what was kept, and the caller may write into what it gets.
-            return {"embedding": kept[0].copy()}
-        embedding = weighted_mean(encoded.pieces, kept)
+        # Equal texts share what was kept, and the caller may write into what it gets.
+        embedding = kept[0].copy() if len(kept) == 1 else self._of_windows(encoded.pieces, kept)
+        return {"embedding": embedding if self.form is None else self.form.of(embedding)}
+
+    def _of_windows(self, pieces: Sequence[Piece], kept: Sequence[Array]) -> Array:
+        embedding = weighted_mean(pieces, kept)
         if self.normalize:
             norm = float(np.linalg.norm(embedding.astype(np.float64)))
             embedding = embedding / np.float32(max(norm, _LEAST_NORM))
-        return {"embedding": embedding}
+        return embedding

@@ -39,7 +39,7 @@ def open_ipc(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> 
 def schema_of(card: Card, decode: DecodeOptions) -> Any:
     """Return the Arrow schema of a model's results: the columns of `columns.columns`.
 
-    Floats are float32, whole numbers int64, a vector is a FixedSizeList of float32.
+    Floats are float32, whole numbers int64, a vector is a FixedSizeList of its numbers' type.
     """
     pa = require_pyarrow()
     return pa.schema([(column.name, _type(pa, column)) for column in columns(card, decode)])
@@ -48,7 +48,7 @@ def schema_of(card: Card, decode: DecodeOptions) -> Any:
 def _type(pa: Any, column: Column) -> Any:
     scalars = {"int": pa.int64(), "bool": pa.bool_(), "text": pa.string(), "float": pa.float32()}
     if column.kind == "vector":
-        kind = pa.list_(pa.float32(), column.width)
+        kind = pa.list_(pa.from_numpy_dtype(np.dtype(column.dtype)), column.width)
     elif column.kind == "struct":
         kind = pa.struct([(name, scalars[scalar]) for name, scalar in column.fields.items()])
     else:
@@ -76,7 +76,7 @@ def to_batch(card: Card, results: list[tuple[int, Result]], decode: DecodeOption
 
 def _vectors(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
     # Lists of Python numbers would be taken one by one: hundreds a row.
-    flat = np.zeros((len(cells), kind.list_size), np.float32)
+    flat = np.zeros((len(cells), kind.list_size), kind.value_type.to_pandas_dtype())
     missing = np.array([cell is None for cell in cells], dtype=bool)
     for place, cell in enumerate(cells):
         if cell is not None:

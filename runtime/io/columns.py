@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from bertonnx.errors import OutputError, RowError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Item
+from bertonnx.runtime.vectors.form import form_of
 
 __all__ = [
     "Column",
@@ -29,7 +32,7 @@ __all__ = [
     "message",
     "ranking_columns",
     "values",
-    "width",
+    "vector_of",
 ]
 
 Result = Item | RowError
@@ -42,9 +45,10 @@ class Column:
 
     Attributes:
         name: its name.
-        kind: what it holds, or its lists hold: a scalar, a vector of float32, or a structure.
+        kind: what it holds, or its lists hold: a scalar, a vector, or a structure.
         lists: how many lists deep; 0 for one value a row.
         width: of a vector: its length.
+        dtype: of a vector: NumPy's name of its numbers' type, "float32", "int8" or "uint8".
         fields: of a structure: the kinds of its fields, by name.
         path: where an item has the value: the names of fields, each inside the one before.
     """
@@ -55,6 +59,7 @@ class Column:
     width: int = 0
     fields: Mapping[str, Scalar] = field(default_factory=dict)
     path: tuple[str, ...] = ()
+    dtype: str = "float32"
 
     def value(self, item: Item) -> Any:
         """Return what an item has for this column; None where it has nothing."""
@@ -89,9 +94,10 @@ def columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
     return (_ROW, *resolve(task_named(card.task).columns)(card, decode), *_STATUS)
 
 
-def embedding_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
+def embedding_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
     """Return the column of a sentence embedding."""
-    return (Column("embedding", "vector", width=width(card)),)
+    length, dtype = vector_of(card, decode)
+    return (Column("embedding", "vector", width=length, dtype=dtype.name),)
 
 
 def classification_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
@@ -146,14 +152,16 @@ def message(error: RowError) -> str:
     return str(error).encode("utf-8", "backslashreplace").decode()
 
 
-def width(card: Card) -> int:
-    """Return the length of an embedding.
+def vector_of(card: Card, decode: DecodeOptions) -> tuple[int, np.dtype[Any]]:
+    """Return how many numbers an embedding has in the form that was asked for, and their type.
 
     Raises:
         OutputError: the card does not say it.
+        UsageError: the form cannot be had.
     """
-    if card.width is None:
+    form = form_of(card, decode)
+    if form.length is None:
         raise OutputError(
             "the model does not say how wide its embeddings are, and this format needs to know; write .jsonl"
         )
-    return card.width
+    return form.length, form.dtype

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from bertonnx.errors import RowError, UsageError
 from bertonnx.models.card import Card
@@ -20,7 +21,7 @@ from bertonnx.runtime.io.files import is_same, open_in_place
 from bertonnx.runtime.io.floats import floats_text, shortest
 from bertonnx.runtime.io.outputs import Done, Mark, Writer, gone, has_other_columns, not_ours
 from bertonnx.runtime.options import DecodeOptions
-from bertonnx.runtime.rows import Array, Item
+from bertonnx.runtime.rows import Item
 from bertonnx.wording import Option
 
 __all__ = [
@@ -84,7 +85,12 @@ def json_line(index: int, result: Result) -> str:
 
 def _fast(value: Any) -> str:
     # A vector has hundreds of numbers, which the JSON encoder would take one by one.
-    return f"[{floats_text(value)}]" if isinstance(value, np.ndarray) and value.ndim == 1 else _json(value)
+    return f"[{_joined(value)}]" if isinstance(value, np.ndarray) and value.ndim == 1 else _json(value)
+
+
+def _joined(vector: npt.NDArray[Any], separator: str = ", ") -> str:
+    whole = vector.dtype.kind in "iu"
+    return separator.join(map(str, vector.tolist())) if whole else floats_text(vector, separator)
 
 
 def _truncated_last(item: Item) -> Item:
@@ -185,11 +191,11 @@ class _TableForm:
         )
         return self._delimiter.join(cells) + "\n"
 
-    def _numbers(self, vector: Array | None, column: Column) -> str:
+    def _numbers(self, vector: npt.NDArray[Any] | None, column: Column) -> str:
         """The cells of a vector, joined."""
         if vector is None:
             return self._delimiter * (column.width - 1)
-        return floats_text(vector, self._delimiter).replace("null", "")
+        return _joined(vector, self._delimiter).replace("null", "")
 
     def _cell(self, value: Any, column: Column) -> str:
         if value is None:

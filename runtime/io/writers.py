@@ -8,11 +8,12 @@
               `e1`, ...; what a row does not have is empty.
 `.tsv`        The same with tabs.
 `.parquet`    The columns below, typed: float32, int64, lists and structs, an embedding as a
-              FixedSizeList. Until the end the rows lie in `OUT.partial`.
+              FixedSizeList of float32, int8 or uint8. Until the end the rows lie in `OUT.partial`.
 `.arrow`      The same as an Arrow IPC file (`.feather` too).
 `.npy`        float32: embeddings of shape (rows, width), or the scores of text classification
-              of shape (rows, labels). A row with an error is NaN. Until the end the rows lie in
-              `OUT.partial`.
+              of shape (rows, labels). A row with an error is NaN. Embeddings in an encoding are
+              int8 or uint8, of its shape; they have no NaN, and a row with an error is all 0.
+              Until the end the rows lie in `OUT.partial`.
 ============  =================================================================================
 
 Columns: `row`, then by task

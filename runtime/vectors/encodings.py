@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import UsageError
+from bertonnx.runtime.options import Encoding
 from bertonnx.runtime.rows import Array
 from bertonnx.wording import Option
 
-__all__ = ["ENCODINGS", "Encoding", "encode", "encoded_width"]
+__all__ = ["DTYPES", "encode", "encoded_width", "has_ranges"]
 
-Encoding = Literal["float32", "int8", "uint8", "binary", "ubinary"]
-
-ENCODINGS: Mapping[Encoding, type[np.generic]] = {
+DTYPES: Mapping[Encoding, type[np.generic]] = {
     "float32": np.float32,
     "int8": np.int8,
     "uint8": np.uint8,
@@ -26,6 +25,11 @@ ENCODINGS: Mapping[Encoding, type[np.generic]] = {
 """Encoding -> the dtype of its numbers; the last two hold eight dimensions in each."""
 
 _BITS = ("binary", "ubinary")
+
+
+def has_ranges(encoding: Encoding) -> bool:
+    """Whether an encoding spreads the range of each dimension over its values."""
+    return encoding not in ("float32", *_BITS)
 
 
 def encoded_width(encoding: Encoding, width: int) -> int:
@@ -51,7 +55,7 @@ def encode(vectors: Array, encoding: Encoding, ranges: Array | None = None) -> n
 
     Args:
         vectors: float32 of shape (n, width).
-        encoding: one of `ENCODINGS`.
+        encoding: one of `runtime.options.ENCODINGS`.
         ranges: the least and the largest number of each dimension, of shape (2, width), that int8 and
             uint8 spread over their 256 values.
 
@@ -59,7 +63,7 @@ def encode(vectors: Array, encoding: Encoding, ranges: Array | None = None) -> n
         An array of the encoding's dtype, of shape (n, width), or (n, width / 8) of "binary" and "ubinary".
 
     Raises:
-        UsageError: no ranges are there for int8 or uint8, or the width is no multiple of 8 for a binary one.
+        UsageError: the width is no multiple of 8 for a binary encoding.
     """
     if encoding == "float32":
         return vectors
@@ -68,16 +72,7 @@ def encode(vectors: Array, encoding: Encoding, ranges: Array | None = None) -> n
         width = encoded_width(encoding, vectors.shape[1])
         packed = np.packbits(vectors > 0, axis=-1).reshape(len(vectors), width)
         return (packed.astype(np.int16) - 128).astype(np.int8) if encoding == "binary" else packed
-    if ranges is None:
-        raise UsageError(
-            "{asked} needs the range of each dimension, and the file has none of {width} dimensions; export "
-            "it with texts like yours in {calibration}, or ask for {float} or {binary}",
-            asked=Option("encoding", encoding),
-            width=vectors.shape[1],
-            calibration=Option("calibration"),
-            float=Option("encoding", "float32"),
-            binary=Option("encoding", "binary"),
-        )
+    assert ranges is not None  # as `has_ranges` says
     start = ranges[0]
     step = (ranges[1] - ranges[0]) / 255
     # A dimension that never changed has no range to spread.

@@ -152,7 +152,7 @@ def _tell(report: JobReport, model: Model, output: Target | None) -> None:
     if report.errors:
         where = "look for error in the output"
         if output is not None and not output.format.says_why:
-            where = "they are NaN in the output; write .jsonl or .csv to see why"
+            where = "they are NaN in the output, or 0 in integers; write .jsonl or .csv to see why"
         say(f"{report.errors} of {report.rows} rows have an error; {where}")
     if sys.stderr.isatty() and not report.complete_before:
         # What an earlier run finished cost this one no time.

@@ -31,7 +31,7 @@ from bertonnx.wording import COMMAND_LINE, PYTHON, R
         ),
         ({"target": "vnni"}, "--target is for INT8, which was not asked for; add --quantize"),
         (
-            {"calibration": Path("a.txt")},
+            {"calibration": Path("a.txt"), "task": "ner"},
             "--calibration is for INT8 and fp16, and neither was asked for; add --quantize or --precision "
             "fp16",
         ),

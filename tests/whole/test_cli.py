@@ -34,7 +34,7 @@ def test_no_arguments_print_help(command: Command) -> None:
     [
         (
             "export",
-            "--output --task --revision --quantize --calibration --min-agreement --target "
+            "--output --task --revision --quantize --calibration --min-agreement --dimensions --target "
             "--precision --optimize --max-length --pooling --normalize "
             "--no-normalize --ignore-key --force --trust-remote-code --allow-pickle",
         ),

@@ -32,6 +32,8 @@ COMMANDS_ONLY = {"lengths", "repeat", "seconds", "text"}
 NOT_IN_R = {
     *COMMANDS_ONLY,
     "csv_safe",
+    "dimensions",
+    "encoding",
     "manifest",
     "prefix",
     "query",
@@ -42,7 +44,7 @@ NOT_IN_R = {
 }
 
 MODEL_METHODS = {
-    "embed": "(self, texts, *, prompt=None)",
+    "embed": "(self, texts, *, prompt=None, dimensions=None, normalize=None, encoding='float32')",
     "classify": "(self, texts, pairs=None, top_k=1, *, raw_scores=False)",
     "entities": "(self, texts, *, aggregation='simple')",
     "answer": "(self, questions, contexts, *, top_k=1, no_answer=False, raw_scores=False)",
@@ -51,11 +53,12 @@ MODEL_METHODS = {
     "predict_batch": (
         "(self, batch, *, column=None, pair_column=None, keep=False, plain=False, first_row=0, prefix='', "
         "on_error='record', top_k=None, aggregation='simple', prompt=None, no_answer=False, "
-        "raw_scores=False, query=None)"
+        "raw_scores=False, query=None, dimensions=None, normalize=None, encoding='float32')"
     ),
     "batch_schema": (
         "(self, schema=None, *, keep=False, plain=False, first_row=0, prefix='', top_k=None, "
-        "aggregation='simple', prompt=None, no_answer=False, raw_scores=False, query=None)"
+        "aggregation='simple', prompt=None, no_answer=False, raw_scores=False, query=None, "
+        "dimensions=None, normalize=None, encoding='float32')"
     ),
     "rank": "(self, query, documents, *, top_k=None, raw_scores=False)",
 }
@@ -186,7 +189,8 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"verify_with": ("nobody",)},
         {"target": "m1", "quantize": True},
         {"target": "avx2"},
-        {"calibration": "texts.txt"},
+        {"calibration": "texts.txt", "task": "ner"},
+        {"dimensions": 0},
         {"min_agreement": 0.9},
         {"min_agreement": 99, "quantize": True},
         {"min_agreement": "high", "quantize": True},

@@ -77,7 +77,9 @@ def export(
     calibration: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Texts like yours, to tune and measure --quantize or --precision fp16."
+            metavar="FILE",
+            help="Texts like yours, to tune and measure --quantize or --precision fp16, and for the ranges "
+            "of embeddings.",
         ),
     ] = None,
     min_agreement: Annotated[
@@ -99,6 +101,14 @@ def export(
         typer.Option(
             metavar="|".join(VERIFIERS.names),
             help="Also compare with the answers of the library that made the checkpoint. Repeatable.",
+        ),
+    ] = None,
+    dimensions: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            help="Keep the ranges of embeddings cut to N numbers and normalized too, which int8 and uint8 "
+            "need. Repeatable.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
@@ -127,6 +137,7 @@ def export(
             target=target,
             ignore_keys=ignore_key or (),
             verify_with=verify_with or (),
+            dimensions=dimensions or (),
             precision=precision,
             optimize=optimize,
             max_length=max_length,

@@ -9,17 +9,20 @@ import typer
 
 from bertonnx.errors import UsageError
 from bertonnx.models.providers import choices as providers
-from bertonnx.runtime.options import LONG_TEXT, ON_ERROR
+from bertonnx.runtime.options import ENCODINGS, LONG_TEXT, ON_ERROR
 from bertonnx.wording import Option
 
 __all__ = [
     "PROVIDER_NAMES",
     "CsvSafeOption",
+    "DimensionsOption",
+    "EncodingOption",
     "GpuMemoryOption",
     "LongTextOption",
     "ManifestOption",
     "ModelPath",
     "ModelPaths",
+    "NormalizeOption",
     "OnErrorOption",
     "OwnModelPath",
     "PasswordOption",
@@ -98,6 +101,24 @@ ManifestOption = Annotated[
     typer.Option(
         metavar="FILE",
         help="Write a JSON file with digests of model, input and output, versions, options and counts.",
+    ),
+]
+
+DimensionsOption = Annotated[
+    int | None, typer.Option(help="How many numbers of each embedding to keep, from its beginning.")
+]
+NormalizeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--normalize/--no-normalize",
+        help="Scale embeddings to length 1, after --dimensions. Default: as the model gives them.",
+    ),
+]
+EncodingOption = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ENCODINGS),
+        help="Numbers of an embedding: a byte for each dimension (int8, uint8), or a bit (binary, ubinary).",
     ),
 ]
 

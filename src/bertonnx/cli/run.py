@@ -9,10 +9,13 @@ import typer
 
 from bertonnx.cli.options import (
     CsvSafeOption,
+    DimensionsOption,
+    EncodingOption,
     GpuMemoryOption,
     LongTextOption,
     ManifestOption,
     ModelPath,
+    NormalizeOption,
     OnErrorOption,
     ProviderOption,
     Tf32Option,
@@ -20,6 +23,7 @@ from bertonnx.cli.options import (
 from bertonnx.prediction import run_file
 from bertonnx.runtime.options import (
     AGGREGATIONS,
+    ENCODINGS,
     LONG_TEXT,
     ON_ERROR,
     DecodeOptions,
@@ -92,6 +96,9 @@ def run(
             help="Score each text as a document for this query; --column then names the documents.",
         ),
     ] = None,
+    dimensions: DimensionsOption = None,
+    normalize: NormalizeOption = None,
+    encoding: EncodingOption = "float32",
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     csv_safe: CsvSafeOption = False,
@@ -124,6 +131,9 @@ def run(
         no_answer=no_answer,
         raw_scores=raw_scores,
         query=query,
+        dimensions=dimensions,
+        normalize=normalize,
+        encoding=chosen("encoding", encoding, ENCODINGS),
     )
     code = run_file(model, input, output, load=load, decode=decode, run=run)
     if code:

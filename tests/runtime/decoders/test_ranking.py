@@ -45,7 +45,7 @@ def test_another_output_can_be_asked_for() -> None:
 def test_how_it_is_written() -> None:
     names = [column.name for column in columns(CARD, DecodeOptions())]
     assert names == ["row", "score", "truncated", "error_type", "error_message"]
-    numbers = ranking_numbers(CARD)
+    numbers = ranking_numbers(CARD, DecodeOptions())
     assert (numbers.width, numbers.of({"score": 0.5})) == (1, 0.5)
     assert tables_of(CARD) == ("scores",)
     table = table_of(CARD, "scores", DecodeOptions())
