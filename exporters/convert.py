@@ -10,7 +10,7 @@ from pathlib import Path
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
 from bertonnx.exporters.checkpoint.folder import read_json
-from bertonnx.exporters.checkpoint.source import Source, resolve
+from bertonnx.exporters.checkpoint.source import Source, replicated, resolve
 from bertonnx.exporters.describe import card_of
 from bertonnx.exporters.fp16.half import ToHalf, round_to_half
 from bertonnx.exporters.int8.calibration import CalibrationRows, calibration_pieces, calibration_rows
@@ -82,6 +82,7 @@ def export(
     pooling: str | None = None,
     normalize: bool | None = None,
     activation: str | None = None,
+    labels: str | Path | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -97,7 +98,8 @@ def export(
     """Export a checkpoint to one verified file.
 
     Args:
-        source: a Hub id, a checkpoint folder, or a Sentence-Transformers folder.
+        source: a Hub id, a checkpoint folder, a Sentence-Transformers folder, or a TensorFlow checkpoint
+            (`bert_model.ckpt`, a SavedModel, `.h5`, `.keras`; a file or the folder of one).
         output: the file to write; it appears only when everything passed.
         task: a task, or an alias such as "ner"; default from the checkpoint's architecture.
         revision: branch, tag or commit of a Hub id.
@@ -108,7 +110,10 @@ def export(
             several with commas between them; default as the checkpoint says.
         normalize: of embeddings: whether they get length 1; default as the checkpoint says.
         activation: of text classification and ranking: what makes scores of logits, such as "sigmoid",
-            "none" or "tanh" (`models.activations`); default the checkpoint's own.
+            "none" or "tanh" (`models.activations`); default the checkpoint's own. "gelu_new" is for the
+            encoder of a TensorFlow checkpoint instead: GELU by tanh, as Google's own code computes it.
+        labels: a file of the classes' names, one a line, in the order of the logits; default the
+            checkpoint's own.
         force: replace an existing output.
         trust_remote_code: run the checkpoint's own Python code.
         allow_pickle: read `.bin` weights where there is no safetensors.
@@ -146,6 +151,7 @@ def export(
         pooling=pooling,
         normalize=normalize,
         activation=activation,
+        labels=None if labels is None else Path(labels),
         force=force,
         quantize=quantize,
         calibration=None if calibration is None else Path(calibration),
@@ -161,7 +167,14 @@ def export(
 
     progress("reading the checkpoint")
     found = resolve(source, options.revision, Trust(allow_pickle, trust_remote_code))
-    checkpoint = _checkpoint(found, options)
+    with replicated(found, options) as read:
+        return _exported(read, path, options, progress)
+
+
+def _exported(
+    source: Source, path: Path, options: ExportOptions, progress: Callable[[str], None]
+) -> ExportReport:
+    checkpoint = _checkpoint(source, options)
     texts = _texts(checkpoint, options)
 
     progress("tracing the graph")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import onnx
 
@@ -51,17 +52,25 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         versions=_versions(),
         files=files_of(checkpoint.source),
         saved_by=saved_by(checkpoint.source),
+        tensors=() if checkpoint.source.replica is None else checkpoint.source.replica.tensors,
     )
 
 
 def _source(source: Source) -> dict[str, str | None]:
-    shown = source.id if source.kind == "hub" else source.folder.resolve().name
+    shown = source.id if source.kind == "hub" else _place(source).resolve().name
     said = {"id": shown, "kind": source.kind, "revision": source.revision}
+    if source.replica is not None:
+        said["layout"] = source.replica.layout
     adapter = source.adapter
     if adapter is None:
         return said
     base = {"base": name_of(adapter.base_id), "base_revision": adapter.base_revision}
     return {**said, "adapter": adapter.kind, **base}
+
+
+def _place(source: Source) -> Path:
+    """Return where a local checkpoint lies: of TensorFlow's, the file or folder that the user typed."""
+    return source.folder if source.replica is None else Path(source.id).expanduser()
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertonnx.errors import UsageError
-from bertonnx.models.activations import ACTIVATIONS, by_name
+from bertonnx.models.activations import ACTIVATIONS, ENCODER_ACTIVATIONS, by_name
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.tasks import TASKS, task_meant
 from bertonnx.models.verifiers import VERIFIERS
@@ -54,7 +54,10 @@ class ExportOptions:
         pooling: name of a row of `models.pooling`, or several with commas between them; None for what the
             checkpoint says, else the mean.
         normalize: whether embeddings get length 1; None for what the checkpoint says, else not.
-        activation: name of a row of `models.activations` that makes scores; None for the checkpoint's own.
+        activation: name of a row of `models.activations` that makes scores; None for the checkpoint's own. A
+            name of `ENCODER_ACTIVATIONS` is meant for the encoder instead, and moves to `encoder_activation`.
+        encoder_activation: of TensorFlow's checkpoints: what is between the layers; None for their own.
+        labels: a file of the classes' names, one a line; None for the checkpoint's own.
         force: whether an existing output is replaced.
         quantize: whether to make it INT8.
         calibration: a file of texts by which INT8 and fp16 are tuned and judged, and from which the ranges of
@@ -78,6 +81,8 @@ class ExportOptions:
     pooling: str | None = None
     normalize: bool | None = None
     activation: str | None = None
+    encoder_activation: str | None = None
+    labels: Path | None = None
     force: bool = False
     quantize: bool = False
     calibration: Path | None = None
@@ -98,8 +103,12 @@ class ExportOptions:
         for name in (self.pooling or "").split(",") if self.pooling is not None else ():
             if name not in (*POOLINGS.names, *(row.mode for row in POOLINGS)):
                 chosen("pooling", self.pooling or "", POOLINGS.names)
+        if self.activation in ENCODER_ACTIVATIONS:
+            # Told apart by the name alone, since no head has one of these.
+            object.__setattr__(self, "encoder_activation", self.activation)
+            object.__setattr__(self, "activation", None)
         if self.activation is not None and by_name(self.activation) is None:
-            chosen("activation", self.activation, ACTIVATIONS.names)
+            chosen("activation", self.activation, (*ACTIVATIONS.names, *ENCODER_ACTIVATIONS))
         if self.target is not None:
             chosen("target", self.target, tuple(TARGETS))
         for number in self.dimensions:

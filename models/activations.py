@@ -12,7 +12,11 @@ from typing import Literal
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["ACTIVATIONS", "Activation", "by_class", "by_name", "register"]
+__all__ = ["ACTIVATIONS", "ENCODER_ACTIVATIONS", "Activation", "by_class", "by_name", "register"]
+
+ENCODER_ACTIVATIONS = ("gelu_new",)
+"""Names of transformers that `--activation` takes for an encoder's own layers, where a source leaves open
+which form of GELU it means; all others are those of a head."""
 
 _MODULES = ("torch.nn.modules.activation", "torch.nn.modules.linear", "torch.nn.modules", "torch.nn")
 """Where a checkpoint may say that a class of `torch.nn` lies."""

@@ -13,6 +13,7 @@ from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_
 from bertonnx.models.ranges import Ranges
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
+from bertonnx.models.source_tensors import SourceTensor
 from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, outputs_of, served
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, Option
@@ -81,6 +82,7 @@ class Card:
         files: name -> SHA-256, in hex, of every file of the checkpoint; of an adapter's base model that lies
             elsewhere with "base/" before it.
         saved_by: library -> version that saved the checkpoint, as its files say.
+        tensors: of a TensorFlow checkpoint: what became of each of its tensors, in its own order.
     """
 
     task: str
@@ -124,6 +126,7 @@ class Card:
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     saved_by: Mapping[str, str] = field(default_factory=dict)
+    tensors: tuple[SourceTensor, ...] = ()
 
     @property
     def dimensions(self) -> dict[str, tuple[Dimension, ...]]:

@@ -52,6 +52,13 @@ VERIFIERS: Registry[Verifier] = Registry(
         answers="bertonnx.exporters.verify.independent:unmerged_answers",
         made="bertonnx.exporters.verify.independent:has_adapter",
     ),
+    Verifier(
+        "tensorflow",
+        module="tensorflow",
+        install=Install("export,tensorflow", packages=("tensorflow", "tf-keras")),
+        answers="bertonnx.exporters.verify.tensorflow:tensorflow_answers",
+        made="bertonnx.exporters.verify.tensorflow:is_replica",
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from bertonnx.exporters.checkpoint.embedding import Embedding
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.labels import named_head
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
 from bertonnx.exporters.checkpoint.sentence_layers import Layer, Pool
 from bertonnx.exporters.checkpoint.sentence_settings import Settings, kind_of
@@ -149,6 +150,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         least=tokenizer.least,
     )
     notes = (
+        *(source.replica.notes if source.replica is not None else ()),
         *plan.notes,
         *_weight_notes(loaded, plan.row),
         *tokenizer.notes,
@@ -194,6 +196,7 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     traced = ENCODER if row.activated and layers else row
     require_exportable(traced, config.model_type, getattr(config, "auto_map", None) or ())
     head = fitted.head if fitted is not None else crossed_head(row, crosses, config, raw, options)
+    head = named_head(head, row, options.labels)
     # This changes the configuration, and must come before a model is made of it.
     attention = prepare_attention(config)
     # A cross-encoder's modules make scores: its encoder alone is one like any other.

@@ -59,20 +59,17 @@ _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.s
 # Not *.bin: training leaves training_args.bin and the like beside the weights.
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 _FOREIGN_WEIGHTS: Mapping[str, tuple[str, ...]] = {
-    "TensorFlow": ("tf_model.h5", "tf_model-*.h5", "*.ckpt.index", "*.ckpt-*.index", "saved_model.pb"),
     "Flax": ("flax_model.msgpack", "flax_model-*.msgpack"),
     "ONNX": ("*.onnx", "onnx/*.onnx"),
     "OpenVINO": ("openvino_model.bin", "openvino/openvino_model.bin", "openvino_model.xml"),
     "GGUF": ("*.gguf",),
 }
-_CONVERT = (
-    "convert it where {kind} is installed, with transformers: "
-    'from_pretrained("...", {argument}=True).save_pretrained("folder")'
-)
 _MADE_FROM = Message("export from the PyTorch checkpoint that it was made from")
 _ADVICE: Mapping[str, Message] = {
-    "TensorFlow": Message(_CONVERT, kind="TensorFlow", argument="from_tf"),
-    "Flax": Message(_CONVERT, kind="Flax", argument="from_flax"),
+    "Flax": Message(
+        "convert it where Flax is installed, with transformers: "
+        'from_pretrained("...", from_flax=True).save_pretrained("folder")'
+    ),
     "ONNX": Message(
         "a model in ONNX needs no export; with config.json and tokenizer.json in the folder, type: {call}",
         call=Call("run", "FOLDER", "INPUT"),

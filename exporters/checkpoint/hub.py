@@ -21,6 +21,8 @@ from bertonnx.exporters.checkpoint.folder import (
     require_small_files,
     wanted_files,
 )
+from bertonnx.exporters.checkpoint.tensorflow.locate import locate
+from bertonnx.exporters.checkpoint.tensorflow.locate import wanted as tensorflow_files
 from bertonnx.exporters.options import Trust
 from bertonnx.wording import Install, Message
 
@@ -72,8 +74,12 @@ def download(model: str, revision: str | None, trust: Trust) -> Path:
                 "local_files_only": True,
             }
             folder = Path(hub.snapshot_download(model, revision=revision, **least))
-            _require_whole_cache(model, folder, trust)
+            if locate(folder, trust) is None:
+                _require_whole_cache(model, folder, trust)
             return folder
+        files = tensorflow_files(names, trust)
+        if files:
+            return Path(hub.snapshot_download(model, revision=revision, allow_patterns=files))
         require_files(model, names, trust)
         small, weights = wanted_files(names, trust)
         folder = Path(hub.snapshot_download(model, revision=revision, allow_patterns=small))

@@ -8,16 +8,31 @@ from pathlib import Path
 
 from bertonnx.exporters.checkpoint.folder import file_names, read_json, wanted_files
 from bertonnx.exporters.checkpoint.source import Source
+from bertonnx.exporters.checkpoint.tensorflow.replica import Replica
 
 __all__ = ["files_of", "name_of", "saved_by"]
 
 
 def files_of(source: Source) -> dict[str, str]:
     """Return name -> SHA-256, in hex, of the files of a checkpoint that an export reads, in their order."""
+    if source.replica is not None:
+        return dict(_replicated(source.replica))
     found = dict(_hashes(source.folder, source))
     if source.model_folder not in (source.folder, *source.folder.iterdir()):
         found |= {f"base/{name}": digest for name, digest in _hashes(source.model_folder, source)}
     return found
+
+
+def _replicated(replica: Replica) -> Iterator[tuple[str, str]]:
+    """Hash TensorFlow's files as they lie there, not the folder that was made of them."""
+    located = replica.located
+    small = (
+        path for pattern in ("*.json", "*vocab*.txt", "*.model") for path in located.folder.glob(pattern)
+    )
+    for path in sorted({*located.files, *small}):
+        name = path.relative_to(located.folder) if path.is_relative_to(located.folder) else Path(path.name)
+        with path.open("rb") as stream:
+            yield name.as_posix(), hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _hashes(folder: Path, source: Source) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,9 @@ different revisions.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,19 +21,22 @@ from bertonnx.exporters.checkpoint.folder import (
     file_names,
     has_base,
     model_folder,
+    read_json,
     require_files,
     require_small_files,
 )
 from bertonnx.exporters.checkpoint.hub import download
 from bertonnx.exporters.checkpoint.module_list import LIST, read_list, require_known
-from bertonnx.exporters.options import Trust
+from bertonnx.exporters.checkpoint.tensorflow.locate import Located, locate
+from bertonnx.exporters.checkpoint.tensorflow.replica import Replica, replicate
+from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.wording import Call, Option
 
-__all__ = ["Source", "resolve"]
+__all__ = ["Source", "replicated", "resolve"]
 
 _NO_TRUST = Trust()
 
-Kind = Literal["hub", "folder", "sentence-transformers"]
+Kind = Literal["hub", "folder", "sentence-transformers", "tensorflow"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,14 @@ class Source:
 
     Attributes:
         id: what the user typed: a Hub id, or the folder's path.
-        kind: "hub", or for a local folder "folder" or "sentence-transformers" (it has a modules.json).
+        kind: "hub", or for a local folder "folder" or "sentence-transformers" (it has a modules.json), or for
+            a local file or folder "tensorflow".
         revision: the commit hash that a Hub model was resolved to; None for local folders.
         folder: where its files lie.
         trust: what of it may run.
         adapter: the adapter that is to be merged into its base model; None for a whole model.
+        located: TensorFlow's weights, which `replicated` makes a folder of; None for PyTorch's.
+        replica: what became of them; None before that.
     """
 
     id: str
@@ -53,6 +61,8 @@ class Source:
     folder: Path
     trust: Trust = _NO_TRUST
     adapter: Adapter | None = None
+    located: Located | None = None
+    replica: Replica | None = None
 
     @property
     def model_folder(self) -> Path:
@@ -84,6 +94,8 @@ def resolve(
         MissingDependencyError: huggingface_hub is not installed, or peft for an adapter.
     """
     found = _found(source, revision, trust)
+    if found.located is not None:
+        return found
     place = adapter_folder(found.folder)
     return found if place is None else replace(found, adapter=_adapter(found, place))
 
@@ -93,22 +105,21 @@ def _found(source: str | os.PathLike[str], at: str | None, trust: Trust) -> Sour
     text = os.fspath(source)
     # A local folder wins over a model of the same name, as in transformers' from_pretrained.
     path = Path(text).expanduser()
+    located = locate(path, trust)
+    if located is not None:
+        _require_no_revision(text, at)
+        return _tensorflow(Source(text, "tensorflow", None, located.folder, trust, located=located))
     if path.is_dir():
-        if at is not None:
-            raise UsageError(
-                "{asked} was given, but {folder} is a local folder, which has no revisions; leave {option} "
-                "out",
-                asked=Option("revision", at),
-                folder=text,
-                option=Option("revision"),
-            )
+        _require_no_revision(text, at)
         found = Source(text, _kind(path), None, path, trust)
     elif path.exists() or path.is_symlink():
         raise _not_a_folder(text, path)
     else:
         folder = download(text, at, trust)
         # The cache names a snapshot's folder after its commit.
-        found = Source(text, "hub", folder.name, folder, trust)
+        found = Source(text, "hub", folder.name, folder, trust, located=locate(folder, trust))
+        if found.located is not None:
+            return _tensorflow(found)
     try:
         require_files(text, file_names(found.folder), trust)
     except SourceError:
@@ -118,6 +129,47 @@ def _found(source: str | os.PathLike[str], at: str | None, trust: Trust) -> Sour
         raise
     require_small_files(text, found.folder, trust)
     return found
+
+
+def _require_no_revision(text: str, at: str | None) -> None:
+    if at is not None:
+        raise UsageError(
+            "{asked} was given, but {folder} is a local folder, which has no revisions; leave {option} out",
+            asked=Option("revision", at),
+            folder=text,
+            option=Option("revision"),
+        )
+
+
+def _tensorflow(found: Source) -> Source:
+    """Refuse what the small files beside TensorFlow's weights rule out, where they are Hugging Face's."""
+    config = found.folder / "config.json"
+    if config.is_file() and "model_type" in read_json(config):
+        require_small_files(found.id, found.folder, found.trust)
+    return found
+
+
+@contextmanager
+def replicated(source: Source, options: ExportOptions) -> Iterator[Source]:
+    """Give a source whose folder transformers reads: the same one, or for TensorFlow's weights a replica.
+
+    Raises:
+        UsageError: an activation of the encoder was asked for, and the checkpoint is PyTorch's.
+        CheckpointError: TensorFlow's weights are incomplete or no model's.
+    """
+    if source.located is None:
+        if options.encoder_activation is not None:
+            raise UsageError(
+                "{asked} is an encoder's activation, which config.json of a PyTorch checkpoint says; leave "
+                "it out, or ask for that of a head",
+                asked=Option("activation", options.encoder_activation),
+            )
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="bertonnx-", ignore_cleanup_errors=True) as there:
+        folder = Path(there)
+        replica = replicate(source.id, source.located, folder, options)
+        yield replace(source, folder=folder, replica=replica)
 
 
 def _adapter(found: Source, place: Path) -> Adapter:

@@ -49,7 +49,9 @@ ROOMS: Mapping[str, str] = {
     "runtime/signing.py": "runtime/modelfile",
     "exporters/quiet.py": "",
     "exporters/options.py": "",
-    "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py",
+    "exporters/checkpoint/tensorflow": "runtime/modelfile exporters/quiet.py exporters/options.py",
+    "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py "
+    "exporters/checkpoint/tensorflow",
     "exporters/onnxgraph": "runtime/session",
     "exporters/verify": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
     "runtime/engine exporters/quiet.py exporters/options.py exporters/checkpoint",

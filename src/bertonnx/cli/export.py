@@ -24,7 +24,7 @@ def export(
         typer.Argument(
             metavar="SOURCE",
             help="A Hugging Face Hub id, or the folder of a checkpoint, a Sentence-Transformers model or a "
-            "PEFT adapter.",
+            "PEFT adapter; or a TensorFlow checkpoint, as bert_model.ckpt, .h5, .keras or a SavedModel.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.onnx"),
@@ -71,8 +71,13 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What makes scores of logits: sigmoid, softmax, tanh, none; default the checkpoint's own.",
+            help="What makes scores of logits: sigmoid, softmax, tanh, none; default the checkpoint's own. "
+            "gelu_new is for the encoder of a TensorFlow checkpoint instead: GELU by tanh.",
         ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Names of the classes, one a line, in the order of the outputs."),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -144,6 +149,7 @@ def export(
             pooling=pooling,
             normalize=normalize,
             activation=activation,
+            labels=labels,
             force=force,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,

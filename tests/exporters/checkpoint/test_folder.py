@@ -35,8 +35,6 @@ def test_pickled_weights_need_consent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "kind", "advice"),
     [
-        ("tf_model.h5", "TensorFlow", "from_tf=True"),
-        ("bert_model.ckpt.index", "TensorFlow", "from_tf=True"),
         ("flax_model.msgpack", "Flax", "from_flax=True"),
         ("model.onnx", "ONNX", "bertonnx run"),
         ("onnx/model.onnx", "ONNX", "bertonnx run"),

@@ -1,0 +1,459 @@
+"""Makes TensorFlow checkpoints of every kind, with what TensorFlow itself computes of them.
+
+    python make_fixtures.py FOLDER [NAME...]
+
+In an environment with TensorFlow (requirements.txt beside). Each fixture is a folder: `source/` is the
+checkpoint as its library writes it, and `values.npz` holds inputs (`ids_N`, `segments_N`) and outputs
+(`NAME_N`) of TensorFlow, a text at a time. Without names, all are made; those that the main suite reads
+lie in tests/exporters/checkpoint/tensorflow/data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *LETTERS,
+    *(f"##{letter}" for letter in LETTERS),
+    ".",
+    ",",
+    "!",
+]
+SIZES: Mapping[str, int] = {"hidden": 16, "layers": 2, "heads": 2, "inner": 24, "positions": 64, "types": 2}
+IDS = ([2, 5, 31, 40, 3, 9, 57, 3], [2, 20, 4, 33, 44, 35, 58, 59, 3], [2, 3])
+SEGMENTS = ([0, 0, 0, 0, 0, 1, 1, 1], [0] * 9, [0, 0])
+LABELS = 3
+
+Values = dict[str, Any]
+Outputs = Callable[[Any, Any, Any], Mapping[str, Any]]
+
+
+def main(arguments: list[str]) -> None:
+    """Make the fixtures; those of Keras 2 and of Keras 3 in processes of their own."""
+    out, names = Path(arguments[0]), arguments[1:] or list(FIXTURES)
+    if os.environ.get("FIXTURES_CHILD"):
+        for name in names:
+            FIXTURES[name](out / name)
+        return
+    for keras in ("2", "3"):
+        chosen = [name for name in names if name.startswith("hub-") == (keras == "3")]
+        if chosen:
+            settings = {
+                "FIXTURES_CHILD": "1",
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "TF_USE_LEGACY_KERAS": "1" if keras == "2" else "0",
+            }
+            command = [sys.executable, __file__, str(out), *chosen]
+            subprocess.run(command, check=True, env={**os.environ, **settings})
+
+
+def write_values(folder: Path, outputs: Outputs) -> None:
+    """Write what TensorFlow gives for each text alone."""
+    import tensorflow as tf
+
+    values: Values = {}
+    for number, (ids, segments) in enumerate(zip(IDS, SEGMENTS, strict=True)):
+        values |= {f"ids_{number}": np.array([ids]), f"segments_{number}": np.array([segments])}
+        mask = tf.ones((1, len(ids)), tf.int32)
+        found = outputs(tf.constant([ids], tf.int32), mask, tf.constant([segments], tf.int32))
+        values |= {f"{name}_{number}": np.asarray(value, np.float32) for name, value in found.items()}
+    np.savez_compressed(folder / "values.npz", **values)
+
+
+def write_vocabulary(folder: Path) -> None:
+    """Write vocab.txt beside a checkpoint."""
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+
+
+def drawn(name: str, shape: Any, seed: int = 0) -> Any:
+    """Return numbers for a variable: gains around 1, all else around 0."""
+    generator = np.random.default_rng([seed, *name.encode()])
+    numbers = generator.normal(size=tuple(shape)).astype(np.float32) * 0.25
+    return numbers + 1 if "gamma" in name else numbers
+
+
+def fill(model: Any) -> None:
+    """Give each variable of a model numbers of its own, biases too, so that none can be taken for another."""
+    for number, variable in enumerate(model.variables):
+        if "float" in str(variable.dtype):
+            gain = "gamma" in str(getattr(variable, "path", variable.name))
+            variable.assign(drawn("gamma" if gain else "other", variable.shape, number))
+
+
+# Google's TensorFlow 1 checkpoints.
+
+
+def google_variables(head: str) -> dict[str, Any]:
+    """Return the variables of a BERT by the names of Google's modeling.py."""
+    hidden, inner = SIZES["hidden"], SIZES["inner"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "bert/embeddings/word_embeddings": (len(VOCABULARY), hidden),
+        "bert/embeddings/position_embeddings": (SIZES["positions"], hidden),
+        "bert/embeddings/token_type_embeddings": (SIZES["types"], hidden),
+        **_norm("bert/embeddings/LayerNorm"),
+        **_dense("bert/pooler/dense", hidden, hidden),
+    }
+    for number in range(SIZES["layers"]):
+        layer = f"bert/encoder/layer_{number}"
+        for part in ("self/query", "self/key", "self/value", "output/dense"):
+            shapes |= _dense(f"{layer}/attention/{part}", hidden, hidden)
+        shapes |= _norm(f"{layer}/attention/output/LayerNorm")
+        shapes |= _dense(f"{layer}/intermediate/dense", hidden, inner)
+        shapes |= _dense(f"{layer}/output/dense", inner, hidden)
+        shapes |= _norm(f"{layer}/output/LayerNorm")
+    heads: Mapping[str, dict[str, tuple[int, ...]]] = {
+        "pretraining": {
+            **_dense("cls/predictions/transform/dense", hidden, hidden),
+            **_norm("cls/predictions/transform/LayerNorm"),
+            "cls/predictions/output_bias": (len(VOCABULARY),),
+            "cls/seq_relationship/output_weights": (2, hidden),
+            "cls/seq_relationship/output_bias": (2,),
+        },
+        "classifier": {"output_weights": (LABELS, hidden), "output_bias": (LABELS,)},
+        "squad": {"cls/squad/output_weights": (2, hidden), "cls/squad/output_bias": (2,)},
+    }
+    shapes |= heads[head]
+    return {name: drawn(name, shape) for name, shape in shapes.items()}
+
+
+def _dense(name: str, width: int, out: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}/kernel": (width, out), f"{name}/bias": (out,)}
+
+
+def _norm(name: str) -> dict[str, tuple[int, ...]]:
+    return {f"{name}/gamma": (SIZES["hidden"],), f"{name}/beta": (SIZES["hidden"],)}
+
+
+def save_tf1(prefix: Path, variables: Mapping[str, Any]) -> None:
+    """Write a checkpoint as TensorFlow 1's Saver does."""
+    import tensorflow as tf
+
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    v1: Any = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        for name, value in variables.items():
+            v1.get_variable(name, initializer=value)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(prefix), write_meta_graph=False, write_state=False)
+
+
+def google(head: str, *, slots: bool = False) -> Callable[[Path], None]:
+    """Return what makes a checkpoint of Google's BERT with a head, and with the optimizer's slots."""
+
+    def make(folder: Path) -> None:
+        import tensorflow as tf
+
+        from bertonnx.exporters.verify.google_graph import GoogleGraph
+
+        variables = google_variables(head)
+        more: Values = {}
+        if slots:
+            more = {
+                f"{name}/adam_{kind}": value * 0 + 0.5 for name, value in variables.items() for kind in "mv"
+            }
+            more["global_step"] = np.array(7, np.int64)
+        source = folder / "source"
+        save_tf1(source / "bert_model.ckpt", {**variables, **more})
+        (source / "bert_config.json").write_text(json.dumps(GOOGLE_CONFIG))
+        write_vocabulary(source)
+        # Through TensorFlow's own reader, so that what was written is what is computed.
+        reader = tf.train.load_checkpoint(str(source / "bert_model.ckpt"))
+        stored = {name: tf.constant(reader.get_tensor(name)) for name in variables}
+        graphs = {
+            kind: GoogleGraph(tf, stored, SIZES["layers"], SIZES["heads"], kind)
+            for kind in ("gelu", "gelu_new")
+        }
+
+        def outputs(ids: Any, mask: Any, segments: Any) -> Values:
+            found: Values = {}
+            for kind, graph in graphs.items():
+                last = graph.sequence(ids, mask, segments)
+                named: Values = {"last_hidden_state": last}
+                if head == "pretraining":
+                    named |= {"logits": graph.words(last), "pooler_output": graph.pooled(last)}
+                if head == "classifier":
+                    named |= {"logits": graph.classes(last), "token_logits": graph.tokens(last)}
+                if head == "squad":
+                    named |= dict(zip(("start_logits", "end_logits"), graph.answer(last), strict=True))
+                found |= {f"{kind}_{name}": value for name, value in named.items()}
+            return found
+
+        write_values(folder, outputs)
+
+    return make
+
+
+GOOGLE_CONFIG: Mapping[str, Any] = {
+    "attention_probs_dropout_prob": 0.1,
+    "directionality": "bidi",
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": SIZES["hidden"],
+    "initializer_range": 0.02,
+    "intermediate_size": SIZES["inner"],
+    "max_position_embeddings": SIZES["positions"],
+    "num_attention_heads": SIZES["heads"],
+    "num_hidden_layers": SIZES["layers"],
+    "pooler_fc_size": 768,
+    "type_vocab_size": SIZES["types"],
+    "vocab_size": len(VOCABULARY),
+}
+
+
+# Hugging Face's classes for TensorFlow.
+
+
+def hugging_face(kind: str, container: str = "h5") -> Callable[[Path], None]:
+    """Return what makes a checkpoint of one of transformers' TensorFlow classes."""
+
+    def make(folder: Path) -> None:
+        import transformers
+
+        source = folder / "source"
+        maker = getattr(transformers, kind)
+        model = maker(hugging_face_config(maker, kind))
+        model(model.dummy_inputs)
+        fill(model)
+        if container == "tf2":
+            source.mkdir(parents=True, exist_ok=True)
+            model.save_weights(str(source / "model"))
+            model.config.save_pretrained(source)
+        elif container == "weights":
+            source.mkdir(parents=True, exist_ok=True)
+            model.save_weights(str(source / "weights.h5"))
+            model.config.save_pretrained(source)
+        else:
+            model.save_pretrained(source, saved_model=container == "saved")
+            if container == "saved":
+                (source / "tf_model.h5").unlink()
+        config = source / "config.json"
+        # As `save_pretrained` of the class names it; the others write none.
+        data = {**json.loads(config.read_text()), "architectures": [kind.removeprefix("TF")]}
+        config.write_text(json.dumps(data))
+        write_vocabulary(source)
+        segmented = "token_type_ids" in maker.config_class.model_type or kind.startswith(
+            ("TFBert", "TFAlbert", "TFElectra")
+        )
+
+        def outputs(ids: Any, mask: Any, segments: Any) -> Values:
+            given = {"input_ids": ids, "attention_mask": mask}
+            out = model(**given, **({"token_type_ids": segments} if segmented else {}), training=False)
+            return {"logits" if name == "prediction_logits" else name: value for name, value in out.items()}
+
+        write_values(folder, outputs)
+
+    return make
+
+
+def hugging_face_config(maker: Any, kind: str) -> Any:
+    """Return a tiny configuration of a class."""
+    hidden, layers, heads, inner = (SIZES[name] for name in ("hidden", "layers", "heads", "inner"))
+    common = {
+        "vocab_size": len(VOCABULARY),
+        "num_labels": 2 if kind.endswith("Answering") else LABELS,
+        "pad_token_id": 0,
+    }
+    if kind.startswith("TFDistil"):
+        return maker.config_class(
+            dim=hidden,
+            n_layers=layers,
+            n_heads=heads,
+            hidden_dim=inner,
+            max_position_embeddings=SIZES["positions"],
+            **common,
+        )
+    small = {"embedding_size": 8} if kind.startswith(("TFAlbert", "TFElectra")) else {}
+    return maker.config_class(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=SIZES["positions"] + 2,
+        **small,
+        **common,
+    )
+
+
+# TensorFlow's Model Garden.
+
+
+def garden(version: int, container: str = "checkpoint", head: str = "") -> Callable[[Path], None]:
+    """Return what makes a checkpoint of the Model Garden's encoder, alone or with a head."""
+
+    def make(folder: Path) -> None:
+        import tensorflow as tf
+        from official.nlp.modeling import models
+        from official.nlp.modeling.networks import bert_encoder
+
+        sizes: Values = {
+            "vocab_size": len(VOCABULARY),
+            "hidden_size": SIZES["hidden"],
+            "num_layers": SIZES["layers"],
+            "num_attention_heads": SIZES["heads"],
+            "max_sequence_length": SIZES["positions"],
+        }
+        if version == 1:
+            encoder = bert_encoder.BertEncoder(intermediate_size=SIZES["inner"], **sizes)
+        else:
+            encoder = bert_encoder.BertEncoderV2(inner_dim=SIZES["inner"], **sizes)
+        heads: Mapping[str, Callable[[], Any]] = {
+            "": lambda: encoder,
+            "classifier": lambda: models.BertClassifier(encoder, LABELS),
+            "tokens": lambda: models.BertTokenClassifier(encoder, LABELS),
+            "span": lambda: models.BertSpanLabeler(encoder),
+            "words": lambda: models.BertPretrainerV2(encoder),
+        }
+        model = heads[head]()
+
+        def run(ids: Any, mask: Any, segments: Any) -> Any:
+            given = {"input_word_ids": ids, "input_mask": mask, "input_type_ids": segments}
+            if head == "words":
+                given["masked_lm_positions"] = tf.range(ids.shape[1])[None]
+            return model(given, training=False)
+
+        first = tf.constant([IDS[0]], tf.int32)
+        run(first, tf.ones_like(first), tf.zeros_like(first))
+        fill(model)
+        source = folder / "source"
+        source.mkdir(parents=True, exist_ok=True)
+        if container == "saved":
+            model.save(str(source))
+        else:
+            tf.train.Checkpoint(model=model).save(str(source / "ckpt"))
+        write_vocabulary(source)
+
+        def outputs(ids: Any, mask: Any, segments: Any) -> Values:
+            out = run(ids, mask, segments)
+            if head == "" and isinstance(out, list):
+                pooled, last = sorted(out, key=lambda value: len(value.shape))
+                return {"last_hidden_state": last, "pooler_output": pooled}
+            if head == "":
+                return {"last_hidden_state": out["sequence_output"], "pooler_output": out["pooled_output"]}
+            if head == "words":
+                return {"logits": out["mlm_logits"]}
+            if head == "span":
+                return dict(zip(("start_logits", "end_logits"), out, strict=True))
+            return {"logits": out["logits"] if isinstance(out, dict) else out}
+
+        write_values(folder, outputs)
+
+    return make
+
+
+# KerasHub.
+
+
+def hub(kind: str, container: str) -> Callable[[Path], None]:
+    """Return what makes a checkpoint of KerasHub's BERT."""
+
+    def make(folder: Path) -> None:
+        import keras_hub
+        import tensorflow as tf
+
+        models: Any = keras_hub.models
+        backbone = models.BertBackbone(
+            vocabulary_size=len(VOCABULARY),
+            num_layers=SIZES["layers"],
+            num_heads=SIZES["heads"],
+            hidden_dim=SIZES["hidden"],
+            intermediate_dim=SIZES["inner"],
+            max_sequence_length=SIZES["positions"],
+        )
+        tokenizer = models.BertTokenizer(vocabulary=VOCABULARY, lowercase=True)
+        model = backbone
+        if kind == "classifier":
+            before = models.BertTextClassifierPreprocessor(tokenizer, sequence_length=16)
+            model = models.BertTextClassifier(backbone, num_classes=LABELS, preprocessor=before)
+        if kind == "words":
+            before = models.BertMaskedLMPreprocessor(tokenizer, sequence_length=16)
+            model = models.BertMaskedLM(backbone, preprocessor=before)
+        fill(model)
+        source = folder / "source"
+        source.mkdir(parents=True, exist_ok=True)
+        if container == "preset":
+            model.save_to_preset(str(source))
+        elif container == "weights":
+            model.save_weights(str(source / "bert.weights.h5"))
+        else:
+            model.save(str(source / "bert.keras"))
+            _compress(source / "bert.keras")
+        if container != "preset" or kind == "backbone":
+            write_vocabulary(source)
+
+        def outputs(ids: Any, mask: Any, segments: Any) -> Values:
+            given = {"token_ids": ids, "padding_mask": mask, "segment_ids": segments}
+            if kind == "words":
+                given["mask_positions"] = tf.range(ids.shape[1])[None]
+            out = model(given, training=False)
+            if kind == "backbone":
+                return {"last_hidden_state": out["sequence_output"], "pooler_output": out["pooled_output"]}
+            return {"logits": out}
+
+        write_values(folder, outputs)
+
+    return make
+
+
+def _compress(path: Path) -> None:
+    """Write an archive again with compression, which Keras leaves out: its HDF5 is mostly empty here."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+FIXTURES: Mapping[str, Callable[[Path], None]] = {
+    "google-pretraining": google("pretraining"),
+    "google-classifier": google("classifier", slots=True),
+    "google-squad": google("squad"),
+    "hf-model": hugging_face("TFBertModel"),
+    "hf-pretraining": hugging_face("TFBertForPreTraining"),
+    "hf-words": hugging_face("TFBertForMaskedLM"),
+    "hf-classifier": hugging_face("TFBertForSequenceClassification"),
+    "hf-tokens": hugging_face("TFBertForTokenClassification"),
+    "hf-answers": hugging_face("TFBertForQuestionAnswering"),
+    "hf-weights": hugging_face("TFBertForSequenceClassification", "weights"),
+    "hf-tf2": hugging_face("TFBertForTokenClassification", "tf2"),
+    "hf-saved": hugging_face("TFBertForSequenceClassification", "saved"),
+    "distilbert": hugging_face("TFDistilBertForSequenceClassification"),
+    "distilbert-words": hugging_face("TFDistilBertForMaskedLM"),
+    "roberta": hugging_face("TFRobertaForSequenceClassification"),
+    "roberta-words": hugging_face("TFRobertaForMaskedLM"),
+    "xlm-roberta": hugging_face("TFXLMRobertaForTokenClassification"),
+    "camembert": hugging_face("TFCamembertForMaskedLM"),
+    "albert": hugging_face("TFAlbertForSequenceClassification"),
+    "electra": hugging_face("TFElectraForTokenClassification"),
+    "garden-1": garden(1),
+    "garden-2": garden(2),
+    "garden-saved": garden(1, "saved"),
+    "garden-classifier": garden(1, head="classifier"),
+    "garden-tokens": garden(1, head="tokens"),
+    "garden-span": garden(1, head="span"),
+    "garden-words": garden(2, head="words"),
+    "hub-backbone": hub("backbone", "keras"),
+    "hub-weights": hub("backbone", "weights"),
+    "hub-classifier": hub("classifier", "keras"),
+    "hub-words": hub("words", "keras"),
+    "hub-preset": hub("backbone", "preset"),
+    "hub-classifier-preset": hub("classifier", "preset"),
+    "hub-words-preset": hub("words", "preset"),
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
