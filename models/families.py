@@ -35,6 +35,8 @@ class Family:
             (RoBERTa's positions start after the padding index).
         gaps: task -> why that cell of the matrix cannot work.
         other_heads: architecture -> why the weights of its head are not those that the name promises.
+        keys_without_head: key of config.json -> class of transformers whose head has no logits where the key
+            is true, and why.
         prepare: `(config) -> Limit`: sets what can be exported of attention that cannot, and says up to
             how many tokens that is the same (`exporters.checkpoint.length`); empty where there is nothing
             to set.
@@ -53,6 +55,7 @@ class Family:
     position_offset: int = 0
     gaps: Mapping[str, str] = field(default_factory=dict)
     other_heads: Mapping[str, str] = field(default_factory=dict)
+    keys_without_head: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     prepare: str = ""
     translate: str = ""
     since: str = ""
@@ -71,6 +74,10 @@ _DISENTANGLED = (
 
 _BEAM_SEARCH = "is the beam-search head, which gives no start and end logits"
 
+_ADAPTIVE = {
+    "asm": ("AutoModelForMaskedLM", "its words are predicted by an adaptive softmax, which gives no logits")
+}
+
 FAMILIES: Registry[Family] = Registry(
     "family",
     Family("bert"),
@@ -88,8 +95,12 @@ FAMILIES: Registry[Family] = Registry(
     Family("roformer"),
     Family("convbert"),
     # Of these two, the head of start and end logits is called ForQuestionAnsweringSimple.
-    Family("flaubert", other_heads={"FlaubertForQuestionAnswering": _BEAM_SEARCH}),
-    Family("xlm", other_heads={"XLMForQuestionAnswering": _BEAM_SEARCH}),
+    Family(
+        "flaubert",
+        other_heads={"FlaubertForQuestionAnswering": _BEAM_SEARCH},
+        keys_without_head=_ADAPTIVE,
+    ),
+    Family("xlm", other_heads={"XLMForQuestionAnswering": _BEAM_SEARCH}, keys_without_head=_ADAPTIVE),
     Family("nystromformer", prepare="bertonnx.exporters.checkpoint.length:require_equal_landmarks"),
     Family("modernbert", translate="bertonnx.exporters.checkpoint.config_translate:modernbert_keys"),
     Family("data2vec-text", position_offset=2),
@@ -102,7 +113,12 @@ FAMILIES: Registry[Family] = Registry(
     Family("ernie"),
     Family("xlm-roberta-xl", position_offset=2),
     # Version 4 sorts the texts of a batch by language in Python, which a trace takes for constant.
-    Family("xmod", position_offset=2, since="5"),
+    Family(
+        "xmod",
+        position_offset=2,
+        since="5",
+        prepare="bertonnx.exporters.checkpoint.length:require_language",
+    ),
     Family("roberta-prelayernorm", position_offset=2),
     Family("eurobert", since="5", gaps={"question-answering": _NO_HEAD}),
     Family("nomic_bert", since="5", gaps={"question-answering": _NO_HEAD}),

@@ -202,7 +202,7 @@ TASKS: Registry[Task] = Registry(
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         pairs="maybe",
         labelled=True,
-        options=("raw_scores",),
+        options=("raw_scores", "top_k"),
         kinds=("CrossEncoder",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),
@@ -269,7 +269,7 @@ TASKS: Registry[Task] = Registry(
         pair_names=("question", "context"),
         pair_is_cut=True,
         long_text="stride",
-        options=("no_answer", "raw_scores"),
+        options=("no_answer", "raw_scores", "top_k"),
         longest=384,  # `max_seq_len` of transformers' question answering pipeline
     ),
     Task(
@@ -286,6 +286,7 @@ TASKS: Registry[Task] = Registry(
         r_tables={"masks": "bertonnx.runtime.r_tables:mask_table"},
         masked=True,
         candidates=5,
+        options=("top_k",),
         aliases=("masked-lm",),
     ),
     Task(
@@ -306,6 +307,7 @@ TASKS: Registry[Task] = Registry(
         graph_head="bertonnx.exporters.steps.heads:add_sparse",
         reference_head="bertonnx.exporters.verify.late_reference:sparse_reference",
         prompts=("query", "document"),
+        options=("top_k",),
         aliases=("splade", "sparse"),
     ),
 )

@@ -15,7 +15,7 @@ from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import Aggregation, DecodeOptions, Encoding, require_at_least, require_query
-from bertonnx.runtime.rows import Item
+from bertonnx.runtime.rows import Item, require_single
 from bertonnx.runtime.vectors.form import form_of
 from bertonnx.wording import Message, Method, Option
 
@@ -252,6 +252,8 @@ class Methods(ABC):
         self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
     ) -> Iterator[Item]:
         texts = listed(texts)
+        if pairs is not None:
+            require_single(self.card, Option("pairs"))
         if pairs is not None and len(listed(pairs)) != len(texts):
             raise UsageError(
                 "there are {texts} texts and {pairs} pairs; each text needs its own",

@@ -32,7 +32,7 @@ from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import Aggregation, DecodeOptions
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of
-from bertonnx.runtime.rows import Encoded, Row, as_rows
+from bertonnx.runtime.rows import Encoded, Row, as_rows, require_single
 from bertonnx.wording import Option, R
 
 __all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
@@ -162,6 +162,8 @@ class Handle:
         # Before pairs are asked for: any text can be tokenized by itself.
         if name == TOKENS:
             return _started(Run(self._tokenized(model.prompted(rows, prompt)), table, places))
+        if pairs is not None:
+            require_single(model.card, Option("pairs"))
         if pairs is None and model.card.needs_pair:
             raise UsageError(
                 "this model was trained for {task} of text pairs, and no pairs were given; give the second "

@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from bertonnx.errors import RowError
+from bertonnx.errors import RowError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.session.session import Feeds
+from bertonnx.wording import Option
 
 __all__ = [
     "POOLING_MASK",
@@ -26,6 +29,7 @@ __all__ = [
     "as_rows",
     "feeds_of",
     "pooling_mask",
+    "require_single",
 ]
 
 POOLING_MASK = "pooling_mask"
@@ -160,3 +164,30 @@ def _row(text: object, pair: object, *, has_pair: bool) -> Row | RowError:
         if not value.isascii() and _SURROGATE.search(value):
             return RowError("invalid-text", "the text holds a lone surrogate, which is not valid Unicode")
     return Row(str(text), str(pair) if has_pair else None)
+
+
+def require_single(card: Card, given: Option) -> None:
+    """Refuse second texts for a model that reads single ones.
+
+    Args:
+        card: of the model.
+        given: the option by which they are given.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if card.takes_pair:
+        return
+    owners = [row.name for row in TASKS if row.pairs != "never"]
+    if card.task in owners:
+        raise UsageError(
+            "{asked} gives second texts, and this model was trained for {task} of single ones; leave it out",
+            asked=given,
+            task=card.task,
+        )
+    raise UsageError(
+        "{asked} gives second texts, which are for {owners}, and this model is for {task}; leave it out",
+        asked=given,
+        owners=", ".join(owners),
+        task=card.task,
+    )

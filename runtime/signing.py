@@ -27,7 +27,7 @@ from bertonnx.errors import (
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.places import require_file_or_none
-from bertonnx.wording import Install, Option
+from bertonnx.wording import Install, Option, said_by
 
 __all__ = ["Signature", "sign", "signature_path", "signer_of", "verify_signature"]
 
@@ -137,7 +137,7 @@ def verify_signature(
                 "after it was signed, or another key signed it; do not use it before you know which",
                 place=place,
                 path=path,
-                why=_short(error),
+                why=said_by(error),
             ) from error
         return Signature(place, signer_of(place), _sha256(path))
 
@@ -177,7 +177,7 @@ def _key_errors(option: str, key: str | Path) -> Iterator[None]:
             "{option} cannot be used ({why}); give a PEM file of an elliptic curve key (P-256, P-384 or "
             "P-521)",
             option=Option(option, str(key)),
-            why=_short(error),
+            why=said_by(error),
         ) from error
 
 
@@ -213,8 +213,3 @@ def signer_of(signature: Path) -> str:
         return str(bundle["verificationMaterial"]["publicKey"]["hint"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -108,7 +108,8 @@ FAMILY_CONFIGS: Mapping[str, TinyFamily] = {
     "roberta-prelayernorm": TinyFamily("bpe"),
     "eurobert": TinyFamily("bpe"),
     "nomic_bert": TinyFamily(),
-    "gte": TinyFamily(),
+    # By default it has one segment, and this tokenizer makes two.
+    "gte": TinyFamily(config={"type_vocab_size": 2}),
     "jina_embeddings_v3": TinyFamily("unigram"),
     "esmc": TinyFamily(),
     "ultrabert": TinyFamily(),

@@ -26,7 +26,7 @@ from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.task import task_of
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.tasks import ENCODER, TASKS, Task
-from bertonnx.wording import Install, Message, Option, Options
+from bertonnx.wording import Install, Message, Option, Options, said_by
 
 if TYPE_CHECKING:
     import torch
@@ -212,7 +212,7 @@ def weights_of(adapter: Adapter) -> dict[str, torch.Tensor]:
             "the adapter's weights in {folder} cannot be read ({kind}: {why}); download them again",
             folder=adapter.folder,
             kind=type(error).__name__,
-            why=_short(error),
+            why=said_by(error),
         ) from error
     return tensors
 
@@ -383,8 +383,3 @@ def tokenizer_folder(adapter: Adapter | None, base: Path) -> Path:
     if adapter is None or not any(any(adapter.folder.glob(name)) for name in _VOCABULARIES):
         return base
     return adapter.folder
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__

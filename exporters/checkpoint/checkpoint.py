@@ -22,12 +22,13 @@ from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.labels import named_head
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
+from bertonnx.exporters.checkpoint.segments import pairs_read
 from bertonnx.exporters.checkpoint.sentence_layers import Layer, Pool
 from bertonnx.exporters.checkpoint.sentence_settings import Settings, kind_of
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules, read_modules
 from bertonnx.exporters.checkpoint.setfit import SetFit, read_setfit
 from bertonnx.exporters.checkpoint.source import Source
-from bertonnx.exporters.checkpoint.task import Head, require_exportable, task_of, text_pairs
+from bertonnx.exporters.checkpoint.task import Head, require_exportable, require_logits, task_of, text_pairs
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from bertonnx.exporters.checkpoint.weights import Loaded, load_config, load_model
 from bertonnx.exporters.options import ExportOptions
@@ -149,10 +150,13 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         asked=options.max_length,
         least=tokenizer.least,
     )
+    pairs, pair_notes = pairs_read(plan.row, plan.pairs, loaded.model, tokenizer)
+    plan = replace(plan, pairs=pairs)
     notes = (
         *(source.replica.notes if source.replica is not None else ()),
         *plan.notes,
         *_weight_notes(loaded, plan.row),
+        *pair_notes,
         *tokenizer.notes,
         *length_notes,
         *account.notes,
@@ -195,6 +199,7 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     layers = _head_layers(row, fitted or crosses)
     traced = ENCODER if row.activated and layers else row
     require_exportable(traced, config.model_type, getattr(config, "auto_map", None) or ())
+    require_logits(traced, raw)
     head = fitted.head if fitted is not None else crossed_head(row, crosses, config, raw, options)
     head = named_head(head, row, options.labels)
     # This changes the configuration, and must come before a model is made of it.
@@ -299,11 +304,18 @@ def _score_note(
 
 def _weight_notes(loaded: Loaded, row: Task) -> tuple[Message, ...]:
     notes = []
-    if loaded.wrapping:
+    renaming = loaded.renaming
+    if renaming.off:
         notes.append(
             Message(
-                "the names of the weights begin with {wrapping}, which was taken off",
-                wrapping=loaded.wrapping,
+                "the names of the weights begin with {wrapping}, which was taken off", wrapping=renaming.off
+            )
+        )
+    if renaming.base:
+        notes.append(
+            Message(
+                "the names of the encoder's weights lack {base} beside those of the head; it was put there",
+                base=renaming.base,
             )
         )
     return (*notes, *_unused_note(loaded.unused, row))

@@ -13,9 +13,10 @@ from bertonnx.models.tasks import TASKS, Task
 from bertonnx.wording import Install
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
-__all__ = ["GRAPH_INPUTS", "accepted_inputs", "exportable_tasks", "require_encoder"]
+__all__ = ["GRAPH_INPUTS", "accepted_inputs", "exportable_tasks", "require_encoder", "without_cache"]
 
 GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -138,6 +139,31 @@ def accepted_inputs(model: PreTrainedModel, made: Iterable[str]) -> tuple[str, .
             known=", ".join(GRAPH_INPUTS),
         )
     return tuple(name for name in GRAPH_INPUTS if name in wanted)
+
+
+def without_cache(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what keeps `forward` from filling a cache where it does so unasked, as XLM and FlauBERT do."""
+    taken = inspect.signature(model.forward).parameters
+    return {"cache": _NoCache()} if "cache" in taken and "use_cache" not in taken else {}
+
+
+class _NoCache:
+    """A cache of keys and values that keeps nothing."""
+
+    def get_seq_length(self) -> int:
+        """Return how many tokens it holds."""
+        return 0
+
+    def __getitem__(self, layer: int) -> _NoCache:
+        """Return that of one layer, as FlauBERT with `pre_norm` asks for it."""
+        return self
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, *_: Any, kwargs: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values as they are."""
+        del kwargs
+        return keys, values
 
 
 def _known() -> str:

@@ -79,6 +79,9 @@ _ADVICE: Mapping[str, Message] = {
 }
 
 
+_BYTE_ORDER_MARK = "\ufeff"
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object from a file.
 
@@ -86,7 +89,14 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is not there, not JSON, or not an object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(_BYTE_ORDER_MARK):
+            raise CheckpointError(
+                "{path} begins with a byte order mark, as some editors write it, and no library of its "
+                "checkpoint reads that; save it again as UTF-8 without one",
+                path=path,
+            )
+        data = json.loads(text)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             "{path} cannot be read as JSON ({why}); put the checkpoint's original file in its place",
@@ -183,6 +193,9 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
     if not trust.trust_remote_code:
         _refuse_custom_code(what, folder)
     place = model_folder(folder)
+    # Wherever modules.json puts the transformer: the names of the whole folder did not tell that.
+    if place != folder and (place / "config.json").is_file():
+        _require_weights(what, file_names(place), trust)
     # An adapter's own config.json, where it has one, is no whole model's: that of its base is judged.
     if (place / ADAPTER_CONFIG).is_file() and not has_base(file_names(place)):
         return

@@ -24,7 +24,7 @@ from bertonnx.exporters.checkpoint.folder import (
 from bertonnx.exporters.checkpoint.tensorflow.locate import locate
 from bertonnx.exporters.checkpoint.tensorflow.locate import wanted as tensorflow_files
 from bertonnx.exporters.options import Trust
-from bertonnx.wording import Install, Message
+from bertonnx.wording import Install, Message, said_by
 
 __all__ = ["download"]
 
@@ -204,7 +204,7 @@ def _hub_errors(hub: Any, wanted: _Wanted) -> Iterator[None]:
             "again: finished files are kept",
             wanted=wanted.named,
             kind=type(error).__name__,
-            why=_first_line(error),
+            why=said_by(error),
         ) from error
 
 
@@ -236,7 +236,7 @@ def _refused(hub: Any, error: Exception, wanted: _Wanted) -> SourceError:
     return SourceError(
         "the Hub refused {wanted}: {why}; see {page}",
         wanted=wanted.named,
-        why=_first_line(error),
+        why=said_by(error),
         page=wanted.page,
     )
 
@@ -259,8 +259,3 @@ def _not_cached(hub: Any, wanted: _Wanted) -> SourceError:
         cache=cache,
         wanted=wanted.named,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

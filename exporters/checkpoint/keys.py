@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bertonnx.errors import CheckpointError
 from bertonnx.wording import Message, Option
 
-__all__ = ["Account", "shown"]
+__all__ = ["Account", "require_no_null", "shown"]
 
 _LONGEST = 80
 _LISTED = 8
@@ -114,6 +114,21 @@ class Account:
         if by and name not in self._ignored:
             self._ignored.append(name)
         return bool(by)
+
+
+def require_no_null(file: str, values: Mapping[str, object], keys: Iterable[str]) -> None:
+    """Refuse a null where the library that reads the file fails on one.
+
+    Raises:
+        CheckpointError: naming the file and the key.
+    """
+    for key in keys:
+        if key in values and values[key] is None:
+            raise CheckpointError(
+                "{file} has {key} null, on which Sentence-Transformers fails; take the key out",
+                file=file,
+                key=key,
+            )
 
 
 def shown(value: object) -> str:

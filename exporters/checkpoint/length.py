@@ -20,6 +20,7 @@ __all__ = [
     "positions",
     "prepare_attention",
     "require_equal_landmarks",
+    "require_language",
     "use_full_attention",
 ]
 
@@ -56,6 +57,19 @@ def require_equal_landmarks(config: PretrainedConfig) -> Limit:
             "padding; only checkpoints where the two are equal can be exported",
             landmarks=config.num_landmarks,
             length=config.segment_means_seq_len,
+        )
+    return Limit()
+
+
+def require_language(config: PretrainedConfig) -> Limit:
+    """Refuse an X-MOD of which nothing says which language's layers a text goes through."""
+    if getattr(config, "default_language", None) is None:
+        known = [*(getattr(config, "languages", None) or ())]
+        raise UnsupportedError(
+            "config.json has no default_language, and this {family} model has layers of its own for each "
+            "language; write one there (default_language): {known}",
+            family=config.model_type,
+            known=", ".join(map(str, known)),
         )
     return Limit()
 

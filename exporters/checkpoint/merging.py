@@ -18,7 +18,7 @@ from bertonnx.exporters.checkpoint.adapters import Adapter, settings_class, weig
 from bertonnx.exporters.checkpoint.folder import ADAPTER_CONFIG
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.tasks import ENCODER, Task
-from bertonnx.wording import Option
+from bertonnx.wording import Option, said_by
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +159,7 @@ def _adapted(adapter: Adapter, model: PreTrainedModel) -> Any:
                 folder=adapter.folder,
                 base=adapter.base,
                 error=type(error).__name__,
-                why=_short(error),
+                why=said_by(error),
             ) from error
     _require_used(adapter, report)
     return wrapped
@@ -226,7 +226,7 @@ def _merged(adapter: Adapter, wrapped: Any) -> PreTrainedModel:
             kind=adapter.kind,
             folder=adapter.folder,
             error=type(error).__name__,
-            why=_short(error),
+            why=said_by(error),
         ) from error
     model.eval()
     after = _answers(model, model.config)
@@ -260,8 +260,3 @@ def _answers(model: Any, config: PretrainedConfig) -> list[torch.Tensor]:
 def _listed(names: Sequence[str], limit: int = 4) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) + more) or "none"
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__

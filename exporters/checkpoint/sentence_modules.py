@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
-from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.keys import Account, require_no_null
 from bertonnx.exporters.checkpoint.module_list import Module
 from bertonnx.exporters.checkpoint.sentence_layers import (
     SENTENCE,
@@ -55,6 +55,8 @@ _HARMLESS: Mapping[str, frozenset[str]] = {
     "SpladePooling": frozenset({"chunk_size"}),
 }
 
+_NEVER_NULL: Mapping[str, tuple[str, ...]] = {"Pooling": ("pooling_mode", "embedding_dimension")}
+
 _Tensors = dict[str, npt.NDArray[np.float32]]
 
 
@@ -69,6 +71,7 @@ def read_layer(module: Module, account: Account, trust: Trust) -> Layer | None:
     path = module.path / _CONFIG
     # Until version 6 neither of these two wrote one.
     config = read_json(path) if path.is_file() or module.name not in ("Normalize", "Dropout") else {}
+    require_no_null(module.file(_CONFIG), config, _NEVER_NULL.get(module.name, ()))
     harmless = _HARMLESS.get(module.name, frozenset())
     for key in sorted(set(config) - _KEYS[module.name] - harmless):
         account.refuse(module.file(_CONFIG), key, config[key], "which Sentence-Transformers does not read")

@@ -9,7 +9,7 @@ from typing import Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
-from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.keys import Account, require_no_null
 from bertonnx.exporters.checkpoint.module_list import Module
 from bertonnx.exporters.checkpoint.sentence_layers import SCORES, TOKENS
 from bertonnx.wording import Message
@@ -76,6 +76,7 @@ def read_options(module: Module, account: Account) -> TransformerOptions:
     name = next((name for name in _FILES if (module.path / name).is_file()), _FILES[0])
     raw = read_json(module.path / name) if (module.path / name).is_file() else {}
     file = module.file(name)
+    require_no_null(file, raw, ("modality_config", "module_output_name"))
     task_name = str(raw.get("transformer_task", _FILLS if module.name == _MASKED else _EMBEDS))
     task = _task(task_name, module.path / name)
     _require_text(raw, task, module.path / name)

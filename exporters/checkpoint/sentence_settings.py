@@ -9,7 +9,7 @@ from typing import Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
-from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.keys import Account, require_no_null
 from bertonnx.exporters.checkpoint.sentence_kinds import CROSSES, EMBEDS, KINDS, SPARSE
 from bertonnx.models.tasks import TASKS
 from bertonnx.wording import Option
@@ -28,6 +28,9 @@ _HARMLESS = frozenset(
     # `requirements` are versions to be installed, `keep_in_fp32_modules` what half precision leaves alone.
     {"__version__", "requirements", "keep_in_fp32_modules"}
 )
+
+_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+"""`SimilarityFunction` of sentence-transformers 5.7 and 6.2."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Settings:
 def kind_of(folder: Path) -> str:
     """Return what kind of model a folder says that it is; a folder without the file embeds."""
     raw = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    return str(raw.get("model_type", EMBEDS))
+    return str(raw.get("model_type") or EMBEDS)
 
 
 def read_settings(folder: Path, account: Account) -> Settings:
@@ -72,7 +75,8 @@ def read_settings(folder: Path, account: Account) -> Settings:
         CheckpointError: the file is broken, contradicts itself, or has keys that nobody reads.
     """
     raw = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    kind = str(raw.get("model_type", EMBEDS))
+    kind = kind_of(folder)
+    require_no_null(SETTINGS, raw, ("prompts",))
     if kind not in KINDS:
         raise UnsupportedError(
             "{folder} is a {kind} of Sentence-Transformers, which cannot be exported: bertonnx does not know "
@@ -89,7 +93,7 @@ def read_settings(folder: Path, account: Account) -> Settings:
     own = next(row for row in TASKS if kind in row.kinds)
     prompts, default = _prompts(raw, folder, known=own.prompts)
     given = {key: raw.get(key) for key in _READ[kind]}
-    _require_name(given.get("similarity_fn_name"), folder)
+    _require_similarity(given.get("similarity_fn_name"), folder)
     return Settings(
         kind=kind,
         prompts=prompts,
@@ -101,13 +105,15 @@ def read_settings(folder: Path, account: Account) -> Settings:
     )
 
 
-def _require_name(value: Any, folder: Path) -> None:
-    if value is not None and not isinstance(value, str):
+def _require_similarity(value: Any, folder: Path) -> None:
+    if value is not None and value not in _SIMILARITIES:
         raise CheckpointError(
-            "{folder}/config_sentence_transformers.json has similarity_fn_name {value!r}, which is no name; "
+            "{folder}/{file} has similarity_fn_name {value!r}, and Sentence-Transformers knows {known}; "
             "correct it",
+            file=SETTINGS,
             folder=folder,
             value=value,
+            known=", ".join(_SIMILARITIES),
         )
 
 

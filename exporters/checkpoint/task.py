@@ -8,6 +8,8 @@ from typing import Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
+from bertonnx.exporters.checkpoint.keys import shown
+from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import CLASSIFIER, ENCODER, PROBLEM_TYPES, RANKER, TASKS, Task
 from bertonnx.wording import Message, Option, Options
 
@@ -17,6 +19,7 @@ __all__ = [
     "no_head",
     "ranking_head",
     "require_exportable",
+    "require_logits",
     "task_of",
     "text_pairs",
     "token_head",
@@ -63,6 +66,26 @@ def require_exportable(row: Task, family: str, own: Collection[str] = ()) -> Non
             reason=tasks[row.name],
             working=Options([Option("task", name) for name, reason in tasks.items() if not reason]),
         )
+
+
+def require_logits(row: Task, raw: Mapping[str, Any]) -> None:
+    """Refuse a head that config.json makes one without logits.
+
+    Raises:
+        UnsupportedError: naming the key.
+    """
+    family = family_named(str(raw.get("model_type")))
+    for key, (auto_class, why) in ({} if family is None else family.keys_without_head).items():
+        if raw.get(key) and row.auto_class == auto_class:
+            raise UnsupportedError(
+                "config.json has {key} {value}, so it cannot be exported for {task}: {why}; its encoder can, "
+                "with {option}",
+                key=key,
+                value=shown(raw[key]),
+                task=row.name,
+                why=why,
+                option=Option("task", ENCODER.name),
+            )
 
 
 def task_of(architectures: Sequence[str]) -> tuple[Task, Message]:
@@ -134,7 +157,7 @@ def classification_head(config: Any, raw: Mapping[str, Any]) -> Head:
     return Head(labels, "single_label_classification", "softmax")
 
 
-def ranking_head(config: Any, raw: Mapping[str, Any]) -> Head:  # noqa: ARG001
+def ranking_head(config: Any, raw: Mapping[str, Any]) -> Head:
     """Return the head of a task that gives one score to a pair of texts.
 
     Sigmoid is what Sentence-Transformers' CrossEncoder takes where nothing else is said.
@@ -142,6 +165,15 @@ def ranking_head(config: Any, raw: Mapping[str, Any]) -> Head:  # noqa: ARG001
     Raises:
         UnsupportedError: the classifier has several outputs.
     """
+    named = [str(name) for name in raw.get("architectures") or ()]
+    if named and not any(name.endswith(RANKER.architectures) for name in named):
+        raise UnsupportedError(
+            "{task} takes a classifier with one output, and this checkpoint is {architectures}, which has "
+            "none; export it with {option}",
+            task=RANKER.name,
+            architectures=", ".join(named),
+            option=Option("task", task_of(named)[0].name),
+        )
     if config.num_labels != 1:
         raise UnsupportedError(
             "{task} takes a classifier with one output, and this checkpoint's has {outputs}; export it with "

@@ -22,13 +22,12 @@ from bertonnx.exporters.checkpoint.tokenizer_folder import (
     TokenizerFolder,
     account_of,
     read_folder,
-    shortened,
 )
 from bertonnx.exporters.checkpoint.tokenizer_proof import difference, proven
 from bertonnx.exporters.checkpoint.vocabulary import converted
 from bertonnx.exporters.quiet import quiet
 from bertonnx.runtime.tokenization import stripped
-from bertonnx.wording import Message
+from bertonnx.wording import Message, said_by
 
 __all__ = ["TokenizerFacts", "read_tokenizer"]
 
@@ -182,7 +181,7 @@ def _own_code(folder: TokenizerFolder) -> Any:
                 "the tokenizer in {folder} cannot be loaded ({kind}: {why}); {provide}",
                 folder=folder.path,
                 kind=type(error).__name__,
-                why=shortened(error),
+                why=said_by(error),
                 provide=PROVIDE,
             ) from error
     if not own.is_fast:
@@ -217,7 +216,7 @@ def _text(made: Any, folder: TokenizerFolder) -> str:
             "into the model file ({why}); {provide}",
             folder=folder.path,
             kind=folder.kind.name,
-            why=shortened(error),
+            why=said_by(error),
             provide=PROVIDE,
         ) from error
     if folder.file is not None:

@@ -15,8 +15,8 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
-from bertonnx.exporters.checkpoint.tokenizer_folder import CONFIG, TokenizerFolder, shortened
-from bertonnx.wording import Message
+from bertonnx.exporters.checkpoint.tokenizer_folder import CONFIG, TokenizerFolder
+from bertonnx.wording import Message, said_by
 
 __all__ = ["add_tokens", "file_tokenizer"]
 
@@ -37,7 +37,7 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
         raise CheckpointError(
             "{path} cannot be loaded as a tokenizer ({why}); put the checkpoint's original file in its place",
             path=file,
-            why=shortened(error),
+            why=said_by(error),
         ) from error
     # The runtime pads and cuts by itself.
     made.no_padding()

@@ -29,7 +29,6 @@ __all__ = [
     "account_of",
     "installed_major",
     "read_folder",
-    "shortened",
 ]
 
 CONFIG = "tokenizer_config.json"
@@ -205,12 +204,6 @@ def account_of(folder: TokenizerFolder, account: Account) -> None:
                 f"{known_version()}",
             )
         account.private(CONFIG, [key])
-
-
-def shortened(error: BaseException) -> str:
-    """Return the first line of an error, cut where it is long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def installed_major() -> int:

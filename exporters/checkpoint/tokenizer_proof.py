@@ -11,11 +11,10 @@ from bertonnx.exporters.checkpoint.tokenizer_folder import (
     PROVIDE,
     TokenizerFolder,
     installed_major,
-    shortened,
 )
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.hard_texts import HARD_TEXTS
-from bertonnx.wording import Message
+from bertonnx.wording import Message, said_by
 
 __all__ = ["difference", "proven"]
 
@@ -54,7 +53,7 @@ def proven(
                 "loaded to compare them ({why})",
                 kind=folder.kind.name,
                 version=folder.version,
-                why=shortened(error),
+                why=said_by(error),
             )
             return (note,)
         text = difference(own, made, typed="token_type_ids" in makes)

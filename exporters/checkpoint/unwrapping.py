@@ -1,4 +1,8 @@
-"""Takes off what training tools put before the names of weights, such as DataParallel's "module."."""
+"""Names of weights as transformers' classes have them.
+
+Takes off what training tools put before them, such as DataParallel's "module.", and puts the encoder's name
+before those of its weights where a head lies beside them.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,50 @@ import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bertonnx.models.tasks import ENCODER
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-__all__ = ["unwrapped", "wrapping_of"]
+__all__ = ["AS_THEY_ARE", "Renaming", "renaming_of", "unwrapped"]
 
 _WRAPPING = ("module.", "model.", "_orig_mod.")
 """What training tools put before the names of weights: DataParallel, Lightning, torch.compile."""
 
 
-def wrapping_of(maker: Any, config: PretrainedConfig, folder: Path, *, pickled: bool) -> str:
-    """Return what a training tool put before the names of a model's weights, or "".
+@dataclass(frozen=True)
+class Renaming:
+    """What is done to the names of a checkpoint's weights.
+
+    Attributes:
+        off: what a training tool put before each, which is taken off; "" for nothing.
+        base: what is put before those of the encoder ("bert."); "" for nothing.
+        inner: the names that get it.
+    """
+
+    off: str = ""
+    base: str = ""
+    inner: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.off or self.base)
+
+    def __call__(self, name: str) -> str:
+        """Return a name as transformers has it."""
+        name = name.removeprefix(self.off)
+        return self.base + name if name in self.inner else name
+
+
+AS_THEY_ARE = Renaming()
+
+
+def renaming_of(maker: Any, config: PretrainedConfig, folder: Path, *, pickled: bool) -> Renaming:
+    """Return how a checkpoint's weights are to be renamed for a class of transformers.
 
     Args:
         maker: transformers' class that makes the model.
@@ -32,13 +65,14 @@ def wrapping_of(maker: Any, config: PretrainedConfig, folder: Path, *, pickled: 
 
     names = [name for path in _files(folder, pickled=pickled) for name in _names(path)]
     starts = {start for name in names for start in _starts(name)}
-    if not starts:
-        return ""
+    # A model is made only where names may differ, since making one takes a while.
+    if not starts and (maker.__name__ == ENCODER.auto_class or _has_base(names, maker, config)):
+        return AS_THEY_ARE
     try:
         with torch.device("meta"):
             model = maker.from_config(copy.deepcopy(config), attn_implementation="eager")
     except Exception:  # loading it fails in the same way, and says why
-        return ""
+        return AS_THEY_ARE
     base = f"{model.base_model_prefix}."
     # An encoder's weights may stand with or without the name that its head's model gives it.
     wanted = {name.removeprefix(base) for name in model.state_dict()}
@@ -47,16 +81,35 @@ def wrapping_of(maker: Any, config: PretrainedConfig, folder: Path, *, pickled: 
         return sum(name.removeprefix(start).removeprefix(base) in wanted for name in names)
 
     # Some models have a part called "model" themselves, so the shortest that fits as well is right.
-    return max(["", *sorted(starts, key=len)], key=hits)
+    off = max(["", *sorted(starts, key=len)], key=hits)
+    inner = _without_base({name.removeprefix(off) for name in names}, {*model.state_dict()}, base)
+    return Renaming(off, base if inner else "", inner)
+
+
+def _has_base(names: list[str], maker: Any, config: PretrainedConfig) -> bool:
+    made = maker._model_mapping[type(config)]
+    bases = {f"{one.base_model_prefix}." for one in (made if isinstance(made, tuple) else (made,))}
+    return any(name.startswith(tuple(bases)) for name in names)
+
+
+def _without_base(names: set[str], wanted: set[str], base: str) -> frozenset[str]:
+    """Return the weights of an encoder that lack its name beside those of a head.
+
+    Version 5 of transformers finds them; version 4 takes such a file for damaged.
+    """
+    heads = {name for name in wanted if not name.startswith(base)}
+    if any(name.startswith(base) for name in names) or not names & heads:
+        return frozenset()
+    return frozenset(name for name in names - heads if base + name in wanted)
 
 
 @contextmanager
-def unwrapped(folder: Path, wrapping: str, *, pickled: bool) -> Iterator[Path]:
-    """Give a folder with the weights by their own names: the same one where nothing is to be taken off.
+def unwrapped(folder: Path, renaming: Renaming, *, pickled: bool) -> Iterator[Path]:
+    """Give a folder with the weights by their own names: the same one where nothing is to be renamed.
 
     Renamed in a file, since transformers 4 looks at the names of the file whatever it is told of them.
     """
-    if not wrapping:
+    if not renaming:
         yield folder
         return
     from safetensors.torch import save_file
@@ -65,7 +118,7 @@ def unwrapped(folder: Path, wrapping: str, *, pickled: bool) -> Iterator[Path]:
     for path in _files(folder, pickled=pickled):
         for name, tensor in _tensors(path).items():
             # Copied, since a file of safetensors holds no two names of one tensor.
-            tensors[name.removeprefix(wrapping)] = tensor.clone().contiguous()
+            tensors[renaming(name)] = tensor.clone().contiguous()
     with tempfile.TemporaryDirectory(prefix="bertonnx-", ignore_cleanup_errors=True) as there:
         save_file(tensors, Path(there) / "model.safetensors", metadata={"format": "pt"})
         yield Path(there)

@@ -24,9 +24,9 @@ from bertonnx.exporters.checkpoint.tokenizer_folder import (
     PROVIDE,
     TokenizerFolder,
     installed_major,
-    shortened,
 )
 from bertonnx.exporters.quiet import quiet
+from bertonnx.wording import said_by
 
 __all__ = ["converted"]
 
@@ -89,7 +89,7 @@ def _by_transformers(folder: TokenizerFolder) -> Tokenizer:
                 "the tokenizer in {folder} cannot be loaded ({kind}: {why}); {provide}",
                 folder=folder.path,
                 kind=type(error).__name__,
-                why=shortened(error),
+                why=said_by(error),
                 provide=PROVIDE,
             ) from error
     if not own.is_fast:
@@ -108,7 +108,7 @@ def _by_transformers(folder: TokenizerFolder) -> Tokenizer:
             "into the model file ({why}); {provide}",
             folder=folder.path,
             kind=type(own).__name__,
-            why=shortened(error),
+            why=said_by(error),
             provide=PROVIDE,
         ) from error
 

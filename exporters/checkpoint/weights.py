@@ -22,11 +22,11 @@ from bertonnx.exporters.checkpoint.merging import (
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import task_of
 from bertonnx.exporters.checkpoint.untied import settle_decoder_biases
-from bertonnx.exporters.checkpoint.unwrapping import unwrapped, wrapping_of
+from bertonnx.exporters.checkpoint.unwrapping import AS_THEY_ARE, Renaming, renaming_of, unwrapped
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import ENCODER, TASKS, Task
-from bertonnx.wording import Install, Message, Option, Options
+from bertonnx.wording import Install, Message, Option, Options, said_by
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -50,12 +50,12 @@ class Loaded:
     Attributes:
         model: the model.
         unused: names of weights in the files that it has no place for.
-        wrapping: what the names of the weights began with, and was taken off: "module.", or "".
+        renaming: what was done to the names of the weights.
     """
 
     model: PreTrainedModel
     unused: tuple[str, ...]
-    wrapping: str = ""
+    renaming: Renaming = AS_THEY_ARE
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Attempt:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
-    wrapping: str
+    renaming: Renaming
 
 
 class _NoSuchHeadError(Exception):
@@ -110,10 +110,11 @@ def load_config(folder: Path, raw: Mapping[str, Any], *, trust_remote_code: bool
                 config = CONFIG_MAPPING[raw["model_type"]].from_dict(copy.deepcopy(dict(raw)))
         except Exception as error:  # any value of config.json may be of a wrong kind
             raise CheckpointError(
-                "{path} cannot be used ({kind}: {why}); put the checkpoint's original file in its place",
+                "{path} cannot be used ({kind}: {why}); correct that key, or put the checkpoint's original "
+                "file in its place",
                 path=folder / "config.json",
                 kind=type(error).__name__,
-                why=_short(error),
+                why=said_by(error),
             ) from error
     for name, value in _PLAIN.items():
         if hasattr(config, name):
@@ -178,7 +179,7 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
         raise _incomplete(row, missing, loaded)
     # Otherwise parity fails on NaN and blames ONNX Runtime for what the checkpoint holds.
     _require_finite(loaded.model)
-    return Loaded(loaded.model, loaded.unexpected, loaded.wrapping)
+    return Loaded(loaded.model, loaded.unexpected, loaded.renaming)
 
 
 def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
@@ -200,7 +201,7 @@ def _attempt(source: Source, folder: Path, config: PretrainedConfig, row: Task) 
         missing = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
         model = model.base_model
     mismatched = tuple(key for key in loaded.mismatched if key not in supplied)
-    return _Attempt(model, tuple(missing), loaded.unexpected, mismatched, loaded.wrapping)
+    return _Attempt(model, tuple(missing), loaded.unexpected, mismatched, loaded.renaming)
 
 
 def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> _Attempt:
@@ -218,11 +219,11 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
         )
         if type(config) not in maker._model_mapping and not own_code:
             raise _NoSuchHeadError
-        wrapping = "" if own_code else wrapping_of(maker, config, folder, pickled=pickled)
+        renaming = AS_THEY_ARE if own_code else renaming_of(maker, config, folder, pickled=pickled)
         try:
             with (
                 without_adapter(folder) as place,
-                unwrapped(place, wrapping, pickled=pickled) as weights,
+                unwrapped(place, renaming, pickled=pickled) as weights,
             ):
                 model, report = maker.from_pretrained(
                     weights,
@@ -234,7 +235,7 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                     local_files_only=True,
-                    use_safetensors=bool(wrapping) or not pickled,
+                    use_safetensors=bool(renaming) or not pickled,
                     trust_remote_code=source.trust.trust_remote_code,
                 )
                 settled = settle_decoder_biases(model, weights)
@@ -243,12 +244,12 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
                 made = _buildable(maker, config)
                 # Memory ran out, it may be, for sizes that the weights have not.
                 shapes = _misshapen(folder, made)
-                _require_shapes(folder, _Attempt(made, (), (), shapes, wrapping), config)
+                _require_shapes(folder, _Attempt(made, (), (), shapes, renaming), config)
             raise CheckpointError(
                 "the weights in {folder} cannot be read ({kind}: {why}); download the checkpoint again",
                 folder=folder,
                 kind=type(error).__name__,
-                why=_short(error),
+                why=said_by(error),
             ) from error
     return _Attempt(
         model.float().eval(),
@@ -256,7 +257,7 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
         _learned(report["unexpected_keys"]),
         # Version 5 of transformers lists each with both shapes.
         tuple(sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])),
-        wrapping,
+        renaming,
     )
 
 
@@ -276,16 +277,26 @@ def _buildable(maker: Any, config: PretrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
             made: PreTrainedModel = maker.from_config(copy.deepcopy(config), attn_implementation="eager")
     except Exception as error:  # any value of config.json may be of a wrong kind
-        values = config.to_dict().items()
-        keys = [key for key, value in values if isinstance(value, str) and f"{value}" in str(error)]
-        named = [f"{key} {shown(value)}" for key, value in values if key in keys and "act" in key]
+        usual = type(config)().to_dict()
+        named = [
+            f"{key} {shown(value)}"
+            for key, value in config.to_dict().items()
+            if _is_wrong(key, value, usual.get(key), error)
+        ]
         raise CheckpointError(
             "no model can be made of config.json{which} ({kind}: {why}); correct config.json",
             which=f", which has {', '.join(named)}" if named else "",
             kind=type(error).__name__,
-            why=_short(error),
+            why=said_by(error),
         ) from error
     return made
+
+
+def _is_wrong(key: str, value: object, usual: object, error: Exception) -> bool:
+    """Tell whether it may be this key that a model cannot be made with."""
+    if isinstance(usual, (int, float)) and not isinstance(value, (int, float, type(None))):
+        return True
+    return isinstance(value, str) and "act" in key and value in str(error)
 
 
 def _misshapen(folder: Path, model: PreTrainedModel) -> tuple[str, ...]:
@@ -329,7 +340,7 @@ def _require_safetensors(path: Path) -> None:
         raise CheckpointError(
             "{path} is damaged or cut short ({why}); download the checkpoint again",
             path=path,
-            why=_short(error),
+            why=said_by(error),
         ) from error
 
 
@@ -344,8 +355,9 @@ def _require_shapes(folder: Path, loaded: _Attempt, config: PretrainedConfig) ->
     )
     if len(loaded.mismatched) > _SHAPES_SHOWN:
         listed += f"; and {len(loaded.mismatched) - _SHAPES_SHOWN} more"
-    if not any(_in_base(key, loaded.model) for key in loaded.mismatched):
-        labels = list((config.id2label or {}).values())
+    labels = list((config.id2label or {}).values())
+    # Of a head of words, its vocabulary is what does not fit.
+    if all(not _in_base(key, loaded.model) and len(wanted[key]) == len(labels) for key in loaded.mismatched):
         listed += f" (id2label names {len(labels)} labels: {_listed(labels)})"
     raise CheckpointError(
         "config.json and the weights do not belong together: {shapes}; correct config.json",
@@ -484,11 +496,3 @@ def _require_finite(model: PreTrainedModel) -> None:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # Version 5 of transformers says what is wrong in the second line.
-    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import sys
 import tempfile
@@ -16,11 +15,14 @@ import onnx
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.config_tables import read_tables
+from bertonnx.exporters.checkpoint.encoders import without_cache
 from bertonnx.exporters.onnxgraph.files import load_proto
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import task as task_named
+from bertonnx.wording import Install, said_by
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +51,13 @@ def trace(checkpoint: Checkpoint) -> onnx.ModelProto:
             with redirect_stdout(io.StringIO()):
                 _export(checkpoint, path)
         except Exception as error:  # tracing runs the model's own code, which may raise anything
+            _require_running(checkpoint)
             raise CheckpointError(
                 "PyTorch cannot export this {family} model for {task}: {kind}: {reason}",
                 family=checkpoint.family,
                 task=checkpoint.task,
                 kind=type(error).__name__,
-                reason=_first_line(error),
+                reason=said_by(error),
             ) from error
         model = load_proto(path)
     _require_outputs(model, checkpoint)
@@ -92,9 +95,8 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
 def _positional(model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[None]:
     """Let the model take and give plain tensors in a known order, which is all that a trace understands."""
     own: Any = model.forward
-    taken = inspect.signature(own).parameters
     # XLM and FlauBERT fill a cache unasked, and tracing one in its first, empty state costs copies.
-    others = {"cache": _NoCache()} if "cache" in taken and "use_cache" not in taken else {}
+    others = without_cache(model)
 
     def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         result = own(**dict(zip(inputs, tensors, strict=True)), **others)
@@ -117,19 +119,30 @@ class _SortedSet(set[Any]):
         return iter(sorted(super().__iter__(), key=str))
 
 
-class _NoCache:
-    """A cache of keys and values that keeps nothing."""
+def _require_running(checkpoint: Checkpoint) -> None:
+    """Refuse a model that the installed transformers cannot run itself, whoever asks it."""
+    import torch
+    import transformers
 
-    def get_seq_length(self) -> int:
-        """Return how many tokens it holds."""
-        return 0
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, *_: Any, kwargs: Any = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values as they are."""
-        del kwargs
-        return keys, values
+    ids = torch.full((2, 5), int(checkpoint.pad_token_id) + 1)
+    others = without_cache(checkpoint.model)
+    installed = transformers.__version__
+    known = read_tables().versions
+    try:
+        with torch.no_grad():
+            checkpoint.model(input_ids=ids, attention_mask=torch.ones_like(ids), **others)
+    except Exception as error:  # the model's own code may raise anything
+        raise CheckpointError(
+            "transformers {version} cannot run this {family} model itself ({kind}: {reason}); either "
+            "config.json is wrong, or another version can: {install}",
+            version=installed,
+            family=checkpoint.family,
+            kind=type(error).__name__,
+            reason=said_by(error),
+            install=Install(
+                "export", packages=tuple(f"transformers=={each}" for each in known if each[0] != installed[0])
+            ),
+        ) from error
 
 
 def _require_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
@@ -164,10 +177,5 @@ def _require_any_shape(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
             "this {family} model cannot be exported: its code takes the shape of one example for that of all "
             "({reason})",
             family=checkpoint.family,
-            reason=_first_line(error),
+            reason=said_by(error),
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

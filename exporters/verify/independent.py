@@ -33,7 +33,7 @@ from bertonnx.models.verifiers import VERIFIERS, Verifier
 from bertonnx.runtime.rows import Array, Row
 from bertonnx.runtime.session.session import Session
 from bertonnx.runtime.tokenization import TextTokenizer
-from bertonnx.wording import Message, Option
+from bertonnx.wording import Message, Option, said_by
 
 __all__ = [
     "Answers",
@@ -284,7 +284,7 @@ def opened(kind: str, checkpoint: Checkpoint) -> Any:
         )
     except Exception as error:  # each module fails in its own way
         raise CannotCheckError(
-            Message("it cannot open {folder} ({why})", folder=source.folder, why=_short(error))
+            Message("it cannot open {folder} ({why})", folder=source.folder, why=said_by(error))
         ) from error
     return model.float().eval()
 
@@ -355,8 +355,3 @@ def _base(checkpoint: Checkpoint, adapter: Adapter, whole: Task) -> Any:
     if base.config.vocab_size != checkpoint.config.vocab_size:
         base.resize_token_embeddings(checkpoint.config.vocab_size)
     return base
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -10,7 +10,7 @@ from types import TracebackType
 from bertonnx.errors import InputError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.options import DecodeOptions, RunOptions
-from bertonnx.runtime.rows import Row
+from bertonnx.runtime.rows import Row, require_single
 from bertonnx.wording import Message, Option, Options
 
 __all__ = ["Choice", "Input", "choose_columns", "needs_pair"]
@@ -87,9 +87,12 @@ def needs_pair(card: Card, decode: DecodeOptions, options: RunOptions) -> bool:
     """Return whether each row of an input must have a second text.
 
     Raises:
-        UsageError: a column of second texts is named, and they are given once for all rows.
+        UsageError: a column of second texts is named, and the model takes none, or they are given once for
+            all rows.
     """
     if not decode.pairs_texts:
+        if options.pair_column is not None:
+            require_single(card, Option("pair_column", options.pair_column))
         return card.needs_pair
     if options.pair_column is not None:
         raise UsageError(

@@ -37,6 +37,7 @@ __all__ = [
     "Term",
     "command_face",
     "printable",
+    "said_by",
     "worded",
 ]
 
@@ -44,6 +45,8 @@ __all__ = [
 _CONTROL = (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0))
 _TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*_CONTROL, *_TURNING)}
+
+_LONGEST_SAID = 300
 
 # None cannot stand for it: an option can be set to None, and said to be.
 _NO_VALUE = object()
@@ -56,6 +59,17 @@ def printable(text: str) -> str:
     what stands there already, and some turn the order of what follows.
     """
     return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
+
+
+def said_by(error: BaseException) -> str:
+    """Return what another library's exception says, on one line and cut where it is long.
+
+    Its first line; with the second where that only ends in a colon, as those of torch and transformers do.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:_LONGEST_SAID]
 
 
 class Term:

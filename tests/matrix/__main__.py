@@ -2,6 +2,7 @@
 
     python -m tests.matrix [--older .venv] [--newer .venv-transformers5]
                            [--families NAME ...] [--tasks NAME ...] [--no-sentence]
+                           [--processes N] [--place FOLDER]
 
 Of every family and task one, and of every Sentence-Transformers module. `tools/test.sh` makes the two
 environments: transformers 4.57 in the older one, the newest 5 in the other. Each saves tiny checkpoints with
@@ -9,7 +10,8 @@ its own library and notes what that library answers; each exports what either sa
 
 An outcome is right (ids equal, numbers within 1e-4 of the largest), or refused by an error; anything else
 ends this command with exit code 1. Asked for everything, it writes `outcome.json`, of which
-`tools/make_docs.py` makes docs/families.md. Everything takes some 40 minutes on two cores.
+`tools/make_docs.py` makes docs/families.md. Everything takes some 40 minutes on two cores; where `--place`
+keeps what was saved and found, a command that was ended goes on there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 OUTCOME = Path(__file__).with_name("outcome.json")
@@ -35,6 +38,8 @@ def main() -> int:
     parser.add_argument("--families", nargs="*", default=[])
     parser.add_argument("--tasks", nargs="*", default=[])
     parser.add_argument("--no-sentence", action="store_true", help="leave Sentence-Transformers folders out")
+    parser.add_argument("--processes", type=int, default=2, help="how many at a time")
+    parser.add_argument("--place", type=Path, help="an empty folder, or one to go on with")
     given = parser.parse_args()
     chosen = [
         *(["--families", *given.families] if given.families else []),
@@ -42,30 +47,57 @@ def main() -> int:
         *(["--no-sentence"] if given.no_sentence else []),
     ]
     pythons = {"older": given.older / "bin" / "python", "newer": given.newer / "bin" / "python"}
-    with tempfile.TemporaryDirectory(prefix="bertonnx-matrix-") as place:
-        folders = {name: Path(place, name) for name in pythons}
-        _together([[pythons[name], "-m", "tests.matrix.saving", folders[name], *chosen] for name in pythons])
-        outcomes = {
-            (saver, reader): Path(place, f"{saver}-{reader}.json") for saver in pythons for reader in pythons
-        }
-        _together(
-            [
-                [pythons[reader], "-m", "tests.matrix.reading", folders[saver], path]
-                for (saver, reader), path in outcomes.items()
-            ]
-        )
-        versions = {name: json.loads((folders[name] / "versions.json").read_text()) for name in pythons}
-        found = {
-            f"{saver} > {reader}": json.loads(path.read_text()) for (saver, reader), path in outcomes.items()
-        }
+    with nullcontext(given.place) if given.place else tempfile.TemporaryDirectory() as place:
+        versions, found = _tried(Path(place), pythons, chosen, given.processes)
     return _told(versions, found, keep=not chosen)
 
 
-def _together(commands: list[list[str | Path]]) -> None:
-    """Run commands, two at a time, and end where one fails."""
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(lambda command: subprocess.run(command, check=True), commands):
-            pass
+def _tried(
+    place: Path, pythons: dict[str, Path], chosen: list[str], processes: int
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+    """Save all, read all, and return the versions by environment, and the outcomes by way and folder."""
+    folders = {name: place / name for name in pythons}
+    notes = {name: folder / "versions.json" for name, folder in folders.items()}
+    # Written last, so that it tells what was saved to its end.
+    saving = [name for name in pythons if not notes[name].is_file()]
+    _together(
+        [[pythons[name], "-m", "tests.matrix.saving", folders[name], *chosen] for name in saving], processes
+    )
+    ways = [(saver, reader) for saver in pythons for reader in pythons]
+    parts = {
+        (*way, part): place / f"{'-'.join(way)}-{part}-of-{processes}.json"
+        for part in range(processes)
+        for way in ways
+    }
+    _together(
+        [
+            [
+                *(pythons[reader], "-m", "tests.matrix.reading", folders[saver], path),
+                *("--part", f"{part}/{processes}"),
+            ]
+            for (saver, reader, part), path in parts.items()
+        ],
+        processes,
+    )
+    found: dict[str, dict[str, str]] = {f"{saver} > {reader}": {} for saver, reader in ways}
+    for (saver, reader, _), path in parts.items():
+        # Of few folders, a part may be of none.
+        if path.is_file():
+            found[f"{saver} > {reader}"].update(json.loads(path.read_text()))
+    return {name: json.loads(path.read_text()) for name, path in notes.items()}, found
+
+
+def _together(commands: list[list[str | Path]], processes: int) -> None:
+    """Run commands, some at a time, and end with the reason of the first that fails."""
+    with ThreadPoolExecutor(processes) as pool:
+        for command, ended in zip(commands, pool.map(_ended, commands), strict=True):
+            if ended.returncode:
+                words = " ".join(map(str, command))
+                sys.exit(f"{words}\nended with exit code {ended.returncode}:\n{ended.stderr[-3000:]}")
+
+
+def _ended(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
 
 
 def _told(versions: dict[str, dict[str, str]], found: dict[str, dict[str, str]], *, keep: bool) -> int:

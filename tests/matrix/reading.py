@@ -1,9 +1,10 @@
 """Export saved checkpoints with the installed libraries, and compare with what their own library answered.
 
-    python -m tests.matrix.reading FOLDER OUTCOME.json
+    python -m tests.matrix.reading FOLDER OUTCOME.json [--part 0/3]
 
-Each folder below FOLDER that holds `reference.npz` becomes one outcome: "right", "refused: MESSAGE", or
-"WRONG: ..." for anything else, which there must not be.
+What OUTCOME.json holds already is left out, so that a command that was ended goes on. Each folder below
+FOLDER that holds `reference.npz` becomes one outcome: "right", "refused: MESSAGE", or "WRONG: ..." for
+anything else, which there must not be.
 """
 
 from __future__ import annotations
@@ -117,12 +118,16 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("outcome", type=Path)
+    parser.add_argument("--part", default="0/1", help="which of how many parts")
     given = parser.parse_args()
-    found: dict[str, str] = {}
+    part, parts = map(int, given.part.split("/"))
+    found: dict[str, str] = json.loads(given.outcome.read_text()) if given.outcome.is_file() else {}
     # One text is too long for some, and its library cuts it too.
     warnings.simplefilter("ignore")
-    for file in sorted(given.folder.rglob("reference.npz")):
+    for file in sorted(given.folder.rglob("reference.npz"))[part::parts]:
         name = file.parent.relative_to(given.folder).as_posix()
+        if name in found:
+            continue
         found[name] = outcome(file.parent)
         print(f"{name}: {found[name][:150]}", flush=True)
         given.outcome.write_text(json.dumps(found, indent=1, ensure_ascii=False))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Encoding
 
-from bertonnx.errors import RowError
+from bertonnx.errors import RowError, UsageError
 from bertonnx.runtime.engine.batches import Batch, Slot
-from bertonnx.runtime.rows import Piece, Row, as_rows, feeds_of
+from bertonnx.runtime.rows import Piece, Row, as_rows, feeds_of, require_single
+from bertonnx.wording import Option
+from tests.fake_predictor import card
 
 
 def piece(*ids: int, second: int = 0, prompt: int = 0) -> Piece:
@@ -50,6 +53,25 @@ def test_the_pooling_mask_leaves_prompts_out() -> None:
 )
 def test_a_graph_gets_the_inputs_that_it_has(inputs: tuple[str, ...]) -> None:
     assert tuple(feeds_of([piece(2, 3)], inputs)) == inputs
+
+
+@pytest.mark.parametrize(
+    ("task", "pairs", "said"),
+    [
+        ("text-classification", None, ""),
+        ("text-ranking", True, ""),
+        ("text-classification", False, "was trained for text-classification of single ones"),
+        (
+            "token-classification",
+            False,
+            "which are for text-classification, text-ranking, ",
+        ),
+    ],
+)
+def test_second_texts_are_for_those_that_read_them(task: str, pairs: bool | None, said: str) -> None:
+    model = card(task, pairs=pairs)
+    with pytest.raises(UsageError, match=f"^pairs gives second texts.*{said}") if said else nullcontext():
+        require_single(model, Option("pairs"))
 
 
 def test_pieces_of_two_lengths_are_a_fault() -> None:

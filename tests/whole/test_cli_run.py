@@ -343,6 +343,8 @@ def test_answers_and_labels_by_their_logits(
             ["--no-answer"],
             "and this model is for fill-mask",
         ),
+        ("text-ranking", ["--top-k", "2"], "--top-k 2 is for text-classification, question-answering, fill"),
+        ("feature-extraction", ["--pair-column", "b"], "--pair-column b gives second texts, which are for"),
     ],
 )
 def test_an_option_of_another_task_is_refused(

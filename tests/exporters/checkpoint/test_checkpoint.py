@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bertonnx.errors import CheckpointError, UnsupportedError, UsageError
+from bertonnx.exporters.checkpoint.length import Limit, require_language
 from bertonnx.exporters.options import Trust
 from tests.checkpoints import SMALL, edit_json, edit_weights, message, read, save
+from tests.tiny import save_tiny
 
 # What is read
 
@@ -179,7 +182,7 @@ def test_heads_that_share_layers(tmp_path: Path, capfd: pytest.CaptureFixture[st
     capfd.readouterr()
     said = message(UnsupportedError, tmp_path, task="text-classification")
     assert "(classifier.bias, classifier.weight)" in said
-    assert said.endswith("--task feature-extraction or --task fill-mask")
+    assert said.endswith("--task feature-extraction, --task fill-mask or --task sparse-embedding")
     assert capfd.readouterr() == ("", "")
 
 
@@ -419,3 +422,32 @@ def test_layers_that_no_encoder_has_are_refused_before_any_is_made(tmp_path: Pat
     folder = save(tmp_path / "m", "BertForSequenceClassification")
     edit_json(folder / "config.json", num_hidden_layers=layers)
     assert f"config.json has num_hidden_layers {layers}" in message(CheckpointError, folder)
+
+
+def test_a_key_of_a_wrong_kind_is_named(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification")
+    edit_json(tmp_path / "config.json", hidden_size="32")
+    assert "hidden_size" in message(CheckpointError, tmp_path)
+
+
+def test_an_adaptive_softmax_has_no_logits(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "xlm", "fill-mask")
+    edit_json(tmp_path / "config.json", asm=True)
+    said = message(UnsupportedError, tmp_path)
+    assert said.startswith("config.json has asm true, so it cannot be exported for fill-mask: its words are")
+    assert said.endswith("with --task feature-extraction")
+    assert read(tmp_path, task="feature-extraction").task == "feature-extraction"
+
+
+def test_an_encoder_ranks_nothing(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "bert", "feature-extraction")
+    said = message(UnsupportedError, tmp_path, task="text-ranking")
+    assert "this checkpoint is BertModel, which has none; export it with --task feature-extraction" in said
+
+
+def test_an_xmod_must_say_its_language() -> None:
+    config: Any = SimpleNamespace(model_type="xmod", languages=["en_XX", "de_DE"], default_language=None)
+    with pytest.raises(UnsupportedError, match=r"config.json has no default_language.*: en_XX, de_DE$"):
+        require_language(config)
+    config.default_language = "de_DE"
+    assert require_language(config) == Limit()

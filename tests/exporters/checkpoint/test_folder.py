@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
 from bertonnx.exporters.checkpoint.source import resolve
 from bertonnx.exporters.options import Trust
 from bertonnx.models.families import FAMILIES, Family
-from tests.checkpoints import BERT, make, refused
+from tests.checkpoints import BERT, make, message, refused
+from tests.tiny import save_tiny
 
 
 def test_sharded_weights_are_weights(tmp_path: Path) -> None:
@@ -147,3 +150,25 @@ def test_a_family_that_needs_a_newer_transformers(tmp_path: Path) -> None:
 def test_a_family_outside_the_table_that_reads_text(tmp_path: Path) -> None:
     make(tmp_path, config__json='{"model_type": "mra"}', model__safetensors="x")
     assert resolve(tmp_path).folder == tmp_path
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_byte_order_mark(name: str, tmp_path: Path) -> None:
+    file = save_tiny(tmp_path / "m") / name
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    said = message(CheckpointError, tmp_path / "m")
+    assert said.startswith(f"{file} begins with a byte order mark")
+    assert said.endswith("save it again as UTF-8 without one")
+
+
+def test_pickles_in_a_folder_that_modules_json_names(tmp_path: Path) -> None:
+    inner = save_tiny(tmp_path / "m" / "encoder", "bert", "feature-extraction")
+    torch.save(load_file(inner / "model.safetensors"), inner / "pytorch_model.bin")
+    (inner / "model.safetensors").unlink()
+    kind = "sentence_transformers.models.Transformer"
+    modules = [{"idx": 0, "name": "0", "path": "encoder", "type": kind}]
+    (tmp_path / "m" / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(
+        SourceError, match=r"weights only in pickle files \(pytorch_model.bin\).*allow_pickle"
+    ):
+        resolve(tmp_path / "m")

@@ -608,7 +608,12 @@ def test_tokens_as_sentence_transformers_makes_them(
     [
         ({"prompts": {"query": ["q: "]}}, "has the prompt 'query' with ['q: '], which is no text"),
         ({"prompts": {"query": 5}}, "has the prompt 'query' with 5, which is no text"),
-        ({"similarity_fn_name": 3}, "has similarity_fn_name 3, which is no name"),
+        (
+            {"similarity_fn_name": 3},
+            "has similarity_fn_name 3, and Sentence-Transformers knows cosine, dot, eu",
+        ),
+        ({"similarity_fn_name": "jaccard"}, "has similarity_fn_name 'jaccard', and Sentence-Tr"),
+        ({"prompts": None}, "has prompts null, on which Sentence-Transformers fails; take the key out"),
     ],
 )
 def test_settings_of_another_kind(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

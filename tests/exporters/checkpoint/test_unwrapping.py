@@ -78,3 +78,14 @@ def test_rotary_buffers_are_computed_whether_or_not_they_are_saved(tmp_path: Pat
     assert torch.equal(outputs(folder), plain)
     edit_weights(folder, lambda weights: weights | {name: saved.clone() for name in layers})
     assert torch.equal(outputs(folder), plain)
+
+
+def test_an_encoder_without_its_name_beside_a_head(tmp_path: Path) -> None:
+    """Version 5 of transformers reads such a file, and version 4 takes it for damaged."""
+    folder = save_tiny(tmp_path / "m")
+    plain = outputs(folder)
+    edit_weights(folder, lambda weights: {name.removeprefix("bert."): weights[name] for name in weights})
+    checkpoint = read(folder)
+    assert torch.equal(outputs(folder), plain)
+    said = [note.worded(COMMAND_LINE) for note in checkpoint.notes]
+    assert "the names of the encoder's weights lack bert. beside those of the head; it was put there" in said
