@@ -110,6 +110,10 @@ class Task:
         aliases: other names that a user may call it by: transformers', Optimum's and the Hub's.
         candidates: how many candidates a result lists where the user does not say.
         uses: what else such a model is used for.
+        hub: `async (Call) -> Response`: how a server answers as Hugging Face's inference does
+            (`runtime.serving.hugging_face`); default, the items of `predict`.
+        tensors: `(Card) -> Outputs`: what KServe's v2 interface gives (`runtime.serving.kserve`); default,
+            the lines of `run`.
     """
 
     name: str
@@ -144,6 +148,8 @@ class Task:
     ranks: bool = False
     prompts: tuple[str, ...] = ()
     candidates: int = 1
+    hub: str = "bertonnx.runtime.serving.hugging_face:items"
+    tensors: str = "bertonnx.runtime.serving.kserve:line_outputs"
     options: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     uses: tuple[Use, ...] = ()
@@ -177,6 +183,8 @@ TASKS: Registry[Task] = Registry(
         pooled=True,
         kinds=("SentenceTransformer",),
         layers="bertonnx.exporters.checkpoint.embedding:planned_embedding",
+        hub="bertonnx.runtime.serving.hugging_face:embeddings",
+        tensors="bertonnx.runtime.serving.kserve:embedding_outputs",
         prompts=("query", "document"),  # `encode_query` and `encode_document` of sentence-transformers
         options=("dimensions", "normalize", "encoding"),
         aliases=("sentence-similarity", "embeddings", "default"),
@@ -203,6 +211,8 @@ TASKS: Registry[Task] = Registry(
         pairs="maybe",
         labelled=True,
         options=("raw_scores", "top_k"),
+        hub="bertonnx.runtime.serving.hugging_face:labels",
+        tensors="bertonnx.runtime.serving.kserve:label_outputs",
         kinds=("CrossEncoder",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),
@@ -250,6 +260,7 @@ TASKS: Registry[Task] = Registry(
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         long_text="stride",
         options=("aggregation",),
+        hub="bertonnx.runtime.serving.hugging_face:entities",
         labelled=True,
         aliases=("ner", "named-entity-recognition"),
     ),
@@ -270,6 +281,7 @@ TASKS: Registry[Task] = Registry(
         pair_is_cut=True,
         long_text="stride",
         options=("no_answer", "raw_scores", "top_k"),
+        hub="bertonnx.runtime.serving.hugging_face:answers",
         longest=384,  # `max_seq_len` of transformers' question answering pipeline
     ),
     Task(
@@ -285,6 +297,7 @@ TASKS: Registry[Task] = Registry(
         comparison="bertonnx.exporters.verify.agreement:compare_masks",
         r_tables={"masks": "bertonnx.runtime.r_tables:mask_table"},
         masked=True,
+        hub="bertonnx.runtime.serving.hugging_face:masks",
         candidates=5,
         options=("top_k",),
         aliases=("masked-lm",),

@@ -248,9 +248,19 @@ class Methods(ABC):
         items = list(self._all(texts, pairs, DecodeOptions(prompt=prompt)))
         return [{name: _plain(value) for name, value in item.items()} for item in items]
 
-    def _all(
+    def results(
         self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
-    ) -> Iterator[Item]:
+    ) -> Iterator[Item | RowError]:
+        """Return one result for each text, in order, with an error in place of one that failed.
+
+        Args:
+            texts: the texts.
+            pairs: second texts, as many, for a model of text pairs.
+            decode: what becomes of a text.
+
+        Raises:
+            UsageError: the pairs are missing or too few, or an option does not fit the model.
+        """
         texts = listed(texts)
         if pairs is not None:
             require_single(self.card, Option("pairs"))
@@ -267,15 +277,24 @@ class Methods(ABC):
                 task=self.card.task,
                 option=Option("pairs"),
             )
-        cut = 0
-        for place, item in enumerate(self._results(texts, pairs, decode)):
+        return self._results(texts, pairs, decode)
+
+    def _all(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
+    ) -> Iterator[Item]:
+        cut, texts = 0, listed(texts)
+        for place, item in enumerate(self.results(texts, pairs, decode)):
             if isinstance(item, RowError):
                 raise in_row(place, item) from item
             cut += "truncated" in item
             yield item
         if cut:
-            # Of the line that called the method which called this.
-            warnings.warn(str(cut_note(cut, len(texts), self.max_length)), TruncationWarning, stacklevel=3)
+            self._say_cut(cut, len(texts))
+
+    def _say_cut(self, cut: int, texts: int) -> None:
+        """Say that so many texts were cut, of so many."""
+        # Of the line that called the method which called what called this.
+        warnings.warn(str(cut_note(cut, texts, self.max_length)), TruncationWarning, stacklevel=4)
 
     def _require(self, method: str) -> None:
         row = task_named(self.card.task)

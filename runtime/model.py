@@ -15,7 +15,8 @@ from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
-from bertonnx.runtime.decoders.uses import Running, use_of
+from bertonnx.runtime.decoders.uses import Answers, Run, Running, use_of
+from bertonnx.runtime.engine.cores import Cores
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.methods import Methods, in_row, listed
 from bertonnx.runtime.modelfile.agreement import sizes_of
@@ -111,6 +112,7 @@ class Model(Methods):
     Args:
         path: as `load`.
         options: how it is opened; default as `load`'s.
+        cores: what models share that run side by side; default each has its threads to itself.
 
     Attributes:
         path: where it was opened from; a pickled model opens the same path again.
@@ -119,11 +121,15 @@ class Model(Methods):
         placement: on CUDA, which nodes of the graph are there; None on CPU, or where ONNX Runtime
             cannot say.
         tokenizer: what makes token ids of texts.
+        threads: batches at a time on CPU.
     """
 
-    def __init__(self, path: str | Path, options: LoadOptions | None = None) -> None:
+    def __init__(
+        self, path: str | Path, options: LoadOptions | None = None, *, cores: Cores | None = None
+    ) -> None:
         self.path = Path(path)
         self._options = options = options or LoadOptions()
+        self.threads = options.threads or allowed_cores()
         # What is checked is what runs, whatever becomes of the file meanwhile.
         with nullcontext() if self.path.is_dir() else held(self.path):
             found, self.tokenizer, session = _opened(self.path, options)
@@ -131,9 +137,11 @@ class Model(Methods):
         self._notes = (*found.notes, *session.notes)
         self.provider = session.provider
         self.placement = session.placement
-        threads, outputs = options.threads or allowed_cores(), self.card.dimensions
+        outputs = self.card.dimensions
         sizes = sizes_of(self.card)
-        self._engine = Engine(session, self.tokenizer, threads=threads, outputs=outputs, sizes=sizes)
+        self._engine = Engine(
+            session, self.tokenizer, threads=self.threads, outputs=outputs, sizes=sizes, cores=cores
+        )
         self._closed = False
 
     def __enter__(self) -> Model:
@@ -169,6 +177,11 @@ class Model(Methods):
     def messages(self) -> tuple[Message, ...]:
         """The notes, for faces other than Python, which word them in their own way."""
         return (*self._notes, *map(Message, self._engine.notes))
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it, for who has tokenized rows and waits for no result, as a server."""
+        return self._engine
 
     @property
     def max_length(self) -> int:
@@ -352,17 +365,32 @@ class Model(Methods):
         self._require_open()
         return self._answers(as_rows(texts, pairs), decode, soon=False)
 
-    def _answers(
-        self, rows: Iterable[Row | RowError], decode: DecodeOptions, *, soon: bool
-    ) -> Generator[Item | RowError, None, None]:
+    def _answers(self, rows: Iterable[Row | RowError], decode: DecodeOptions, *, soon: bool) -> Answers:
+        return self.answers(rows, decode, partial(self._engine.map, soon=soon))
+
+    def answers(self, rows: Iterable[Row | RowError], decode: DecodeOptions, run: Run) -> Answers:
+        """Return one result for each row.
+
+        Args:
+            rows: the rows.
+            decode: what becomes of a text.
+            run: computes rows for a decoder, as `Engine.map` does.
+
+        Raises:
+            UsageError: there is no such prompt, or an option is of other tasks.
+        """
         rows = self.prompted(rows, decode.prompt)
-        run = partial(self._engine.map, soon=soon)
         use = use_of(self.card, decode)
         if use is None:
-            return run(rows, self._decoder(decode))
+            return run(rows, self.decoder(decode))
         return use(Running(self.card, self.tokenizer, decode, run), rows)
 
-    def _decoder(self, options: DecodeOptions) -> Decoder:
+    def decoder(self, options: DecodeOptions) -> Decoder:
+        """Return what makes results of what the graph puts out.
+
+        Raises:
+            UsageError: an option is of other tasks.
+        """
         return decoder_for(DecoderContext(self.card, self.tokenizer, options))
 
     def _require_open(self) -> None:

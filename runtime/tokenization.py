@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -123,6 +124,20 @@ class TextTokenizer:
         # A few names, which rows repeat by the thousand.
         self._prompt = lru_cache(maxsize=16)(self._make_prompt)
 
+    def reading(self, long_text: LongText, side: str) -> TextTokenizer:
+        """Return a tokenizer that differs in what happens to a longer row, and shares all else.
+
+        Args:
+            long_text: what happens to it.
+            side: the end that is cut, "right" or "left".
+        """
+        other = copy.copy(self)
+        other.long_text = long_text
+        if side != self._card.truncation_side:
+            other._card = replace(self._card, truncation_side=side)
+            other._shortening = lru_cache(maxsize=8)(other._make_shortening)
+        return other
+
     def encode(self, rows: Sequence[Row]) -> list[Encoded | RowError]:
         """Tokenize rows; the results are in their order, with an error in place of a failed row.
 
@@ -144,6 +159,16 @@ class TextTokenizer:
         elif long:
             for (i, _, _), result in zip(long, self._shorten([part[1:] for part in long]), strict=True):
                 results[i] = replace(result, row=rows[i]) if isinstance(result, Encoded) else result
+        return results
+
+    def spelled(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[Encoding | RowError]:
+        """Return the tokens of whole texts, however long, with an error in place of one that failed."""
+        results: list[Encoding | RowError] = []
+        for text in texts:
+            if len(text) > _MOST_CHARACTERS:
+                results.append(self._too_many(len(text)))
+            else:
+                results += encoded(self._tokenizer, [text], add_special_tokens=add_special_tokens)
         return results
 
     def decode_ids(self, ids: list[int], skip_special_tokens: bool) -> str:
@@ -197,14 +222,17 @@ class TextTokenizer:
                 size *= 8
         characters = len(row.text) + len(row.pair or "")
         if characters > _MOST_CHARACTERS:
-            return row, RowError(
-                "too-long",
-                "the text has {characters} characters, and all of them would have to be read at once; the "
-                "most is {most}: split it",
-                characters=characters,
-                most=_MOST_CHARACTERS,
-            )
+            return row, self._too_many(characters)
         return row, self._encode(self._tokenizer, [row])[0]
+
+    def _too_many(self, characters: int) -> RowError:
+        return RowError(
+            "too-long",
+            "the text has {characters} characters, and all of them would have to be read at once; the most "
+            "is {most}: split it",
+            characters=characters,
+            most=_MOST_CHARACTERS,
+        )
 
     def _kept(self, encoding: Encoding) -> tuple[list[int], list[tuple[int, int]]]:
         return encoding.ids[: self.max_length], encoding.offsets[: self.max_length]

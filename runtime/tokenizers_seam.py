@@ -92,16 +92,24 @@ def twin(tokenizer: Tokenizer) -> Tokenizer:
     return other
 
 
-def encoded(tokenizer: Tokenizer, inputs: Sequence[Input]) -> list[Encoding | RowError]:
+def encoded(
+    tokenizer: Tokenizer, inputs: Sequence[Input], *, add_special_tokens: bool = True
+) -> list[Encoding | RowError]:
     """Return what the tokenizer makes of texts or pairs, with an error in place of one that it fails on."""
     try:
         with guarded():
-            encodings: list[Encoding | RowError] = tokenizer.encode_batch(list(inputs))
+            encodings: list[Encoding | RowError] = tokenizer.encode_batch(
+                list(inputs), add_special_tokens=add_special_tokens
+            )
             return encodings
     except FaultError as error:
         if len(inputs) > 1:
             # One is at fault, and the others must not suffer for it.
-            return [result for one in inputs for result in encoded(tokenizer, [one])]
+            return [
+                result
+                for one in inputs
+                for result in encoded(tokenizer, [one], add_special_tokens=add_special_tokens)
+            ]
         return [RowError("runtime", "the tokenizer failed on this text: {said}", said=str(error))]
 
 

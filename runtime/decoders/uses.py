@@ -14,9 +14,10 @@ from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Row
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["Answers", "Running", "use_of"]
+__all__ = ["Answers", "Run", "Running", "use_of"]
 
 Answers = Generator[Item | RowError, None, None]
+Run = Callable[[Iterable[Row | Encoded | RowError], Decoder], Answers]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Running:
     card: Card
     tokenizer: TextTokenizer
     options: DecodeOptions
-    run: Callable[[Iterable[Row | Encoded | RowError], Decoder], Answers]
+    run: Run
 
     @property
     def context(self) -> DecoderContext:

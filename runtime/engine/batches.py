@@ -155,13 +155,14 @@ class Chunk:
         left: slots that are not computed yet.
         running: those of them that are being computed.
         open: whether it is still to be computed.
+        started: when its first batch began, in seconds of `time.perf_counter`; 0 before.
         error: what ended it before it was computed.
         sleepers: a locked lock of each thread that waits for it.
     """
 
     __slots__ = (
         *("caller", "done", "encoded", "error", "fresh", "gathering", "left", "open"),
-        *("running", "sleepers", "slots", "spread", "whole"),
+        *("running", "sleepers", "slots", "spread", "started", "whole"),
     )
 
     def __init__(self, caller: Caller, done: Callable[[Chunk], object] | None = None) -> None:
@@ -174,6 +175,7 @@ class Chunk:
         self.spread = self.whole = False
         self.left = self.running = 0
         self.open = True
+        self.started = 0.0
         self.error: BaseException | None = None
         self.sleepers: list[threading.Lock] = []
 

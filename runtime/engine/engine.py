@@ -18,6 +18,7 @@ from typing import Any
 from bertonnx.errors import InferenceError, RowError
 from bertonnx.models.providers import provider
 from bertonnx.runtime.engine.batches import Caller, Chunk, Slot
+from bertonnx.runtime.engine.cores import Cores
 from bertonnx.runtime.engine.intake import Intake, Room, in_parts
 from bertonnx.runtime.engine.queue import Counters, Queue
 from bertonnx.runtime.engine.repeats import Key, Repeats, key_of
@@ -49,6 +50,7 @@ class Engine:
         outputs: dimensions of the outputs (`Task.outputs`): batches are smaller where every token puts out a
             vocabulary.
         sizes: how large those dimensions are that do not depend on texts.
+        cores: what engines share that run side by side; default an engine has its threads to itself.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Engine:
         threads: int,
         outputs: Mapping[str, Sequence[str]] | None = None,
         sizes: Mapping[str, int] | None = None,
+        cores: Cores | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = {
@@ -66,7 +69,10 @@ class Engine:
         }
         self._batching = provider(session.provider).batching
         self._room = Room(self._batching)
-        self._queue = Queue(Runner(session, outputs, sizes), self._batching.runs or threads, self._tokens)
+        runs = self._batching.runs or threads
+        # A device has no cores to share; it runs as many batches as it likes beside them.
+        shared = cores if self._batching.runs is None else None
+        self._queue = Queue(Runner(session, outputs, sizes), runs, self._tokens, shared)
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="bertonnx-tokenize")
         self._process = os.getpid()
 
@@ -139,10 +145,16 @@ class Engine:
         Raises:
             BertonnxError: the engine is closed.
         """
+        return self.submit_encoded(self._encode(rows), decoder, done)
+
+    def submit_encoded(
+        self, encoded: EncodedRows, decoder: Decoder, done: Callable[[Chunk], object]
+    ) -> Chunk:
+        """As `submit`, with rows that are tokenized already."""
         self._require_own_process()
         chunk = Chunk(Caller(decoder), done)
         try:
-            self._fill([chunk], [self._encode(rows)], Repeats())
+            self._fill([chunk], [encoded], Repeats())
         except BaseException:
             self._queue.drop([chunk])
             raise

@@ -10,37 +10,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from threading import get_ident
+from time import perf_counter
 
 from bertonnx.runtime.engine.batches import Batch, Caller, Chunk, Groups, Slot, largest_first
+from bertonnx.runtime.engine.cores import Cores
+from bertonnx.runtime.engine.counters import SIZES, Counters, place_of_size
 from bertonnx.runtime.engine.running import Parts, Runner, closed
+from bertonnx.runtime.engine.sleepers import sleeper_of, tell, wake
 
 __all__ = ["Counters", "Queue", "closed"]
 
 _SHARE = 8
 """A batch that is not due yet may run on an idle core if it is an eighth full. Smaller ones cost more than
 the core that waits."""
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What the queue does, and has done so far.
-
-    Attributes:
-        waiting: pieces that wait for a core.
-        running: batches under way.
-        batches: batches that ran.
-        pieces: pieces in them.
-        tokens: tokens in those.
-    """
-
-    waiting: int
-    running: int
-    batches: int
-    pieces: int
-    tokens: int
 
 
 class Queue:
@@ -56,10 +40,18 @@ class Queue:
         runner: the model.
         runs: batches at a time.
         tokens: the outputs that are fetched -> tokens of a full batch.
+        cores: what this queue shares with those of other models; default its threads are its own.
     """
 
-    def __init__(self, runner: Runner, runs: int, tokens: Callable[[tuple[str, ...]], int]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        runs: int,
+        tokens: Callable[[tuple[str, ...]], int],
+        cores: Cores | None = None,
+    ) -> None:
         self._runner = runner
+        self._cores = cores
         self._tokens = tokens
         self._limit = runs
         self.closed = False
@@ -74,6 +66,7 @@ class Queue:
         self._workers: set[int] = set()
         self._chunks: set[Chunk] = set()
         self._waiting = self._batches = self._pieces = self._batch_tokens = 0
+        self._sizes = [0] * SIZES
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -84,7 +77,12 @@ class Queue:
         """Return what the queue does now, and has done so far."""
         with self._lock:
             return Counters(
-                self._waiting, len(self._running), self._batches, self._pieces, self._batch_tokens
+                self._waiting,
+                len(self._running),
+                self._batches,
+                self._pieces,
+                self._batch_tokens,
+                tuple(self._sizes),
             )
 
     # What callers do.
@@ -126,12 +124,12 @@ class Queue:
                 self._line_up(batch, chunk.caller)
             chunk.gathering.clear()
             told = self._settle([chunk])
-        _tell(told)
+        tell(told)
 
     def start(self) -> None:
         """Let the pool's threads run what is due, for this one will not wait for it."""
         with self._lock:
-            self._hand_out(alone=self._fewer_than_cores)
+            self._hand_out(alone=self._fewer_than_cores())
 
     def run_alone(self, chunk: Chunk) -> None:
         """Run a chunk's batches that are fewer than the cores, one after the other with all cores, here.
@@ -141,7 +139,7 @@ class Queue:
         try:
             while True:
                 with self._lock:
-                    batch = self._next(self._fewer_than_cores and not chunk.spread)
+                    batch = self._next(self._fewer_than_cores() and not chunk.spread)
                 if batch is None:
                     return
                 self._run(batch)
@@ -158,7 +156,7 @@ class Queue:
                     batch = self._next(not settled, alone=not chunk.spread)
                     if settled:
                         return
-                    sleeper = _sleeper(chunk) if batch is None else None
+                    sleeper = sleeper_of(chunk) if batch is None else None
                 if batch is not None:
                     self._run(batch)
                 elif sleeper is not None:
@@ -182,7 +180,7 @@ class Queue:
                     self._forget(chunk)
                     if not chunk.running:
                         break
-                    sleeper = _sleeper(chunk)
+                    sleeper = sleeper_of(chunk)
                 sleeper.acquire()
 
     def cancel(self, chunk: Chunk) -> None:
@@ -191,16 +189,25 @@ class Queue:
             if not chunk.settled:
                 chunk.error = CancelledError()
                 self._forget(chunk)
-                _wake(chunk)
+                wake(chunk)
 
     def close(self) -> None:
         """Drop batches that wait, let the pool's threads go, and fail all chunks that are not computed."""
         with self._lock:
             told = self._fail()
-        _tell(told)
+        tell(told)
+        if self._cores is not None:
+            self._cores.forget(self)
         # Not from a pool's thread, which has told of results and cannot wait for itself.
         self._pool.shutdown(wait=get_ident() not in self._workers, cancel_futures=True)
         self._runner.release()
+
+    def core_is_free(self) -> bool:
+        """Take a core that was handed over; return False where nothing runs here any longer.
+
+        Another queue's lock may be held, so this one's is taken in a thread of the pool.
+        """
+        return self._sent(self._serve_next) is not None
 
     # Under the lock: what is due, and who runs it.
 
@@ -252,10 +259,35 @@ class Queue:
                 del chunk.gathering[batch.kind]
                 self._line_up(batch, chunk.caller)
 
-    @property
-    def _fewer_than_cores(self) -> bool:
-        """Whether nothing runs, and fewer batches are due than there are cores."""
-        return not self._running and not self._coming and self._due < self._limit
+    def _fewer_than_cores(self, *, held: bool = False) -> bool:
+        """Return whether nothing runs, and fewer batches are due than there are cores.
+
+        Args:
+            held: whether one of the shared cores is taken already for what would run.
+        """
+        here = not self._running and not self._coming and self._due < self._limit
+        return here and (self._cores is None or self._cores.taken == held)
+
+    def _sent(self, work: Callable[..., None], *arguments: object) -> Future[None] | None:
+        """Let a thread of the pool do something with a core that is taken; None where there are no more."""
+        try:
+            future = self._pool.submit(work, *arguments)
+        except RuntimeError:  # it is closed, or Python is about to end
+            return None
+        if self._cores is not None:
+            future.add_done_callback(self._give_back_unused)
+        return future
+
+    def _take_core(self) -> bool:
+        return self._cores is None or self._cores.take(self)
+
+    def _give_core_back(self) -> None:
+        if self._cores is not None:
+            self._cores.give_back()
+
+    def _give_back_unused(self, future: Future[None]) -> None:
+        if future.cancelled():
+            self._give_core_back()
 
     def _hand_out(self, *, alone: bool = False) -> None:
         """Let the pool's threads run what is due, as far as cores are free.
@@ -264,24 +296,32 @@ class Queue:
             alone: whether they may run batches alone. Then one of them is enough.
         """
         while self._turns < self._limit and self._due > self._coming and not self.closed:
-            try:
-                self._pool.submit(self._serve, alone)
-            except RuntimeError:  # Python is about to end, and takes no more work
+            if not self._take_core():
+                return
+            # Before, since the thread may begin at once.
+            self._coming += 1
+            if self._sent(self._serve, alone) is None:
+                self._coming -= 1
+                self._give_core_back()
                 self._fail()
                 return
-            self._coming += 1
             if alone:
                 return
 
-    def _next(self, wanted: bool, *, alone: bool = True) -> Batch | None:
+    def _next(self, wanted: bool, *, alone: bool = True, held: bool = False) -> Batch | None:
         """Take a batch to run in this thread, if there is a core for it, and let others run the rest.
 
         Args:
             wanted: whether this thread runs one at all.
             alone: whether it may run one alone.
+            held: whether this thread has a core already.
         """
-        if wanted and self._turns < self._limit and not self.closed:
-            alone = alone and self._fewer_than_cores
+        wanted = wanted and self._turns < self._limit and not self.closed
+        if wanted and not self._due:
+            self._take()  # lets go of lines whose batches others took
+        elif wanted and (held or self._take_core()):
+            held = True
+            alone = alone and self._fewer_than_cores(held=held)
             batch = self._take()
             if batch is not None:
                 batch.alone = alone
@@ -289,6 +329,8 @@ class Queue:
                 if not batch.alone:
                     self._hand_out()
                 return batch
+        if held:
+            self._give_core_back()
         self._hand_out()
         return None
 
@@ -304,8 +346,10 @@ class Queue:
                 if batch.slots:
                     self._line.rotate(-1)  # the next turn is another caller's
                     self._leave(batch)
+                    now = perf_counter()
                     for slot in batch.slots:
                         slot.chunk.running += 1
+                        slot.chunk.started = slot.chunk.started or now
                     self._running[get_ident()] = batch
                     return batch
             caller.lined_up = False
@@ -348,7 +392,7 @@ class Queue:
                 if chunk.done is not None:
                     told.append(chunk)
             if not chunk.open:
-                _wake(chunk)
+                wake(chunk)
         return told
 
     def _fail(self) -> list[Chunk]:
@@ -365,10 +409,15 @@ class Queue:
 
     def _serve(self, alone: bool) -> None:
         """Run batches in a thread of the pool for as long as there are any."""
-        self._workers.add(get_ident())
         with self._lock:
             self._coming -= 1
-            batch = self._next(True, alone=alone)
+        self._serve_next(alone)
+
+    def _serve_next(self, alone: bool = True) -> None:
+        """Run batches in a thread of the pool that has a core, for as long as there are any."""
+        self._workers.add(get_ident())
+        with self._lock:
+            batch = self._next(True, alone=alone, held=True)
         while batch is not None:
             self._run(batch)
             with self._lock:
@@ -380,7 +429,7 @@ class Queue:
             batch = self._running.get(get_ident())
             told = self._finish(batch, [batch.slots]) if batch is not None else []
             self._hand_out()
-        _tell(told)
+        tell(told)
 
     def _run(self, batch: Batch) -> None:
         """Run a batch, and let it be tried again where it failed."""
@@ -388,11 +437,12 @@ class Queue:
         parts = self._runner.run(batch, interruptible=get_ident() not in self._workers)
         with self._lock:
             told = self._finish(batch, parts)
-        _tell(told)
+        tell(told)
 
     def _finish(self, batch: Batch, parts: Parts) -> list[Chunk]:
         """Count a batch's slots as computed, or line them up again in parts; return chunks to tell of."""
         del self._running[get_ident()]
+        self._give_core_back()
         for slot in batch.slots:
             slot.chunk.running -= 1
             if not parts:
@@ -403,6 +453,7 @@ class Queue:
         if not parts:
             self._batches += 1
             self._pieces += len(batch.slots)
+            self._sizes[place_of_size(len(batch.slots))] += 1
             self._batch_tokens += batch.tokens
         elif self.closed:
             for chunk in chunks:
@@ -417,28 +468,3 @@ class Queue:
 
     def _budget(self, fetch: tuple[str, ...]) -> int:
         return min(self._tokens(fetch), self._runner.most_tokens)
-
-
-def _sleeper(chunk: Chunk) -> threading.Lock:
-    """Return a lock that can be had when a chunk is settled, or some of it has run."""
-    lock = threading.Lock()
-    lock.acquire()
-    chunk.sleepers.append(lock)
-    return lock
-
-
-def _wake(chunk: Chunk) -> None:
-    for sleeper in chunk.sleepers:
-        sleeper.release()
-    chunk.sleepers.clear()
-
-
-def _tell(chunks: Iterable[Chunk]) -> None:
-    """Tell of chunks that are settled. What goes wrong there is no fault of other callers."""
-    for chunk in chunks:
-        try:
-            if chunk.done is not None:
-                chunk.done(chunk)
-        except Exception as error:
-            thread = threading.current_thread()
-            threading.excepthook(threading.ExceptHookArgs([type(error), error, error.__traceback__, thread]))

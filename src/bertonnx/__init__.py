@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bertonnx.runtime.io.job import JobReport
     from bertonnx.runtime.model import Model, load
     from bertonnx.runtime.run import run
+    from bertonnx.runtime.serving.server import serve
     from bertonnx.runtime.signing import sign, verify_signature
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "export",
     "load",
     "run",
+    "serve",
     "sign",
     "verify_signature",
 ]
@@ -51,6 +53,7 @@ _HOMES = {
     "export": "bertonnx.exporters.convert",
     "load": "bertonnx.runtime.model",
     "run": "bertonnx.runtime.run",
+    "serve": "bertonnx.runtime.serving.server",
     "sign": "bertonnx.runtime.signing",
     "verify_signature": "bertonnx.runtime.signing",
 }

@@ -20,6 +20,7 @@
     ├── InferenceError            ONNX Runtime failed on a batch
     ├── OutOfMemoryError          a batch did not fit into memory
     ├── TaskError                 the model's task cannot serve this method
+    ├── ServerError               a server cannot listen, cannot be reached, or did not answer
     ├── InputError                the input cannot be read
     ├── OutputError               the output cannot be written
     └── RowError                  one text failed; the others are not touched
@@ -54,6 +55,7 @@ __all__ = [
     "ProviderError",
     "QuantizationError",
     "RowError",
+    "ServerError",
     "SignatureError",
     "SourceError",
     "TaskError",
@@ -165,6 +167,10 @@ class OutOfMemoryError(BertonnxError):
 
 class TaskError(BertonnxError):
     """A method was called that the model's task cannot serve."""
+
+
+class ServerError(BertonnxError):
+    """A server cannot listen on its address, cannot be reached, or refused or failed to answer."""
 
 
 class InputError(BertonnxError):

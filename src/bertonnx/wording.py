@@ -25,6 +25,7 @@ from typing import Any
 
 __all__ = [
     "COMMAND_LINE",
+    "HTTP",
     "PYTHON",
     "Call",
     "Face",
@@ -291,7 +292,22 @@ class _R(_Python):
         return str(value)
 
 
-COMMAND_LINE, PYTHON, R = Face(), _Python(), _R()
+class _Http(Face):
+    name = "HTTP"
+
+    def option(self, name: str) -> str:
+        return f'"{name}"'
+
+    def given(self, name: str, value: Any) -> str:
+        # Most requests can only be cut or refused; our own says all that Python can.
+        if name == "long_text":
+            return '"truncate": true' if value == "truncate" else f'/v1/predict with "{name}": "{value}"'
+        if isinstance(value, tuple):
+            value = list(value)
+        return f'"{name}": {json.dumps(value, ensure_ascii=False, default=str)}'
+
+
+COMMAND_LINE, PYTHON, R, HTTP = Face(), _Python(), _R(), _Http()
 
 
 def worded(text: str | Message, face: Face) -> str:

@@ -46,6 +46,8 @@ ROOMS: Mapping[str, str] = {
     "runtime/doctor.py": "runtime/session",
     "runtime/bench": "runtime/session runtime/rows.py runtime/tokenization.py runtime/io runtime/model.py",
     "runtime/run.py": ALL,
+    "runtime/serving": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
+    "runtime/engine runtime/io runtime/methods.py runtime/model.py",
     "runtime/signing.py": "runtime/modelfile",
     "exporters/quiet.py": "",
     "exporters/options.py": "",

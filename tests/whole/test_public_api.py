@@ -31,10 +31,13 @@ COMMANDS_ONLY = {"lengths", "repeat", "seconds", "text"}
 
 NOT_IN_R = {
     *COMMANDS_ONLY,
+    "cors",
     "csv_safe",
     "dimensions",
     "encoding",
+    "host",
     "manifest",
+    "port",
     "prefix",
     "query",
     "resume",
@@ -264,7 +267,7 @@ def _named_options() -> dict[str, set[str]]:
 
 def test_python_has_every_argument_that_its_messages_name() -> None:
     functions: list[Any] = [bertonnx.load, bertonnx.export, bertonnx.check, bertonnx.run]
-    functions += [bertonnx.sign, bertonnx.verify_signature]
+    functions += [bertonnx.sign, bertonnx.verify_signature, bertonnx.serve]
     functions += [getattr(bertonnx.Model, name) for name in MODEL_METHODS]
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     missing = {name: places for name, places in _named_options().items() if name not in arguments}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertonnx.cli import bench, check, doctor, export, info, run, sign
+from bertonnx.cli import bench, check, doctor, export, info, run, serve, sign
 from bertonnx.cli.app import app
 
 __all__ = ["app"]
@@ -11,6 +11,7 @@ __all__ = ["app"]
 for _command in (
     export.export,
     run.run,
+    serve.serve,
     check.check,
     sign.sign,
     sign.verify_signature,

@@ -1,0 +1,63 @@
+"""What operators and browsers ask for: health, metrics, the page, the description of the interface."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from bertonnx.runtime.serving.call import Call
+from bertonnx.runtime.serving.errors import RefusedError
+from bertonnx.runtime.serving.http import Response, as_json
+from bertonnx.runtime.serving.openapi import description
+
+if TYPE_CHECKING:
+    from bertonnx.runtime.serving.metrics import Metrics
+
+__all__ = ["health", "metrics", "openapi", "page", "ready"]
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+async def health(call: Call) -> Response:  # noqa: ARG001
+    """`GET /health`: the process answers."""
+    return as_json({"status": "ok"})
+
+
+async def ready(call: Call) -> Response:
+    """`GET /ready`: it takes requests; 503 once it is about to end."""
+    if call.state.draining:
+        raise RefusedError("unhealthy", "the server is about to end")
+    return as_json({"status": "ready"})
+
+
+async def metrics(counted: Metrics, call: Call) -> Response:  # noqa: ARG001
+    """`GET /metrics`, in Prometheus' text format."""
+    return Response(counted.text(), kind=b"text/plain; version=0.0.4; charset=utf-8")
+
+
+async def openapi(call: Call) -> Response:
+    """`GET /openapi.json`."""
+    return as_json(description([served.name for served in call.fleet]))
+
+
+async def page(call: Call) -> Response:  # noqa: ARG001
+    """`GET /`: the page for people."""
+    return Response(
+        _page(),
+        kind=b"text/html; charset=utf-8",
+        headers=[
+            (b"content-security-policy", _POLICY.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"cache-control", b"no-cache"),
+        ],
+    )
+
+
+@cache
+def _page() -> bytes:
+    return resources.files("bertonnx.runtime.serving").joinpath("page.html").read_bytes()
