@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bertonnx.errors import PrecisionError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
 from bertonnx.exporters.checkpoint.folder import read_json
@@ -20,27 +21,30 @@ from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.exporters.ranges import ranges_of
-from bertonnx.exporters.staging import Staged, require_free, stage, stamped
+from bertonnx.exporters.staging import Staged, require_free, seal, stage, stamped
 from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
 from bertonnx.exporters.verify.parity import compare, fed, sample_feeds, segment_feeds
-from bertonnx.exporters.verify.samples import batch_rows, prompted_rows, sample_rows
+from bertonnx.exporters.verify.samples import prompted_rows, sample_rows
 from bertonnx.models.card import Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.models.ranges import Ranges
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext
-from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
-from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
+from bertonnx.runtime.golden import CheckReport
+from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Row
 from bertonnx.runtime.session.session import Feeds, Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Call, Message, Option
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "export", "exported"]
+
+Noted = Callable[[Session, Card, TextTokenizer], Card]
+Tried = Callable[[Session, Card, TextTokenizer], None]
 
 
 @dataclass(frozen=True)
@@ -168,18 +172,35 @@ def export(
     progress("reading the checkpoint")
     found = resolve(source, options.revision, Trust(allow_pickle, trust_remote_code))
     with replicated(found, options) as read:
-        return _exported(read, path, options, progress)
+        return exported(read, options, path, progress)
 
 
-def _exported(
-    source: Source, path: Path, options: ExportOptions, progress: Callable[[str], None]
+def exported(
+    found: Source,
+    options: ExportOptions,
+    path: Path,
+    progress: Callable[[str], None],
+    *,
+    noted: Noted = lambda _, card, __: card,
+    tried: Tried | None = None,
 ) -> ExportReport:
-    checkpoint = _checkpoint(source, options)
+    """Export a checkpoint that lies on this disk; the rest of `export`, and raises as it does.
+
+    Args:
+        found: the checkpoint.
+        options: how.
+        path: the file to write.
+        progress: is told what begins.
+        noted: adds to the card what else is known of the finished graph.
+        tried: is shown the graph in smaller numbers; the file is then written in fp32, even where smaller
+            numbers are not good enough.
+    """
+    checkpoint = _checkpoint(found, options)
     texts = _texts(checkpoint, options)
 
     progress("tracing the graph")
     graph = traced(checkpoint)
-    this = _export(checkpoint, graph, path, options, texts, progress)
+    this = replace(_export(checkpoint, graph, path, options, texts, progress), noted=noted)
 
     progress("optimizing the graph")
     card = _optimized(graph, this)
@@ -191,6 +212,10 @@ def _exported(
         if texts is None or not options.reduced:
             return _finished(staged, session, card, this)
         reduced = _quantized if options.quantize else _halved
+        if tried is not None:
+            with suppress(PrecisionError), reduced(graph, session, texts, card, this) as (_, other, its):
+                tried(other, its, this.tokenizer)
+            return _finished(staged, session, card, this)
         with reduced(graph, session, texts, card, this) as (smaller, session, card):
             return _finished(smaller, session, card, this)
 
@@ -209,6 +234,7 @@ class _Export:
         inputs: the same, and pairs of texts where the model reads segments, as inputs of the model.
         texts: what judges smaller numbers, and what ranges of embeddings are of; None where none are needed.
         progress: is told what begins.
+        noted: adds to the card what else is known of the finished graph.
     """
 
     checkpoint: Checkpoint
@@ -220,6 +246,7 @@ class _Export:
     inputs: list[Feeds]
     texts: CalibrationRows | None
     progress: Callable[[str], None]
+    noted: Noted = lambda _, card, __: card
 
     @property
     def context(self) -> DecoderContext:
@@ -350,30 +377,20 @@ def _halved(graph: Graph, reference: Session, texts: CalibrationRows, card: Card
 
 
 def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> ExportReport:
-    """Write card, tokenizer and golden examples, replay these from the file, and put it in its place.
+    """Seal the file, and report what was done.
 
-    Only for a CPU unlike this one is there nothing to replay the file with.
+    Only for a CPU unlike this one is there nothing to replay it with.
     """
+    card = this.noted(session, card, this.tokenizer)
     this.progress("writing the file")
-    tokenizer_text = this.checkpoint.tokenizer_text
-    card = replace(
-        card,
-        ranges=this.ranges(session),
-        weights_sha256=weights_sha256(staged.path),
-        graph_sha256=graph_sha256(staged.path),
-        tokenizer_sha256=sha256_text(tokenizer_text),
+    card, replay = seal(
+        staged,
+        session,
+        replace(card, ranges=this.ranges(session)),
+        this.tokenizer,
+        tokenizer_text=this.checkpoint.tokenizer_text,
+        replayed=this.runs_here,
     )
-    # Made by this session, not by PyTorch: they shall show later whether the file still computes this.
-    alike = batch_rows(pairs=bool(this.checkpoint.pairs), mask_token=this.checkpoint.mask_token)
-    golden = [
-        *examples_of(this.samples, this.tokenizer, session, card),
-        *batch_of(alike, this.tokenizer, session, card),
-        *hard_texts_of(this.tokenizer),
-    ]
-    staged.write_metadata(card, tokenizer_text, golden)
-    # Before it is put in its place: a file that fails its own examples must not stand there.
-    replay = check(staged.path, "cpu") if this.runs_here else None
-    staged.publish()
     file = read_model_file(staged.target)
     sidecar = file.sidecars[0] if file.sidecars else None
     return ExportReport(staged.target, sidecar, file.bytes, card, _messages(this, card), replay)

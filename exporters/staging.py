@@ -9,19 +9,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from bertonnx.errors import ModelFileError, OutputError
 from bertonnx.exporters.onnxgraph.files import save_proto
+from bertonnx.exporters.verify.samples import batch_rows, sample_rows
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
-from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
+from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
 from bertonnx.runtime.places import require_file_or_none
+from bertonnx.runtime.session.session import Session
+from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Option
 
-__all__ = ["Staged", "require_free", "stage", "stamped"]
+__all__ = ["Staged", "require_free", "seal", "stage", "stamped"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,54 @@ class Staged:
             # Old weights go last: until the new model is in its place, the old one may still need them.
             for path in old - {self.target.parent / sidecar.name for sidecar in sidecars}:
                 path.unlink(missing_ok=True)
+
+
+def seal(
+    staged: Staged,
+    session: Session,
+    card: Card,
+    tokenizer: TextTokenizer,
+    *,
+    tokenizer_text: str,
+    replayed: bool = True,
+) -> tuple[Card, CheckReport | None]:
+    """Write card, tokenizer and golden examples, replay these from the file, and put it in its place.
+
+    Args:
+        staged: the finished graph.
+        session: of it, on one thread of the CPU: it answers the golden examples.
+        card: all but the digests.
+        tokenizer: of the model.
+        tokenizer_text: what it was made of.
+        replayed: whether this machine can run the file.
+
+    Returns:
+        The card as it was written, and the replay; None where there was none.
+
+    Raises:
+        DriftError: the file does not give its own examples; nothing stands in its place then.
+        OutputError: the file cannot be written.
+    """
+    card = replace(
+        card,
+        weights_sha256=weights_sha256(staged.path),
+        graph_sha256=graph_sha256(staged.path),
+        tokenizer_sha256=sha256_text(tokenizer_text),
+    )
+    pairs, mask = bool(card.needs_pair), card.mask_token
+    # Made by this session, not by PyTorch: they shall show later whether the file still computes this.
+    golden = [
+        *examples_of(
+            sample_rows(pairs=pairs, mask_token=mask, max_length=card.max_length), tokenizer, session, card
+        ),
+        *batch_of(batch_rows(pairs=pairs, mask_token=mask), tokenizer, session, card),
+        *hard_texts_of(tokenizer),
+    ]
+    staged.write_metadata(card, tokenizer_text, golden)
+    # Before it is put in its place: a file that fails its own examples must not stand there.
+    replay = check(staged.path, "cpu") if replayed else None
+    staged.publish()
+    return card, replay
 
 
 def require_free(output: str | Path, *, force: bool) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.activations import ACTIVATIONS
-from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, as_json
+from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, TrainingFigures, as_json
 from bertonnx.models.ranges import Ranges
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
@@ -78,6 +78,7 @@ class Card:
         parity: how far ONNX Runtime is from PyTorch; None where that was not measured.
         quantization: figures of the INT8 step; None where there was none.
         half: figures of the fp16 step; None where there was none.
+        training: how the model was trained; None where bertonnx did not train it.
         versions: package -> version at export.
         files: name -> SHA-256, in hex, of every file of the checkpoint; of an adapter's base model that lies
             elsewhere with "base/" before it.
@@ -123,6 +124,7 @@ class Card:
     parity: ParityFigures | None = None
     quantization: Int8Figures | None = None
     half: HalfFigures | None = None
+    training: TrainingFigures | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     saved_by: Mapping[str, str] = field(default_factory=dict)
@@ -260,7 +262,7 @@ _RANGES: Mapping[str, Callable[[Any], bool]] = {
 _PREFIX = "default"
 """What the prompt of a card of format 1 is called, which had no names for prompts."""
 
-_FIGURES = ("parity", "quantization", "half")
+_FIGURES = ("parity", "quantization", "half", "training")
 
 
 def _with_prompts(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ __all__ = [
     "OutputParity",
     "ParityFigures",
     "QuantizedFigures",
+    "TrainingFigures",
 ]
 
 
@@ -158,7 +159,48 @@ class Int8Figures(AgreementFigures, QuantizedFigures):
     latency_tokens: int | None = None
 
 
-Figures = ParityFigures | HalfFigures | Int8Figures
+@dataclass(frozen=True, kw_only=True)
+class TrainingFigures:
+    """How a model was trained here, and how good it is on rows that it was not trained on.
+
+    Attributes:
+        kind: "head" on the vectors of another file, or "fine-tuning".
+        base: what it was made of: {"id", "revision"} of a checkpoint, and of a head also "file_sha256".
+        data: "train" and "validation" -> SHA-256, in hex, of the file.
+        rows: how many were trained on.
+        measured_rows: how many it was measured on.
+        seed: of all that was drawn.
+        settings: what else was chosen, by the user or by validation.
+        scores: name -> figure on the measured rows (`runtime.evaluation.figures.Evaluation.scores`).
+        intervals: name -> bounds of its 95% confidence interval.
+        labels: label -> {"precision", "recall", "f1", "rows"}.
+        confusion: of single labels, (actual, predicted) -> rows.
+        ece: expected calibration error, of single labels.
+        baselines: name -> figures of something simple on the same rows.
+        better: name of a baseline -> whether the model is better than it beyond chance.
+        int8: what the figures would be in INT8, where that was measured.
+        difference: of a head: largest difference of the file's scores from scikit-learn's.
+    """
+
+    kind: str
+    base: Mapping[str, str | None]
+    data: Mapping[str, str]
+    rows: int
+    measured_rows: int
+    seed: int
+    settings: Mapping[str, str | int | float | None]
+    scores: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] = ()
+    ece: float | None = None
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    better: Mapping[str, bool] = field(default_factory=dict)
+    int8: Mapping[str, float] = field(default_factory=dict)
+    difference: float | None = None
+
+
+Figures = ParityFigures | HalfFigures | Int8Figures | TrainingFigures
 
 
 def as_json(figures: Figures | None) -> dict[str, Any]:

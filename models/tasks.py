@@ -19,6 +19,7 @@ __all__ = [
     "ENCODER",
     "PROBLEM_TYPES",
     "RANKER",
+    "TAGGER",
     "TASKS",
     "Task",
     "Use",
@@ -79,6 +80,8 @@ class Task:
             config_sentence_transformers.json).
         layers: `(Task, SentenceModules | None, ExportOptions, PretrainedConfig, folder) -> Embedding`: what
             follows the traced model (`exporters.checkpoint.embedding`).
+        evaluation: `(Model, path, Columns) -> Measured`: what a model of this task says of labelled texts
+            (`runtime.evaluation.evaluate`); empty where labels say nothing of it.
         head: `(config, raw) -> Head`: labels, problem type and activation of a checkpoint
             (`exporters.checkpoint.task`).
         graph_head: `(Graph, Checkpoint) -> None`: puts post-processing into the graph
@@ -132,6 +135,7 @@ class Task:
     kinds: tuple[str, ...] = ()
     library: str = ""
     layers: str = "bertonnx.exporters.checkpoint.embedding:no_embedding"
+    evaluation: str = ""
     head: str = "bertonnx.exporters.checkpoint.task:no_head"
     graph_head: str = ""
     reference_head: str = ""
@@ -205,6 +209,7 @@ TASKS: Registry[Task] = Registry(
             "labels": "bertonnx.runtime.r_tables:label_table",
             "scores": "bertonnx.runtime.r_tables:score_table",
         },
+        evaluation="bertonnx.runtime.evaluation.evaluate:measured_labels",
         head="bertonnx.exporters.checkpoint.task:classification_head",
         graph_head="bertonnx.exporters.steps.heads:add_scores",
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
@@ -255,6 +260,7 @@ TASKS: Registry[Task] = Registry(
         columns="bertonnx.runtime.io.columns:entity_columns",
         comparison="bertonnx.exporters.verify.agreement:compare_entities",
         r_tables={"entities": "bertonnx.runtime.r_tables:entity_table"},
+        evaluation="bertonnx.runtime.evaluation.evaluate:measured_entities",
         head="bertonnx.exporters.checkpoint.task:token_head",
         graph_head="bertonnx.exporters.steps.heads:add_scores",
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
@@ -335,6 +341,10 @@ CLASSIFIER = TASKS["text-classification"]
 
 RANKER = TASKS["text-ranking"]
 """The task of a cross-encoder that gives one number to a pair."""
+
+
+TAGGER = TASKS["token-classification"]
+"""The task of a model that labels tokens."""
 
 
 def register(row: Task) -> None:

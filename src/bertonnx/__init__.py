@@ -11,12 +11,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bertonnx.errors import BertonnxError, MissingDependencyError, TruncationWarning
-from bertonnx.wording import Install
+from bertonnx.errors import BertonnxError, TruncationWarning
 
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport, export
+    from bertonnx.exporters.training.train import TrainReport, train
     from bertonnx.models.card import Card
+    from bertonnx.runtime.evaluation.evaluate import evaluate
+    from bertonnx.runtime.evaluation.figures import Evaluation
     from bertonnx.runtime.golden import CheckReport, check
     from bertonnx.runtime.io.job import JobReport
     from bertonnx.runtime.model import Model, load
@@ -28,16 +30,20 @@ __all__ = [
     "BertonnxError",
     "Card",
     "CheckReport",
+    "Evaluation",
     "ExportReport",
     "JobReport",
     "Model",
+    "TrainReport",
     "TruncationWarning",
     "check",
+    "evaluate",
     "export",
     "load",
     "run",
     "serve",
     "sign",
+    "train",
     "verify_signature",
 ]
 
@@ -46,54 +52,43 @@ __version__ = "0.1.0"
 _HOMES = {
     "Card": "bertonnx.models.card",
     "CheckReport": "bertonnx.runtime.golden",
+    "Evaluation": "bertonnx.runtime.evaluation.figures",
     "ExportReport": "bertonnx.exporters.convert",
     "JobReport": "bertonnx.runtime.io.job",
     "Model": "bertonnx.runtime.model",
+    "TrainReport": "bertonnx.exporters.training.train",
     "check": "bertonnx.runtime.golden",
+    "evaluate": "bertonnx.runtime.evaluation.evaluate",
     "export": "bertonnx.exporters.convert",
     "load": "bertonnx.runtime.model",
     "run": "bertonnx.runtime.run",
     "serve": "bertonnx.runtime.serving.server",
     "sign": "bertonnx.runtime.signing",
+    "train": "bertonnx.exporters.training.train",
     "verify_signature": "bertonnx.runtime.signing",
 }
+
+_NEEDS = {
+    "ExportReport": "exporting",
+    "TrainReport": "training a head",
+    "export": "exporting",
+    "train": "training a head",
+}
+"""What is asked for before it is imported; of training, what its smaller half needs."""
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: running must not pay for exporting, nor importing for ONNX Runtime."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bertonnx' has no attribute {name!r}")
-    if _HOMES[name].startswith("bertonnx.exporters"):
-        _require_exporters()
+    if name in _NEEDS:
+        from bertonnx.models.needs import require_packages
+
+        require_packages(_NEEDS[name])
     value = getattr(importlib.import_module(_HOMES[name]), name)
     # From now on Python finds it without asking here.
     globals()[name] = value
     return value
-
-
-def _require_exporters() -> None:
-    """Raise a `MissingDependencyError` that says what exporting needs, before half of it is imported."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def missing(distribution: str) -> bool:
-        # By what is installed: to import torch only to see that it is there takes seconds.
-        try:
-            version(distribution)
-        except PackageNotFoundError:
-            return True
-        return False
-
-    needed = ["torch", "transformers", "optimum", "onnx"]
-    absent = [name for name in needed if missing(name)]
-    # Two distributions bring the same module.
-    if missing("onnxruntime") and missing("onnxruntime-gpu"):
-        absent.append("onnxruntime")
-    if absent:
-        raise MissingDependencyError(
-            "exporting needs {absent}; type: {install}",
-            absent=", ".join(absent),
-            install=Install("cpu,export"),
-        )
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ from bertonnx.wording import Call, Message, Option, command_face, printable, wor
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
     from bertonnx.models.card import Card
-    from bertonnx.models.figures import AgreementFigures, HalfFigures, Int8Figures
+    from bertonnx.models.figures import AgreementFigures, HalfFigures, Int8Figures, TrainingFigures
     from bertonnx.runtime.bench.measure import BenchReport
     from bertonnx.runtime.io.job import JobProgress
     from bertonnx.runtime.session.session import OpenSession
@@ -193,6 +193,8 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
                 f"              {name} {found.version} gives the same to {found.max_abs_difference:.2g} "
                 f"({found.texts} texts)"
             )
+    if card.training:
+        yield from _training_lines(card.training)
     if card.half:
         yield from _half_lines(card.half)
     if card.quantization:
@@ -208,6 +210,16 @@ def _prompt_lines(card: Card) -> Iterator[str]:
     yield f"              {default} by default"
     if not card.pooled_prompt:
         yield "              the tokens of a prompt are not pooled"
+
+
+def _training_lines(figures: TrainingFigures) -> Iterator[str]:
+    yield f"  trained     {figures.kind} of {figures.base.get('id')}, on {figures.rows} rows"
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.scores.items())
+    yield f"              {shown} ({figures.measured_rows} other rows)"
+    for name, scores in figures.baselines.items():
+        score, value = next(iter(scores.items()))
+        worse = "" if figures.better.get(name) else ", and the model is not better beyond chance"
+        yield f"              {name} baseline: {score.replace('_', ' ')} {value:.4f}{worse}"
 
 
 def _half_lines(figures: HalfFigures) -> Iterator[str]:

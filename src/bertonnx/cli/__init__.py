@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertonnx.cli import bench, check, doctor, export, info, run, serve, sign
+from bertonnx.cli import bench, check, doctor, evaluate, export, info, run, serve, sign, train
 from bertonnx.cli.app import app
 
 __all__ = ["app"]
@@ -18,5 +18,7 @@ for _command in (
     info.info,
     doctor.doctor,
     bench.bench,
+    train.train,
+    evaluate.evaluate,
 ):
     app.command()(_command)

@@ -14,10 +14,12 @@ from bertonnx.wording import Option
 
 __all__ = [
     "PROVIDER_NAMES",
+    "ColumnOption",
     "CsvSafeOption",
     "DimensionsOption",
     "EncodingOption",
     "GpuMemoryOption",
+    "LabelColumnOption",
     "LongTextOption",
     "ManifestOption",
     "ModelPath",
@@ -25,6 +27,7 @@ __all__ = [
     "NormalizeOption",
     "OnErrorOption",
     "OwnModelPath",
+    "PairColumnOption",
     "PasswordOption",
     "PrivateKeyOption",
     "ProviderOption",
@@ -73,6 +76,17 @@ LongTextOption = Annotated[
         metavar="|".join(LONG_TEXT),
         help="What to do with a text longer than the model takes: cut it, read it in overlapping windows, or "
         "report an error. Default: truncate; stride for question answering and token classification.",
+    ),
+]
+ColumnOption = Annotated[str | None, typer.Option(help="Column or JSON field that holds the text.")]
+PairColumnOption = Annotated[
+    str | None, typer.Option(help="Column or JSON field that holds the second text, such as the context.")
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        help="Column or JSON field that holds the label; several that hold 0 or 1, each for a label.",
     ),
 ]
 OnErrorOption = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bertonnx.cli.options import (
+    ColumnOption,
     CsvSafeOption,
     DimensionsOption,
     EncodingOption,
@@ -17,6 +18,7 @@ from bertonnx.cli.options import (
     ModelPath,
     NormalizeOption,
     OnErrorOption,
+    PairColumnOption,
     ProviderOption,
     Tf32Option,
 )
@@ -53,10 +55,8 @@ def run(
             "Lines on standard output.",
         ),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column or JSON field that holds the text.")] = None,
-    pair_column: Annotated[
-        str | None, typer.Option(help="Column or JSON field that holds the second text, such as the context.")
-    ] = None,
+    column: ColumnOption = None,
+    pair_column: PairColumnOption = None,
     provider: ProviderOption = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="How many threads to use. Default: as many as available cores.")

@@ -1,0 +1,374 @@
+"""Labelled texts: which columns hold them, and what kind of labels they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from bertonnx.errors import InputError, RowError, UsageError
+from bertonnx.runtime.evaluation.records import Record, Records, read_records
+from bertonnx.runtime.io.inputs import PAIRS, TEXTS
+from bertonnx.runtime.options import chosen
+from bertonnx.wording import Message, Option
+
+__all__ = ["KINDS", "MULTI", "REGRESSION", "SINGLE", "Columns", "Labelled", "read_labelled"]
+
+SINGLE, MULTI, REGRESSION = KINDS = (
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+)
+"""Kinds of labels, as `problem_type` of transformers names them."""
+
+_TEXTS = (*TEXTS, "review", "content", "comment", "message", "body", "tweet", "document", "title", "input")
+_LABELS = ("label", "labels", "class", "category", "target", "sentiment", "rating", "score", "y", "output")
+_MOST_CLASSES = 50
+"""Different whole numbers up to which they are classes and no amounts, where nobody says."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a labelled file are read, as far as the user says.
+
+    Attributes:
+        column: of the text; None to find it.
+        pair_column: of the second text; None for none, or the usual one where a model needs pairs.
+        label_column: of the label; several with commas between them are labels of which each may hold;
+            None to find it.
+        group_column: of what keeps rows together on one side of a split; None for nothing.
+        problem_type: one of `KINDS`; None to tell it by the labels.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+
+    column: str | None = None
+    pair_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+    problem_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.problem_type is not None:
+            chosen("problem_type", self.problem_type, KINDS)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with labels, in the order of the file.
+
+    Attributes:
+        path: the file.
+        texts: the texts.
+        pairs: second texts, as many; None where there are none.
+        labels: of each text its label as text; of `MULTI` a tuple of those that hold, in no order; of
+            `REGRESSION` a number.
+        kind: one of `KINDS`.
+        groups: of each text what keeps it together with others; None where nothing does.
+        columns: the columns by what they hold: "text", "pair", "label", "group".
+        left_out: why rows were left out, and how many.
+        messages: what was taken to be meant.
+    """
+
+    path: str
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[Any]
+    kind: str
+    groups: list[str] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels that are there, numbers in order of size and words in that of the alphabet."""
+        found = set(chain.from_iterable(self.labels) if self.kind == MULTI else self.labels)
+        return () if self.kind == REGRESSION else tuple(sorted(found, key=_in_order))
+
+    def chosen(self, places: Sequence[int]) -> Labelled:
+        """Return the texts at some places, in their order."""
+
+        def at(values: list[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[place] for place in places]
+
+        return Labelled(
+            self.path,
+            [self.texts[place] for place in places],
+            at(self.pairs),
+            [self.labels[place] for place in places],
+            self.kind,
+            at(self.groups),
+            self.columns,
+        )
+
+
+def read_labelled(path: str | Path, columns: Columns, *, needs_pair: bool = False) -> Labelled:
+    """Read labelled texts.
+
+    Rows without a text or a label, and those that cannot be read, are left out and counted.
+
+    Args:
+        path: a `.csv`, `.tsv`, `.jsonl`, `.parquet` or `.arrow` file.
+        columns: what the user says of its columns.
+        needs_pair: whether there must be second texts.
+
+    Raises:
+        InputError: it cannot be read, nothing says which columns to take, or no row has a label.
+        UsageError: the labels are not of the kind that was asked for.
+    """
+    records = read_records(path)
+    found = _found(records, columns, needs_pair=needs_pair)
+    names = found["label"].split(",") if found["label"] not in records.names else [found["label"]]
+    left_out: Counter[str] = Counter()
+    rows = list(_whole(records, found, names, left_out))
+    if not rows:
+        raise InputError(
+            "no row of {path} has a text and a label: {why}",
+            path=records.path,
+            why=", ".join(f"{count} {reason}" for reason, count in left_out.items()),
+        )
+    kind, labels = _typed([row[2] for row in rows], names, columns.problem_type)
+    return Labelled(
+        records.path,
+        [row[0] for row in rows],
+        [row[1] for row in rows] if "pair" in found else None,
+        labels,
+        kind,
+        [row[3] for row in rows] if "group" in found else None,
+        found,
+        dict(left_out),
+        tuple(_messages(records, found)),
+    )
+
+
+def _found(records: Records, columns: Columns, *, needs_pair: bool) -> dict[str, str]:
+    """Return the name of each column that is read, by what it holds."""
+    asked = {
+        "text": columns.column,
+        "pair": columns.pair_column,
+        "group": columns.group_column,
+    }
+    found = {what: _named(records, name) for what, name in asked.items() if name is not None}
+    label = columns.label_column
+    if label is not None:
+        parts = [label] if _match(records.names, label) else label.split(",")
+        found["label"] = ",".join(_named(records, part) for part in parts)
+    # Before the label is guessed, which may be the only column that is left then.
+    if needs_pair and ("text" not in found or "pair" not in found):
+        found = _pair(records, found) | found
+    if "label" not in found:
+        found["label"] = _guessed(records, found, _LABELS, "label", Option("label_column", "NAME"))
+    if "text" not in found:
+        found["text"] = _guessed(records, found, _TEXTS, "text", Option("column", "NAME"))
+    return found
+
+
+def _named(records: Records, name: str) -> str:
+    """Return a column as the file writes it, which may have blanks around its name or other capitals."""
+    found = _match(records.names, name)
+    if len(found) == 1:
+        return found[0]
+    raise InputError(
+        "{path} has {count} column {wanted!r}; its columns are: {columns}",
+        path=records.path,
+        count="more than one" if found else "no",
+        wanted=name,
+        columns=", ".join(records.names),
+    )
+
+
+def _match(names: Sequence[str], wanted: str) -> list[str]:
+    exact = [name for name in names if name == wanted]
+    return exact or [name for name in names if _plain(name) == _plain(wanted)]
+
+
+def _plain(name: str) -> str:
+    return name.strip().strip("\ufeff").casefold()
+
+
+def _pair(records: Records, found: Mapping[str, str]) -> dict[str, str]:
+    for pair in PAIRS:
+        matches = [_match(records.names, name) for name in pair]
+        if all(len(match) == 1 for match in matches):
+            return {"text": matches[0][0], "pair": matches[1][0]}
+    missing = "pair" if "text" in found else "text"
+    raise InputError(
+        "the model reads pairs of texts; which column of {path} holds the {what}? its columns are: "
+        "{columns}; say {say}",
+        path=records.path,
+        what=missing,
+        columns=", ".join(records.names),
+        say=Option("pair_column" if missing == "pair" else "column", "NAME"),
+    )
+
+
+def _guessed(
+    records: Records, found: Mapping[str, str], usual: Sequence[str], what: str, option: Option
+) -> str:
+    """Return the column that is called as such columns are, or the only one that is left."""
+    taken = set(chain.from_iterable((name, *name.split(",")) for name in found.values()))
+    left = [name for name in records.names if name not in taken]
+    for name in usual:
+        matches = [other for other in left if _plain(other) == name]
+        if len(matches) == 1:
+            return matches[0]
+    if records.headless and len(records.names) == 2 and not found:
+        # Without names, the label is the column whose values come back; see `records`.
+        return min(left, key=lambda name: len({_cell(row, name) for row in records.rows}))
+    if len(left) == 1:
+        return left[0]
+    raise InputError(
+        "which column of {path} holds the {what}? its columns are: {columns}; say {say}",
+        path=records.path,
+        what=what,
+        columns=", ".join(records.names),
+        say=option,
+    )
+
+
+def _cell(row: Record | RowError, name: str) -> str:
+    return "" if isinstance(row, RowError) else str(row.get(name))
+
+
+def _whole(
+    records: Records, found: Mapping[str, str], names: Sequence[str], left_out: Counter[str]
+) -> list[tuple[str, str, Any, str]]:
+    """Return text, pair, label and group of each row that has what it needs; count the others."""
+    rows: list[tuple[str, str, Any, str]] = []
+    for row in records.rows:
+        if isinstance(row, RowError):
+            left_out["could not be read"] += 1
+            continue
+        texts: list[Any] = [row.get(found[what]) for what in ("text", "pair") if what in found]
+        label = row.get(names[0]) if len(names) == 1 else [row.get(name) for name in names]
+        # Counted apart, since each is mended in another way.
+        if not all(isinstance(text, str) for text in texts):
+            left_out["without a text"] += 1
+        elif not any(text.strip() for text in texts):
+            left_out["with an empty text"] += 1
+        elif _missing(label):
+            left_out["without a label"] += 1
+        else:
+            rows.append((texts[0], texts[-1], label, str(row.get(found.get("group", "")))))
+    return rows
+
+
+def _missing(label: Any) -> bool:
+    if isinstance(label, list):
+        return any(part is None for part in label)
+    return label is None or (isinstance(label, str) and not label.strip()) or label != label
+
+
+def _typed(labels: list[Any], names: Sequence[str], asked: str | None) -> tuple[str, list[Any]]:
+    """Return the kind of labels, and the labels as that kind."""
+    if len(names) > 1:
+        return _held(labels, names, asked)
+    # Lists first: of a table of JSON they may hold one label each.
+    lists = [_as_list(label) for label in labels]
+    if all(item is not None for item in lists):
+        if asked not in (None, MULTI):
+            raise UsageError("{asked}, and the labels are lists", asked=Option("problem_type", asked))
+        return MULTI, [tuple(dict.fromkeys(_word(part) for part in item or ())) for item in lists]
+    # Numbers are classes or amounts, and which is seen only of all of them.
+    numbers = [_number(label) for label in labels]
+    if asked == REGRESSION or (asked is None and _are_amounts(numbers)):
+        return REGRESSION, _amounts(labels, numbers)
+    words = [_word(label) for label in labels]
+    return (MULTI, [(word,) for word in words]) if asked == MULTI else (SINGLE, words)
+
+
+def _held(rows: list[Any], names: Sequence[str], asked: str | None) -> tuple[str, list[Any]]:
+    """Return of several columns of yes and no the names of those that say yes."""
+    if asked not in (None, MULTI):
+        raise UsageError(
+            "{asked}, and several columns of labels were named; name one",
+            asked=Option("problem_type", asked),
+        )
+    labels = []
+    for row in rows:
+        held = [_truth(value) for value in row]
+        if None in held:
+            raise InputError(
+                "the column {name!r} holds {value!r}, and of several columns of labels each must hold 0 or 1",
+                name=names[held.index(None)].strip(),
+                value=row[held.index(None)],
+            )
+        labels.append(tuple(name.strip() for name, holds in zip(names, held, strict=True) if holds))
+    return MULTI, labels
+
+
+def _truth(value: Any) -> bool | None:
+    known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+    return known.get(str(value).strip().lower())
+
+
+def _as_list(label: Any) -> list[Any] | None:
+    if isinstance(label, str) and label.strip()[:1] == "[":
+        try:
+            label = json.loads(label)
+        except ValueError:
+            return None
+    return label if isinstance(label, list) else None
+
+
+def _number(label: Any) -> float | None:
+    if isinstance(label, bool):  # which is a number to Python
+        return None
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _are_amounts(numbers: Sequence[float | None]) -> bool:
+    """Return whether labels are amounts: numbers with a fraction, or more different ones than classes."""
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers):
+        return False
+    return any(number != int(number) for number in known) or len(set(known)) > _MOST_CLASSES
+
+
+def _amounts(labels: Sequence[Any], numbers: Sequence[float | None]) -> list[float]:
+    for label, number in zip(labels, numbers, strict=True):
+        if number is None:
+            raise UsageError(
+                "{asked}, and the label {label!r} is no number",
+                asked=Option("problem_type", REGRESSION),
+                label=label,
+            )
+    return [number for number in numbers if number is not None]
+
+
+def _word(label: Any) -> str:
+    """Return a label as text: 1.0 of a table with gaps is the class 1."""
+    if isinstance(label, float) and label == int(label):
+        return str(int(label))
+    return str(label).strip()
+
+
+def _in_order(name: str) -> tuple[bool, float, str]:
+    number = _number(name)
+    return (True, 0.0, name) if number is None else (False, number, name)
+
+
+def _messages(records: Records, found: Mapping[str, str]) -> list[Message]:
+    messages = []
+    if records.headless:
+        messages.append(
+            Message("the first line of {path} names no columns, and was read as a row", path=records.path)
+        )
+    what = {name: found[name] for name in ("text", "pair", "label", "group") if name in found}
+    columns = ", ".join(f"{name}: {column}" for name, column in what.items())
+    messages.append(Message("columns: {columns}", columns=columns))
+    return messages

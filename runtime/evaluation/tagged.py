@@ -1,0 +1,260 @@
+"""Texts with marked entities: CoNLL files, and JSON lines with spans or with tags of words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertonnx.errors import InputError, RowError
+from bertonnx.runtime.evaluation.records import Record, Records, read_records
+from bertonnx.runtime.io.formats import ending_of
+from bertonnx.runtime.io.lines import TooLong, lines_of
+
+__all__ = ["CONLL", "Span", "Tagged", "has_entities", "read_tagged", "spans_of"]
+
+CONLL = (".conll", ".txt", ".bio", ".iob", ".iob2", ".bioes")
+"""Endings of files with a word and its tag in each line, and an empty line after each sentence."""
+
+_TEXTS, _SPANS = ("text", "sentence", "content"), ("entities", "spans", "label", "labels")
+_WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels", "label", "entities")
+
+
+class Span(NamedTuple):
+    """An entity: places in the text in Unicode code points, half open, and its type."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Texts with their entities, in the order of the file.
+
+    Attributes:
+        path: the file.
+        texts: the texts; of a file of words these, with a space between them.
+        spans: of each text its entities, in order of their places.
+        left_out: why rows were left out, and how many.
+    """
+
+    path: str
+    texts: list[str]
+    spans: list[tuple[Span, ...]]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The types of entities that are there."""
+        return tuple(sorted({span.label for spans in self.spans for span in spans}))
+
+    def chosen(self, places: Sequence[int]) -> Tagged:
+        """Return the texts at some places, in their order."""
+        return Tagged(
+            self.path, [self.texts[place] for place in places], [self.spans[place] for place in places]
+        )
+
+
+def has_entities(path: str | Path) -> bool:
+    """Return whether a labelled file marks entities, and not whole texts."""
+    if ending_of(path) in CONLL:
+        return True
+    if ending_of(path) not in (".jsonl", ".ndjson", ".parquet", ".arrow", ".feather"):
+        return False
+    records = read_records(path)
+    return _fields(records) is not None
+
+
+def read_tagged(path: str | Path) -> Tagged:
+    """Read texts with marked entities.
+
+    In a CoNLL file the first column is the word and the last its tag. JSON lines have `text` and `entities`
+    (objects with `start`, `end` and `label`, or lists of these), or `tokens` and `ner_tags` (names). Tags are
+    BIO, BIOES or those without a prefix; a document's `-DOCSTART-` is passed over.
+
+    Raises:
+        InputError: it cannot be read, or no row of it has words and tags.
+    """
+    left_out: Counter[str] = Counter()
+    if ending_of(path) in CONLL:
+        rows = list(_sentences(str(path)))
+    else:
+        rows = list(_of_records(read_records(path), left_out))
+    if not rows:
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise InputError(
+            "no row of {path} has words and their tags{why}; write a word and its tag in each line and an "
+            "empty line after each sentence, or JSON lines as {example}",
+            path=path,
+            why=f" ({why})" if why else "",
+            example='{"text": "Ada lives.", "entities": [{"start": 0, "end": 3, "label": "PER"}]}',
+        )
+    return Tagged(str(path), [text for text, _ in rows], [spans for _, spans in rows], dict(left_out))
+
+
+def spans_of(words: Sequence[str], tags: Sequence[str]) -> tuple[str, tuple[Span, ...]]:
+    """Return words as one text, and the entities that their tags mark.
+
+    An entity begins where its tag does (B, S), or where one of another type or none was before it; as
+    CoNLL-2003's own script reads IOB1, IOB2 and BIOES alike.
+    """
+    text, starts = "", []
+    for word in words:
+        starts.append(len(text) + (1 if text else 0))
+        text = f"{text} {word}" if text else word
+    spans: list[Span] = []
+    last = ("O", "")
+    for word, tag, start in zip(words, tags, starts, strict=True):
+        prefix, label = _parts(tag)
+        end = start + len(word)
+        if prefix != "O":
+            # After E or S the entity is over, whatever follows.
+            goes_on = label == last[1] and prefix in ("I", "E") and last[0] in ("B", "I")
+            if goes_on:
+                spans[-1] = spans[-1]._replace(end=end)
+            else:
+                spans.append(Span(start, end, label))
+        last = (prefix, label)
+    return text, tuple(spans)
+
+
+def _parts(tag: str) -> tuple[str, str]:
+    """Return a tag's prefix, one of O B I E S, and its type."""
+    if tag in ("O", "", "_"):
+        return "O", ""
+    prefix, dash, label = tag.partition("-")
+    if dash and prefix.upper() in ("B", "I", "E", "S", "L", "U", "M"):
+        # BILOU says L and U where BIOES says E and S; some write M for what is in the middle.
+        return {"L": "E", "U": "S", "M": "I"}.get(prefix.upper(), prefix.upper()), label
+    return "I", tag
+
+
+def _sentences(path: str) -> Iterator[tuple[str, tuple[Span, ...]]]:
+    if not Path(path).is_file():
+        raise InputError("there is no file {path}; give an existing file", path=path)
+    words: list[str] = []
+    tags: list[str] = []
+    lines = lines_of(path)
+    try:
+        for line in lines:
+            cells = _cells(line, lines.number, path)
+            if cells and cells[0] != "-DOCSTART-":
+                if len(cells) < 2:
+                    raise InputError(
+                        "line {line} of {path} has no tag; each line needs a word and its tag, and an empty "
+                        "line ends a sentence",
+                        line=lines.number,
+                        path=path,
+                    )
+                words.append(cells[0])
+                tags.append(cells[-1])
+            elif words:
+                yield spans_of(words, tags)
+                words, tags = [], []
+    finally:
+        lines.close()
+    if words:
+        yield spans_of(words, tags)
+
+
+def _cells(line: bytes, number: int, path: str) -> list[str]:
+    if isinstance(line, TooLong):
+        raise InputError("{path}: {why}", path=path, why=line.error(number))
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("line {line} of {path} is not valid UTF-8", line=number, path=path) from error
+    # Words of some scripts hold spaces that are no separators; a file with tabs means those.
+    return text.split("\t") if "\t" in text else text.split()
+
+
+def _fields(records: Records) -> tuple[str, str, bool] | None:
+    """Return the fields of texts and entities, and whether they are words and tags; None without them."""
+    rows = [row for row in records.rows if not isinstance(row, RowError)]
+    for texts, marks, worded in ((_WORDS, _TAGS, True), (_TEXTS, _SPANS, False)):
+        for text in texts:
+            for mark in marks:
+                kind = (list if worded else str, list)
+                values = [(row.get(text), row.get(mark)) for row in rows]
+                held = [(a, b) for a, b in values if a is not None and b is not None]
+                fits = held and all(isinstance(a, kind[0]) and isinstance(b, kind[1]) for a, b in held)
+                if fits and (worded or any(_is_span(item) for _, items in held for item in items)):
+                    return text, mark, worded
+    return None
+
+
+def _is_span(item: Any) -> bool:
+    if isinstance(item, dict):
+        return {"start", "end"} <= set(item)
+    return isinstance(item, list) and len(item) == 3 and all(isinstance(place, int) for place in item[:2])
+
+
+def _of_records(records: Records, left_out: Counter[str]) -> Iterator[tuple[str, tuple[Span, ...]]]:
+    fields = _fields(records)
+    if fields is None:
+        return
+    text_name, mark_name, worded = fields
+    for row in records.rows:
+        if isinstance(row, RowError):
+            left_out["could not be read"] += 1
+        elif row.get(text_name) is None or row.get(mark_name) is None:
+            left_out["without words or tags"] += 1
+        elif worded:
+            yield _tagged(row[text_name], row[mark_name], records.path)
+        else:
+            yield row[text_name], _marked(row, text_name, mark_name, records.path)
+
+
+def _tagged(words: list[Any], tags: list[Any], path: str) -> tuple[str, tuple[Span, ...]]:
+    if len(words) != len(tags):
+        raise InputError(
+            "a row of {path} has {words} words and {tags} tags", path=path, words=len(words), tags=len(tags)
+        )
+    if any(isinstance(tag, int) for tag in tags):
+        raise InputError(
+            "the tags of {path} are numbers, and nothing says what they mean; write their names, such as "
+            "B-PER",
+            path=path,
+        )
+    return spans_of([str(word) for word in words], [str(tag) for tag in tags])
+
+
+def _marked(row: Record, text_name: str, mark_name: str, path: str) -> tuple[Span, ...]:
+    text = row[text_name]
+    found = [_span(item, len(text), path) for item in row[mark_name]]
+    # By their places: what overlaps then lies side by side.
+    found.sort()
+    for before, after in pairwise(found):
+        if after.start < before.end:
+            raise InputError(
+                "two entities of {path} overlap in {text!r}; a word can have one label",
+                path=path,
+                text=text[before.start : after.end][:80],
+            )
+    return tuple(found)
+
+
+def _span(item: Any, length: int, path: str) -> Span:
+    if isinstance(item, dict):
+        label = next((item[name] for name in ("label", "entity", "type", "tag") if name in item), None)
+        values: tuple[Any, ...] = item.get("start"), item.get("end"), label
+    else:
+        values = tuple(item) if _is_span(item) else (None, None, None)
+    start, end, label = values
+    whole = isinstance(start, int) and isinstance(end, int) and label is not None
+    if not whole or not 0 <= start < end <= length:
+        raise InputError(
+            "an entity of {path} is {item!r}, and the text has {length} characters; give start, end "
+            "(from 0, half open) and label",
+            path=path,
+            item=str(item)[:80],
+            length=length,
+        )
+    return Span(start, end, str(label))

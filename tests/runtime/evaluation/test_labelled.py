@@ -1,0 +1,122 @@
+"""Labelled files: which columns are taken, and what kind of labels they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from bertonnx.errors import InputError, UsageError
+from bertonnx.runtime.evaluation.labelled import Columns, Labelled, read_labelled
+
+
+def read(tmp_path: Path, name: str, text: str, columns: Columns = Columns(), **more: Any) -> Labelled:  # noqa: B008
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return read_labelled(path, columns, **more)
+
+
+def test_columns_are_found_by_their_names_whatever_blanks_and_capitals(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", "id, Review , Label\n1,good,pos\n2,bad,neg\n")
+    assert (found.texts, found.labels) == (["good", "bad"], ["pos", "neg"])
+    assert found.columns == {"label": " Label", "text": " Review "}
+
+
+def test_a_column_is_asked_for_where_nothing_says_which(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"which column of .* holds the label\? its columns are: a, b, c"):
+        read(tmp_path, "a.csv", "a,b,c\nx,y,z\n")
+    found = read(tmp_path, "b.csv", "a,b,c\nx,y,z\n", Columns(column="b", label_column="c"))
+    assert (found.texts, found.labels) == (["y"], ["z"])
+    with pytest.raises(InputError, match="no column 'd'; its columns are: a, b, c"):
+        read(tmp_path, "c.csv", "a,b,c\nx,y,z\n", Columns(label_column="d"))
+
+
+def test_a_table_without_a_header_is_read_from_its_first_line(tmp_path: Path) -> None:
+    rows = "".join(f"text number {n}\t{n % 2}\n" for n in range(10))
+    found = read(tmp_path, "a.tsv", rows)
+    assert len(found) == 10
+    assert found.texts[0] == "text number 0"
+    assert found.names == ("0", "1")
+    # With one, it is none of the rows.
+    assert len(read(tmp_path, "b.tsv", "text\tlabel\n" + rows)) == 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "read_as"),
+    [
+        (["a", "b"], "single_label_classification", ["a", "b"]),
+        ([1, 0], "single_label_classification", ["1", "0"]),
+        ([1.0, 2.0], "single_label_classification", ["1", "2"]),
+        ([True, False], "single_label_classification", ["True", "False"]),
+        ([0.5, 2], "regression", [0.5, 2.0]),
+        (list(range(60)), "regression", [float(n) for n in range(60)]),
+        ([["a", "b"], []], "multi_label_classification", [("a", "b"), ()]),
+    ],
+)
+def test_the_kind_of_labels(tmp_path: Path, labels: list[Any], kind: str, read_as: list[Any]) -> None:
+    rows = [json.dumps({"text": f"t{n}", "label": label}) for n, label in enumerate(labels)]
+    found = read(tmp_path, "a.jsonl", "\n".join(rows))
+    assert found.kind == kind
+    assert found.labels == read_as
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": [f"t{n}" for n in range(len(labels))], "label": labels}),
+        tmp_path / "a.parquet",
+    )
+    again = read_labelled(tmp_path / "a.parquet", Columns())
+    # A column of Parquet has one type, so that whole numbers among others have a fraction there.
+    assert (again.kind, again.labels) == (kind, read_as)
+
+
+def test_several_columns_are_labels_that_may_hold(tmp_path: Path) -> None:
+    text = "text,toxic,rude\na,0,1\nb,1,1\nc,0,0\n"
+    found = read(tmp_path, "a.csv", text, Columns(label_column="toxic,rude"))
+    assert found.kind == "multi_label_classification"
+    assert found.labels == [("rude",), ("toxic", "rude"), ()]
+    with pytest.raises(InputError, match="the column 'rude' holds '7'"):
+        read(tmp_path, "b.csv", "text,toxic,rude\na,0,7\n", Columns(label_column="toxic,rude"))
+
+
+def test_a_kind_that_was_asked_for(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", "text,label\na,1\nb,2\n", Columns(problem_type="regression"))
+    assert found.labels == [1.0, 2.0]
+    with pytest.raises(UsageError, match="the label 'x' is no number"):
+        read(tmp_path, "b.csv", "text,label\na,x\n", Columns(problem_type="regression"))
+    with pytest.raises(UsageError, match="problem_type='ranking' is unknown"):
+        Columns(problem_type="ranking")
+
+
+def test_rows_without_what_they_need_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "x"}, {"text": None, "label": "x"}, {"text": " ", "label": "x"}]
+    rows += [{"text": "b", "label": None}, {"text": "c"}, {"text": 7, "label": "x"}]
+    found = read(tmp_path, "a.jsonl", "\n".join([*map(json.dumps, rows), "{"]))
+    assert found.texts == ["a"]
+    assert found.left_out == {
+        "without a text": 2,
+        "with an empty text": 1,
+        "without a label": 2,
+        "could not be read": 1,
+    }
+    with pytest.raises(InputError, match=r"no row of .* has a text and a label: 2 without a label"):
+        read(tmp_path, "b.csv", "text,label\na,\nb,\n")
+
+
+def test_pairs(tmp_path: Path) -> None:
+    text = "premise,hypothesis,label\na,b,x\n"
+    found = read(tmp_path, "a.csv", text, needs_pair=True)
+    assert (found.texts, found.pairs) == (["a"], ["b"])
+    with pytest.raises(InputError, match=r"which column of .* holds the text"):
+        read(tmp_path, "b.csv", "one,two,label\na,b,x\n", needs_pair=True)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a", "a.xlsx"])
+def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="does not say how to read labelled texts"):
+        read(tmp_path, name, "x")
+    with pytest.raises(InputError, match="there is no file"):
+        read_labelled(tmp_path / "none.csv", Columns())
+    with pytest.raises(InputError, match="holds no rows"):
+        read(tmp_path, "empty.csv", "text,label\n")
