@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bertonnx.errors import PrecisionError
+from bertonnx.errors import PrecisionError, SourceError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
 from bertonnx.exporters.checkpoint.folder import read_json
@@ -36,6 +36,7 @@ from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.golden import CheckReport
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import LoadOptions
+from bertonnx.runtime.places import require_name
 from bertonnx.runtime.rows import Row
 from bertonnx.runtime.session.session import Feeds, Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -167,6 +168,7 @@ def export(
     )
     # Before anything is read: an output that is in the way should not be found after minutes of work.
     path = require_free(output, force=options.force)
+    require_name(source, SourceError)
     require_installed(options.verify_with)
 
     progress("reading the checkpoint")

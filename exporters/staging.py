@@ -20,7 +20,7 @@ from bertonnx.exporters.verify.samples import batch_rows, sample_rows
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
 from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
-from bertonnx.runtime.places import require_file_or_none
+from bertonnx.runtime.places import require_file_or_none, require_name
 from bertonnx.runtime.session.session import Session
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Option
@@ -134,6 +134,7 @@ def require_free(output: str | Path, *, force: bool) -> Path:
         OutputError: it exists and `force` is off, or its folder is missing or not writable.
     """
     path = Path(output)
+    require_name(path, OutputError)
     if path.is_dir():
         raise OutputError(
             "{path} is a folder; give the file to write, such as {example}",

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from bertonnx.errors import BertonnxError, RowError, UsageError
+from bertonnx.errors import BertonnxError, ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
@@ -34,6 +34,7 @@ from bertonnx.runtime.options import (
     RunOptions,
     taken,
 )
+from bertonnx.runtime.places import require_name
 from bertonnx.runtime.rows import POOLING_MASK, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import OpenSession, open_session
@@ -129,6 +130,7 @@ class Model(Methods):
     ) -> None:
         self.path = Path(path)
         self._options = options = options or LoadOptions()
+        require_name(path, ModelFileError)
         self.threads = options.threads or allowed_cores()
         # What is checked is what runs, whatever becomes of the file meanwhile.
         with nullcontext() if self.path.is_dir() else held(self.path):

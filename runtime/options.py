@@ -92,6 +92,12 @@ class LoadOptions:
                 "{asked} is too small; give a number of GiB over 0",
                 asked=Option("gpu_memory", self.gpu_memory),
             )
+        # ONNX Runtime takes bytes as a number of 64 bits, and of infinity there are none.
+        if self.gpu_memory is not None and self.gpu_memory >= 2**33:
+            raise UsageError(
+                "{asked} is more than any machine has; give a number of GiB",
+                asked=Option("gpu_memory", self.gpu_memory),
+            )
         self._require_provider_of_options()
 
     def _require_provider_of_options(self) -> None:

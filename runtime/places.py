@@ -1,12 +1,29 @@
-"""Where something may be written: what is no file is never replaced by one."""
+"""Names as users give them: what cannot be one is said, and no file takes the place of what is none."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bertonnx.errors import OutputError
+from bertonnx.errors import BertonnxError, OutputError
 
-__all__ = ["is_special", "require_file_or_none"]
+__all__ = ["is_special", "require_file_or_none", "require_name"]
+
+
+def require_name(path: str | Path, error: type[BertonnxError]) -> None:
+    """Check that the system can look a name up, whether or not there is something.
+
+    Args:
+        path: the name.
+        error: what is raised where it cannot: the name is too long, holds a NUL or half a character, its
+            links lead in a circle, or its folder may not be looked into.
+    """
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as problem:
+        why = getattr(problem, "strerror", None) or str(problem)
+        raise error("{path} cannot be looked up: {why}", path=path, why=why) from problem
 
 
 def is_special(path: Path) -> bool:

@@ -10,7 +10,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from bertonnx.errors import UsageError
+from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.decoders import require_options
 from bertonnx.runtime.io.apart import require_apart
@@ -28,6 +28,7 @@ from bertonnx.runtime.options import (
     OnError,
     RunOptions,
 )
+from bertonnx.runtime.places import require_name
 from bertonnx.wording import PYTHON, Face, Option
 
 __all__ = ["checked_target", "run", "run_job"]
@@ -145,6 +146,7 @@ def checked_target(
         OutputError: a file cannot be written.
         UsageError: the output or the manifest is another file of the run, or names no format.
     """
+    require_name(model, ModelFileError)
     if options.manifest is not None:
         check_manifest(options.manifest)
     target = None

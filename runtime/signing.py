@@ -26,7 +26,7 @@ from bertonnx.errors import (
 )
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
-from bertonnx.runtime.places import require_file_or_none
+from bertonnx.runtime.places import require_file_or_none, require_name
 from bertonnx.wording import Install, Option, said_by
 
 __all__ = ["Signature", "sign", "signature_path", "signer_of", "verify_signature"]
@@ -77,6 +77,9 @@ def sign(
         MissingDependencyError: model-signing is not installed.
     """
     path, target = Path(model), signature_path(model) if output is None else Path(output)
+    require_name(path, ModelFileError)
+    require_name(target, OutputError)
+    require_name(private_key, UsageError)
     if target.exists() and not force:
         raise OutputError(
             "{target} exists; add {force} to replace it", target=target, force=Option("force", True)
@@ -116,6 +119,8 @@ def verify_signature(
         MissingDependencyError: model-signing is not installed.
     """
     path, place = Path(model), signature_path(model) if signature is None else Path(signature)
+    require_name(path, ModelFileError)
+    require_name(place, SignatureError)
     _, verifying = _model_signing()
     if not place.is_file():
         raise SignatureError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bertonnx.errors import UsageError
@@ -60,6 +61,6 @@ def _require(option: Option, path: Path, what: str, others: Sequence[Path]) -> N
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    if one.exists() and other.exists():
+    with suppress(OSError):  # one of them is not there, or cannot be
         return one.samefile(other)
     return one.absolute() == other.absolute()

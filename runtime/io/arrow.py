@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bertonnx.errors import MissingDependencyError
 from bertonnx.wording import Install
 
-__all__ = ["holds_text", "require_pyarrow", "require_sound", "texts_of"]
+__all__ = ["holds_text", "longest", "require_pyarrow", "require_sound", "text_bytes", "texts_of"]
 
 _TEXT_TYPES = ("string", "large_string", "string_view", "null")
 
@@ -71,15 +73,49 @@ def _bytes_like(pa: Any, kind: Any) -> Any:
 def texts_of(column: Any) -> list[Any]:
     """Return a sound column's texts; bytes where one is not valid UTF-8, None where there is none."""
     pa = require_pyarrow()
+    if pa.types.is_dictionary(column.type):
+        return _shared_texts(pa, column)
     # Arrow promises valid UTF-8 and nobody checks it, so that one bad cell would cost its whole batch:
     # only then each is decoded by itself.
     try:
         texts: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
         texts = [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
     return texts
+
+
+def _shared_texts(pa: Any, column: Any) -> list[Any]:
+    """Return the texts of a dictionary's column: rows that point to one value share one object.
+
+    A few bytes of a file can point to a text of megabytes a million times.
+    """
+    texts: list[Any] = []
+    for array in getattr(column, "chunks", [column]):
+        places = array.indices.to_pylist()
+        used = [place for place in dict.fromkeys(places) if place is not None]
+        values = texts_of(array.dictionary.take(pa.array(used, pa.int64())))
+        known = dict(zip(used, values, strict=True))
+        texts += [None if place is None else known[place] for place in places]
+    return texts
+
+
+def longest(array: Any) -> int:
+    """Return how many bytes the longest text of a string array has; 0 where there is none."""
+    kind = np.int64 if str(array.type) == "large_string" else np.int32
+    offsets = np.frombuffer(array.buffers()[1] or b"", kind)[array.offset :][: len(array) + 1]
+    return int(np.diff(offsets).max(initial=0))
+
+
+def text_bytes(array: Any) -> int:
+    """Return about how many bytes the texts of a sound array have, however often its layout repeats them."""
+    if str(array.type) != "string_view":
+        return int(array.nbytes)
+    if not len(array):
+        return 0
+    # Views of 16 bytes, of which the first four are the length; any number of them can share a place.
+    views = np.frombuffer(array.buffers()[1], np.int32)[4 * array.offset :][: 4 * len(array) : 4]
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    return int(views[valid].sum(dtype=np.int64)) + 16 * len(array)
 
 
 def _decoded(value: bytes | None) -> object:

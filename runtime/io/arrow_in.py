@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import BertonnxError, InputError, RowError
-from bertonnx.runtime.io.arrow import holds_text, require_pyarrow, require_sound, texts_of
+from bertonnx.runtime.io.arrow import (
+    holds_text,
+    longest,
+    require_pyarrow,
+    require_sound,
+    text_bytes,
+    texts_of,
+)
 from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
 from bertonnx.runtime.rows import Row, as_rows
 from bertonnx.wording import Option
@@ -69,13 +76,21 @@ class _Parquet:
     name, part = "Parquet", "row group"
 
     def __init__(self, pa: Any, path: str) -> None:
-        # Without a buffer, pyarrow reads the columns of a whole row group at once.
-        self._file = pa.parquet.ParquetFile(
-            path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
-        )
+        self._pa, self._source = pa, pa.OSFile(path)
+        self._file = self._opened([])
         self.schema = self._file.schema_arrow
         self.names = list(self.schema.names)
         self._rows = self._file.metadata.num_rows
+
+    def _opened(self, dictionaries: list[str]) -> Any:
+        # Without a buffer, pyarrow reads the columns of a whole row group at once.
+        return self._pa.parquet.ParquetFile(
+            self._source,
+            read_dictionary=dictionaries,
+            buffer_size=1 << 20,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
 
     def parts(self, names: list[str]) -> Iterator[_Part]:
         for group in range(self._file.num_row_groups):
@@ -83,7 +98,7 @@ class _Parquet:
 
             def load(group: int = group, rows: int = rows) -> Iterator[Any]:
                 for batch in self._file.iter_batches(
-                    ROWS_READ, row_groups=[group], columns=names, use_threads=False
+                    self._at_once(group, names), row_groups=[group], columns=names, use_threads=False
                 ):
                     rows -= batch.num_rows
                     yield batch
@@ -92,11 +107,27 @@ class _Parquet:
 
             yield rows, load
 
+    def _at_once(self, group: int, names: list[str]) -> int:
+        """Return how many rows of a row group are read at a time, so that long texts take no gigabytes."""
+        facts = self._file.metadata.row_group(group)
+        columns = [facts.column(place) for place in range(facts.num_columns)]
+        size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema in names)
+        most = size // max(facts.num_rows, 1)
+        # Of a dictionary, a thousand rows can point to one text of megabytes, which is in the file once. Only
+        # its first row is read like this: the further, the longer that takes.
+        batches = self._opened(names).iter_batches(1, row_groups=[group], columns=names, use_threads=False)
+        first = next(batches, None)
+        for column in () if first is None else first.columns:
+            if self._pa.types.is_dictionary(column.type):
+                most = max(most, longest(column.dictionary))
+        return max(1, min(ROWS_READ, int(BYTES_READ // max(most, 1))))
+
     def done(self, rows: int) -> float:
         return float(rows / self._rows) if self._rows else 1.0
 
     def close(self) -> None:
         self._file.close()
+        self._source.close()
 
 
 class _Ipc:
@@ -155,9 +186,9 @@ def _slices(batch: Any) -> Iterator[Any]:
     for name in batch.schema.names:
         # All of it and once, since a view of a few rows does not show where the others lead.
         require_sound(batch.column(name))
-    step = ROWS_READ
-    if batch.nbytes > BYTES_READ:
-        step = max(1, min(step, batch.num_rows * BYTES_READ // batch.nbytes))
+    step, size = ROWS_READ, sum(map(text_bytes, batch.columns))
+    if size > BYTES_READ:
+        step = max(1, min(step, batch.num_rows * BYTES_READ // size))
     for start in range(0, batch.num_rows, step):
         yield batch.slice(start, step)
 

@@ -122,14 +122,18 @@ def resolved(given: Path) -> Path:
     """Return what a link leads to, so that this is replaced and not the link.
 
     Raises:
-        OutputError: its links lead in a circle.
+        OutputError: its links lead in a circle, or its name is too long, or those of the files beside it.
     """
     try:
-        return given.resolve()
-    except (OSError, RuntimeError) as error:  # before Python 3.13, RuntimeError for links in a circle
-        why = (
-            "its links lead in a circle" if isinstance(error, RuntimeError) else error.strerror or str(error)
-        )
+        target = given.resolve()
+        for ending in BESIDE:
+            is_regular(target.with_name(target.name + ending))
+        return target
+    except (OSError, RuntimeError, ValueError) as error:
+        # Before Python 3.13, RuntimeError for links in a circle; ValueError of a name with a NUL.
+        why = "its links lead in a circle"
+        if not isinstance(error, RuntimeError):
+            why = getattr(error, "strerror", None) or str(error)
         raise OutputError("cannot write {path}: {why}", path=given, why=why) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from bertonnx.errors import InputError, RowError
 from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
@@ -144,12 +145,21 @@ class _Records:
         """Read the record that names the columns; None where there is none.
 
         Raises:
-            InputError: it cannot be split.
+            InputError: it cannot be split, or lines end in CR alone.
         """
         header = self.read()
         if isinstance(header, RowError):
             raise InputError(
                 "the first line of {path} does not name its columns: {why}", path=self._lines.path, why=header
+            )
+        raw = self._lines.raw
+        # Of such a file, all rows would be one header.
+        if b"\r" in raw.rstrip(b"\r\n") and b'"' not in raw:
+            raise InputError(
+                "the lines of {path} end in CR alone, and LF or CR LF is read; convert it with: "
+                "tr '\\r' '\\n' < '{path}' > '{better}'",
+                path=self._lines.path,
+                better=Path(self._lines.path).with_suffix(".lf" + Path(self._lines.path).suffix),
             )
         self.width = len(header or ())
         return header

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bertonnx.errors import InputError
+from bertonnx.runtime.places import require_name
 from bertonnx.wording import Message
 
 __all__ = ["Watched", "sampled"]
@@ -56,6 +57,8 @@ class Watched:
         self._path = Path(path)
         self._file: BinaryIO | None = None
         self.facts: dict[str, Any] = {"name": self._path.name, "size": None, "sha256": None}
+        if str(path) != "-":
+            require_name(path, InputError)
         if str(path) == "-" or not self._path.is_file():
             return
         try:

@@ -25,6 +25,7 @@ from pathlib import Path
 from bertonnx.errors import ModelFileError
 from bertonnx.runtime.modelfile.own_memory import MAPS
 from bertonnx.runtime.modelfile.structure import Structure, structure_of
+from bertonnx.runtime.places import require_name
 from bertonnx.wording import Call
 
 __all__ = ["Held", "NoModelError", "held"]
@@ -117,6 +118,7 @@ def held(path: Path) -> Iterator[Held]:
     Raises:
         ModelFileError: missing, a folder, empty, no regular file, not readable, or changed meanwhile.
     """
+    require_name(path, ModelFileError)
     if path.is_dir():
         raise ModelFileError(
             "{path} is a folder; a model file is expected, such as {example}",

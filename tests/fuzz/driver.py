@@ -64,6 +64,12 @@ def _some(worker: Path, folder: Path, first: int, last: int, tally: Tally) -> in
     ):
         seed = first
         for line in _lines(process):
+            # A sign of life from within a seed that takes long.
+            line = line.lstrip(".")
+            if not re.match(rf"{seed}\b", line):
+                # Results go to standard output, where nothing else may print.
+                tally.wrong.append(f"{worker.name} {seed}: printed {line!r}")
+                continue
             seed += 1
             tally.inputs += 1
             killed = re.search(r" kills (\d+)", line)
@@ -72,7 +78,7 @@ def _some(worker: Path, folder: Path, first: int, last: int, tally: Tally) -> in
                 tally.tracebacks.append(line)
             elif " WRONG " in line:
                 tally.wrong.append(line)
-        if seed == last and process.wait() == 0:
+        if seed == last and process.wait(HANGS_AFTER) == 0:
             return last
         tally.inputs += 1
         if process.poll() is None:

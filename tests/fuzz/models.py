@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,50 @@ def _graph(whole: bytes, chance: random.Random) -> bytes:
     return b"".join(parts)
 
 
+_NUMBERS = (0, -1, 1, 2, 3, 7, 255, 1 << 16, 1 << 31, -(1 << 31), 1 << 40, 1 << 62, -(1 << 63))
+
+
+def _values(whole: bytes, chance: random.Random) -> bytes:
+    """Change a number, a name or an operator in a graph that stays well formed."""
+    import onnx  # only here, as bertonnx runs without it
+
+    model = onnx.load_from_string(whole)
+    for _ in range(chance.randint(1, 2)):
+        nodes = list(_nodes(model.graph))
+        node, weight = chance.choice(nodes), chance.choice(model.graph.initializer)
+        kind = chance.randrange(7)
+        if kind <= 2 and node.attribute:
+            attribute = chance.choice(node.attribute)
+            if attribute.type == onnx.AttributeProto.INTS and attribute.ints:
+                attribute.ints[chance.randrange(len(attribute.ints))] = chance.choice(_NUMBERS)
+            elif attribute.type == onnx.AttributeProto.FLOAT:
+                attribute.f = chance.choice((0.0, -1.0, 1e38, float("nan"), float("inf")))
+            elif chance.random() < 0.2:
+                node.attribute.remove(attribute)
+            else:
+                attribute.i = chance.choice(_NUMBERS)
+        elif kind == 3 and node.input:
+            node.input[chance.randrange(len(node.input))] = chance.choice(
+                ("", *chance.choice(nodes).output, weight.name)
+            )
+        elif kind == 4:
+            other = chance.choice(nodes)
+            node.op_type, node.domain = other.op_type, other.domain
+        elif kind == 5 and weight.dims:
+            weight.dims[chance.randrange(len(weight.dims))] = chance.choice(_NUMBERS)
+        else:
+            weight.data_type = chance.randrange(24)
+    return bytes(model.SerializeToString())
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+
+
 def _metadata(whole: bytes, chance: random.Random) -> bytes:
     """Change the card, a golden example or the tokenizer, as JSON."""
     wanted = chance.choice((CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY))
@@ -174,7 +218,8 @@ _MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
     _bytes,
     _cut,
     _graph,
-    _graph,
+    _values,
+    _values,
     _metadata,
     _metadata,
 )

@@ -12,6 +12,7 @@ from bertonnx.runtime.io import arrow_out, resume
 from tests.fake_predictor import FakePredictor
 from tests.fuzz.driver import drive
 from tests.fuzz.kills import attempt
+from tests.fuzz.texts import link_models
 from tests.jobs import ENDINGS, ROOT, names, whole_output, write_input
 
 
@@ -60,10 +61,15 @@ def test_a_disk_that_is_full_at_any_size(tmp_path: Path, ending: str) -> None:
         output.unlink()
 
 
-def test_killed_at_random(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize(("worker", "count"), [("kills.py", 10), ("real_kills.py", 6)])
+def test_killed_at_random(
+    tmp_path: Path, exported: dict[str, Path], pytestconfig: pytest.Config, worker: str, count: int
+) -> None:
+    link_models(tmp_path, exported)
     minutes = pytestconfig.getoption("--fuzz-minutes") or 0
     first = random.randrange(1 << 40) if minutes else 1
-    tally = drive(ROOT / "tests/fuzz/kills.py", tmp_path, first=first, count=15, minutes=minutes)
-    print(f"{tally.inputs} runs were killed, from seed {first}")
-    assert tally.inputs >= 15
+    tally = drive(ROOT / "tests/fuzz" / worker, tmp_path, first=first, count=count, minutes=minutes)
+    print(f"{tally.kills} runs of {tally.inputs} stories were killed, from seed {first}")
+    assert tally.inputs >= count
+    assert tally.kills >= count - 3
     assert tally.faults == []

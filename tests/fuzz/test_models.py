@@ -12,7 +12,7 @@ from tests.fuzz.driver import drive
 from tests.jobs import ROOT
 
 
-@pytest.mark.parametrize("task", ["text-classification", "token-classification", "question-answering"])
+@pytest.mark.parametrize("task", ["text-classification", "question-answering"])
 def test_no_model_file_ends_the_process_or_raises_what_is_not_ours(
     task: str, exported: dict[str, Path], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -33,6 +33,8 @@ def test_the_driver_sees_signals_hangs_and_tracebacks(
         "for seed in range(int(sys.argv[2]), int(sys.argv[3])):\n"
         "    if seed == 3: os.kill(os.getpid(), signal.SIGSEGV)\n"
         "    if seed == 5: time.sleep(60)\n"
+        "    if seed == 6: print('a library warns', flush=True)\n"
+        "    print(end='..')\n"
         "    print(seed, {7: 'TRACEBACK x', 8: 'WRONG rows', 9: 'kills 3'}.get(seed, 'rows 1'), flush=True)\n"
     )
     monkeypatch.setattr("tests.fuzz.driver.HANGS_AFTER", 1.0)
@@ -41,7 +43,7 @@ def test_the_driver_sees_signals_hangs_and_tracebacks(
     assert tally.signals[0].startswith("worker.py 3: ended with -11")
     assert tally.hangs == ["worker.py 5: no line for 1 s"]
     assert tally.tracebacks == ["7 TRACEBACK x"]
-    assert tally.wrong == ["8 WRONG rows"]
+    assert tally.wrong == ["worker.py 6: printed 'a library warns'", "8 WRONG rows"]
     assert tally.kills == 3
 
 

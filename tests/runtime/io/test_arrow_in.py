@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,44 @@ def test_a_column_of_numbers_is_refused_and_one_of_nulls_is_not(tmp_path: Path) 
     with pytest.raises(InputError, match=r"the column 'n' of .* holds int64, and text is needed"):
         rows_of(path, column="n")
     assert texts_of(path, column="none") == ["<missing-text>"]
+
+
+_BOMBS = """
+import resource, sys
+import pyarrow as pa, pyarrow.parquet as pq
+from bertonnx.runtime.io.readers import open_rows
+from bertonnx.runtime.options import RunOptions
+path, layout = sys.argv[1:]
+text, rows = "word " * 800_000, 2_000
+if layout == "views":
+    _, views, *texts = pa.array([text], pa.string_view()).buffers()
+    views = pa.py_buffer(views.to_pybytes()[:16] * rows)
+    column = pa.Array.from_buffers(pa.string_view(), rows, [None, views, *texts])
+else:
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+table = pa.table({"text": column})
+if path.endswith(".parquet"):
+    pq.write_table(table, path, compression="zstd")
+else:
+    with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as out:
+        out.write_table(table)
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+with open_rows(path, RunOptions(column="text"), needs_pair=False) as found:
+    print(sum(row.text == text for row in found))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "layout"), [(".parquet", "dictionary"), (".arrow", "dictionary"), (".arrow", "views")]
+)
+def test_a_thousand_rows_that_point_to_one_huge_text_take_no_gigabytes(
+    tmp_path: Path, ending: str, layout: str
+) -> None:
+    path = tmp_path / f"in{ending}"
+    command = [sys.executable, "-c", _BOMBS, str(path), layout]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("2000\n", "")
+    assert path.stat().st_size < 100_000
 
 
 def test_invalid_utf8_in_an_arrow_column(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertonnx.errors import RowError
+from bertonnx.errors import InputError, RowError
 from bertonnx.runtime.io import tables
 from bertonnx.runtime.io.lines import Lines
 from bertonnx.runtime.io.readers import open_rows
@@ -126,6 +126,13 @@ def test_tsv_takes_quotes_for_quotes_only_where_they_enclose_a_field(
     tmp_path: Path, data: str, expected: list[str]
 ) -> None:
     assert texts_of(written(tmp_path / "in.tsv", data)) == expected
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv"])
+def test_lines_that_end_in_cr_alone_are_not_all_one_header(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"end in CR alone.* convert it with: tr '\\r' '\\n' < "):
+        rows_of(written(tmp_path / name, b"text\rone\rtwo\r"))
+    assert texts_of(written(tmp_path / name, b'"te\rxt"\r\none\ra\r\n')) == ["one\ra"]
 
 
 def test_skip_counts_rows_with_errors(tmp_path: Path) -> None:

@@ -119,6 +119,14 @@ def test_checks_before_any_work(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in.csv", "link.csv"]
 
 
+@pytest.mark.parametrize("length", [300, 254, 246])
+def test_a_name_that_is_too_long_or_those_beside_it(tmp_path: Path, length: int) -> None:
+    given = tmp_path / ("x" * (length - 4) + ".npy")
+    with pytest.raises(OutputError, match=r"cannot write .*: File name too long"):
+        check_output(given)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "bertonnx\[arrow\]"'):
