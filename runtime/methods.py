@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,9 @@ from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import Aggregation, DecodeOptions, Encoding, require_at_least, require_query
-from bertonnx.runtime.rows import Item, require_single
+from bertonnx.runtime.rows import Array, Item, require_single
 from bertonnx.runtime.vectors.form import form_of
+from bertonnx.runtime.vectors.similarity import similarity, vectors_of
 from bertonnx.wording import Message, Method, Option
 
 __all__ = ["Methods", "cut_note", "in_row", "listed"]
@@ -95,6 +96,31 @@ class Methods(ABC):
                 result = np.empty((len(texts), len(item["embedding"])), dtype=form.dtype)
             result[i] = item["embedding"]
         return result
+
+    def similarity(self, a: Sequence[str] | npt.ArrayLike, b: Sequence[str] | npt.ArrayLike) -> Array:
+        """Return how near each of `a` is to each of `b`, float32 of shape (len(a), len(b)).
+
+        As `SentenceTransformer.similarity`: by the measure that the model was made for (`Card.similarity`),
+        else cosine. Of "euclidean" and "manhattan" it is the negative distance, so that more is nearer.
+
+        Args:
+            a: texts, which are embedded, or embeddings: numbers of shape (n, width).
+            b: the same.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: the widths differ, or one of them is one text, or no table of finite numbers.
+        """
+        self._require("embed")
+        name = self.card.similarity or "cosine"
+        return similarity(self._vectors(a, "a"), self._vectors(b, "b"), name)
+
+    def _vectors(self, given: Sequence[str] | npt.ArrayLike, what: str) -> Array:
+        texts = cast("Sequence[str]", given)
+        if isinstance(given, (str, bytes)) or all(isinstance(text, str) for text in texts):
+            return self.embed(texts)
+        return vectors_of(cast("npt.ArrayLike", given), what)
 
     def classify(
         self,

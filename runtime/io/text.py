@@ -28,6 +28,7 @@ __all__ = [
     "json_line",
     "open_csv",
     "open_json",
+    "open_lines",
     "open_safe_csv",
     "open_safe_tsv",
     "open_standard_output",
@@ -42,7 +43,12 @@ _SPECIAL = re.compile('[",\t\r\n]')
 
 def open_standard_output() -> Writer:
     """Open standard output for JSON Lines."""
-    return _LineWriter(None, _JsonForm(), resume=False)
+    return open_lines(None)
+
+
+def open_lines(path: Path | None) -> Writer:
+    """Open a file of JSON Lines, or standard output, whose lines no model's task decides on."""
+    return _LineWriter(path, _JsonForm(), resume=False)
 
 
 def open_json(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:  # noqa: ARG001

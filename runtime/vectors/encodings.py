@@ -13,7 +13,7 @@ from bertonnx.runtime.options import Encoding
 from bertonnx.runtime.rows import Array
 from bertonnx.wording import Option
 
-__all__ = ["DTYPES", "encode", "encoded_width", "has_ranges"]
+__all__ = ["DTYPES", "decode", "encode", "encoded_width", "has_ranges", "is_packed"]
 
 DTYPES: Mapping[Encoding, type[np.generic]] = {
     "float32": np.float32,
@@ -25,6 +25,11 @@ DTYPES: Mapping[Encoding, type[np.generic]] = {
 """Encoding -> the dtype of its numbers; the last two hold eight dimensions in each."""
 
 _BITS = ("binary", "ubinary")
+
+
+def is_packed(encoding: Encoding) -> bool:
+    """Whether an encoding puts eight dimensions into a byte."""
+    return encoding in _BITS
 
 
 def has_ranges(encoding: Encoding) -> bool:
@@ -79,3 +84,26 @@ def encode(vectors: Array, encoding: Encoding, ranges: Array | None = None) -> n
     step = np.where(step == 0, 1, step)
     values: npt.NDArray[np.float32] = np.clip(np.floor((vectors - start) / step), 0, 255)
     return values.astype(np.uint8) if encoding == "uint8" else (values - 128).astype(np.int8)
+
+
+def decode(encoded: npt.NDArray[Any], encoding: Encoding, ranges: Array | None = None) -> Array:
+    """Return encoded embeddings as numbers, float32 of shape (n, dimensions).
+
+    Args:
+        encoded: as `encode` gives them.
+        encoding: the one that they are in.
+        ranges: of int8 and uint8: those that they were made with; None gives the bytes as numbers.
+
+    Returns:
+        1 and -1 for bits; the middle of what each byte stands for, where there are ranges.
+    """
+    if encoding in _BITS:
+        packed = encoded.view(np.uint8) ^ np.uint8(128 if encoding == "binary" else 0)
+        return np.unpackbits(packed, axis=-1).astype(np.float32) * 2 - 1
+    values = encoded.astype(np.float32)
+    if encoding == "float32" or ranges is None:
+        return values
+    places = values + np.float32(0.5 if encoding == "uint8" else 128.5)
+    step = (ranges[1] - ranges[0]) / np.float32(255)
+    decoded: Array = (ranges[0] + places * step).astype(np.float32)
+    return decoded

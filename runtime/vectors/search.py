@@ -2,88 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bertonnx.errors import UsageError
-from bertonnx.runtime.options import require_at_least
 from bertonnx.runtime.rows import Array
-from bertonnx.runtime.vectors.similarity import similarity, vectors_of
-from bertonnx.wording import Option
+from bertonnx.runtime.vectors.similarity import similarity
 
-__all__ = ["Hit", "blocks_of", "nearest", "search"]
+__all__ = ["BLOCK", "Hit", "nearest"]
 
 Hit = dict[str, float | int]
 """`index`: the row of the stored vector, from 0; `score`: how near it is."""
 
-_BLOCK = 1 << 22
-"""Numbers of stored vectors that are compared at once: 16 MiB in float32."""
+BLOCK = 1 << 21
+"""Numbers of stored vectors that are compared at once, and scores that they get: 16 MiB in float64."""
 
 
-def search(
-    vectors: npt.ArrayLike, queries: npt.ArrayLike, *, top_k: int = 10, similarity: str = "cosine"
-) -> list[list[Hit]]:
-    """Return for each query the `top_k` nearest vectors, the best first, equally near ones by their index.
+def nearest(blocks: Iterable[Array], queries: Array, *, top_k: int, name: str = "cosine") -> list[list[Hit]]:
+    """Return for each query the nearest rows of all blocks, which are counted through.
 
-    Every vector is compared, so that the result is exact. Past some millions of vectors an index of FAISS,
-    pgvector or DuckDB is faster, and nearly as good.
+    Equally near rows come by their number. A row with NaN is near to nothing: it counts, and is not listed.
 
     Args:
-        vectors: numbers of shape (n, width); an array that lies in a file (`numpy.load(mmap_mode="r")`) is
-            read in blocks.
-        queries: numbers of shape (m, width).
-        top_k: how many are listed; fewer where there are fewer.
-        similarity: "cosine", "dot", "euclidean" or "manhattan".
-
-    Returns:
-        A list for each query, of dicts with `index` (int) and `score` (float, exact in float32).
+        blocks: float32 of shape (rows, width) each.
+        queries: float32 of shape (queries, width).
+        top_k: how many are listed, at most.
+        name: of the similarity.
 
     Raises:
-        UsageError: `top_k` is less than 1, there is no such similarity, or the widths differ.
+        UsageError: there is no such similarity, or the widths differ.
     """
-    require_at_least("top_k", top_k)
-    stored = vectors if isinstance(vectors, np.ndarray) else vectors_of(vectors, "vectors")
-    asked = vectors_of(queries, "queries")
-    return nearest(blocks_of(stored), asked, top_k=top_k, name=similarity)
-
-
-def blocks_of(vectors: npt.NDArray[np.generic]) -> Iterator[Array]:
-    """Yield stored vectors in blocks, each float32 of shape (rows, width)."""
-    if vectors.ndim != 2:
-        raise UsageError(
-            "{option} must be vectors of shape (n, width), and the shape is {shape}",
-            option=Option("vectors"),
-            shape=vectors.shape,
-        )
-    rows = max(1, _BLOCK // max(1, vectors.shape[1]))
-    # One block at least: no vectors are still of some width, which the queries must have.
-    for start in range(0, max(1, len(vectors)), rows):
-        yield vectors_of(vectors[start : start + rows], "vectors")
-
-
-def nearest(blocks: Iterator[Array], queries: Array, *, top_k: int, name: str) -> list[list[Hit]]:
-    """Return for each query the nearest rows of all blocks, which are counted through."""
-    scores = np.empty((len(queries), 0), dtype=np.float32)
-    indices = np.empty((len(queries), 0), dtype=np.int64)
+    scores = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
+    indices = np.full((len(queries), top_k), -1, dtype=np.int64)
     seen = 0
     for block in blocks:
-        near = similarity(queries, block, name)
-        places = np.broadcast_to(np.arange(seen, seen + len(block)), near.shape)
+        at_once = max(1, BLOCK // max(1, len(block)))
+        # Once at least: the widths must be the same, whether there are rows or not.
+        for start in range(0, max(1, len(queries)), at_once):
+            part = slice(start, start + at_once)
+            near = similarity(queries[part], block, name)
+            near[~np.isfinite(near)] = -np.inf
+            _take(scores[part], indices[part], near, seen)
         seen += len(block)
-        # What was best so far stands before the block, and so wins against equals of a higher index.
-        scores, indices = _best(
-            np.concatenate([scores, near], axis=1), np.concatenate([indices, places], axis=1), top_k
-        )
     return [
-        [{"index": int(index), "score": float(score)} for index, score in zip(row, of, strict=True)]
+        [
+            {"index": int(index), "score": float(score)}
+            for index, score in zip(row, of, strict=True)
+            if index >= 0
+        ]
         for row, of in zip(indices, scores, strict=True)
     ]
 
 
-def _best(scores: Array, indices: npt.NDArray[np.int64], top_k: int) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Return the `top_k` largest of each row, in falling order; of equal ones those that come first."""
-    # Stable on the negative: rows are in the order of their index, and so equal scores stay in it.
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
+def _take(scores: Array, indices: npt.NDArray[np.int64], near: Array, first: int) -> None:
+    """Put those rows of a block among the best so far, in place, that are nearer than the last of them.
+
+    Args:
+        scores: of the best so far, falling, (queries, top_k).
+        indices: theirs, (queries, top_k).
+        near: how near the rows of the block are, (queries, rows).
+        first: the number of the first row.
+    """
+    # Equally near ones of this block have higher numbers than all that are there.
+    better = near > scores[:, -1:]
+    for query in np.flatnonzero(better.any(axis=1)):
+        (places,) = np.nonzero(better[query])
+        places = _largest(near[query], places, scores.shape[1])
+        both = np.concatenate([scores[query], near[query][places]])
+        # Stable on the negative: what was there stands first, and rows are in their order.
+        order = np.argsort(-both, kind="stable")[: scores.shape[1]]
+        scores[query] = both[order]
+        indices[query] = np.concatenate([indices[query], places + first])[order]
+
+
+def _largest(values: Array, places: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
+    """Return the places of the `most` largest values, and of those that equal the last of them, in order."""
+    if len(places) <= most:
+        return places
+    found = values[places]
+    least = np.partition(found, len(found) - most)[len(found) - most]
+    kept: npt.NDArray[Any] = places[found >= least]
+    return kept

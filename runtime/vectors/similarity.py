@@ -27,12 +27,21 @@ def unit(vectors: Array) -> Array:
     return scaled
 
 
+# In float64: products of float32 depend on the place of a row in its block, and equal vectors would not be
+# equally near.
 def _cosine(a: Array, b: Array) -> Array:
-    return _dot(unit(a), unit(b))
+    lengths = [np.linalg.norm(part.astype(np.float64), axis=1) for part in (a, b)]
+    left, right = (np.maximum(length, _LEAST_LENGTH) for length in lengths)
+    product: Array = (_products(a, b) / left[:, None] / right).astype(np.float32)
+    return product
 
 
 def _dot(a: Array, b: Array) -> Array:
-    product: Array = a @ b.T
+    return _products(a, b).astype(np.float32)
+
+
+def _products(a: Array, b: Array) -> npt.NDArray[np.float64]:
+    product: npt.NDArray[np.float64] = a.astype(np.float64) @ b.astype(np.float64).T
     return product
 
 

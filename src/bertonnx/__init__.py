@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bertonnx.runtime.io.job import JobReport
     from bertonnx.runtime.model import Model, load
     from bertonnx.runtime.run import run
+    from bertonnx.runtime.search import search
     from bertonnx.runtime.serving.server import serve
     from bertonnx.runtime.signing import sign, verify_signature
 
@@ -41,6 +42,7 @@ __all__ = [
     "export",
     "load",
     "run",
+    "search",
     "serve",
     "sign",
     "train",
@@ -63,6 +65,7 @@ _HOMES = {
     "load": "bertonnx.runtime.model",
     "run": "bertonnx.runtime.run",
     "serve": "bertonnx.runtime.serving.server",
+    "search": "bertonnx.runtime.search",
     "sign": "bertonnx.runtime.signing",
     "train": "bertonnx.exporters.training.train",
     "verify_signature": "bertonnx.runtime.signing",

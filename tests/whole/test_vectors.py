@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,35 @@ def test_what_a_file_normalizes_it_always_does(pair: Pair) -> None:
         return
     with pytest.raises(UsageError, match=r"normalize=False: the graph in this file gives .* of length 1"):
         model.embed(TEXTS[:2], normalize=False)
+
+
+@pytest.mark.parametrize("name", [None, "cosine", "dot", "euclidean", "manhattan"])
+def test_similarity_is_theirs(pair: Pair, name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, theirs = pair
+    monkeypatch.setattr(theirs, "similarity_fn_name", name)
+    monkeypatch.setattr(model, "card", replace(model.card, similarity=name))
+    vectors = theirs.encode(TEXTS)
+    expected = theirs.similarity(vectors[:3], vectors).numpy()
+    for a, b in ((TEXTS[:3], TEXTS), (vectors[:3], TEXTS), (vectors[:3].tolist(), vectors)):
+        found = model.similarity(a, b)
+        assert (found.dtype.name, found.shape) == ("float32", expected.shape)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert model.similarity([], TEXTS).shape == (0, len(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("b", "said"),
+    [
+        (np.zeros((2, 31)), "vectors of 32 numbers cannot be compared with vectors of 31"),
+        ("one text", "this is one text"),
+        ([["a"]], "b must be vectors"),
+        ([1.0, 2.0], r"b must be vectors of shape"),
+        ([[np.nan] * WIDTH], "b holds NaN"),
+    ],
+)
+def test_what_similarity_refuses(pair: Pair, b: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        pair[0].similarity(TEXTS[:1], b)
 
 
 def test_no_texts_give_no_rows_of_the_right_width(pair: Pair) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertonnx.cli import bench, check, doctor, evaluate, export, info, run, serve, sign, train
+from bertonnx.cli import bench, check, doctor, evaluate, export, info, run, search, serve, sign, train
 from bertonnx.cli.app import app
 
 __all__ = ["app"]
@@ -11,6 +11,7 @@ __all__ = ["app"]
 for _command in (
     export.export,
     run.run,
+    search.search,
     serve.serve,
     check.check,
     sign.sign,

@@ -1,0 +1,185 @@
+"""Stored vectors: an array, a `.npy` file that is mapped, or a column of a Parquet or Arrow file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertonnx.errors import BertonnxError, InputError, UsageError
+from bertonnx.runtime.io.arrow import require_pyarrow
+from bertonnx.runtime.io.formats import ending_of
+from bertonnx.runtime.vectors.search import BLOCK
+from bertonnx.runtime.vectors.stored import Kind, kind_of
+from bertonnx.wording import Option
+
+__all__ = ["Stored", "stored_vectors"]
+
+Vectors = npt.NDArray[Any]
+
+_ENDINGS = (".npy", ".parquet", ".arrow", ".feather")
+_USUAL = "embedding"
+"""What `run` calls the column of vectors."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Vectors that are read in blocks.
+
+    Attributes:
+        kind: what they look like.
+        rows: how many there are.
+        blocks: reads them from the first on, (rows, width) each. A row without a vector is NaN, and of
+            integers 0.
+    """
+
+    kind: Kind
+    rows: int
+    blocks: Callable[[], Iterator[Vectors]]
+
+
+def stored_vectors(given: npt.ArrayLike | str | Path, what: str, *, column: str | None = None) -> Stored:
+    """Return vectors that a user gave.
+
+    Args:
+        given: numbers of shape (n, width), or the path of a `.npy`, `.parquet` or `.arrow` file.
+        what: the argument's name, for the error.
+        column: of a Parquet or Arrow file: the column of vectors; default "embedding", or the only one.
+
+    Raises:
+        InputError: the file cannot be read, or holds no vectors.
+        UsageError: it is no table of numbers, or names no such format.
+    """
+    if not isinstance(given, (str, Path)):
+        return _in_memory(given, what)
+    path = Path(given)
+    ending = ending_of(path)
+    if ending not in _ENDINGS:
+        raise UsageError(
+            "the ending of {path} does not say how to read vectors; files that end in {endings} are read",
+            path=path,
+            endings=" ".join(_ENDINGS),
+        )
+    if not path.is_file():
+        raise InputError("there is no file {path} of vectors", path=path)
+    try:
+        return _mapped(path) if ending == ".npy" else _of_table(path, column, parquet=ending == ".parquet")
+    except BertonnxError:
+        raise
+    # Of a broken file NumPy and pyarrow raise their own errors, and more.
+    except Exception as error:
+        raise InputError("{path} cannot be read as vectors: {why}", path=path, why=str(error)) from error
+
+
+def _in_memory(given: npt.ArrayLike, what: str) -> Stored:
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise UsageError(
+            "{what} must be vectors, numbers of shape (n, width) ({why})", what=what, why=error
+        ) from error
+    if array.size == 0 and array.ndim < 2:
+        array = array.reshape(0, 0)
+    return _of_array(array, what)
+
+
+def _mapped(path: Path) -> Stored:
+    array: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise InputError("{path} is an archive of arrays; give a .npy file of one", path=path)
+    return _of_array(array, str(path))
+
+
+def _of_array(array: Vectors, what: str) -> Stored:
+    kind = kind_of(array, what)
+    rows = max(1, BLOCK // max(1, kind.width))
+
+    def blocks() -> Iterator[Vectors]:
+        for start in range(0, max(1, len(array)), rows):
+            yield np.asarray(array[start : start + rows])
+
+    return Stored(kind, len(array), blocks)
+
+
+def _of_table(path: Path, column: str | None, *, parquet: bool) -> Stored:
+    pa = require_pyarrow()
+    with pa.OSFile(str(path)) as file:
+        opened = pa.parquet.ParquetFile(file) if parquet else pa.ipc.open_file(file)
+        schema = opened.schema_arrow if parquet else opened.schema
+        rows = opened.metadata.num_rows if parquet else None
+        name = _column(pa, path, schema, column)
+        if rows is None:
+            rows = sum(opened.get_batch(i).num_rows for i in range(opened.num_record_batches))
+    kind = schema.field(name).type
+    width = kind.list_size if pa.types.is_fixed_size_list(kind) else _width(pa, path, name, parquet=parquet)
+    found = Kind(width, np.dtype(kind.value_type.to_pandas_dtype()))
+
+    def blocks() -> Iterator[Vectors]:
+        yield np.zeros((0, width), found.dtype)  # one at least, whose width is compared
+        for array in _arrays(pa, path, name, parquet=parquet):
+            yield _block(path, array, found)
+
+    return Stored(found, rows, blocks)
+
+
+def _column(pa: Any, path: Path, schema: Any, column: str | None) -> str:
+    fits: list[str] = [field.name for field in schema if _holds_vectors(pa, field.type)]
+    wanted = [column] if column is not None else [_USUAL] if _USUAL in fits else fits
+    if len(wanted) == 1 and wanted[0] in fits:
+        return wanted[0]
+    raise InputError(
+        "{path} has {found}; name a column of vectors (lists of numbers) with {option}",
+        path=path,
+        found=f"the columns of vectors {', '.join(fits)}" if fits else "no column of vectors",
+        option=Option("column"),
+    )
+
+
+def _holds_vectors(pa: Any, kind: Any) -> bool:
+    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    if not any(of(kind) for of in lists):
+        return False
+    inner = kind.value_type
+    return bool(pa.types.is_floating(inner) or pa.types.is_integer(inner))
+
+
+def _arrays(pa: Any, path: Path, name: str, *, parquet: bool) -> Iterator[Any]:
+    """Yield the column in arrays of some thousand rows, checked in full."""
+    with pa.OSFile(str(path)) as file:
+        if parquet:
+            batches = pa.parquet.ParquetFile(file).iter_batches(1024, columns=[name], use_threads=False)
+        else:
+            reader = pa.ipc.open_file(file)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+        for batch in batches:
+            array = batch.column(name)
+            array.validate(full=True)
+            yield array
+
+
+def _width(pa: Any, path: Path, name: str, *, parquet: bool) -> int:
+    """Return the length of the first vector of lists of any length."""
+    for array in _arrays(pa, path, name, parquet=parquet):
+        for value in array:
+            if value.is_valid:
+                return len(value)
+    return 0
+
+
+def _block(path: Path, array: Any, kind: Kind) -> Vectors:
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    present = array.drop_null()
+    values = present.flatten().to_numpy(zero_copy_only=False)
+    if len(values) != len(present) * kind.width:
+        raise InputError(
+            "the vectors in {path} are not all of {width} numbers, as the first one is",
+            path=path,
+            width=kind.width,
+        )
+    block = np.full((len(array), kind.width), 0 if kind.whole else np.nan, dtype=kind.dtype)
+    block[~missing] = values.reshape(-1, kind.width)
+    return block

@@ -1,0 +1,228 @@
+"""`bertonnx.search`: the nearest of stored vectors, whatever they are stored in; and the command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bertonnx.errors import RowError, UsageError
+from bertonnx.models.card import Card
+from bertonnx.runtime.io.formats import ending_of
+from bertonnx.runtime.io.readers import open_rows
+from bertonnx.runtime.io.stored import Stored, stored_vectors
+from bertonnx.runtime.io.text import open_lines
+from bertonnx.runtime.io.writers import Target, check_output
+from bertonnx.runtime.model import Model
+from bertonnx.runtime.options import (
+    ENCODINGS,
+    DecodeOptions,
+    Encoding,
+    LoadOptions,
+    RunOptions,
+    chosen,
+    require_at_least,
+)
+from bertonnx.runtime.rows import Array, Item
+from bertonnx.runtime.vectors.encodings import has_ranges, is_packed
+from bertonnx.runtime.vectors.form import form_of
+from bertonnx.runtime.vectors.search import Hit, nearest
+from bertonnx.runtime.vectors.similarity import SIMILARITIES, vectors_of
+from bertonnx.runtime.vectors.stored import Kind, Reading, encoding_of, reading_of
+from bertonnx.wording import Option
+
+__all__ = ["OfModel", "SearchOptions", "search", "search_files"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How stored vectors are searched; the attributes are arguments of `search`.
+
+    Raises:
+        UsageError: `top_k` is less than 1, or there is no such encoding or similarity.
+    """
+
+    top_k: int = 10
+    similarity: str | None = None
+    encoding: Encoding | None = None
+    column: str | None = None
+    query_column: str | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least("top_k", self.top_k)
+        if self.similarity is not None:
+            chosen("similarity", self.similarity, tuple(SIMILARITIES))
+        if self.encoding is not None:
+            chosen("encoding", self.encoding, ENCODINGS)
+
+
+_COSINE = "cosine"
+_LINES = (".jsonl", ".ndjson")
+
+
+def search(
+    vectors: npt.ArrayLike | str | Path,
+    queries: npt.ArrayLike | str | Path,
+    *,
+    top_k: int = 10,
+    similarity: str = "cosine",
+    encoding: Encoding | None = None,
+    ranges: npt.ArrayLike | None = None,
+    column: str | None = None,
+    query_column: str | None = None,
+) -> list[list[Hit]]:
+    """Return for each query the `top_k` nearest vectors, the best first, equally near ones by their index.
+
+    Every vector is compared, so that the result is exact; files are read in blocks, in bounded memory. A
+    vector of a text that failed (NaN, and 0 in all integers) is not listed. docs/vectors.md says from how
+    many vectors on an index of FAISS, pgvector or DuckDB is worth it.
+
+    Args:
+        vectors: what is stored: numbers of shape (n, width), or the path of a `.npy`, `.parquet` or `.arrow`
+            file.
+        queries: what is looked for, in the same forms: float32, or in the encoding of what is stored.
+        top_k: how many are listed; fewer where there are fewer.
+        similarity: "cosine", "dot", "euclidean" or "manhattan"; the last two give negative distances.
+        encoding: of what is stored, as `Model.embed`; needed where both are integers, since a byte may be
+            one dimension or eight. Bits are compared as 1 and -1.
+        ranges: of int8 and uint8: float32 of shape (2, width), with which they were made (`Card.ranges`);
+            without, and with queries of the same kind, the bytes are compared as they are.
+        column: of Parquet and Arrow: the column of stored vectors; default "embedding", or the only one.
+        query_column: that of the queries.
+
+    Returns:
+        A list for each query, of dicts with `index` (int) and `score` (float, exact in float32).
+
+    Raises:
+        InputError: a file cannot be read, or holds no vectors.
+        UsageError: an argument is out of range, or the two do not belong together.
+    """
+    options = SearchOptions(top_k, similarity, encoding, column, query_column)
+    given = None if ranges is None else vectors_of(ranges, "ranges")
+    return _searched(vectors, queries, options, given)
+
+
+def _searched(
+    vectors: npt.ArrayLike | str | Path,
+    queries: npt.ArrayLike | str | Path,
+    options: SearchOptions,
+    ranges: Array | None,
+) -> list[list[Hit]]:
+    stored = stored_vectors(vectors, "vectors", column=options.column)
+    asked = stored_vectors(queries, "queries", column=options.query_column)
+    # An empty list has no width that could be wrong.
+    if asked.rows == 0 and asked.kind.width == 0:
+        return []
+    if stored.rows == 0 and stored.kind.width == 0:
+        return [[] for _ in range(asked.rows)]
+    reading, of_queries = reading_of(stored.kind, asked.kind, encoding=options.encoding, ranges=ranges)
+    numbers = np.concatenate([of_queries.of(block) for block in asked.blocks()])
+    _require_finite(numbers)
+    return _nearest(stored, reading, numbers, options)
+
+
+def _nearest(stored: Stored, reading: Reading, queries: Array, options: SearchOptions) -> list[list[Hit]]:
+    blocks = (reading.of(block) for block in stored.blocks())
+    most = min(options.top_k, max(1, stored.rows))
+    return nearest(blocks, queries, top_k=most, name=options.similarity or _COSINE)
+
+
+def _require_finite(queries: Array) -> None:
+    (failed,) = np.nonzero(~np.isfinite(queries).all(axis=1))
+    if len(failed):
+        raise UsageError(
+            "row {row} of the queries holds NaN or infinity, or its text failed, and is near to nothing",
+            row=int(failed[0]),
+        )
+
+
+@dataclass(frozen=True)
+class OfModel:
+    """The model that made the stored vectors.
+
+    Attributes:
+        path: a model file that embeds.
+        texts: whether the queries are texts, which it embeds; else it is asked for its ranges alone.
+        load: how it is opened.
+        prompt: name of the prompt before each text.
+        normalize: as `Model.embed`, as the stored vectors were made.
+    """
+
+    path: Path
+    texts: bool
+    load: LoadOptions
+    prompt: str | None = None
+    normalize: bool | None = None
+
+
+def search_files(
+    vectors: Path, queries: str, output: Path | None, options: SearchOptions, model: OfModel | None
+) -> int:
+    """Search from file to file, as the command does; return how many queries failed.
+
+    Args:
+        vectors: as `search`.
+        queries: as `search`; where they are texts, an input of them, or "-".
+        output: a `.jsonl` file; None for standard output.
+        options: how; without a similarity, the model's own, and cosine without one.
+        model: what made the vectors; None where nothing says it.
+
+    Raises:
+        BertonnxError: as `search`, or the model or output cannot be used.
+    """
+    target = _checked(output, vectors)
+    if model is None:
+        return _write(target, [{"hits": hits} for hits in _searched(vectors, queries, options, None)])
+    stored = stored_vectors(vectors, "vectors", column=options.column)
+    with Model(model.path, model.load) as opened:
+        opened.embed(())  # says so where its task is another
+        reading, decode = _read_as(stored.kind, options, opened.card, model)
+        named = replace(options, similarity=options.similarity or opened.card.similarity or _COSINE)
+        if not model.texts:
+            found = _searched(vectors, queries, named, reading.ranges)
+            return _write(target, [{"hits": hits} for hits in found])
+        with open_rows(queries, RunOptions(column=options.query_column), needs_pair=False) as rows:
+            items = list(opened.stream(rows, decode))
+    numbers = [item["embedding"] for item in items if not isinstance(item, RowError)]
+    hits = iter(_nearest(stored, reading, np.stack(numbers), named) if numbers else [])
+    return _write(target, [item if isinstance(item, RowError) else {"hits": next(hits)} for item in items])
+
+
+def _read_as(
+    stored: Kind, options: SearchOptions, card: Card, model: OfModel
+) -> tuple[Reading, DecodeOptions]:
+    """Return how stored vectors are read, and how a model makes float32 queries for them."""
+    width = card.width or stored.width
+    # Told by the model's width: a byte for each dimension, or for eight.
+    queries = Kind(stored.width if stored.width == width else stored.width * 8, np.dtype(np.float32))
+    encoding = options.encoding or encoding_of(stored, queries)
+    dimensions = stored.width * 8 if is_packed(encoding) else stored.width
+    kept = None if dimensions == width else dimensions
+    given = DecodeOptions(dimensions=kept, normalize=model.normalize, encoding=encoding)
+    ranges = form_of(card, given).ranges if has_ranges(encoding) else None
+    decode = DecodeOptions(prompt=model.prompt, dimensions=kept, normalize=model.normalize)
+    return Reading(encoding, ranges), decode
+
+
+def _checked(output: Path | None, vectors: Path) -> Target | None:
+    if output is None:
+        return None
+    if ending_of(output) not in _LINES:
+        raise UsageError(
+            "{option}: hits are written as JSON Lines; name a file that ends in {endings}",
+            option=Option("output", output),
+            endings=" or ".join(_LINES),
+        )
+    return check_output(output, input=vectors)
+
+
+def _write(target: Target | None, results: Sequence[Item | RowError]) -> int:
+    writer = open_lines(None if target is None else target.path)
+    writer.clear()
+    for row, result in enumerate(results):
+        writer.write(row, result)
+    writer.finish()
+    return sum(isinstance(result, RowError) for result in results)
