@@ -10,6 +10,7 @@ import numpy as np
 
 from bertonnx.errors import RowError
 from bertonnx.models.tasks import TASKS
+from bertonnx.runtime.decoders.sparse import Words
 from bertonnx.runtime.io.columns import message
 from bertonnx.runtime.io.floats import shortest
 from bertonnx.runtime.options import LONG_TEXT, DecodeOptions
@@ -33,7 +34,7 @@ _WORDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "tuple":
 async def predict(call: Call) -> Response:
     """`POST /v1/predict {model?, method, texts, pairs?, options}`."""
     fields = call.fields
-    fields.only("model", "method", "texts", "pairs", "options", "truncate")
+    fields.only("model", "method", "texts", "pairs", "options", "truncate", "exact")
     method = fields.text_or_none("method") or _PREDICT
     known = [_PREDICT, *dict.fromkeys(row.method for row in TASKS if row.method != _PREDICT)]
     if method not in known:
@@ -46,7 +47,8 @@ async def predict(call: Call) -> Response:
     decode = _decode({name: options.any(name) for name in options.names if name in _OPTIONS})
     reading = _reading(call, served)
     results = await call.lines(served, texts, pairs, decode, reading)
-    return as_json({"results": [line(place, result) for place, result in enumerate(results)]})
+    exact = fields.flag("exact")
+    return as_json({"results": [line(place, result, exact=exact) for place, result in enumerate(results)]})
 
 
 def _listed(value: Any, name: str) -> list[Any]:
@@ -86,11 +88,22 @@ def _reading(call: Call, served: Served) -> Reading:
     return call.reading(served, call.fields.flag_or_none("truncate") if cut is None else cut)
 
 
-def line(place: int, result: dict[str, Any] | RowError) -> dict[str, Any]:
-    """Return a result as a line of `run`: floats are the shortest that read back as the same float32."""
+def line(place: int, result: dict[str, Any] | RowError, *, exact: bool = False) -> dict[str, Any]:
+    """Return a result as a line of `run`: floats are the shortest that read back as the same float32.
+
+    Args:
+        place: number of the row.
+        result: of it.
+        exact: whether words of a sparse embedding have their ids too, as equal words may have several.
+    """
     if isinstance(result, RowError):
         return {"row": place, "error": {"type": result.kind, "message": message(result)}}
-    fields = {"row": place, **{name: _ready(value) for name, value in result.items()}}
+    fields: dict[str, Any] = {"row": place}
+    for name, value in result.items():
+        if exact and isinstance(value, Words):
+            fields[name] = {"tokens": list(value), "ids": value.ids, "weights": value.weights}
+        else:
+            fields[name] = _ready(value)
     # Last, as in files, where resume looks for it.
     if "truncated" in fields:
         fields["truncated"] = fields.pop("truncated")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import BertonnxError, TruncationWarning
 
 if TYPE_CHECKING:
+    from bertonnx.client import Client
     from bertonnx.exporters.convert import ExportReport, export
     from bertonnx.exporters.training.train import TrainReport, train
     from bertonnx.models.card import Card
@@ -31,6 +32,7 @@ __all__ = [
     "BertonnxError",
     "Card",
     "CheckReport",
+    "Client",
     "Evaluation",
     "ExportReport",
     "JobReport",
@@ -55,6 +57,7 @@ _HOMES = {
     "Card": "bertonnx.models.card",
     "CheckReport": "bertonnx.runtime.golden",
     "Evaluation": "bertonnx.runtime.evaluation.figures",
+    "Client": "bertonnx.client",
     "ExportReport": "bertonnx.exporters.convert",
     "JobReport": "bertonnx.runtime.io.job",
     "Model": "bertonnx.runtime.model",
