@@ -215,9 +215,10 @@ TASKS: Registry[Task] = Registry(
         reference_head="bertonnx.exporters.verify.parity:scores_reference",
         pairs="maybe",
         labelled=True,
-        options=("raw_scores", "top_k"),
+        options=("raw_scores", "top_k", "labels", "template", "multi_label", "entailment", "threshold"),
         hub="bertonnx.runtime.serving.hugging_face:labels",
         tensors="bertonnx.runtime.serving.kserve:label_outputs",
+        uses=(Use("zero_shot", "labels", "bertonnx.runtime.decoders.zero_shot:zero_shot"),),
         kinds=("CrossEncoder",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),

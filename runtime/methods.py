@@ -14,7 +14,15 @@ from bertonnx.errors import RowError, TaskError, TruncationWarning, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
-from bertonnx.runtime.options import Aggregation, DecodeOptions, Encoding, require_at_least, require_query
+from bertonnx.runtime.options import (
+    TEMPLATE,
+    Aggregation,
+    DecodeOptions,
+    Encoding,
+    require_at_least,
+    require_query,
+    required_labels,
+)
 from bertonnx.runtime.rows import Array, Item, require_single
 from bertonnx.runtime.vectors.form import form_of
 from bertonnx.runtime.vectors.similarity import similarity, vectors_of
@@ -129,24 +137,29 @@ class Methods(ABC):
         top_k: int = 1,
         *,
         raw_scores: bool = False,
+        threshold: float | None = None,
     ) -> list[Item]:
         """Return one dict for each text: `label`, `score`, `scores`, and with `top_k` over 1 `top`.
 
-        Multi-label models give `labels` (those above 0.5) and `scores`; regression gives `score`.
+        Multi-label models give `labels` (those above the threshold) and `scores`; regression gives `score`.
 
         Args:
             texts: the texts.
             pairs: second texts, as many, for a model of text pairs.
             top_k: how many labels `top` lists, best first.
             raw_scores: give logits, as before softmax or sigmoid.
+            threshold: of a multi-label model: what a label's score must be above; default 0.5.
 
         Raises:
             TaskError: the model's task is another.
             RowError: a text failed; its place is in the message.
-            UsageError: `top_k` is less than 1, or the pairs are missing or too few.
+            UsageError: `top_k` is less than 1, the pairs are missing or too few, or a threshold is asked for
+                and the model gives one label.
         """
         self._require("classify")
-        return list(self._all(texts, pairs, DecodeOptions(top_k=top_k, raw_scores=raw_scores)))
+        return list(
+            self._all(texts, pairs, DecodeOptions(top_k=top_k, raw_scores=raw_scores, threshold=threshold))
+        )
 
     def rank(
         self, query: str, documents: Sequence[str], *, top_k: int | None = None, raw_scores: bool = False
@@ -175,6 +188,49 @@ class Methods(ABC):
         # The sort is stable: of equal scores, the document that was given first stays first.
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         return [{"index": place, "score": scores[place]} for place in order[:top_k]]
+
+    def zero_shot(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        *,
+        template: str = TEMPLATE,
+        multi_label: bool = False,
+        entailment: str | None = None,
+        threshold: float | None = None,
+        top_k: int = 1,
+    ) -> list[Item]:
+        """Return one dict for each text: the best `label`, its `score`, and the `scores` of all labels.
+
+        Any labels, for which nothing was trained: a classifier of inference (NLI) says how far a text entails
+        the template with each of them. As transformers' `zero-shot-classification` pipeline.
+
+        Args:
+            texts: the texts.
+            labels: what they may be about, each once.
+            template: what makes a sentence of a label, in the language of the texts.
+            multi_label: judge each label by itself, so that several may be true; else scores add up to 1. One
+                label alone is always judged by itself.
+            entailment: the model's own label that means entailment, where its name does not say so.
+            threshold: with `multi_label`, also give `labels`: those with a score above it.
+            top_k: how many labels `top` lists, best first.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: the model is no classifier of inference; there are no labels, or one is empty, there
+                twice or too long; the template has no `{}`.
+        """
+        self._require("zero_shot")
+        decode = DecodeOptions(
+            top_k=top_k,
+            labels=required_labels(labels),
+            template=template,
+            multi_label=multi_label,
+            entailment=entailment,
+            threshold=threshold,
+        )
+        return list(self._all(texts, None, decode))
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation = "simple") -> list[Item]:
         """Return one dict for each text: `entities`, a list of `entity, text, score, start, end`.

@@ -24,6 +24,7 @@ from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.optimum import read_optimum
 from bertonnx.runtime.options import (
+    TEMPLATE,
     Aggregation,
     BatchOptions,
     DecodeOptions,
@@ -225,6 +226,11 @@ class Model(Methods):
         dimensions: int | None = None,
         normalize: bool | None = None,
         encoding: Encoding = "float32",
+        labels: Sequence[str] = (),
+        template: str = TEMPLATE,
+        multi_label: bool = False,
+        entailment: str | None = None,
+        threshold: float | None = None,
     ) -> ArrowRows:
         """Return predictions for an Arrow record batch or table, a row for a row, errors as columns.
 
@@ -249,6 +255,11 @@ class Model(Methods):
             dimensions: as `embed`.
             normalize: as `embed`.
             encoding: as `embed`.
+            labels: as `zero_shot`; none for what the model was trained for.
+            template: as `zero_shot`.
+            multi_label: as `zero_shot`.
+            entailment: as `zero_shot`.
+            threshold: as `classify` and `zero_shot`.
 
         Raises:
             InputError: nothing says which column holds the text, or the pair; or a kept column has the name
@@ -280,6 +291,11 @@ class Model(Methods):
         dimensions: int | None = None,
         normalize: bool | None = None,
         encoding: Encoding = "float32",
+        labels: Sequence[str] = (),
+        template: str = TEMPLATE,
+        multi_label: bool = False,
+        entailment: str | None = None,
+        threshold: float | None = None,
     ) -> pyarrow.Schema:
         """Return the Arrow schema of what `predict_batch` gives with the same arguments; no row is read.
 
@@ -298,6 +314,11 @@ class Model(Methods):
             dimensions: as there.
             normalize: as there.
             encoding: as there.
+            labels: as there.
+            template: as there.
+            multi_label: as there.
+            entailment: as there.
+            threshold: as there.
 
         Raises:
             InputError: a kept column has the name of one of the results.

@@ -7,10 +7,12 @@ is named in the face, here, and where it is used.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal, TypeVar
 
 from bertonnx.errors import UsageError
@@ -22,6 +24,7 @@ __all__ = [
     "ENCODINGS",
     "LONG_TEXT",
     "ON_ERROR",
+    "TEMPLATE",
     "Aggregation",
     "BatchOptions",
     "DecodeOptions",
@@ -34,8 +37,11 @@ __all__ = [
     "require_at_least",
     "require_number",
     "require_query",
+    "require_template",
     "require_threads",
+    "require_threshold",
     "require_whole",
+    "required_labels",
     "taken",
 ]
 
@@ -50,6 +56,8 @@ AGGREGATIONS: tuple[Aggregation, ...] = ("none", "simple", "first", "average", "
 
 Encoding = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 ENCODINGS: tuple[Encoding, ...] = ("float32", "int8", "uint8", "binary", "ubinary")
+TEMPLATE = "This example is {}."
+"""Of transformers' zero-shot pipeline."""
 
 OnError = Literal["record", "fail"]
 ON_ERROR: tuple[OnError, ...] = ("record", "fail")
@@ -133,9 +141,16 @@ class DecodeOptions:
         dimensions: how many numbers of an embedding are kept, from its beginning; None for all.
         normalize: whether what was kept gets length 1; None for what the file does, False where it does not.
         encoding: of an embedding's numbers, one of `ENCODINGS`.
+        labels: of zero-shot classification: what a text may be about; none for the model's own.
+        template: what makes a sentence of a label, which stands in place of `{}`.
+        multi_label: whether each label is judged by itself, so that several may be true.
+        entailment: the model's own label that means entailment, where its name does not say so.
+        threshold: of several labels, those with a score above it are chosen; None for a half.
 
     Raises:
-        UsageError: there is no such aggregation or encoding, a number is less than 1, or the query is empty.
+        UsageError: there is no such aggregation or encoding, a number is less than 1, the query is empty, a
+            label is empty or there twice, the template has no place for a label, or the threshold is none
+            from 0 to 1.
     """
 
     top_k: int | None = None
@@ -147,6 +162,11 @@ class DecodeOptions:
     dimensions: int | None = None
     normalize: bool | None = None
     encoding: Encoding = "float32"
+    labels: tuple[str, ...] = ()
+    template: str = TEMPLATE
+    multi_label: bool = False
+    entailment: str | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         require_at_least("top_k", self.top_k)
@@ -155,16 +175,40 @@ class DecodeOptions:
         chosen("encoding", self.encoding, ENCODINGS)
         if self.query is not None:
             require_query(self.query)
+        # Frozen for those who read it, whatever kind of list was given; an array has no truth of its own.
+        if isinstance(self.labels, str) or len(self.labels):
+            object.__setattr__(self, "labels", required_labels(self.labels))
+        require_threshold(self.threshold)
+        self._require_labels()
+        require_template(self.template)
+
+    def _require_labels(self) -> None:
+        """Refuse what says how labels are judged where there are none."""
+        usual = {item.name: item.default for item in fields(self)}
+        for name in () if self.labels else ("template", "multi_label", "entailment"):
+            if getattr(self, name) != usual[name]:
+                raise UsageError(
+                    "{asked} is for zero-shot classification; name the labels with {labels}",
+                    asked=Option(name, getattr(self, name)),
+                    labels=Option("labels", ["LABEL", "LABEL"]),
+                )
+        if self.labels and self.threshold is not None and not self.multi_label:
+            raise UsageError(
+                "{asked}: the scores of labels add up to 1, so that no threshold says which are true; add "
+                "{multi_label}",
+                asked=Option("threshold", self.threshold),
+                multi_label=Option("multi_label", True),
+            )
 
     @property
     def pairs_texts(self) -> bool:
         """Whether the second texts of pairs, or the first, are made of what is given here."""
-        return self.query is not None
+        return self.query is not None or bool(self.labels)
 
     @property
     def pairing(self) -> Option:
         """What that is."""
-        return Option("query", self.query)
+        return Option("labels", self.labels) if self.query is None else Option("query", self.query)
 
 
 @dataclass(frozen=True)
@@ -240,6 +284,80 @@ def require_query(query: object) -> None:
         )
     if not query.strip():
         raise UsageError("{option} is empty; say what the documents are ranked for", option=Option("query"))
+
+
+def required_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return labels, each of them a text of its own.
+
+    Raises:
+        UsageError: there are none, or they are one text, or one of them is none or there twice.
+    """
+    if isinstance(labels, (str, bytes)):
+        raise UsageError("{asked}: a list of texts is expected; give [text]", asked=Option("labels", labels))
+    found = tuple(labels)
+    if not found:
+        raise UsageError("{asked}: name at least one label", asked=Option("labels", []))
+    for label in found:
+        asked = Option("labels", [label])
+        if not isinstance(label, str):
+            raise UsageError(
+                "{asked}: a text is expected, and this is {kind}", asked=asked, kind=type(label).__name__
+            )
+        if not label.strip():
+            raise UsageError("{asked}: a label is empty", asked=asked)
+    # Counted once, for there may be thousands.
+    twice = [label for label, count in Counter(found).items() if count > 1]
+    if twice:
+        raise UsageError(
+            "{asked} is there more than once; scores are given by label, so name each once",
+            asked=Option("labels", twice[:1]),
+        )
+    return found
+
+
+def require_template(template: object) -> None:
+    """Refuse a template that has not one place for a label, `{}`; `{{` and `}}` are braces.
+
+    Raises:
+        UsageError: saying what it lacks.
+    """
+    try:
+        if not isinstance(template, str):
+            raise ValueError(f"it is {type(template).__name__}")
+        places = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise UsageError(
+            "{asked} is no template: {why}", asked=Option("template", template), why=str(error)
+        ) from error
+    # Nothing but the label itself: a format could ask for gigabytes of spaces.
+    if (
+        not places
+        or any(place not in (("", "", None), ("0", "", None)) for place in places)
+        or _mixed(places)
+    ):
+        raise UsageError(
+            "{asked} must have {place} where the label goes, once and nothing else in braces",
+            asked=Option("template", template),
+            place="{}",
+        )
+
+
+def _mixed(places: Sequence[tuple[str | None, ...]]) -> bool:
+    return len(places) > 1 and any(place[0] == "" for place in places)
+
+
+def require_threshold(threshold: object) -> None:
+    """Refuse a threshold of scores that no score, or every one, is above; None is well.
+
+    Raises:
+        UsageError: saying what it can be.
+    """
+    require_number("threshold", threshold)
+    if threshold is not None and not 0 <= float(str(threshold)) < 1:
+        raise UsageError(
+            "{asked} is no threshold of scores; give a number from 0 to 1, such as 0.3",
+            asked=Option("threshold", threshold),
+        )
 
 
 def chosen(option: str, value: str, choices: Sequence[Choice]) -> Choice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from glob import escape
@@ -20,6 +20,7 @@ from bertonnx.runtime.io.resume import Setting
 from bertonnx.runtime.io.writers import Target, check_output
 from bertonnx.runtime.model import Model
 from bertonnx.runtime.options import (
+    TEMPLATE,
     Aggregation,
     DecodeOptions,
     Encoding,
@@ -57,6 +58,11 @@ def run(
     dimensions: int | None = None,
     normalize: bool | None = None,
     encoding: Encoding = "float32",
+    labels: Sequence[str] = (),
+    template: str = TEMPLATE,
+    multi_label: bool = False,
+    entailment: str | None = None,
+    threshold: float | None = None,
     provider: str = "auto",
     threads: int | None = None,
     max_length: int | None = None,
@@ -86,6 +92,11 @@ def run(
         dimensions: as `Model.embed`.
         normalize: as `Model.embed`.
         encoding: as `Model.embed`.
+        labels: of zero-shot classification, as `Model.zero_shot`.
+        template: as `Model.zero_shot`.
+        multi_label: as `Model.zero_shot`.
+        entailment: as `Model.zero_shot`.
+        threshold: of several labels, those with a score above it are chosen; default 0.5.
         provider: as `load`.
         threads: as `load`.
         max_length: as `load`.
@@ -118,6 +129,11 @@ def run(
         dimensions=dimensions,
         normalize=normalize,
         encoding=encoding,
+        labels=tuple(labels),
+        template=template,
+        multi_label=multi_label,
+        entailment=entailment,
+        threshold=threshold,
     )
     options = RunOptions(
         column=column,

@@ -88,6 +88,9 @@ class _Prompt:
     tokens: int
 
 
+_NO_PROMPT = _Prompt("", 0)
+
+
 class TextTokenizer:
     """Tokenizes rows as the checkpoint's own tokenizer does. Stateless, so safe in several threads.
 
@@ -119,7 +122,7 @@ class TextTokenizer:
         self._task = task_named(card.task)
         self.long_text = long_text
         self.max_length = self._limit(max_length)
-        self._stride = min(self.max_length // 2, 128) if stride is None else stride
+        self.stride = min(self.max_length // 2, 128) if stride is None else stride
         self._shortening = lru_cache(maxsize=8)(self._make_shortening)
         # A few names, which rows repeat by the thousand.
         self._prompt = lru_cache(maxsize=16)(self._make_prompt)
@@ -155,7 +158,7 @@ class TextTokenizer:
             results.append(Encoded(row, (_piece(whole, self._prompt(row.prompt)),)))
         if self.long_text == "error":
             for i, read, whole in long:
-                results[i] = self._too_long(len(whole), whole_is_read=read is rows[i])
+                results[i] = self.too_long(len(whole), whole_is_read=read is rows[i])
         elif long:
             for (i, _, _), result in zip(long, self._shorten([part[1:] for part in long]), strict=True):
                 results[i] = replace(result, row=rows[i]) if isinstance(result, Encoded) else result
@@ -170,6 +173,31 @@ class TextTokenizer:
             else:
                 results += encoded(self._tokenizer, [text], add_special_tokens=add_special_tokens)
         return results
+
+    def whole(self, rows: Sequence[Row]) -> list[Encoding | RowError]:
+        """Return all tokens of rows, however many; `encode` cuts them."""
+        return self._encode(self._tokenizer, rows)
+
+    def beginning(self, row: Row) -> Row | RowError:
+        """Return as much of a huge text as decides the tokens that are kept; other texts as they are."""
+        if len(row.text) <= _CHARACTERS_PER_TOKEN * self.max_length:
+            return row
+        read, whole = self._bounded(row)
+        return whole if isinstance(whole, RowError) else read
+
+    def encode_first_cut(self, row: Row) -> Encoded | RowError:
+        """Return how a pair reaches the model where only its first text is cut, or read in windows.
+
+        The second one must leave room for at least one token.
+        """
+        (whole,) = self.whole([row])
+        if isinstance(whole, RowError) or len(whole) <= self.max_length:
+            return whole if isinstance(whole, RowError) else Encoded(row, (_piece(whole, _NO_PROMPT),))
+        room = self.max_length - (len(whole) - whole.sequence_ids.count(0))
+        windows = self.long_text == "stride"
+        shortening = self._shortening(windows, True, min(self.stride, room // 2) if windows else 0, True)
+        (encoding,) = self._encode(shortening, [row])
+        return encoding if isinstance(encoding, RowError) else self._parts(row, encoding)
 
     def decode_ids(self, ids: list[int], skip_special_tokens: bool) -> str:
         """Return the text of token ids, as transformers' `PreTrainedTokenizerFast.decode`.
@@ -237,7 +265,8 @@ class TextTokenizer:
     def _kept(self, encoding: Encoding) -> tuple[list[int], list[tuple[int, int]]]:
         return encoding.ids[: self.max_length], encoding.offsets[: self.max_length]
 
-    def _too_long(self, tokens: int, *, whole_is_read: bool) -> RowError:
+    def too_long(self, tokens: int, *, whole_is_read: bool) -> RowError:
+        """Return the error of a text with so many tokens, where long ones are errors."""
         return RowError(
             "too-long",
             "the text has {more}{tokens} tokens and the model takes {limit}; use {cut} or {read}",
@@ -283,7 +312,7 @@ class TextTokenizer:
         room = self.max_length - special - first
         if room < _LEAST_ROOM:
             return None
-        return self._stride if self._stride < room else 1 << ((room // 2).bit_length() - 1)
+        return self.stride if self.stride < room else 1 << ((room // 2).bit_length() - 1)
 
     def _windows(self, row: Row) -> Encoded | RowError:
         """Return the windows of a text, the prompt in each of them.
@@ -312,7 +341,7 @@ class TextTokenizer:
                 cut=Option("long_text", "truncate"),
             )
         text = _part(whole, end, last)
-        text.truncate(room, stride=min(self._stride, room // 2), direction=self._card.truncation_side)
+        text.truncate(room, stride=min(self.stride, room // 2), direction=self._card.truncation_side)
         head, tail = _part(whole, 0, end), _part(whole, last, len(whole))
         parts = [text, *text.overflowing]
         # tokenizers begins at the end that is kept.
@@ -367,14 +396,14 @@ class TextTokenizer:
         special = encoding.ids[-1] in added and added[encoding.ids[-1]].special
         return _Prompt(text, len(encoding) - special)
 
-    def _make_shortening(self, windows: bool, has_pair: bool, overlap: int) -> Tokenizer:
+    def _make_shortening(self, windows: bool, has_pair: bool, overlap: int, first: bool = False) -> Tokenizer:
         # A second tokenizer, because truncation is state of the tokenizer and others may be using it.
         tokenizer = twin(self._tokenizer)
         second_only = has_pair and (windows or self._task.pair_is_cut)
         tokenizer.enable_truncation(
             self.max_length,
             stride=overlap,
-            strategy="only_second" if second_only else "longest_first",
+            strategy="only_first" if first else "only_second" if second_only else "longest_first",
             direction=self._card.truncation_side,
         )
         return tokenizer

@@ -101,8 +101,16 @@ def embedding_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
 
 
 def classification_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
-    """Return the label or labels, and a score for each label of the model; with several asked for, `top`."""
-    scores = tuple(Column(f"score_{label}", "float", path=("scores", label)) for label in card.labels)
+    """Return the label or labels, and a score for each label of the model; with several asked for, `top`.
+
+    In zero-shot classification the labels are the user's.
+    """
+    labels = decode.labels or card.labels
+    scores = tuple(Column(f"score_{label}", "float", path=("scores", label)) for label in labels)
+    if decode.labels:
+        above = () if decode.threshold is None else (Column("labels", "text", lists=1),)
+        best = (Column("label", "text"), Column("score", "float"))
+        return (*best, *above, *scores, *_several("top", _BEST, decode))
     if card.problem_type == "regression":
         # The labels of a lone number are "LABEL_0" and the like, which would say nothing.
         return scores if len(scores) > 1 else (Column("score", "float"),)

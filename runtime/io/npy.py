@@ -52,9 +52,11 @@ def embedding_numbers(card: Card, decode: DecodeOptions) -> Numbers:
     return Numbers(length, lambda item: item["embedding"], dtype.newbyteorder("<"))
 
 
-def classification_numbers(card: Card, decode: DecodeOptions) -> Numbers:  # noqa: ARG001
+def classification_numbers(card: Card, decode: DecodeOptions) -> Numbers:
     """Return what takes the score of each label, or the only score of regression."""
-    labels = card.labels
+    labels = decode.labels or card.labels
+    if decode.labels:
+        return Numbers(len(labels), lambda item: list(item["scores"].values()))
     if not labels or (card.problem_type == "regression" and len(labels) == 1):
         return Numbers(1, lambda item: item["score"])
     return Numbers(len(labels), lambda item: [item["scores"].get(label, np.nan) for label in labels])

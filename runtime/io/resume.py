@@ -37,7 +37,10 @@ SECONDS_BETWEEN_MARKS = 1.0
 MOST_MARKS = 32
 LARGEST_NOTE = 1 << 20
 
-Setting = str | int | float | bool | None
+LONGEST_LIST = 4096
+"""Characters of a list that is written down as it is: thousands of labels would outgrow a note."""
+
+Setting = str | int | float | bool | list[Any] | None
 _NONE_GIVEN = DecodeOptions()
 
 
@@ -68,7 +71,22 @@ def noted_options(decode: DecodeOptions) -> dict[str, Setting]:
     """
     given = {field.name: getattr(decode, field.name) for field in fields(decode)}
     usual = {name: getattr(_NONE_GIVEN, name) for name in given}
-    return {name: value for name, value in given.items() if usual[name] is None or value != usual[name]}
+    return {
+        name: _noted(value) for name, value in given.items() if usual[name] is None or value != usual[name]
+    }
+
+
+def _noted(value: Any) -> Setting:
+    """Return an option as JSON gives it back; of a long list, what tells it from others."""
+    if not isinstance(value, tuple):
+        setting: Setting = value
+        return setting
+    import hashlib  # as above
+
+    text = json.dumps(value)
+    if len(text) <= LONGEST_LIST:
+        return list(value)
+    return f"{len(value)} values, SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 class Note:

@@ -175,8 +175,14 @@ class Face:
     """Words of the command line; Python and R differ in what they override."""
 
     name = "command line"
-    _repeated: Mapping[str, str] = {"ignore_keys": "ignore_key", "verify_with": "verify_with"}
+    _repeated: Mapping[str, str] = {
+        "ignore_keys": "ignore_key",
+        "verify_with": "verify_with",
+    }
     """Options that are typed once for each value, and so have a name in the singular."""
+
+    _listed: Mapping[str, str] = {**_repeated, "labels": "label"}
+    """The same, and those that some commands have for one value: `export --labels FILE`."""
 
     def option(self, name: str) -> str:
         """Return an option's name."""
@@ -191,8 +197,8 @@ class Face:
         if value is False:
             return self.option(f"no_{name}")
         if isinstance(value, (list, tuple)):
-            if name in self._repeated:
-                return " ".join(f"{self.option(name)} {one}" for one in value)
+            if name in self._listed:
+                return " ".join(f"--{self._listed[name].replace('_', '-')} {one}" for one in value)
             return f"{self.option(name)} {','.join(map(str, value))}"
         return f"{self.option(name)} {value}"
 

@@ -37,8 +37,13 @@ NOT_IN_R = {
     "manifest",
     "port",
     "prefix",
+    "entailment",
+    "labels",
+    "multi_label",
     "query",
     "ranges",
+    "template",
+    "threshold",
     "resume",
     # Training and measuring, whose functions R does not have yet.
     *("label_column", "group_column", "problem_type", "validation", "validation_share", "min_f1", "seed"),
@@ -52,7 +57,7 @@ NOT_IN_R = {
 MODEL_METHODS = {
     "embed": "(self, texts, *, prompt=None, dimensions=None, normalize=None, encoding='float32')",
     "similarity": "(self, a, b)",
-    "classify": "(self, texts, pairs=None, top_k=1, *, raw_scores=False)",
+    "classify": "(self, texts, pairs=None, top_k=1, *, raw_scores=False, threshold=None)",
     "entities": "(self, texts, *, aggregation='simple')",
     "answer": "(self, questions, contexts, *, top_k=1, no_answer=False, raw_scores=False)",
     "fill_mask": "(self, texts, *, top_k=5)",
@@ -60,12 +65,18 @@ MODEL_METHODS = {
     "predict_batch": (
         "(self, batch, *, column=None, pair_column=None, keep=False, plain=False, first_row=0, prefix='', "
         "on_error='record', top_k=None, aggregation='simple', prompt=None, no_answer=False, "
-        "raw_scores=False, query=None, dimensions=None, normalize=None, encoding='float32')"
+        "raw_scores=False, query=None, dimensions=None, normalize=None, encoding='float32', labels=(), "
+        "template='This example is {}.', multi_label=False, entailment=None, threshold=None)"
     ),
     "batch_schema": (
         "(self, schema=None, *, keep=False, plain=False, first_row=0, prefix='', top_k=None, "
         "aggregation='simple', prompt=None, no_answer=False, raw_scores=False, query=None, "
-        "dimensions=None, normalize=None, encoding='float32')"
+        "dimensions=None, normalize=None, encoding='float32', labels=(), "
+        "template='This example is {}.', multi_label=False, entailment=None, threshold=None)"
+    ),
+    "zero_shot": (
+        "(self, texts, labels, *, template='This example is {}.', multi_label=False, entailment=None, "
+        "threshold=None, top_k=1)"
     ),
     "rank": "(self, query, documents, *, top_k=None, raw_scores=False)",
 }

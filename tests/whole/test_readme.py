@@ -130,7 +130,7 @@ def test_python_runs(folder: Path, hub: FakeHub) -> None:
     assert "POSITIVE" in typed("python snippet.py", folder, hub)
 
 
-@pytest.mark.parametrize(("place", "method"), [(1, "rank")])
+@pytest.mark.parametrize(("place", "method"), [(1, "rank"), (2, "zero_shot")])
 def test_three_lines_of_python(place: int, method: str, folder: Path, hub: FakeHub) -> None:
     export, load, call = README.blocks("python")[place].splitlines()
     assert f".{method}(" in call

@@ -28,6 +28,7 @@ from bertonnx.runtime.options import (
     ENCODINGS,
     LONG_TEXT,
     ON_ERROR,
+    TEMPLATE,
     DecodeOptions,
     LoadOptions,
     RunOptions,
@@ -99,6 +100,35 @@ def run(
     dimensions: DimensionsOption = None,
     normalize: NormalizeOption = None,
     encoding: EncodingOption = "float32",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Zero-shot: a label that a text may have, by a classifier of inference (NLI). Repeat it.",
+        ),
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="Zero-shot: what makes a sentence of a label, which stands in place of {}."
+        ),
+    ] = TEMPLATE,
+    multi_label: Annotated[
+        bool,
+        typer.Option("--multi-label", help="Zero-shot: judge each label by itself; several may be true."),
+    ] = False,
+    entailment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL", help="Zero-shot: the model's own label that means entailment, such as LABEL_2."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE", help="Of several labels, choose those with a score above this. Default: 0.5."
+        ),
+    ] = None,
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     csv_safe: CsvSafeOption = False,
@@ -134,6 +164,11 @@ def run(
         dimensions=dimensions,
         normalize=normalize,
         encoding=chosen("encoding", encoding, ENCODINGS),
+        labels=tuple(label or ()),
+        template=template,
+        multi_label=multi_label,
+        entailment=entailment,
+        threshold=threshold,
     )
     code = run_file(model, input, output, load=load, decode=decode, run=run)
     if code:

@@ -3,8 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
-from bertonnx.runtime.decoders.classification import ClassificationDecoder
+from bertonnx.runtime.decoders import DecoderContext
+from bertonnx.runtime.decoders.classification import ClassificationDecoder, classification_decoder
+from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Encoded, Item, Row
 from bertonnx.runtime.tokenization import TextTokenizer
 from tests.corpus import PARAGRAPHS, SENTENCES
@@ -138,3 +141,44 @@ def test_keep_copies() -> None:
     assert isinstance(encoded, Encoded)
     kept = ClassificationDecoder(("a", "b")).keep(encoded.pieces[0], {"scores": scores[0]})
     assert not np.shares_memory(kept, scores)
+
+
+def decoded(card: Card, outputs: dict[str, list[float]], **options: object) -> Item:
+    tokenizer = TextTokenizer(wordpiece().to_str(), card)
+    decoder = classification_decoder(DecoderContext(card, tokenizer, DecodeOptions(**options)))  # type: ignore[arg-type]
+    (encoded,) = tokenizer.encode([Row("a b")])
+    assert isinstance(encoded, Encoded)
+    arrays = {name: np.array(outputs[name], dtype=np.float32) for name in decoder.fetch}
+    return decoder.decode(encoded, [decoder.keep(encoded.pieces[0], arrays)])
+
+
+@pytest.mark.parametrize(
+    ("threshold", "chosen"), [(None, ["joy"]), (0.25, ["joy", "fear"]), (0.0, [*LABELS]), (0.9, [])]
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_threshold_chooses_labels_by_scores(threshold: float | None, chosen: list[str], raw: bool) -> None:
+    """The same labels where logits are shown, whatever makes scores of them."""
+    card = Card(
+        "text-classification",
+        "bert",
+        16,
+        ("input_ids",),
+        ("logits", "scores"),
+        labels=LABELS,
+        problem_type=MULTI,
+    )
+    outputs = {"logits": [9.0, -9.0, 0.6, -3.0], "scores": [0.75, 0.125, 0.25, 0.5]}
+    item = decoded(card, outputs, threshold=threshold, raw_scores=raw)
+    assert item["labels"] == chosen
+    assert list(item["scores"].values()) == pytest.approx(outputs["logits" if raw else "scores"])
+
+
+@pytest.mark.parametrize(("problem", "given"), [(SINGLE, "one"), (REGRESSION, "a number")])
+def test_a_threshold_of_one_label(problem: str, given: str) -> None:
+    card = Card(
+        "text-classification", "bert", 16, ("input_ids",), ("logits",), labels=LABELS, problem_type=problem
+    )
+    with pytest.raises(
+        UsageError, match=f"threshold=0.3 is for models that give .*, and this one gives {given}"
+    ):
+        decoded(card, {}, threshold=0.3)
