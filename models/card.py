@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.activations import ACTIVATIONS
-from bertonnx.models.figures import HalfFigures, Int8Figures, ParityFigures, TrainingFigures, as_json
+from bertonnx.models.figures import TIMES, HalfFigures, Int8Figures, ParityFigures, TrainingFigures, as_json
 from bertonnx.models.ranges import Ranges
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
@@ -18,7 +18,7 @@ from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, outputs_of, s
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, Option
 
-__all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card"]
+__all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card", "lasting"]
 
 FORMAT = 2
 """Raised when an older bertonnx could not read, or would misread, a newer file."""
@@ -180,7 +180,10 @@ class Card:
         """Return the card as JSON-ready values, `format` first."""
         # Figures apart: asdict would write null for what was not measured, and `as_json` leaves it out.
         values = {"format": FORMAT, **asdict(self)}
-        return values | {name: as_json(getattr(self, name)) for name in _FIGURES}
+        figures = {name: as_json(getattr(self, name)) for name in _FIGURES}
+        int8 = figures[_TIMED]
+        times = {name: int8.pop(name) for name in TIMES if name in int8}
+        return {**values, **figures, **({_MEASURED: times} if times else {})}
 
     def to_json(self) -> str:
         """Return the card's text, the same for the same card."""
@@ -214,7 +217,7 @@ class Card:
                 known=FORMAT,
                 install=Install("", upgrade=True),
             )
-        card = _card(_with_prompts(data))
+        card = _card(_with_times(_with_prompts(data)))
         # The one key that is read without asking (`display.card_lines`); kinds do not promise it.
         if not all("found" in count for count in card.fusions.values()):
             raise _damaged(["fusions"])
@@ -263,6 +266,7 @@ _PREFIX = "default"
 """What the prompt of a card of format 1 is called, which had no names for prompts."""
 
 _FIGURES = ("parity", "quantization", "half", "training")
+_TIMED, _MEASURED = "quantization", "measured"
 
 
 def _with_prompts(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -271,6 +275,31 @@ def _with_prompts(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if not prefix or "prompts" in data:
         return data
     return {**data, "prompts": {_PREFIX: prefix}, "default_prompt": _PREFIX}
+
+
+def _with_times(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a card's values with the times among the figures of INT8, where older cards have them."""
+    times, figures = data.get(_MEASURED), data.get(_TIMED)
+    if times is None or not isinstance(figures, Mapping):
+        return data
+    if not isinstance(times, Mapping):
+        raise _damaged([_MEASURED])
+    return {**data, _TIMED: {**figures, **{name: times[name] for name in TIMES if name in times}}}
+
+
+def lasting(text: str) -> str:
+    """Return a card's text without the times that were measured at export, which differ from one to the next.
+
+    Raises:
+        ModelFileError: it is no card.
+    """
+    try:
+        data = parse(text)
+    except WrongKindError as error:
+        raise _damaged([str(error)]) from error
+    if not isinstance(data, dict) or _MEASURED not in data:
+        return text
+    return json.dumps({key: data[key] for key in data if key != _MEASURED}, ensure_ascii=False)
 
 
 def _card(data: Mapping[str, Any]) -> Card:

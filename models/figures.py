@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 __all__ = [
+    "TIMES",
     "AgreementFigures",
     "HalfFigures",
     "IndependentParity",
@@ -199,6 +200,9 @@ class TrainingFigures:
     int8: Mapping[str, float] = field(default_factory=dict)
     difference: float | None = None
 
+
+TIMES = ("latency_ratio", "latency_fp32_ms", "latency_int8_ms", "latency_batch", "latency_tokens")
+"""The figures that come out otherwise each time: all else of an export is the same each time."""
 
 Figures = ParityFigures | HalfFigures | Int8Figures | TrainingFigures
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bertonnx.errors import DriftError, ModelFileError, RowError
-from bertonnx.models.card import CARD_KEY, Card
+from bertonnx.models.card import CARD_KEY, Card, lasting
 from bertonnx.models.hard_texts import GOLDEN_TEXTS
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime.modelfile.held import held
@@ -200,7 +200,7 @@ def _require_unchanged(path: Path, file: ModelFile) -> None:
             "the golden examples of {path} lack outputs; export the checkpoint again", path=path
         )
     for example in golden:
-        _unchanged(path, "card", str(example.get("card")), sha256_text(file.metadata[CARD_KEY]))
+        _unchanged(path, "card", str(example.get("card")), sha256_text(lasting(file.metadata[CARD_KEY])))
     _unchanged(path, "tokenizer", card.tokenizer_sha256, sha256_text(file.tokenizer))
     _unchanged(path, "weights", card.weights_sha256, weights_sha256(path))
     if card.graph_sha256:  # older files have none
@@ -227,7 +227,7 @@ def examples_of(
 ) -> list[dict[str, Any]]:
     """Return golden examples, JSON-ready, for texts that the tokenizer takes whole or cut.
 
-    Each holds the SHA-256 of the card too: labels and limits decide an answer as weights do.
+    Each holds the SHA-256 of the card too, but for times: labels and limits decide an answer as weights do.
     """
     examples = []
     for encoded in tokenizer.encode(rows):
@@ -236,7 +236,7 @@ def examples_of(
         (outputs,) = _rows(_run(session, [piece], card.outputs))
         examples.append(
             {
-                "card": sha256_text(card.to_json()),
+                "card": sha256_text(lasting(card.to_json())),
                 "text": encoded.row.text,
                 "pair": encoded.row.pair,
                 "ids": piece.ids.tolist(),

@@ -44,7 +44,7 @@ def outcome(folder: Path) -> str:
             path = bertonnx.export(folder, Path(place, "model.onnx")).path
             _compare(path, folder)
         except BertonnxError as error:
-            return REFUSED + str(error).replace(str(folder), folder.name)
+            return REFUSED + str(error).replace(str(folder), "FOLDER")
         except _Unequal as error:
             return WRONG + str(error)
         except Exception:  # what the command is there to find

@@ -130,7 +130,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=[task.name for task in TASKS])
     parser.add_argument("--no-sentence", action="store_true", help="leave Sentence-Transformers folders out")
     given = parser.parse_args()
-    tasks = [task for task in TASKS if task.name in given.tasks and task.auto_class]
+    # Those whose graph gives what a class of transformers does: the others stand on the same models.
+    own = [task for task in TASKS if task.auto_class and {*task.raw_outputs} <= {*task.outputs}]
+    tasks = [task for task in own if task.name in given.tasks]
     families = [family.name for family in FAMILIES if family.name in given.families]
     for folder in save_families(given.folder, families, tasks):
         print(folder, flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bertonnx.errors import ModelFileError
-from bertonnx.models.card import Card
+from bertonnx.models.card import Card, lasting
 from bertonnx.models.figures import HalfFigures, OutputParity, ParityFigures, as_json
 from bertonnx.models.reading import WrongKindError, read
 from tests.fake_predictor import card
@@ -118,6 +118,23 @@ def test_the_keys_of_figures_and_their_order() -> None:
     timed = replace(INT8_FIGURES, latency_ratio=2.0, latency_fp32_ms=4.0, latency_int8_ms=2.0)
     times = ["latency_ratio", "latency_fp32_ms", "latency_int8_ms"]
     assert list(as_json(timed)) == [*made, *sizes, *judged, "cpu", *times]
+
+
+def test_times_stand_apart_and_where_older_cards_have_them() -> None:
+    timed = replace(INT8_FIGURES, latency_ratio=2.0, latency_fp32_ms=4.0, latency_int8_ms=2.0)
+    full = replace(card("text-classification"), quantization=timed)
+    written = full.as_dict()
+    assert written["measured"] == {"latency_ratio": 2.0, "latency_fp32_ms": 4.0, "latency_int8_ms": 2.0}
+    assert written["quantization"] == as_json(INT8_FIGURES)
+    assert Card.from_json(full.to_json()) == full
+    other = replace(full, quantization=replace(timed, latency_int8_ms=3.0))
+    assert lasting(other.to_json()) == lasting(full.to_json()) != full.to_json()
+    older = {key: value for key, value in written.items() if key != "measured"}
+    older["quantization"] = as_json(timed)
+    assert Card.from_json(json.dumps(older)) == full
+    assert lasting(json.dumps(older)) == json.dumps(older)
+    with pytest.raises(ModelFileError, match=r"damaged \(measured: not of the right kind\)"):
+        Card.from_json(json.dumps(written | {"measured": [1]}))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from bertonnx.errors import (
 from bertonnx.exporters.int8.quantize import int8_figures
 from bertonnx.exporters.verify import gate
 from bertonnx.exporters.verify.latency import Latency
+from bertonnx.models.card import CARD_KEY, lasting
 from bertonnx.models.families import Family
 from bertonnx.models.figures import AgreementFigures, QuantizedFigures
 from bertonnx.runtime.modelfile.modelfile import read_model_file
@@ -154,6 +155,22 @@ def test_the_card_says_what_int8_changed(tmp_path: Path) -> None:
     assert figures.latency_ratio == pytest.approx(figures.latency_fp32_ms / figures.latency_int8_ms)
     assert 0 < figures.weights_bytes < figures.weights_bytes_fp32
     assert any("INT8" in text for text in said)
+
+
+def test_two_exports_differ_in_times_alone(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "checkpoint", "bert", "text-ranking")
+    contents = []
+    for name in ("one.onnx", "two.onnx"):
+        options: dict[str, Any] = {"quantize": True, "min_agreement": 0.5}
+        path = bertonnx.export(source, tmp_path / name, **options).path
+        model = onnx.load(str(path))
+        card = next(entry for entry in model.metadata_props if entry.key == CARD_KEY)
+        assert json.loads(card.value)["measured"]["latency_batch"] == 8
+        assert "latency_ratio" not in json.loads(card.value)["quantization"]
+        card.value = lasting(card.value)
+        contents.append(model.SerializeToString())
+        bertonnx.check(path)
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize(("name", "noted"), [("Neoverse", "Neoverse"), ("", platform.machine())])
