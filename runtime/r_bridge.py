@@ -33,9 +33,10 @@ from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import Aggregation, DecodeOptions
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of
 from bertonnx.runtime.rows import Encoded, Row, as_rows, require_single
+from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
 from bertonnx.wording import Option, R
 
-__all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "verify"]
+__all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "signature", "verify"]
 
 PROTOCOL = 6
 """Number of this interface, raised with every change; the R package refuses any but its own."""
@@ -108,6 +109,18 @@ def verify(path: str, device: Any) -> Answer:
         "tolerance": float(report.tolerance),
         "provider": report.provider,
     }
+
+
+@_answering
+def signature(path: str, public_key: str | None) -> Answer:
+    """Look at a file's signature; the answer holds `signer`, "" where it is not signed, and `verified`.
+
+    With a key it is verified, and where it does not hold, or there is none, that is an error.
+    """
+    if public_key is not None:
+        return {"signer": verify_signature(path, public_key).key, "verified": True}
+    place = signature_path(path)
+    return {"signer": (signer_of(place) or "nobody") if place.is_file() else "", "verified": False}
 
 
 @_answering

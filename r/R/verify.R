@@ -1,19 +1,24 @@
 #' See that nothing changed between Python and R
 #'
 #' Replays the golden examples that lie in a model's file (what it answered when it was exported,
-#' and was compared with PyTorch), makes sure that weights and tokenizer are those of the export,
-#' and predicts the same texts in Python and in R to compare them bit for bit.
+#' and was compared with PyTorch), makes sure that graph, weights and tokenizer are those of the
+#' export, says whether the file is signed and by whom, and predicts the same texts in Python and in R to compare them bit for bit.
 #'
 #' @param model A model, from [bert_load()].
+#' @param public_key A PEM file with the public key of who signed the model's file
+#'   (`bertonnx sign`). Without it a signature is not verified, and `ok` is `NA` in its row.
 #' @return A tibble with the columns `check`, `ok`, `value`, `allowed` (of differences, in the units
 #'   of the model's outputs) and `detail`.
 #' @examplesIf file.exists("embeddings.onnx") && bert_available()
 #' bert_verify(bert_load("embeddings.onnx"))
 #' @export
-bert_verify <- function(model) {
+bert_verify <- function(model, public_key = NULL) {
   call <- rlang::current_env()
   check_model(model, call)
-  rbind(verified_export(model), verified_file(model, call), verified_bits(model, call))
+  rbind(
+    verified_export(model), verified_file(model, call), verified_bits(model, call),
+    verified_signature(model, public_key, call)
+  )
 }
 
 verified <- function(check, ok, value, allowed, detail) {
@@ -39,10 +44,26 @@ verified_file <- function(model, call) {
   }
   report <- unwrap(answer, call)
   detail <- sprintf(
-    "%d golden examples on %s; weights and tokenizer unchanged, %d texts tokenized alike",
+    "%d golden examples on %s; graph, weights and tokenizer unchanged, %d texts tokenized alike",
     report$examples, report$provider, report$texts
   )
   verified(check, TRUE, report$max_abs_difference, report$tolerance, detail)
+}
+
+# No row where there is no signature, and none was asked for.
+verified_signature <- function(model, public_key, call) {
+  key <- if (!is.null(public_key)) enc2utf8(public_key)
+  answer <- suspendInterrupts(bridge(call)$signature(enc2utf8(model$path), key))
+  check <- "The file is what the owner of a key signed"
+  if (!isTRUE(answer$ok) && identical(answer$error$type, "SignatureError")) {
+    return(verified(check, FALSE, NA_real_, NA_real_, answer$error$message))
+  }
+  found <- unwrap(answer, call)
+  if (!nzchar(found$signer)) {
+    return(NULL)
+  }
+  how <- if (found$verified) "signed by the key %s" else "signed, not verified: it names the key %s"
+  verified(check, if (found$verified) TRUE else NA, NA_real_, NA_real_, sprintf(how, found$signer))
 }
 
 verified_bits <- function(model, call) {

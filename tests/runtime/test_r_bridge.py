@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import bertonnx
 from bertonnx.errors import RowError
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime import r_bridge
-from bertonnx.runtime.r_bridge import PROTOCOL, Handle, golden, open_model, verify
+from bertonnx.runtime.r_bridge import PROTOCOL, Handle, golden, open_model, signature, verify
 from bertonnx.runtime.r_tables import plain
 
 R_PACKAGE = Path(__file__).parents[2] / "r"
@@ -358,6 +359,15 @@ def test_golden_examples_are_replayed_and_read(exported: dict[str, Path]) -> Non
         examples = golden(str(path))
         assert len(examples["texts"]) == report["examples"]
         assert any(examples["pairs"]) == (TASKS[task].pairs == "always")
+
+
+def test_whether_a_file_is_signed(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copy(exported["text-classification"], tmp_path / "model.onnx"))
+    assert signature(str(path), None) == {"ok": True, "signer": "", "verified": False}
+    error = signature(str(path), "key.pub")["error"]
+    assert error["type"] == "SignatureError"
+    path.with_name("model.onnx.sig").write_text("no bundle")
+    assert signature(str(path), None)["signer"] == "nobody"
 
 
 def test_the_fingerprint_is_of_the_floats(exported: dict[str, Path]) -> None:
