@@ -27,7 +27,7 @@ from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
 from bertonnx.exporters.verify.parity import compare, fed, sample_feeds, segment_feeds
-from bertonnx.exporters.verify.samples import prompted_rows, sample_rows
+from bertonnx.exporters.verify.samples import prompted_rows, sample_rows, sided_rows
 from bertonnx.models.card import Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.models.ranges import Ranges
@@ -317,6 +317,8 @@ def _export(
     # All that the tokenizer makes and the model reads, not what the trace left of it.
     # Not among the golden examples, which keep texts alone.
     prompted = [] if checkpoint.pooled_prompt else prompted_rows(samples, checkpoint.prompts)
+    # Among these they are, for queries and documents are not read alike.
+    samples += [] if checkpoint.late is None else sided_rows(samples, checkpoint.late.sides)
     inputs = sample_feeds(
         [*samples, *prompted], tokenizer, inputs=fed(checkpoint), pad_token_id=card.pad_token_id
     )

@@ -8,7 +8,7 @@ Sentence-Transformers' SparseEncoder and MultiVectorEncoder, PyLate, ColBERT and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["DOCUMENT", "QUERY", "LateInteraction", "Side", "SparseWeights"]
 
@@ -66,6 +66,14 @@ class LateInteraction:
     sides: Mapping[str, Side] = field(default_factory=dict)
     mean: bool = False
 
-    def side(self, name: str | None) -> Side:
-        """Return how a text with a prompt of this name is read."""
-        return self.sides.get(name or DOCUMENT) or self.sides.get(DOCUMENT) or Side()
+    def side(self, name: str | None, default: str | None = None) -> Side:
+        """Return how a text with a prompt of this name is read.
+
+        Args:
+            name: of the prompt; None for the default one, "" for none, which no marker stands for either.
+            default: name of the default prompt; None where there is none, and the text is a document.
+        """
+        document = self.sides.get(DOCUMENT, Side())
+        if name == "":
+            return replace(document, marker=None)
+        return self.sides.get(name or default or DOCUMENT, document)

@@ -78,8 +78,8 @@ class Task:
             the columns.
         kinds: what Sentence-Transformers, or PyLate, calls a model of this task (`model_type` in
             config_sentence_transformers.json).
-        layers: `(Task, SentenceModules | None, ExportOptions, PretrainedConfig, folder) -> Embedding`: what
-            follows the traced model (`exporters.checkpoint.embedding`).
+        layers: `(Task, SentenceModules | None, ExportOptions, PretrainedConfig, Source, Account) ->
+            Embedding`: what follows the traced model (`exporters.checkpoint.embedding`).
         evaluation: `(Model, path, Columns) -> Measured`: what a model of this task says of labelled texts
             (`runtime.evaluation.evaluate`); empty where labels say nothing of it.
         head: `(config, raw) -> Head`: labels, problem type and activation of a checkpoint
@@ -329,6 +329,27 @@ TASKS: Registry[Task] = Registry(
         prompts=("query", "document"),
         options=("top_k",),
         aliases=("splade", "sparse"),
+    ),
+    Task(
+        "multi-vector",
+        method="embed_tokens",
+        auto_class="AutoModel",
+        architectures=("HF_ColBERT",),
+        raw_outputs=("last_hidden_state",),
+        outputs={"token_embeddings": ("batch", "tokens", "vector")},
+        decoder="bertonnx.runtime.decoders.multi_vector:vectors_decoder",
+        columns="bertonnx.runtime.io.retrieval_columns:vectors_columns",
+        comparison="bertonnx.exporters.verify.late_agreement:compare_vectors",
+        kinds=("MultiVectorEncoder", "ColBERT"),
+        library="bertonnx.exporters.verify.late_independent:vectors_answers",
+        layers="bertonnx.exporters.checkpoint.late:planned_late",
+        graph_head="bertonnx.exporters.steps.heads:add_vectors",
+        reference_head="bertonnx.exporters.verify.late_reference:vectors_reference",
+        prompts=("query", "document"),
+        headed=False,
+        options=("query",),
+        aliases=("colbert", "late-interaction"),
+        uses=(Use("rank", "query", "bertonnx.runtime.decoders.multi_vector:for_query"),),
     ),
 )
 

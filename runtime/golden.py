@@ -239,6 +239,7 @@ def examples_of(
                 "card": sha256_text(lasting(card.to_json())),
                 "text": encoded.row.text,
                 "pair": encoded.row.pair,
+                **({} if encoded.row.prompt is None else {"prompt": encoded.row.prompt}),
                 "ids": piece.ids.tolist(),
                 "outputs": {name: _sample(array).tolist() for name, array in outputs.items()},
             }
@@ -291,7 +292,7 @@ def _largest(golden: Sequence[Mapping[str, Any]], output: str) -> float:
 
 def _piece(path: Path, number: int, example: Mapping[str, Any], tokenizer: TextTokenizer) -> Piece:
     """Return an example as the model gets it, and as it did at export."""
-    encoded = tokenizer.encode([Row(example["text"], example["pair"])])[0]
+    encoded = tokenizer.encode([Row(example["text"], example["pair"], example.get("prompt"))])[0]
     if isinstance(encoded, RowError):
         raise ModelFileError(
             "golden example {number} of {path} cannot be tokenized ({why}); export the checkpoint again",

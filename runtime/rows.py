@@ -27,6 +27,7 @@ __all__ = [
     "Piece",
     "Row",
     "as_rows",
+    "attention_mask",
     "feeds_of",
     "pooling_mask",
     "require_single",
@@ -68,12 +69,14 @@ class Piece:
         encoding: the tokenizer's record: offsets (code points into the prompt and the row's text), word
             ids, sequence ids, special tokens.
         prompt: how many tokens at its beginning are the prompt's, with the special tokens before it.
+        unseen: how many tokens at its end the others do not attend to.
     """
 
     ids: npt.NDArray[np.int64]
     type_ids: npt.NDArray[np.int64]
     encoding: Encoding
     prompt: int = 0
+    unseen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +127,20 @@ def feeds_of(pieces: Sequence[Piece], inputs: Sequence[str]) -> Feeds:
     ids = np.stack([piece.ids for piece in pieces])
     feeds = {"input_ids": ids}
     if "attention_mask" in inputs:
-        feeds["attention_mask"] = np.ones_like(ids)
+        feeds["attention_mask"] = attention_mask(pieces)
     if "token_type_ids" in inputs:
         feeds["token_type_ids"] = np.stack([piece.type_ids for piece in pieces])
     if POOLING_MASK in inputs:
         feeds[POOLING_MASK] = pooling_mask(pieces)
     return feeds
+
+
+def attention_mask(pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:
+    """Return 1 for tokens that others attend to, 0 for those that fill a query up; as `pooling_mask`."""
+    ones = np.ones((len(pieces), len(pieces[0].ids)), dtype=np.int64)
+    for row, piece in zip(ones, pieces, strict=True):
+        row[len(row) - piece.unseen :] = 0
+    return ones
 
 
 def pooling_mask(pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:

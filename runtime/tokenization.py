@@ -14,9 +14,11 @@ from tokenizers.models import Unigram
 
 from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
+from bertonnx.models.retrieval import Side
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import LongText
 from bertonnx.runtime.rows import Encoded, Piece, Row
+from bertonnx.runtime.sides import encoded_by_side, part_of
 from bertonnx.runtime.tokenizers_seam import decoded, encoded, opened, twin
 from bertonnx.wording import Option
 
@@ -126,6 +128,7 @@ class TextTokenizer:
         self._shortening = lru_cache(maxsize=8)(self._make_shortening)
         # A few names, which rows repeat by the thousand.
         self._prompt = lru_cache(maxsize=16)(self._make_prompt)
+        self._side = lru_cache(maxsize=16)(self._make_side)
 
     def reading(self, long_text: LongText, side: str) -> TextTokenizer:
         """Return a tokenizer that differs in what happens to a longer row, and shares all else.
@@ -136,6 +139,7 @@ class TextTokenizer:
         """
         other = copy.copy(self)
         other.long_text = long_text
+        other._side = lru_cache(maxsize=16)(other._make_side)
         if side != self._card.truncation_side:
             other._card = replace(self._card, truncation_side=side)
             other._shortening = lru_cache(maxsize=8)(other._make_shortening)
@@ -147,6 +151,8 @@ class TextTokenizer:
         Raises:
             UsageError: a row asks for a prompt that the model has not.
         """
+        if self._card.late is not None:
+            return encoded_by_side(rows, self._side)
         results: list[Encoded | RowError] = []
         long: list[tuple[int, Row, Encoding]] = []
         for row, (read, whole) in zip(rows, self._whole(rows), strict=True):
@@ -198,6 +204,21 @@ class TextTokenizer:
         shortening = self._shortening(windows, True, min(self.stride, room // 2) if windows else 0, True)
         (encoding,) = self._encode(shortening, [row])
         return encoding if isinstance(encoding, RowError) else self._parts(row, encoding)
+
+    def _make_side(self, name: str | None) -> tuple[Side, TextTokenizer]:
+        """Return how texts with a prompt are read, and what tokenizes them before they are marked."""
+        assert self._card.late is not None
+        side = self._card.late.side(name, self._card.default_prompt)
+        longest = min(self.max_length, side.max_length or self.max_length)
+        other = copy.copy(self)
+        other._card = replace(self._card, late=None)
+        other.max_length = longest - (side.marker is not None)
+        other.stride = min(other.max_length // 2, self.stride)
+        # A query that is filled up to one length is cut to it as well, and is never read in windows.
+        other.long_text = "truncate" if side.expanded and self.long_text == "stride" else self.long_text
+        other._shortening = lru_cache(maxsize=8)(other._make_shortening)
+        other._prompt = lru_cache(maxsize=16)(other._make_prompt)
+        return replace(side, expanded=side.expanded and min(side.expanded, longest)), other
 
     def decode_ids(self, ids: list[int], skip_special_tokens: bool) -> str:
         """Return the text of token ids, as transformers' `PreTrainedTokenizerFast.decode`.
@@ -340,9 +361,9 @@ class TextTokenizer:
                 limit=self.max_length,
                 cut=Option("long_text", "truncate"),
             )
-        text = _part(whole, end, last)
+        text = part_of(whole, end, last)
         text.truncate(room, stride=min(self.stride, room // 2), direction=self._card.truncation_side)
-        head, tail = _part(whole, 0, end), _part(whole, last, len(whole))
+        head, tail = part_of(whole, 0, end), part_of(whole, last, len(whole))
         parts = [text, *text.overflowing]
         # tokenizers begins at the end that is kept.
         if self._card.truncation_side == "left":
@@ -459,21 +480,6 @@ def _unknown_id(tokenizer: Tokenizer) -> int | None:
 def _run_of_ones(mask: Sequence[int]) -> int:
     """Return how many ones a mask begins with."""
     return next((place for place, one in enumerate(mask) if not one), len(mask))
-
-
-def _part(encoding: Encoding, start: int, end: int) -> Encoding:
-    """Return the tokens from `start` to `end` of an encoding, which stays as it is."""
-    if start == end:
-        return Encoding.merge([])
-    part = Encoding.merge([encoding], growing_offsets=False)  # a copy
-    for size, side in ((end, "right"), (end - start, "left")):
-        # What the last cut takes away stays with it, as `overflowing`, and merging multiplies that. So the
-        # last cut takes one token, and an encoding without any is what is cut off another.
-        part.truncate(size + 1, direction=side)
-        part.truncate(size, direction=side)
-    twice = Encoding.merge([part, part], growing_offsets=False)
-    twice.truncate(len(part))
-    return twice.overflowing[0]
 
 
 def _piece(encoding: Encoding, prompt: _Prompt, *, one_segment: bool = False) -> Piece:

@@ -52,6 +52,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("question-answering", ()),
         ("fill-mask", ()),
         ("sparse-embedding", ()),
+        ("multi-vector", ()),
     ):
         folder = tmp_path_factory.mktemp(task)
         source = save_tiny(folder / "checkpoint", task=task, labels=labels)

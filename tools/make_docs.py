@@ -32,6 +32,10 @@ def commands_page() -> str:
     return "\n".join(_commands()) + "\n"
 
 
+_HEADED = [task for task in TASKS if task.headed]
+"""Any encoder can be part of a model of the other tasks, whose weights are more than its own."""
+
+
 def _families() -> Iterator[str]:
     yield _MADE
     yield "# Families and tasks"
@@ -41,11 +45,11 @@ def _families() -> Iterator[str]:
         "tokenizer, compares the file with PyTorch, checks it and runs it."
     )
     yield ""
-    yield f"| family | {' | '.join(task.name for task in TASKS)} | attention fused in every layer |"
-    yield f"|---|{'---|' * (len(TASKS) + 1)}"
+    yield f"| family | {' | '.join(task.name for task in _HEADED)} | attention fused in every layer |"
+    yield f"|---|{'---|' * (len(_HEADED) + 1)}"
     notes: list[str] = []
     for family in FAMILIES:
-        cells = " | ".join(_cell(family, task.name, notes) for task in TASKS)
+        cells = " | ".join(_cell(family, task.name, notes) for task in _HEADED)
         fused = "yes" if family.attention else f"no{_note(notes, family.why_unfused)}"
         newer = _note(notes, f"needs transformers {family.since} or later") if family.since else ""
         yield f"| `{family.name}`{newer} | {cells} | {fused} |"

@@ -145,7 +145,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         plan.row,
         loaded.model,
         tokenizer.max_length,
-        None if plan.sentence is None else plan.sentence.options.max_seq_length,
+        _sequence_limit(plan, options),
         plan.attention.tokens,
         asked=options.max_length,
         least=tokenizer.least,
@@ -155,7 +155,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     notes = (
         *(source.replica.notes if source.replica is not None else ()),
         *plan.notes,
-        *_weight_notes(loaded, plan.row),
+        *_weight_notes(loaded, plan.row, plan.embedding.used),
         *pair_notes,
         *tokenizer.notes,
         *length_notes,
@@ -163,6 +163,14 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     )
     checkpoint = _assembled(source, plan, loaded.model, tokenizer, max_length=max_length, notes=notes)
     return replace(checkpoint, private_keys=account.private_keys, ignored_keys=account.ignored_keys)
+
+
+def _sequence_limit(plan: _Plan, options: ExportOptions) -> int | None:
+    """Return the longest input that the checkpoint's own settings say."""
+    if plan.embedding.longest is not None:
+        # Of documents, which a user may want longer than they were when the model was trained.
+        return plan.embedding.longest if options.max_length is None else None
+    return None if plan.sentence is None else plan.sentence.options.max_seq_length
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +214,7 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     attention = prepare_attention(config)
     # A cross-encoder's modules make scores: its encoder alone is one like any other.
     embeds = None if crosses is not None else sentence
-    embedding: Embedding = resolve(row.layers)(row, embeds, options, config, folder=source.folder)
+    embedding: Embedding = resolve(row.layers)(row, embeds, options, config, source=source, account=account)
     return _Plan(
         folder=folder,
         config=config,
@@ -302,7 +310,7 @@ def _score_note(
     return ()
 
 
-def _weight_notes(loaded: Loaded, row: Task) -> tuple[Message, ...]:
+def _weight_notes(loaded: Loaded, row: Task, used: Sequence[str]) -> tuple[Message, ...]:
     notes = []
     renaming = loaded.renaming
     if renaming.off:
@@ -318,7 +326,7 @@ def _weight_notes(loaded: Loaded, row: Task) -> tuple[Message, ...]:
                 base=renaming.base,
             )
         )
-    return (*notes, *_unused_note(loaded.unused, row))
+    return (*notes, *_unused_note([name for name in loaded.unused if name not in used], row))
 
 
 def _unused_note(unused: Sequence[str], row: Task) -> tuple[Message, ...]:
@@ -376,10 +384,10 @@ def _assembled(
         width=plan.embedding.width,
         also=plan.embedding.also,
         sparse=plan.embedding.sparse,
-        late=plan.embedding.late,
-        similarity=settings.similarity,
+        late=None if plan.embedding.late is None else plan.embedding.late(tokenizer, max_length),
+        similarity=settings.similarity if plan.embedding.late is None else None,
         prompts=settings.prompts,
-        default_prompt=settings.default_prompt,
+        default_prompt=settings.default_prompt or plan.embedding.default_prompt,
         pooled_prompt=all(layer.prompt for layer in plan.layers if isinstance(layer, Pool)),
         max_length=max_length,
         mask_token=tokenizer.mask_token if plan.row.masked else None,

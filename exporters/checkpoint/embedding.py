@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bertonnx.errors import CheckpointError, UsageError
+from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.sentence_layers import SENTENCE, Cut, Layer, Normalize, Pool, widths
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules
+from bertonnx.exporters.checkpoint.source import Source
+from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts
 from bertonnx.exporters.options import ExportOptions, require_reduced
 from bertonnx.models.pooling import named
 from bertonnx.models.retrieval import LateInteraction, SparseWeights
@@ -29,7 +32,11 @@ class Embedding:
         width: length of an embedding.
         also: other tasks that the file serves too.
         sparse: of sparse embeddings: which weights count.
-        late: of many vectors for a text: how queries and documents are read.
+        late: of many vectors for a text: says how queries and documents are read, by the tokenizer and the
+            longest input.
+        longest: longest input in tokens, where the checkpoint says it of queries and documents.
+        default_prompt: name of the prompt that is used where none is asked for and the folder says none.
+        used: names of weights that `layers` took from the encoder's file.
         notes: what was chosen, a sentence each.
     """
 
@@ -39,7 +46,10 @@ class Embedding:
     width: int | None = None
     also: tuple[str, ...] = ()
     sparse: SparseWeights | None = None
-    late: LateInteraction | None = None
+    late: Callable[[TokenizerFacts, int], LateInteraction] | None = None
+    longest: int | None = None
+    default_prompt: str | None = None
+    used: tuple[str, ...] = ()
     notes: tuple[Message, ...] = ()
 
 
@@ -49,7 +59,8 @@ def no_embedding(
     options: ExportOptions,
     config: Any,  # noqa: ARG001
     *,
-    folder: object,  # noqa: ARG001
+    source: Source,  # noqa: ARG001
+    account: Account,  # noqa: ARG001
 ) -> Embedding:
     """Return that nothing follows the traced model which a task's own head does not say.
 
@@ -66,7 +77,8 @@ def planned_embedding(
     options: ExportOptions,
     config: Any,
     *,
-    folder: object,
+    source: Source,
+    account: Account,  # noqa: ARG001
 ) -> Embedding:
     """Return how a task's embeddings are made.
 
@@ -75,13 +87,14 @@ def planned_embedding(
         modules: of a Sentence-Transformers folder; None for another checkpoint.
         options: what the user asks for.
         config: the encoder's `PretrainedConfig`.
-        folder: where they are from, for errors.
+        source: of the checkpoint.
+        account: takes down keys that nothing reads.
 
     Raises:
         UsageError: the user asks for what the task does not have.
         CheckpointError: the modules do not fit together.
     """
-    hidden = config.hidden_size
+    hidden, folder = config.hidden_size, source.folder
     # Plain checkpoints say nothing of pooling: the mean is a guess, and the note below says so.
     own = [Pool(modes=("mean",))] if modules is None else list(modules.layers)
     whole = widths(own, hidden, folder=folder)[SENTENCE]

@@ -18,6 +18,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_PICKLE",
     "ADAPTER_WEIGHTS",
+    "METADATA",
     "SETFIT_CONFIG",
     "SETFIT_HEAD",
     "file_names",
@@ -31,6 +32,7 @@ __all__ = [
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+METADATA = "artifact.metadata"
 SETFIT_CONFIG, SETFIT_HEAD = "config_setfit.json", "model_head.pkl"
 
 _CONFIG_FILES = (
@@ -40,6 +42,7 @@ _CONFIG_FILES = (
     "sentence_*_config.json",
     ADAPTER_CONFIG,
     SETFIT_CONFIG,
+    METADATA,
     # It is small, and tells what the model is; downloaded, not opened.
     SETFIT_HEAD,
 )

@@ -30,7 +30,8 @@ _LOOKED_UP = (
     "it looks weights of words up in a table, and runs no model; weigh queries with that table, and export "
     "the transformer of the documents by itself: its folder is named in router_config.json"
 )
-_MANY = "it gives many vectors for a text"
+_MANY = "it gives many vectors for a text, and the folder's model_type is not MultiVectorEncoder"
+_FEWER = "it makes fewer vectors of those of a document, by clusters that depend on all of them"
 _GENERATES = "it scores by the next word of a model that generates text"
 _ROUTES = (
     "it sends queries and documents through modules of their own; export each of them by itself: their "
@@ -54,8 +55,8 @@ _REFUSED: Mapping[str, str] = {
     "SparseAutoEncoder": _LEARNED,
     "SparseStaticEmbedding": _LOOKED_UP,
     "MultiVectorMask": _MANY,
-    "HierarchicalTokenPooling": _MANY,
-    "LambdaTokenPooling": _MANY,
+    "HierarchicalTokenPooling": _FEWER,
+    "LambdaTokenPooling": _FEWER,
 }
 """The other modules that Sentence-Transformers has -> why they are not."""
 
@@ -139,7 +140,7 @@ def require_known(modules: Sequence[Module], folder: Path, known: Sequence[str] 
 
 
 def _class_name(kind: str, folder: Path) -> str:
-    if not kind.startswith("sentence_transformers."):
+    if not kind.startswith(("sentence_transformers.", "pylate.models.")):
         raise UnsupportedError(
             "{folder}: the module {module} is the checkpoint's own code, which bertonnx cannot export; only "
             "modules of Sentence-Transformers work: {known}",

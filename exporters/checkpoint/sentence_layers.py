@@ -26,6 +26,7 @@ __all__ = [
     "LayerNorm",
     "Normalize",
     "Pool",
+    "Skip",
     "Splade",
     "widths",
 ]
@@ -101,6 +102,21 @@ class Splade(Layer):
     def reading(self) -> int | None:
         """Return the vocabulary's size."""
         return self.dimension
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Skip(Layer):
+    """Tokens whose vectors are left out, behind the graph.
+
+    Attributes:
+        words: the tokens.
+        sides: "query" and "document": where they are.
+    """
+
+    words: tuple[str, ...] = ()
+    sides: tuple[str, ...] = ("document",)
+    reads: str = TOKENS
+    writes: str = TOKENS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

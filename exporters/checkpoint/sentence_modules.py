@@ -20,12 +20,14 @@ from bertonnx.exporters.checkpoint.sentence_layers import (
     LayerNorm,
     Normalize,
     Pool,
+    Skip,
     Splade,
 )
 from bertonnx.exporters.options import Trust
 from bertonnx.models.activations import ACTIVATIONS, Activation, by_class
 from bertonnx.models.pooling import POOLINGS, by_mode, modes_of
 from bertonnx.models.registry import Registry
+from bertonnx.models.retrieval import DOCUMENT
 from bertonnx.models.splade import SATURATIONS, STRATEGIES
 from bertonnx.wording import Option
 
@@ -45,6 +47,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "SpladePooling": frozenset(
         {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension"}
     ),
+    "MultiVectorMask": frozenset({"skiplist_words", "skiplist_tasks", "keep_only_token_ids"}),
 }
 """Module -> the keys of its config.json that are read here."""
 
@@ -60,8 +63,14 @@ _NEVER_NULL: Mapping[str, tuple[str, ...]] = {"Pooling": ("pooling_mode", "embed
 _Tensors = dict[str, npt.NDArray[np.float32]]
 
 
-def read_layer(module: Module, account: Account, trust: Trust) -> Layer | None:
+def read_layer(module: Module, account: Account, trust: Trust, *, reads: str = SENTENCE) -> Layer | None:
     """Return the layer that a module is; None for one that does nothing at inference.
+
+    Args:
+        module: the module.
+        account: takes down keys that nothing reads.
+        trust: whether its weights may be a pickle.
+        reads: the name of what it reads, where it does not say that.
 
     Raises:
         UnsupportedError: a pooling or an activation that bertonnx has not.
@@ -75,6 +84,8 @@ def read_layer(module: Module, account: Account, trust: Trust) -> Layer | None:
     harmless = _HARMLESS.get(module.name, frozenset())
     for key in sorted(set(config) - _KEYS[module.name] - harmless):
         account.refuse(module.file(_CONFIG), key, config[key], "which Sentence-Transformers does not read")
+    if module.name == "Dense" and not config.get("module_input_name"):
+        config = {**config, "module_input_name": reads}
     return _READERS[module.name](module, config, trust)
 
 
@@ -164,6 +175,19 @@ def _splade(module: Module, config: Mapping[str, Any], trust: Trust) -> Splade: 
     return Splade(strategy=strategy, saturation=saturation, dimension=size, module=module.name)
 
 
+def _skip(module: Module, config: Mapping[str, Any], trust: Trust) -> Skip:  # noqa: ARG001
+    if config.get("keep_only_token_ids"):
+        raise UnsupportedError(
+            "{folder}: config.json has keep_only_token_ids {ids}, and documents of which only some tokens "
+            "count are pictures, which bertonnx does not read",
+            folder=module.path,
+            ids=config["keep_only_token_ids"],
+        )
+    words, sides = config.get("skiplist_words") or (), config.get("skiplist_tasks")
+    sides = (DOCUMENT,) if sides is None else (sides,) if isinstance(sides, str) else tuple(map(str, sides))
+    return Skip(words=tuple(map(str, words)), sides=sides, module=module.name)
+
+
 _READERS: Mapping[str, Callable[[Module, Mapping[str, Any], Trust], Layer | None]] = {
     "Pooling": _pool,
     "Dense": _dense,
@@ -171,6 +195,7 @@ _READERS: Mapping[str, Callable[[Module, Mapping[str, Any], Trust], Layer | None
     "Normalize": _normalize,
     "Dropout": _nothing,
     "SpladePooling": _splade,
+    "MultiVectorMask": _skip,
 }
 
 

@@ -57,6 +57,9 @@ class TransformerOptions:
         writes: the name under which it hands on what it gives.
         max_seq_length: longest input in tokens, or None where it does not say.
         lower: whether texts are lower-cased first.
+        query_length: of a model with many vectors for a text: longest query in tokens.
+        document_length: of the same: longest document.
+        expansion: of the same: how queries are filled up, as the file says it; None where they are not.
     """
 
     classifies: bool = False
@@ -64,10 +67,18 @@ class TransformerOptions:
     writes: str = TOKENS
     max_seq_length: int | None = None
     lower: bool = False
+    query_length: int | None = None
+    document_length: int | None = None
+    expansion: Mapping[str, Any] | None = None
 
 
-def read_options(module: Module, account: Account) -> TransformerOptions:
+def read_options(module: Module, account: Account, *, late: bool = False) -> TransformerOptions:
     """Return the options of a Transformer module; those of a folder without the file are the usual ones.
+
+    Args:
+        module: the module.
+        account: takes down keys that nothing reads.
+        late: whether the model gives many vectors for a text, and reads queries and documents differently.
 
     Raises:
         UnsupportedError: it takes something of the transformer that is not exported.
@@ -83,6 +94,8 @@ def read_options(module: Module, account: Account) -> TransformerOptions:
     for key, value in sorted(raw.items()):
         if key in _ARGUMENTS:
             _account(file, key, value, account)
+        elif late and key in _LENGTHS:
+            continue
         elif key not in _READ and key not in _HARMLESS and not _is_idle(key, value):
             account.refuse(file, key, value, _why(key))
     return TransformerOptions(
@@ -91,6 +104,9 @@ def read_options(module: Module, account: Account) -> TransformerOptions:
         writes=str(raw.get("module_output_name") or task.writes),
         max_seq_length=_longest(raw, file),
         lower=bool(raw.get("do_lower_case", False)),
+        query_length=raw.get("query_length") if late else None,
+        document_length=raw.get("document_length") if late else None,
+        expansion=raw.get("query_expansion") if late else None,
     )
 
 
@@ -101,6 +117,7 @@ _HARMLESS = frozenset(
     # How padding is spared on a GPU, and how Sentence-Transformers itself would run the model.
     {"unpad_inputs", "backend"}
 )
+_LENGTHS = ("query_length", "document_length", "query_expansion")
 _EXPANDS = "which only models with many vectors for a text have"
 _WHY: Mapping[str, str] = {
     "query_length": "and a query would be cut there",

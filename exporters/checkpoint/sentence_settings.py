@@ -10,7 +10,7 @@ from typing import Any
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account, require_no_null
-from bertonnx.exporters.checkpoint.sentence_kinds import CROSSES, EMBEDS, KINDS, SPARSE
+from bertonnx.exporters.checkpoint.sentence_kinds import COLBERT, CROSSES, EMBEDS, KINDS, LATE, SPARSE
 from bertonnx.models.tasks import TASKS
 from bertonnx.wording import Option
 
@@ -18,19 +18,24 @@ __all__ = ["SETTINGS", "Settings", "kind_of", "read_settings"]
 
 SETTINGS = "config_sentence_transformers.json"
 
+_PYLATE = frozenset(
+    {"query_prefix", "document_prefix", "query_length", "document_length", "skiplist_words"}
+    | {"do_query_expansion", "attend_to_expansion_tokens", "attend_to_mask_tokens", "query_expansion"}
+)
+"""What PyLate keeps here of how queries and documents are read."""
+
 _READ = {
     "": frozenset({"model_type", "prompts", "default_prompt_name"}),
     EMBEDS: frozenset({"similarity_fn_name", "truncate_dim"}),
     CROSSES: frozenset({"activation_fn"}),
     SPARSE: frozenset({"similarity_fn_name", "max_active_dims"}),
+    LATE: frozenset({"similarity_fn_name", *_PYLATE}),
+    COLBERT: frozenset({"similarity_fn_name", *_PYLATE}),
 }
 _HARMLESS = frozenset(
     # `requirements` are versions to be installed, `keep_in_fp32_modules` what half precision leaves alone.
     {"__version__", "requirements", "keep_in_fp32_modules"}
 )
-
-_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-"""`SimilarityFunction` of sentence-transformers 5.7 and 6.2."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Settings:
         truncate_dim: how many numbers of an embedding are kept; None for all.
         activation: of a cross-encoder: path of the class that makes scores; None where it does not say.
         max_active_dims: of a sparse encoder: how many of the heaviest weights are kept; None for all.
+        late: of many vectors for a text: what PyLate says of queries and documents, as it stands there.
     """
 
     kind: str = EMBEDS
@@ -54,6 +60,7 @@ class Settings:
     truncate_dim: int | None = None
     activation: str | None = None
     max_active_dims: int | None = None
+    late: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def crosses(self) -> bool:
@@ -64,7 +71,13 @@ class Settings:
 def kind_of(folder: Path) -> str:
     """Return what kind of model a folder says that it is; a folder without the file embeds."""
     raw = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    return str(raw.get("model_type") or EMBEDS)
+    return _kind(raw)
+
+
+def _kind(raw: Mapping[str, Any]) -> str:
+    # Until it named its models, PyLate was to be known by what it alone keeps there.
+    usual = COLBERT if _PYLATE & set(raw) else EMBEDS
+    return str(raw.get("model_type") or usual)
 
 
 def read_settings(folder: Path, account: Account) -> Settings:
@@ -75,7 +88,7 @@ def read_settings(folder: Path, account: Account) -> Settings:
         CheckpointError: the file is broken, contradicts itself, or has keys that nobody reads.
     """
     raw = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    kind = kind_of(folder)
+    kind = _kind(raw)
     require_no_null(SETTINGS, raw, ("prompts",))
     if kind not in KINDS:
         raise UnsupportedError(
@@ -93,7 +106,7 @@ def read_settings(folder: Path, account: Account) -> Settings:
     own = next(row for row in TASKS if kind in row.kinds)
     prompts, default = _prompts(raw, folder, known=own.prompts)
     given = {key: raw.get(key) for key in _READ[kind]}
-    _require_similarity(given.get("similarity_fn_name"), folder)
+    _require_similarity(given.get("similarity_fn_name"), KINDS[kind].similarities, folder)
     return Settings(
         kind=kind,
         prompts=prompts,
@@ -102,18 +115,19 @@ def read_settings(folder: Path, account: Account) -> Settings:
         truncate_dim=_length("truncate_dim", given, folder),
         activation=given.get("activation_fn"),
         max_active_dims=_length("max_active_dims", given, folder),
+        late={key: value for key, value in given.items() if key in _PYLATE and key in raw},
     )
 
 
-def _require_similarity(value: Any, folder: Path) -> None:
-    if value is not None and value not in _SIMILARITIES:
+def _require_similarity(value: Any, known: Sequence[str], folder: Path) -> None:
+    if value is not None and value not in known:
         raise CheckpointError(
             "{folder}/{file} has similarity_fn_name {value!r}, and Sentence-Transformers knows {known}; "
             "correct it",
             file=SETTINGS,
             folder=folder,
             value=value,
-            known=", ".join(_SIMILARITIES),
+            known=", ".join(known),
         )
 
 

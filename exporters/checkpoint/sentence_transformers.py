@@ -59,8 +59,10 @@ def read_modules(folder: Path, account: Account, trust: Trust) -> SentenceModule
     require_known(modules, folder, KINDS[settings.kind].modules)
     _require_transformer(modules, folder)
     first, *rest = modules
-    options = read_options(first, account)
-    layers = [layer for module in rest if (layer := read_layer(module, account, trust)) is not None]
+    kind = KINDS[settings.kind]
+    options = read_options(first, account, late=kind.reads == TOKENS)
+    read = (read_layer(module, account, trust, reads=kind.reads) for module in rest)
+    layers = [layer for layer in read if layer is not None]
     kept = _prompted(_effective(layers), settings)
     found = SentenceModules(first.path, settings, options, tuple(kept))
     _require_result(found, modules, folder)

@@ -7,8 +7,10 @@ from typing import Any
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.embedding import Embedding, require_unpooled
+from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.sentence_layers import Splade
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules
+from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.models.retrieval import SparseWeights
 from bertonnx.models.tasks import Task
@@ -18,7 +20,13 @@ __all__ = ["planned_sparse"]
 
 
 def planned_sparse(
-    row: Task, modules: SentenceModules | None, options: ExportOptions, config: Any, *, folder: object
+    row: Task,
+    modules: SentenceModules | None,
+    options: ExportOptions,
+    config: Any,
+    *,
+    source: Source,
+    account: Account,  # noqa: ARG001
 ) -> Embedding:
     """Return how the logits of words become weights.
 
@@ -27,7 +35,8 @@ def planned_sparse(
         modules: of a folder of a SparseEncoder; None for another checkpoint, which says nothing of it.
         options: what the user asks for.
         config: the transformer's `PretrainedConfig`.
-        folder: where they are from, for errors.
+        source: of the checkpoint.
+        account: takes down keys that nothing reads.
 
     Raises:
         UsageError: the user asks for what the task does not have.
@@ -43,7 +52,7 @@ def planned_sparse(
         raise CheckpointError(
             "{folder}: the module {module} makes embeddings of {dimension} words, and config.json has "
             "vocab_size {words}; the two files do not belong together",
-            folder=folder,
+            folder=source.folder,
             module=splade.module,
             dimension=splade.dimension,
             words=words,

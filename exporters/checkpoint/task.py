@@ -64,7 +64,9 @@ def require_exportable(row: Task, family: str, own: Collection[str] = ()) -> Non
             family=family,
             task=row.name,
             reason=tasks[row.name],
-            working=Options([Option("task", name) for name, reason in tasks.items() if not reason]),
+            working=Options(
+                [Option("task", name) for name, reason in tasks.items() if not reason and TASKS[name].headed]
+            ),
         )
 
 

@@ -419,7 +419,7 @@ def _servable(attempt: Callable[[Task], _Attempt], config: PretrainedConfig) -> 
     own = getattr(config, "auto_map", None) or ()
     for name, reason in exportable_tasks(config.model_type, own).items():
         ranks = TASKS[name].ranks and config.num_labels != 1
-        if reason or ranks or _other_classifier(TASKS[name], config):
+        if reason or ranks or not TASKS[name].headed or _other_classifier(TASKS[name], config):
             continue
         # Loaded, not guessed from names: only loading tells which weights a class would miss.
         try:

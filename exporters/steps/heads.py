@@ -36,7 +36,7 @@ from bertonnx.models.splade import SATURATIONS, STRATEGIES
 from bertonnx.models.tasks import outputs_of
 from bertonnx.models.tasks import task as task_named
 
-__all__ = ["add_embedding", "add_heads", "add_scores", "add_sparse"]
+__all__ = ["add_embedding", "add_heads", "add_scores", "add_sparse", "add_vectors"]
 
 _HIDDEN, _MASK, _UNPROMPTED = "last_hidden_state", "attention_mask", "pooling_mask"
 
@@ -85,6 +85,12 @@ def add_sparse(graph: Graph, checkpoint: Checkpoint) -> None:
     """Make `sparse_embedding` (batch, vocabulary) of `logits` (batch, tokens, vocabulary)."""
     vector = _layered(graph, checkpoint, "logits")[SENTENCE]
     graph.add("Identity", [vector], "sparse_embedding", output="sparse_embedding")
+
+
+def add_vectors(graph: Graph, checkpoint: Checkpoint) -> None:
+    """Make `token_embeddings` (batch, tokens, vector) of `last_hidden_state` (batch, tokens, hidden)."""
+    vectors = _layered(graph, checkpoint)[TOKENS]
+    graph.add("Identity", [vectors], "token_embeddings", output="token_embeddings")
 
 
 def _activated(graph: Graph, value: str, name: str, hint: str) -> str:

@@ -146,6 +146,8 @@ def _rows(exported: Exported, *, pairs: bool) -> list[Row]:
     if pairs and card.takes_pair and not task_named(card.task).pooled:
         return sample_rows(pairs=True, mask_token=None, max_length=card.max_length)
     prompts = [name for name, text in card.prompts.items() if text]
+    if card.late is not None:
+        prompts = list(card.late.sides)
     return [
         *exported.rows,
         *(replace(row, prompt=name) for name in prompts for row in exported.rows[:_PROMPTED]),
@@ -274,6 +276,10 @@ def opened(kind: str, checkpoint: Checkpoint) -> Any:
     """
     import sentence_transformers
 
+    if not hasattr(sentence_transformers, kind):
+        raise CannotCheckError(
+            Message("{version} has no {kind}", version=sentence_transformers.__version__, kind=kind)
+        )
     source = checkpoint.source
     try:
         model = getattr(sentence_transformers, kind)(

@@ -11,7 +11,7 @@ from bertonnx.exporters.verify.agreement import Closeness, Comparison, Pairs
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.rows import Item
 
-__all__ = ["compare_sparse", "sparse_closeness"]
+__all__ = ["compare_sparse", "compare_vectors", "sparse_closeness", "vectors_closeness"]
 
 _Matrix = npt.NDArray[np.float64]
 
@@ -22,6 +22,25 @@ _TEXTS = 400
 def compare_sparse(context: DecoderContext) -> Comparison:
     """Compare sparse embeddings by the order in which they put texts."""
     return Comparison(decoder_for(context), sparse_closeness)
+
+
+def compare_vectors(context: DecoderContext) -> Comparison:
+    """Compare the vectors of tokens by their cosine."""
+    return Comparison(decoder_for(context), vectors_closeness)
+
+
+def vectors_closeness(pairs: Pairs) -> Closeness:
+    """Return the mean cosine of all vectors of all texts; worst is the least mean of a text."""
+    means, total, count = [1.0], 0.0, 0
+    for both in pairs:
+        first, second = (item["vectors"].astype(np.float64) for item in both)
+        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        cosines = (first * second).sum(axis=1) / np.maximum(lengths, 1e-30)
+        # A text of which nothing counts has nothing to lose.
+        if len(cosines):
+            means.append(float(cosines.mean()))
+        total, count = total + float(cosines.sum()), count + len(cosines)
+    return Closeness("cosine", total / count if count else 1.0, min(means))
 
 
 def sparse_closeness(pairs: Pairs) -> Closeness:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
-from bertonnx.exporters.checkpoint.sentence_layers import SENTENCE
+from bertonnx.exporters.checkpoint.sentence_layers import SENTENCE, TOKENS
 from bertonnx.exporters.verify.reference import layered
 from bertonnx.models.splade import Saturation
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["sparse_reference", "splade_max", "splade_sum"]
+__all__ = ["sparse_reference", "splade_max", "splade_sum", "vectors_reference"]
 
 Tensors = dict[str, "torch.Tensor"]
 
@@ -24,6 +24,11 @@ Tensors = dict[str, "torch.Tensor"]
 def sparse_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[str, torch.Tensor]) -> None:
     """Make `sparse_embedding` (batch, vocabulary) of `logits` (batch, tokens, vocabulary)."""
     tensors["sparse_embedding"] = layered(checkpoint.layers, tensors["logits"], feeds)[SENTENCE]
+
+
+def vectors_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[str, torch.Tensor]) -> None:
+    """Make `token_embeddings` (batch, tokens, vector) of `last_hidden_state` (batch, tokens, hidden)."""
+    tensors["token_embeddings"] = layered(checkpoint.layers, tensors["last_hidden_state"], feeds)[TOKENS]
 
 
 def splade_max(logits: torch.Tensor, mask: torch.Tensor, saturation: Saturation) -> torch.Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bertonnx.runtime.rows import Row
 
-__all__ = ["batch_rows", "pair_rows", "prompted_rows", "sample_rows"]
+__all__ = ["batch_rows", "pair_rows", "prompted_rows", "sample_rows", "sided_rows"]
 
 # An empty text, other scripts, emoji, odd white space: where tokenizers and padding go wrong first.
 _TEXTS = (
@@ -76,6 +76,11 @@ def pair_rows() -> list[Row]:
 def prompted_rows(rows: Sequence[Row], prompts: Mapping[str, str]) -> list[Row]:
     """Return two of the rows with each prompt that has a text, whichever is the default one."""
     return [replace(row, prompt=name) for name, text in prompts.items() if text for row in rows[:2]]
+
+
+def sided_rows(rows: Sequence[Row], sides: Iterable[str]) -> list[Row]:
+    """Return the first rows and the last, which is the longest, as queries and as documents."""
+    return [replace(row, prompt=name) for name in sides for row in (*rows[:4], rows[-1])]
 
 
 def _masked(text: str, mask_token: str) -> str:

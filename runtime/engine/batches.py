@@ -15,12 +15,22 @@ import numpy.typing as npt
 
 from bertonnx.errors import RowError
 from bertonnx.runtime.engine.repeats import Key
-from bertonnx.runtime.rows import POOLING_MASK, Decoder, Encoded, Item, Piece, pooling_mask
+from bertonnx.runtime.rows import (
+    POOLING_MASK,
+    Decoder,
+    Encoded,
+    Item,
+    Piece,
+    attention_mask,
+    pooling_mask,
+)
 
 __all__ = ["Batch", "Caller", "Chunk", "Groups", "Kind", "Slot", "largest_first"]
 
-Kind = tuple[int, tuple[str, ...]]
-"""What the pieces of a batch have in common: their length in tokens, and the outputs that are fetched."""
+Kind = tuple[int, tuple[str, ...], bool]
+"""What the pieces of a batch have in common: their length in tokens, the outputs that are fetched, and
+whether some tokens are not attended to: attention computes such texts in another way, and bits must not
+depend on company."""
 
 
 class Slot:
@@ -80,6 +90,8 @@ class Batch:
         if "attention_mask" in inputs:
             made["attention_mask"] = mask = np.empty_like(ids)
             mask.fill(1)
+            if self.kind[2]:
+                made["attention_mask"] = attention_mask([slot.piece for slot in self.slots])
         if "token_type_ids" in inputs:
             made["token_type_ids"] = np.array([slot.piece.type_ids for slot in self.slots])
         if POOLING_MASK in inputs:
@@ -101,7 +113,7 @@ class Groups:
     def add(self, slot: Slot) -> Batch:
         """Put a slot into the batch of its kind, and return the batch; a full one takes no more."""
         fetch = slot.chunk.caller.decoder.fetch
-        kind = (len(slot.piece.ids), fetch)
+        kind = (len(slot.piece.ids), fetch, slot.piece.unseen > 0)
         batch = self._open.get(kind)
         if batch is None:
             batch = self._open[kind] = Batch(kind, self._tokens(fetch), [])

@@ -19,15 +19,15 @@ _OVERHEAD = 600
 """Bytes that an entry takes besides its numbers: key, array header, links
 (tests/runtime/engine/test_repeats.py)."""
 
-Key = tuple[bytes, bytes, int]
+Key = tuple[bytes, bytes, int, int]
 
 
 def key_of(piece: Piece) -> Key:
-    """Return what decides a piece's results: its ids, segments and prompt, in few bytes."""
+    """Return what decides a piece's results: its ids, segments, prompt and what is attended to."""
     types = piece.type_ids
     segments = types.astype(np.int8).tobytes() if np.count_nonzero(types) else b""
     # Equal tokens may be a prompt and a text, or a text that begins as the prompt does.
-    return piece.ids.astype(np.int32).tobytes(), segments, piece.prompt
+    return piece.ids.astype(np.int32).tobytes(), segments, piece.prompt, piece.unseen
 
 
 class Repeats:

@@ -66,12 +66,25 @@ def to_batch(card: Card, results: list[tuple[int, Result]], decode: DecodeOption
     # With the schema given, a column whose every cell is None has its type all the same.
     table = list(zip(*(values(names, index, result) for index, result in results), strict=True))
     arrays = [
-        _vectors(pa, cells, field.type)
-        if pa.types.is_fixed_size_list(field.type)
-        else pa.array(cells, field.type)
+        _array(pa, cells, field.type)
         for cells, field in zip(table or [()] * len(schema), schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _array(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
+    if pa.types.is_fixed_size_list(kind):
+        return _vectors(pa, cells, kind)
+    if pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type):
+        # A vector for each token: one array of all of them, and where each row's begin.
+        counts = [0 if cell is None else len(cell) for cell in cells]
+        whole = _vectors(
+            pa, tuple(vector for cell in cells if cell is not None for vector in cell), kind.value_type
+        )
+        mask = pa.array([cell is None for cell in cells], pa.bool_())
+        ends = pa.array(np.cumsum([0, *counts]), pa.int32())
+        return pa.ListArray.from_arrays(ends, whole, type=kind, mask=mask)
+    return pa.array(cells, kind)
 
 
 def _vectors(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:

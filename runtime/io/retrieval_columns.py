@@ -11,7 +11,7 @@ from bertonnx.runtime.io.columns import Column, Scalar
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Item
 
-__all__ = ["sparse_columns"]
+__all__ = ["sparse_columns", "vectors_columns"]
 
 _WORD: Mapping[str, Scalar] = {"token": "text", "token_id": "int", "weight": "float"}
 
@@ -33,3 +33,11 @@ class _WordColumn(Column):
 def sparse_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # noqa: ARG001
     """Return the column of a text's words and their weights, the heaviest first."""
     return (_WordColumn("sparse", "struct", lists=1, fields=_WORD),)
+
+
+def vectors_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
+    """Return the column of a text's vectors, one for each token; that of the score where there is a query."""
+    if decode.query is not None:
+        return (Column("score", "float"),)
+    width = 0 if card.late is None else card.late.width
+    return (Column("vectors", "vector", lists=1, width=width),)

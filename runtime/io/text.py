@@ -91,7 +91,11 @@ def json_line(index: int, result: Result) -> str:
 
 def _fast(value: Any) -> str:
     # A vector has hundreds of numbers, which the JSON encoder would take one by one.
-    return f"[{_joined(value)}]" if isinstance(value, np.ndarray) and value.ndim == 1 else _json(value)
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return f"[{_joined(value)}]"
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return f"[{', '.join(map(_fast, value))}]"
+    return _json(value)
 
 
 def _joined(vector: npt.NDArray[Any], separator: str = ", ") -> str:

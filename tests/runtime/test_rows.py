@@ -41,7 +41,7 @@ def test_the_pooling_mask_leaves_prompts_out() -> None:
     assert feeds["pooling_mask"].dtype == np.int64
     # The engine makes its own, one batch at a time.
     chunk: Any = None
-    batch = Batch((4, ()), 64, [Slot(item, chunk) for item in pieces])
+    batch = Batch((4, (), False), 64, [Slot(item, chunk) for item in pieces])
     made = batch.feeds(("input_ids", "pooling_mask"))
     assert {name: array.tolist() for name, array in made.items()} == {
         name: array.tolist() for name, array in feeds.items()

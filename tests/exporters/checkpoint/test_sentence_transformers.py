@@ -548,7 +548,7 @@ def test_the_longest_input(tmp_path: Path, options: dict[str, Any], longest: int
     assert read(tmp_path).max_length == longest
 
 
-@pytest.mark.parametrize("kind", ["MultiVectorEncoder", "ColBERT", "Oracle"])
+@pytest.mark.parametrize("kind", ["Oracle"])
 def test_other_kinds_of_models(tmp_path: Path, kind: str) -> None:
     write(tmp_path / "config_sentence_transformers.json", {"model_type": kind})
     said = message(UnsupportedError, folder_of(tmp_path, "Transformer", "Pooling"))
