@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     ArrowRows = TypeVar("ArrowRows", pyarrow.RecordBatch, pyarrow.Table)
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "card_of", "load"]
 
 _DEFAULTS = DecodeOptions()
 
@@ -118,6 +118,7 @@ class Model(Methods):
 
     Attributes:
         path: where it was opened from; a pickled model opens the same path again.
+        options: how it was opened.
         card: what the file says of itself.
         provider: what really runs it, "cpu" or "cuda".
         placement: on CUDA, which nodes of the graph are there; None on CPU, or where ONNX Runtime
@@ -130,7 +131,7 @@ class Model(Methods):
         self, path: str | Path, options: LoadOptions | None = None, *, cores: Cores | None = None
     ) -> None:
         self.path = Path(path)
-        self._options = options = options or LoadOptions()
+        self.options = options = options or LoadOptions()
         require_name(path, ModelFileError)
         self.threads = options.threads or allowed_cores()
         # What is checked is what runs, whatever becomes of the file meanwhile.
@@ -157,7 +158,7 @@ class Model(Methods):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Absolute, for who unpickles it may work in another folder.
-        return (type(self), (str(self.path.absolute()), self._options))
+        return (type(self), (str(self.path.absolute()), self.options))
 
     def __repr__(self) -> str:
         return f"bertonnx.Model({str(self.path)!r}, task={self.card.task!r}, provider={self.provider!r})"
@@ -419,6 +420,15 @@ class Model(Methods):
     def _require_open(self) -> None:
         if self._closed:
             raise BertonnxError("this model was closed; open it again with {call}", call=Call("load"))
+
+
+def card_of(path: Path) -> Card:
+    """Return what a file or folder says of itself; no session is opened.
+
+    Raises:
+        ModelFileError: it is missing, broken, foreign or of a newer format.
+    """
+    return _read(path).card
 
 
 def _opened(path: Path, options: LoadOptions) -> tuple[_Found, TextTokenizer, OpenSession]:

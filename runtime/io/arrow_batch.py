@@ -104,9 +104,21 @@ def batch_schema(
 
 
 def chosen_columns(
-    card: Card, schema: Any, columns: RunOptions, decode: DecodeOptions = _DEFAULTS
+    card: Card,
+    schema: Any,
+    columns: RunOptions,
+    decode: DecodeOptions = _DEFAULTS,
+    *,
+    what: str = "the record batch",
 ) -> tuple[str, str | None]:
     """Return the column of the text and that of its pair, None where no pair is read.
+
+    Args:
+        card: of the model.
+        schema: of the batches.
+        columns: those that were named.
+        decode: what becomes of the texts, which may need no pair of each.
+        what: what an error calls the data.
 
     Raises:
         InputError: a named column is not there, or there twice, or holds no text; or nothing says which to
@@ -115,10 +127,11 @@ def chosen_columns(
     for name in (columns.column, columns.pair_column):
         if name is not None and schema.names.count(name) == 1 and not holds_text(schema.field(name).type):
             raise InputError(
-                "the column {name!r} of the record batch holds {kind}, and text is needed; give {column}",
+                "the column {name!r} of {what} holds {kind}, and text is needed; give {column}",
                 name=name,
+                what=what,
                 kind=str(schema.field(name).type),
-                column=Option("column"),
+                column=Option("column", "NAME"),
             )
     names = [field.name for field in schema if holds_text(field.type)]
     named = columns.column is not None or columns.pair_column is not None
@@ -126,7 +139,7 @@ def chosen_columns(
     found = names.count("text") == names.count("pair") == 1
     if found and not named and card.takes_pair and not decode.pairs_texts:
         return "text", "pair"
-    return choose_columns(names, Choice("the record batch", columns, pairs))
+    return choose_columns(names, Choice(what, columns, pairs))
 
 
 def _texts(batch: Any, name: str) -> list[Any]:

@@ -15,6 +15,8 @@ from bertonnx.errors import BertonnxError, TruncationWarning
 
 if TYPE_CHECKING:
     from bertonnx.client import Client
+    from bertonnx import ray as ray
+    from bertonnx import spark as spark
     from bertonnx.exporters.convert import ExportReport, export
     from bertonnx.exporters.training.train import TrainReport, train
     from bertonnx.models.card import Card
@@ -83,8 +85,14 @@ _NEEDS = {
 """What is asked for before it is imported; of training, what its smaller half needs."""
 
 
+_MODULES = ("ray", "spark")
+"""Not among the names of `import *`, where they would take the place of the libraries that they serve."""
+
+
 def __getattr__(name: str) -> Any:
     """Import on first use: running must not pay for exporting, nor importing for ONNX Runtime."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'bertonnx' has no attribute {name!r}")
     if name in _NEEDS:
@@ -98,4 +106,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -378,7 +378,7 @@ def test_options_of_cuda_survive_pickling(exported: dict[str, Path], monkeypatch
         assert model.provider == "cuda"
         assert model.placement is not None
         assert model.notes == ()
-        assert pickle.loads(pickle.dumps(model))._options == model._options
+        assert pickle.loads(pickle.dumps(model)).options == model.options
         cuda = model.embed(SENTENCES)
     with bertonnx.load(path, "cpu", 1) as model:
         assert model.placement is None

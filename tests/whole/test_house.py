@@ -52,6 +52,7 @@ ROOMS: Mapping[str, str] = {
     "runtime/serving": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
     "runtime/engine runtime/io runtime/methods.py runtime/model.py",
     "runtime/search.py": ALL,
+    "runtime/workers.py": ALL,
     "runtime/signing.py": "runtime/modelfile",
     "exporters/quiet.py": "",
     "exporters/options.py": "",

@@ -248,6 +248,9 @@ MANY_ROWS: dict[str, Any] = {
     "run": bertonnx.run,
     "predict_batch": bertonnx.Model.predict_batch,
     "batch_schema": bertonnx.Model.batch_schema,
+    "ray": bertonnx.ray.predict,
+    "spark": bertonnx.spark.predict,
+    "udf": bertonnx.spark.udf,
 }
 """What reads many rows, and so has every option of `DecodeOptions`."""
 
