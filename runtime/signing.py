@@ -6,13 +6,14 @@ card's SHA-256 of the weights those of a file of weights beside it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from bertonnx.runtime.places import require_file_or_none, require_name
 from bertonnx.wording import Install, Option, said_by
 
 __all__ = ["Signature", "sign", "signature_path", "signer_of", "verify_signature"]
+
+_LARGEST = 1 << 20
+"""Bytes that a signature can have."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,16 @@ def sign(
             )
     require_file_or_none(target)
     signing, _ = _model_signing()
-    with held(path):
+    with held(path) as file:
         _require_whole(path)
         with _key_errors("private_key", private_key):
             # As bytes, whatever its type says: the package hands it to cryptography as it is.
             secret = None if password is None else password.encode()
             signer = signing.Config().use_elliptic_key_signer(private_key=private_key, password=secret)
         with _written(target) as aside:
-            signer.sign(path, aside)
-        return Signature(target, signer_of(target), _sha256(path))
+            # What a link leads to: the package signs no links, and as such files lie in the Hub's cache.
+            signer.sign(path.resolve(), aside)
+        return Signature(target, signer_of(target), sha256(file.data).hexdigest())
 
 
 def verify_signature(
@@ -130,12 +135,17 @@ def verify_signature(
             place=place,
             option=Option("signature"),
         )
-    with held(path):
+    with held(path) as file:
         _require_whole(path)
         with _key_errors("public_key", public_key):
             verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
         try:
-            verifier.verify(path, place)
+            if place.stat().st_size > _LARGEST:
+                raise ValueError("it is too large to be one")
+            verifier.verify(path.resolve(), place)
+            # The package reads the file by its name, which may lead to another by now.
+            if sha256(file.data).hexdigest() != _sha256(path):
+                raise ValueError("the file was replaced meanwhile")
         except Exception as error:  # a broken bundle, a wrong key and a changed file raise many kinds
             raise SignatureError(
                 "the signature {place} does not hold for {path} and this key ({why}): the file was changed "
@@ -144,7 +154,7 @@ def verify_signature(
                 path=path,
                 why=said_by(error),
             ) from error
-        return Signature(place, signer_of(place), _sha256(path))
+        return Signature(place, signer_of(place), sha256(file.data).hexdigest())
 
 
 def _model_signing() -> tuple[Any, Any]:
@@ -202,19 +212,25 @@ def _written(target: Path) -> Iterator[Path]:
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
         aside.replace(target)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OutputError("{target} cannot be written ({why})", target=target, why=why) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def signer_of(signature: Path) -> str:
     """Return whom an unverified signature names, for a user to read; "" where it names nobody."""
     try:
-        bundle = json.loads(signature.read_text(encoding="utf-8"))
-        return str(bundle["verificationMaterial"]["publicKey"]["hint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        with signature.open("rb") as file:
+            bundle = json.loads(file.read(_LARGEST).decode())
+        hint = bundle["verificationMaterial"]["publicKey"]["hint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
+    # A stranger's text, which is to be read in the middle of ours: a hash or nothing.
+    return hint if isinstance(hint, str) and re.fullmatch("[0-9a-f]{64}", hint) else ""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,57 @@ def test_a_signature_replaces_neither_the_model_nor_the_key_nor_what_is_no_file(
         bertonnx.sign(model, key, output=pipe, force=True)
     assert before == {path: path.read_bytes() for path in before}
     assert pipe.is_fifo()
+
+
+def test_a_link_is_signed_and_verified_as_what_it_leads_to(model: Path, keys: Path) -> None:
+    real = model.rename(model.with_name("blob"))
+    model.symlink_to(real)
+    signed = bertonnx.sign(model, keys / "ada.pem")
+    assert signed.path == model.with_name("model.onnx.sig")
+    assert bertonnx.verify_signature(model, keys / "ada.pub") == signed
+    assert bertonnx.verify_signature(real, keys / "ada.pub", signature=signed.path).sha256 == signed.sha256
+
+
+def test_a_file_that_is_replaced_while_it_is_verified(
+    model: Path, keys: Path, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model_signing import verifying
+
+    bertonnx.sign(model, keys / "ada.pem")
+    verify = verifying.Config.verify
+    signed = Path(shutil.copy(model, model.with_name("signed.onnx")))
+    shutil.copy(exported["text-ranking"], model)
+
+    def and_replace(config: verifying.Config, *arguments: Any) -> None:
+        # Opened is another one than the package sees.
+        signed.replace(model)
+        verify(config, *arguments)
+
+    monkeypatch.setattr(verifying.Config, "verify", and_replace)
+    with pytest.raises(SignatureError, match="the file was replaced meanwhile"):
+        bertonnx.verify_signature(model, keys / "ada.pub")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 200_000,
+        b"\xff",
+        json.dumps({"verificationMaterial": {"publicKey": {"hint": "ok\n\x1b[31m"}}}).encode(),
+        json.dumps({"verificationMaterial": {"publicKey": {"hint": 5}}}).encode(),
+        b" " * (1 << 21),
+    ],
+    ids=["brackets", "bytes", "escapes", "number", "large"],
+)
+def test_a_strangers_signature_says_nothing_on_a_terminal(
+    model: Path, keys: Path, command: Command, content: bytes
+) -> None:
+    model.with_name("model.onnx.sig").write_bytes(content)
+    said = command("check", model)
+    assert said.code == 0
+    assert "it names the key of nobody; add --public-key" in said.out
+    with pytest.raises(SignatureError, match="does not hold"):
+        bertonnx.verify_signature(model, keys / "ada.pub")
 
 
 def test_a_file_of_others_is_not_signed(tmp_path: Path, keys: Path) -> None:

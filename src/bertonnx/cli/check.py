@@ -22,11 +22,14 @@ def check(
 ) -> None:
     """Check that a model file is unchanged and gives the right results here (exit code 1 if not)."""
     from bertonnx.runtime.golden import check as replay
+    from bertonnx.runtime.modelfile.held import held
     from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
 
     # Before it runs: what somebody else signed, or changed, is not opened at all.
-    signed = None if public_key is None else verify_signature(model, public_key)
-    report = replay(model, provider)
+    # Held over both, so that what is checked is what was verified.
+    with held(model):
+        signed = None if public_key is None else verify_signature(model, public_key)
+        report = replay(model, provider)
     typer.echo(
         f"ok: {report.examples} golden examples on {report.provider}, largest difference "
         f"{report.max_abs_difference:.2g} (allowed {report.tolerance:.2g}); graph, weights and tokenizer "
