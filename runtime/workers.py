@@ -6,7 +6,6 @@ gets, and only after its files were compared with the driver's.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import platform
@@ -39,7 +38,7 @@ from bertonnx.wording import Message, Option
 
 __all__ = ["Assignment", "Fetch", "assignment_for", "engine_facts", "open_once", "run_batch"]
 
-Fetch = Callable[[str, Path], None]
+Fetch = Callable[[str, Path], object]
 """Puts a file of the model, by its name in `Assignment.files`, at a path."""
 
 MODELS_HELD = 4
@@ -210,7 +209,10 @@ def _cells(batch: Any, row: int) -> str:
 
 
 def _opened(assignment: Assignment, fetch: Fetch | None, load: LoadOptions) -> Model:
-    path = Path(assignment.path) if fetch is None else _copied(assignment, fetch) / assignment.opens
+    root, path = Path(assignment.root), Path(assignment.path)
+    if fetch is not None:
+        root = _copied(assignment, fetch)
+        path = root / assignment.opens
     if not path.exists():
         raise ModelFileError(
             "{path} is on the driver and not on {node}; put it there too, or let it be sent with {ship}",
@@ -218,7 +220,7 @@ def _opened(assignment: Assignment, fetch: Fetch | None, load: LoadOptions) -> M
             node=platform.node(),
             ship=Option("ship", True),
         )
-    _, files = _files_of(path)
+    files = {name: _sha256(root / name) for name in assignment.files}
     if files != assignment.files:
         raise ModelFileError(
             "{path} on {node} is not the model of the driver: its SHA-256 begins with {here}, and the "
@@ -249,6 +251,10 @@ def _differences(driver: Mapping[str, str]) -> Iterator[Message]:
             )
 
 
+def _sha256(path: Path) -> str:
+    return sha256_of(path) if path.is_file() else ""
+
+
 def _digest(files: Mapping[str, str]) -> str:
     text = "".join(f"{name}\0{sha}\n" for name, sha in sorted(files.items()))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -263,8 +269,7 @@ def _files_of(path: Path) -> tuple[Path, dict[str, str]]:
         root, model = folder.root, folder.model
         # Settings and tokenizer; checkpoints that lie there too may be large, and nobody reads them.
         files = [file for file in root.rglob("*.json") if file.is_file()]
-    # External data lies beside the file, under a name that begins with its own.
-    files += [model, *model.parent.glob(f"{glob.escape(model.name)}?data")]
+    files += [model, *read_model_file(model).sidecars]
     return root, {file.relative_to(root).as_posix(): sha256_of(file) for file in sorted(files)}
 
 

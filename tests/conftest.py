@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("BERTONNX_VERIFY", "1")
 
 from tests.commands import Command, Outcome
-from tests.tiny import save_tiny
+from tests.exported import export_tiny
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,23 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Export one tiny model a task and return the files by task."""
-    import bertonnx
-
-    files = {}
-    for task, labels in (
-        ("feature-extraction", ()),
-        ("text-classification", ("negative", "neutral", "positive")),
-        ("text-ranking", ("relevant",)),
-        ("token-classification", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
-        ("question-answering", ()),
-        ("fill-mask", ()),
-        ("sparse-embedding", ()),
-        ("multi-vector", ()),
-    ):
-        folder = tmp_path_factory.mktemp(task)
-        source = save_tiny(folder / "checkpoint", task=task, labels=labels)
-        files[task] = bertonnx.export(source, folder / "model.onnx").path
-    return files
+    return export_tiny(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture

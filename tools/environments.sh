@@ -9,6 +9,11 @@ set -eu
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 export OMP_NUM_THREADS=1
+# Exports the models of those that cannot export.
+if [ -x "$venv/bin/python" ]; then
+  BERTONNX_EXPORTER="$PWD/$venv/bin/python"
+  export BERTONNX_EXPORTER
+fi
 if [ $# -eq 0 ]; then
   set -- tests/environments/*/requirements.txt
 fi

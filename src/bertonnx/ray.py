@@ -93,7 +93,7 @@ def predict(
             for `ds` too, which shares its context.
         ship: whether the model travels through Ray's object store; False where its path is on every node.
             Default: it travels where the cluster has more than one node.
-        top_k: as `Model.predict_batch`, and so are the next four.
+        top_k: as `Model.predict_batch`, and so are those that follow.
         aggregation: as there.
         prompt: as there.
         no_answer: as there.

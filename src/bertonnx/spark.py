@@ -84,7 +84,7 @@ def predict(
         threads: of each Python worker; default `spark.task.cpus`.
         ship: whether Spark brings the model to the workers (`addFile`); False where its path is on every
             node. Default: it does unless the master is `local`.
-        top_k: as `Model.predict_batch`, and so are the next four.
+        top_k: as `Model.predict_batch`, and so are those that follow.
         aggregation: as there.
         prompt: as there.
         no_answer: as there.
@@ -390,8 +390,8 @@ def _check_python(python: str) -> None:
     found = shutil.which(python)
     if found is not None and Path(found).parent != Path(sys.executable).parent:
         note = Message(
-            "Spark's workers run {python}, and this program runs {own}; to let them run the same, say {say} before "
-            "the session is made",
+            "Spark's workers run {python}, and this program runs {own}; to let them run the same, say {say} "
+            "before the session is made",
             python=found,
             own=sys.executable,
             say=f"os.environ['PYSPARK_PYTHON'] = {sys.executable!r}",

@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[2]
 COMMANDS_ONLY = {"lengths", "repeat", "seconds", "text"}
 """Options of commands that neither Python nor R has as functions."""
 
+CLUSTERS_ONLY = {"prefix", "ship", "workers"}
+"""Options of record batches and of the engines that hold them."""
+
 NOT_IN_R = {
     *COMMANDS_ONLY,
     "cors",
@@ -36,10 +39,10 @@ NOT_IN_R = {
     "host",
     "manifest",
     "port",
-    "prefix",
     "entailment",
     "labels",
     "multi_label",
+    *CLUSTERS_ONLY,
     "query",
     "ranges",
     "template",
@@ -285,6 +288,7 @@ def test_python_has_every_argument_that_its_messages_name() -> None:
     functions: list[Any] = [bertonnx.load, bertonnx.export, bertonnx.check, bertonnx.run]
     functions += [bertonnx.sign, bertonnx.verify_signature, bertonnx.serve, bertonnx.search]
     functions += [bertonnx.train, bertonnx.evaluate]
+    functions += [bertonnx.sign, bertonnx.verify_signature, bertonnx.serve, *MANY_ROWS.values()]
     functions += [getattr(bertonnx.Model, name) for name in MODEL_METHODS]
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     missing = {name: places for name, places in _named_options().items() if name not in arguments}
@@ -298,7 +302,7 @@ def test_the_command_line_has_every_option_that_its_messages_name() -> None:
     missing = {name for name in _named_options() if COMMAND_LINE.option(name) not in options}
     # Texts are columns there, and record batches only in Python. Tokens are entities as one way of several
     # only in Python and R.
-    assert missing - {"aggregation"} == {"pairs", "prefix"}
+    assert missing - {"aggregation"} == {"pairs", *CLUSTERS_ONLY}
 
 
 def test_r_has_every_argument_that_its_messages_name() -> None:
