@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import BertonnxError, TruncationWarning
 
 if TYPE_CHECKING:
-    from bertonnx.client import Client
     from bertonnx import ray as ray
     from bertonnx import spark as spark
+    from bertonnx.client import Client
     from bertonnx.exporters.convert import ExportReport, export
     from bertonnx.exporters.training.train import TrainReport, train
     from bertonnx.models.card import Card
