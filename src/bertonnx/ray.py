@@ -6,7 +6,7 @@ Needs `pip install "bertonnx[cpu,ray]"` on the driver and on every node. docs/sc
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import MissingDependencyError
 from bertonnx.models.providers import AUTO
 from bertonnx.runtime.options import (
+    TEMPLATE,
     Aggregation,
     BatchOptions,
     DecodeOptions,
@@ -64,6 +65,11 @@ def predict(
     dimensions: int | None = None,
     normalize: bool | None = None,
     encoding: Encoding = "float32",
+    labels: Sequence[str] = (),
+    template: str = TEMPLATE,
+    multi_label: bool = False,
+    entailment: str | None = None,
+    threshold: float | None = None,
     provider: str = "auto",
     max_length: int | None = None,
     long_text: LongText | None = None,
@@ -102,6 +108,11 @@ def predict(
         dimensions: as there.
         normalize: as there.
         encoding: as there.
+        labels: as there.
+        template: as there.
+        multi_label: as there.
+        entailment: as there.
+        threshold: as there.
         provider: as `bertonnx.load`, and so are the next four.
         max_length: as there.
         long_text: as there.

@@ -11,13 +11,14 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import MissingDependencyError, UsageError
 from bertonnx.runtime.options import (
+    TEMPLATE,
     Aggregation,
     BatchOptions,
     DecodeOptions,
@@ -62,6 +63,11 @@ def predict(
     dimensions: int | None = None,
     normalize: bool | None = None,
     encoding: Encoding = "float32",
+    labels: Sequence[str] = (),
+    template: str = TEMPLATE,
+    multi_label: bool = False,
+    entailment: str | None = None,
+    threshold: float | None = None,
     provider: str = "auto",
     max_length: int | None = None,
     long_text: LongText | None = None,
@@ -93,6 +99,11 @@ def predict(
         dimensions: as there.
         normalize: as there.
         encoding: as there.
+        labels: as there.
+        template: as there.
+        multi_label: as there.
+        entailment: as there.
+        threshold: as there.
         provider: as `bertonnx.load`, and so are the next four.
         max_length: as there.
         long_text: as there.
@@ -140,6 +151,11 @@ def udf(
     dimensions: int | None = None,
     normalize: bool | None = None,
     encoding: Encoding = "float32",
+    labels: Sequence[str] = (),
+    template: str = TEMPLATE,
+    multi_label: bool = False,
+    entailment: str | None = None,
+    threshold: float | None = None,
     provider: str = "auto",
     max_length: int | None = None,
     long_text: LongText | None = None,
@@ -166,6 +182,11 @@ def udf(
         dimensions: as there.
         normalize: as there.
         encoding: as there.
+        labels: as there.
+        template: as there.
+        multi_label: as there.
+        entailment: as there.
+        threshold: as there.
         provider: as there.
         max_length: as there.
         long_text: as there.
