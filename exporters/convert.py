@@ -20,6 +20,7 @@ from bertonnx.exporters.int8.quantize import int8_figures, quantize_model, requi
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.options import ExportOptions, Trust
+from bertonnx.exporters.places import Named, named, places
 from bertonnx.exporters.ranges import ranges_of
 from bertonnx.exporters.staging import Staged, require_free, seal, stage, stamped
 from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
@@ -28,13 +29,14 @@ from bertonnx.exporters.verify.independent import Exported, require_installed, v
 from bertonnx.exporters.verify.latency import measure_latency
 from bertonnx.exporters.verify.parity import compare, fed, sample_feeds, segment_feeds
 from bertonnx.exporters.verify.samples import prompted_rows, sample_rows, sided_rows
-from bertonnx.models.card import Card
+from bertonnx.models.card import PLACES_KEY, Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.models.ranges import Ranges
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.golden import CheckReport
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.modelfile.named_weights import as_text
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.places import require_name
 from bertonnx.runtime.rows import Row
@@ -206,6 +208,9 @@ def exported(
 
     progress("optimizing the graph")
     card = _optimized(graph, this)
+    if found.replica is not None:
+        # By the fp32 graph, which holds the numbers as they were; what INT8 makes of them has its names.
+        this = replace(this, named=named(graph.model, checkpoint.model))
 
     # What is compared is the file as written, not the graph in memory, so that writing is tested too.
     with stage(stamped(graph.model), path) as staged:
@@ -237,6 +242,7 @@ class _Export:
         texts: what judges smaller numbers, and what ranges of embeddings are of; None where none are needed.
         progress: is told what begins.
         noted: adds to the card what else is known of the finished graph.
+        named: of a TensorFlow checkpoint: where the fp32 graph holds which parameter.
     """
 
     checkpoint: Checkpoint
@@ -249,6 +255,7 @@ class _Export:
     texts: CalibrationRows | None
     progress: Callable[[str], None]
     noted: Noted = lambda _, card, __: card
+    named: Named | None = None
 
     @property
     def context(self) -> DecoderContext:
@@ -387,6 +394,8 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
     """
     card = this.noted(session, card, this.tokenizer)
     this.progress("writing the file")
+    if this.named is not None:
+        staged.add_metadata({PLACES_KEY: as_text(places(staged.path, this.named, this.checkpoint.model))})
     card, replay = seal(
         staged,
         session,

@@ -42,11 +42,16 @@ class Staged:
 
     def write_metadata(self, card: Card, tokenizer: str, golden: list[dict[str, object]]) -> None:
         """Add the card, the tokenizer and the golden examples to the file."""
-        entries: Mapping[str, str] = {
-            CARD_KEY: card.to_json(),
-            TOKENIZER_KEY: tokenizer,
-            GOLDEN_KEY: json.dumps(golden, ensure_ascii=False, separators=(",", ":")),
-        }
+        self.add_metadata(
+            {
+                CARD_KEY: card.to_json(),
+                TOKENIZER_KEY: tokenizer,
+                GOLDEN_KEY: json.dumps(golden, ensure_ascii=False, separators=(",", ":")),
+            }
+        )
+
+    def add_metadata(self, entries: Mapping[str, str]) -> None:
+        """Add entries to the file's metadata."""
         metadata = onnx.ModelProto()
         for key, value in entries.items():
             metadata.metadata_props.add(key=key, value=value)

@@ -18,7 +18,7 @@ from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, outputs_of, s
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, Option
 
-__all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "TOKENIZER_KEY", "Card", "lasting"]
+__all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "PLACES_KEY", "TOKENIZER_KEY", "Card", "lasting"]
 
 FORMAT = 2
 """Raised when an older bertonnx could not read, or would misread, a newer file."""
@@ -26,6 +26,7 @@ FORMAT = 2
 CARD_KEY = "bertonnx.card"
 TOKENIZER_KEY = "bertonnx.tokenizer"
 GOLDEN_KEY = "bertonnx.golden"
+PLACES_KEY = "bertonnx.places"
 
 
 @dataclass(frozen=True)

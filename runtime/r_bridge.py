@@ -26,19 +26,32 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+import bertonnx
 from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.runtime.golden import check
 from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.modelfile.named_weights import Weight
 from bertonnx.runtime.options import Aggregation, DecodeOptions
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of
 from bertonnx.runtime.rows import Encoded, Row, as_rows, require_single
 from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
 from bertonnx.wording import Option, R
 
-__all__ = ["PROTOCOL", "Handle", "Run", "golden", "open_model", "signature", "verify"]
+__all__ = [
+    "PROTOCOL",
+    "Handle",
+    "Run",
+    "Weights",
+    "compare_weights",
+    "golden",
+    "open_model",
+    "signature",
+    "verify",
+    "weights",
+]
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
@@ -131,6 +144,50 @@ def golden(path: str) -> Answer:
         "texts": [plain(example["text"]) for example in examples],
         "pairs": [plain(example["pair"] or "") for example in examples],
     }
+
+
+@_answering
+def weights(source: str) -> Answer:
+    """Read the weights of a source or a model file; the answer holds columns, and `handle` the numbers."""
+    found = bertonnx.weights(source)
+    return {
+        "handle": Weights(found),
+        "name": [plain(one.name) for one in found],
+        "shape": [list(map(float, one.shape)) for one in found],
+        "dtype": [one.dtype for one in found],
+        "became": [plain(one.became) for one in found],
+        "how": [plain(one.how) for one in found],
+        "exact": ["yes" if one.exact else "" for one in found],
+        "there": ["yes" if one.values is not None else "" for one in found],
+    }
+
+
+@_answering
+def compare_weights(path: str, source: str) -> Answer:
+    """Compare a model file's weights with its source's; the answer holds columns, NaN for no number."""
+    found = bertonnx.compare_weights(path, source)
+    return {
+        "name": [plain(one.name) for one in found],
+        "difference": [nan if one.difference is None else one.difference for one in found],
+        "allowed": [one.allowed for one in found],
+        "same": ["yes" if one.ok else "" for one in found],
+        "misplaced": [plain(one.misplaced) for one in found],
+    }
+
+
+class Weights:
+    """Weights that were read, as R holds them."""
+
+    def __init__(self, found: Sequence[Weight]) -> None:
+        self._found = found
+
+    @_answering
+    def values(self, place: int) -> Answer:
+        """Return the numbers of a weight, counted from 1, as R orders them: `bytes`."""
+        values = self._found[int(place) - 1].values
+        if values is None:
+            return {"bytes": bytearray()}
+        return {"bytes": bytearray(np.asarray(values, "<f8").tobytes(order="F"))}
 
 
 class Handle:

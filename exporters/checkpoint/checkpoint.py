@@ -134,6 +134,8 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     plan = _planned(source, options, account)
     # The model comes before the tokenizer, whose ids are checked against its embeddings.
     loaded = load_model(source, plan.folder, plan.config, plan.traced, asked=options.task is not None)
+    if source.replica is not None:
+        source.replica.settle(loaded.model)
     tokenizer = read_tokenizer(
         tokenizer_folder(source.adapter, plan.folder),
         embeddings=_embedding_rows(loaded.model),

@@ -4,10 +4,11 @@
 #' The result is compared with PyTorch before the file appears.
 #'
 #' @param source A name on the Hugging Face Hub (`"bert-base-uncased"`), a folder with a checkpoint,
-#'   or a Sentence-Transformers folder.
+#'   a Sentence-Transformers folder, or a TensorFlow checkpoint (`"bert_model.ckpt"`, a SavedModel,
+#'   `.h5`, `.keras`), which is read without TensorFlow.
 #' @param path The file to write.
 #' @param ... Options of the exporter, by name: `task`, `revision`, `quantize`, `precision`, `optimize`,
-#'   `max_length`, `pooling`, `normalize`, `activation`, `calibration`, `min_agreement`, `target`,
+#'   `max_length`, `pooling`, `normalize`, `activation`, `labels`, `calibration`, `min_agreement`, `target`,
 #'   `ignore_keys` and `verify_with` (vectors), `force`, `trust_remote_code`, `allow_pickle`.
 #'   See `bertonnx export --help`.
 #' @param python The Python to run, with what `bert_install(export = TRUE)` installs; by default the
@@ -26,7 +27,8 @@ bert_export <- function(source, path, ..., python = NULL) {
   check_string(path)
   options <- exporter_options(list(...), call)
   python <- if (is.null(python)) python_to_export_with(call) else check_string(python)
-  local <- if (dir.exists(source)) path.expand(source) else source
+  # The name of a TensorFlow checkpoint is how the names of its files begin.
+  local <- if (dir.exists(source) || length(Sys.glob(paste0(source, "*"))) > 0) path.expand(source) else source
   args <- c("-m", "bertonnx", "export", local, "--output", path.expand(path), options)
   # The exporter then speaks of what is typed in R.
   with_variables(c(BERTONNX_FACE = "R"), {
@@ -55,7 +57,7 @@ python_to_export_with <- function(call) {
 }
 
 EXPORT_TEXTS <- c(
-  "task", "revision", "precision", "optimize", "max_length", "pooling", "activation", "calibration", "min_agreement",
+  "task", "revision", "precision", "optimize", "max_length", "pooling", "activation", "labels", "calibration", "min_agreement",
   "target"
 )
 # Typed once for each value on the command line, and so named in the singular there.

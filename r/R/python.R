@@ -1,7 +1,7 @@
 # Which Python, and the bridge into it. Python starts with the first model, never before.
 
 # The number of the interface that this package was written for (runtime/r_bridge.py, PROTOCOL).
-PROTOCOL <- 6L
+PROTOCOL <- 7L
 
 ENVIRONMENT <- "r-bertonnx"
 

@@ -4,20 +4,92 @@
 #' and was compared with PyTorch), makes sure that graph, weights and tokenizer are those of the
 #' export, says whether the file is signed and by whom, and predicts the same texts in Python and in R to compare them bit for bit.
 #'
+#' With `source`, the model is also compared with the TensorFlow checkpoint that it was exported from:
+#' tensor by tensor, by name and number, where one that stands in another's place is named; and by what
+#' a fresh export of that checkpoint, which is compared with PyTorch, predicts for the same texts.
+#'
 #' @param model A model, from [bert_load()].
 #' @param public_key A PEM file with the public key of who signed the model's file
 #'   (`bertonnx sign`). Without it a signature is not verified, and `ok` is `NA` in its row.
+#' @param source A TensorFlow checkpoint, as [bert_weights()] takes it, or `NULL`.
 #' @return A tibble with the columns `check`, `ok`, `value`, `allowed` (of differences, in the units
 #'   of the model's outputs) and `detail`.
 #' @examplesIf file.exists("embeddings.onnx") && bert_available()
 #' bert_verify(bert_load("embeddings.onnx"))
 #' @export
-bert_verify <- function(model, public_key = NULL) {
+bert_verify <- function(model, source = NULL, public_key = NULL) {
   call <- rlang::current_env()
   check_model(model, call)
-  rbind(
+  found <- rbind(
     verified_export(model), verified_file(model, call), verified_bits(model, call),
     verified_signature(model, public_key, call)
+  )
+  if (is.null(source)) {
+    return(found)
+  }
+  check_string(source)
+  rbind(found, verified_weights(model, source, call), verified_source(model, source, call))
+}
+
+verified_weights <- function(model, source, call) {
+  read <- bridge(call)$compare_weights(enc2utf8(model$path), enc2utf8(path.expand(source)))
+  found <- unwrap(read, call)
+  ok <- nzchar(as.character(unlist(found$same)))
+  difference <- as.double(unlist(found$difference))
+  compared <- !is.nan(difference)
+  verified(
+    "The weights are those of the source",
+    all(ok) && any(compared),
+    if (any(compared)) max(difference[compared]) else NA_real_,
+    max(as.double(unlist(found$allowed))),
+    weights_detail(as.character(unlist(found$name)), ok, compared, as.character(unlist(found$misplaced)))
+  )
+}
+
+weights_detail <- function(names, ok, compared, misplaced) {
+  if (all(ok)) {
+    return(sprintf("%d tensors compared, of %d", sum(compared), length(names)))
+  }
+  wrong <- which(!ok)
+  # A pair that changed places first: it is the one thing that is wrong then.
+  wrong <- wrong[order(!nzchar(misplaced[wrong]))]
+  first <- wrong[[1]]
+  if (nzchar(misplaced[[first]])) {
+    return(sprintf("in place of %s stands %s (%d tensors differ)", names[[first]], misplaced[[first]], length(wrong)))
+  }
+  sprintf("%s differs (%d tensors differ)", names[[first]], length(wrong))
+}
+
+# Through a fresh export, which PyTorch has checked, so that nothing of this file judges itself.
+verified_source <- function(model, source, call) {
+  check <- "The predictions are those of the source"
+  fresh <- tempfile(fileext = ".onnx")
+  on.exit(unlink(fresh))
+  done <- rlang::try_fetch(
+    {
+      suppressMessages(utils::capture.output(bert_export(source, fresh, task = model$info$task)))
+      TRUE
+    },
+    bertonnx_error_no_python = function(error) FALSE
+  )
+  if (!done) {
+    return(verified(check, NA, NA_real_, NA_real_, "not compared: this takes PyTorch, which is not installed"))
+  }
+  other <- bert_load(fresh, device = "cpu")
+  on.exit(live_handle(other, call)$close(), add = TRUE)
+  golden <- unwrap(bridge(call)$golden(enc2utf8(model$path)), call)
+  texts <- as.character(unlist(golden$texts))
+  pairs <- as.character(unlist(golden$pairs))
+  pairs <- if (all(nzchar(pairs))) pairs
+  input <- as_pairs(as_text(texts), pairs)
+  table <- unwrap(live_handle(model, call)$fingerprint(crossing(texts), if (!is.null(pairs)) crossing(pairs)), call)$table
+  own <- numbers_in_r(model, table, input, call)
+  theirs <- numbers_in_r(other, table, input, call)
+  difference <- if (length(own) == length(theirs)) max(abs(own - theirs)) else Inf
+  allowed <- switch(model$info$precision, int8 = 0.1, fp16 = 0.02, 1e-4) * max(1, abs(theirs))
+  verified(
+    check, difference <= allowed, difference, allowed,
+    sprintf("largest difference of %d numbers, of %d texts", length(theirs), length(texts))
   )
 }
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bertonnx.runtime.search import search
     from bertonnx.runtime.serving.server import serve
     from bertonnx.runtime.signing import sign, verify_signature
+    from bertonnx.source_weights import compare_weights, weights
 
 __all__ = [
     "BertonnxError",
@@ -42,6 +43,7 @@ __all__ = [
     "TrainReport",
     "TruncationWarning",
     "check",
+    "compare_weights",
     "evaluate",
     "export",
     "load",
@@ -51,6 +53,7 @@ __all__ = [
     "sign",
     "train",
     "verify_signature",
+    "weights",
 ]
 
 __version__ = "0.1.0"
@@ -65,6 +68,7 @@ _HOMES = {
     "Model": "bertonnx.runtime.model",
     "TrainReport": "bertonnx.exporters.training.train",
     "check": "bertonnx.runtime.golden",
+    "compare_weights": "bertonnx.source_weights",
     "evaluate": "bertonnx.runtime.evaluation.evaluate",
     "export": "bertonnx.exporters.convert",
     "load": "bertonnx.runtime.model",
@@ -74,6 +78,7 @@ _HOMES = {
     "sign": "bertonnx.runtime.signing",
     "train": "bertonnx.exporters.training.train",
     "verify_signature": "bertonnx.runtime.signing",
+    "weights": "bertonnx.source_weights",
 }
 
 _NEEDS = {

@@ -71,6 +71,7 @@ ROOMS: Mapping[str, str] = {
     "exporters/onnxgraph exporters/verify",
     "exporters/ranges.py": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
     "runtime/engine runtime/vectors",
+    "exporters/places.py": "runtime/modelfile",
     "exporters/convert.py": ALL,
     "exporters/training": ALL,
     "src/bertonnx": ALL,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from bertonnx.exporters.checkpoint.tensorflow.stored import Stored
 
-__all__ = ["BACKBONE", "HEAD", "LAYOUTS", "Layout", "Placed", "layout_of", "left_out"]
+__all__ = ["BACKBONE", "HEAD", "LAYOUTS", "Layout", "Placed", "WordHead", "layout_of", "left_out"]
 
 COPIED, TRANSPOSED, FLATTENED = "copied", "transposed", "flattened"
 BACKBONE, HEAD = "backbone/", "head/"
@@ -42,6 +42,19 @@ def _rules(*rows: tuple[str, str, str]) -> tuple[Rule, ...]:
 
 
 @dataclass(frozen=True)
+class WordHead:
+    """What a head of masked words computes with, which config.json has no keys for.
+
+    Attributes:
+        activation: name of transformers.
+        epsilon: of its layer normalization.
+    """
+
+    activation: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class Layout:
     """One kind of checkpoint.
 
@@ -54,6 +67,7 @@ class Layout:
         activation: `hidden_act` of what trained it, where its files do not say; "" where they must.
         rename: what is done to a name before the rules are tried.
         prepare: what is done to all names before that, where one says what another means.
+        words: what its head of masked words has otherwise than its encoder; None for the same.
         leaves: patterns of what belongs to no model that is exported, with the reason.
     """
 
@@ -65,6 +79,7 @@ class Layout:
     activation: str = ""
     rename: Callable[[str], str] = lambda name: name
     prepare: Callable[[Sequence[Stored]], Sequence[Stored]] = lambda found: found
+    words: WordHead | None = None
     leaves: Sequence[tuple[re.Pattern[str], str]] = ()
 
     def placed(self, one: Stored) -> Placed | None:
@@ -141,7 +156,7 @@ def _hugging_face_name(name: str) -> str:
     base = next((at for at, part in enumerate(parts) if re.fullmatch(_BASES, part)), None)
     if base is not None:
         return "/".join(parts[base:])
-    return "/".join(parts[1:]) if parts[0].startswith("tf_") else "/".join(parts)
+    return "/".join(parts[1:]) if parts[0].startswith("tf") else "/".join(parts)
 
 
 _HUGGING_FACE = Layout(
@@ -391,6 +406,8 @@ _KERAS_HUB = Layout(
     rules=_rules(*_keras_hub_rules()),
     activation="gelu_new",
     prepare=_keras_hub_names,
+    # `MaskedLMHead` gets "gelu", which Keras computes by erf, and keeps its own epsilon.
+    words=WordHead("gelu", 1e-5),
 )
 
 LAYOUTS: Sequence[Layout] = (_KERAS_HUB, _GARDEN, _ALBERT, _ELECTRA, _GOOGLE, _HUGGING_FACE)

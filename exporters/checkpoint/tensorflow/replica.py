@@ -16,6 +16,7 @@ import numpy as np
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.tensorflow.account import Account, open_account
+from bertonnx.exporters.checkpoint.tensorflow.layouts import WordHead
 from bertonnx.exporters.checkpoint.tensorflow.locate import Located
 from bertonnx.exporters.checkpoint.tensorflow.reading import kind_of, read_tensors
 from bertonnx.exporters.checkpoint.tensorflow.sizes import draw
@@ -43,12 +44,24 @@ class Replica:
         layout: its kind (`layouts.LAYOUTS`).
         tensors: what became of each of its tensors.
         notes: what was chosen for the user.
+        words: what its head of masked words has otherwise than its encoder.
     """
 
     located: Located
     layout: str
     tensors: tuple[SourceTensor, ...]
     notes: tuple[Message, ...]
+    words: WordHead | None = None
+
+    def settle(self, model: PreTrainedModel) -> None:
+        """Give the head of masked words what its own library computes it with."""
+        transform = getattr(getattr(getattr(model, "cls", None), "predictions", None), "transform", None)
+        if self.words is None or transform is None:
+            return
+        from transformers.activations import ACT2FN
+
+        transform.transform_act_fn = ACT2FN[self.words.activation]
+        transform.LayerNorm.eps = self.words.epsilon
 
 
 def replicate(what: str, located: Located, into: Path, options: ExportOptions) -> Replica:
@@ -83,7 +96,7 @@ def replicate(what: str, located: Located, into: Path, options: ExportOptions) -
     _settle(account, config, architecture)
     (into / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     tensors = _write(account, into / "model.safetensors")
-    return Replica(located, layout.name, tensors, (*_said(tensors, layout.title), *notes))
+    return Replica(located, layout.name, tensors, (*_said(tensors, layout.title), *notes), layout.words)
 
 
 def _said(tensors: tuple[SourceTensor, ...], title: str) -> tuple[Message, ...]:

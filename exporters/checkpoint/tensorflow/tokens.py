@@ -97,7 +97,7 @@ def _wordpiece(
     words = text.splitlines()
     if "[PAD]" in words:
         # Google's is 0; those who train their own put it anywhere.
-        config["pad_token_id"] = words.index("[PAD]")
+        config.setdefault("pad_token_id", words.index("[PAD]"))
     settings: dict[str, Any] = {"tokenizer_class": _CLASSES.get(str(config["model_type"]), "BertTokenizer")}
     said = _said(folders[0], config)
     config.pop("do_lower_case", None)

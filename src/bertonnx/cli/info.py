@@ -17,6 +17,8 @@ from bertonnx.display import (
     provider_line,
     running_on,
 )
+from bertonnx.errors import ModelFileError
+from bertonnx.models.card import Card
 from bertonnx.runtime.options import (
     LoadOptions,
 )
@@ -28,6 +30,14 @@ __all__ = ["info"]
 def info(
     model: OwnModelPath,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights",
+            help="Print instead what became of each tensor of a TensorFlow checkpoint, as CSV, or as JSON "
+            "with --json.",
+        ),
+    ] = False,
     provider: Annotated[
         str | None,
         typer.Option(
@@ -42,6 +52,9 @@ def info(
     from bertonnx.runtime.modelfile.modelfile import read_model_file
 
     file = read_model_file(model)
+    if weights:
+        _print_weights(file.card, as_json=as_json)
+        return
     session = None
     if options is not None:
         from bertonnx.runtime.session.session import open_session
@@ -55,3 +68,14 @@ def info(
         echo(line)
     if session is not None:
         echo(provider_line(session))
+
+
+def _print_weights(card: Card, *, as_json: bool) -> None:
+    from bertonnx.source_weights import csv_of, json_of
+
+    if not card.tensors:
+        raise ModelFileError(
+            "the model keeps no account of tensors: only one that was exported from a TensorFlow checkpoint "
+            "does"
+        )
+    typer.echo(printable(json_of(card) if as_json else csv_of(card)), nl=as_json)

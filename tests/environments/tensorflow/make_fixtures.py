@@ -246,9 +246,11 @@ def hugging_face(kind: str, container: str = "h5") -> Callable[[Path], None]:
         data = {**json.loads(config.read_text()), "architectures": [kind.removeprefix("TF")]}
         config.write_text(json.dumps(data))
         write_vocabulary(source)
-        segmented = "token_type_ids" in maker.config_class.model_type or kind.startswith(
-            ("TFBert", "TFAlbert", "TFElectra")
-        )
+        if kind.startswith("TFAlbert"):
+            # Its own would be a model of SentencePiece, which plays no part in the numbers.
+            settings = {"tokenizer_class": "BertTokenizer", "model_max_length": SIZES["positions"]}
+            (source / "tokenizer_config.json").write_text(json.dumps(settings))
+        segmented = not kind.startswith("TFDistil")
 
         def outputs(ids: Any, mask: Any, segments: Any) -> Values:
             given = {"input_ids": ids, "attention_mask": mask}
@@ -266,7 +268,6 @@ def hugging_face_config(maker: Any, kind: str) -> Any:
     common = {
         "vocab_size": len(VOCABULARY),
         "num_labels": 2 if kind.endswith("Answering") else LABELS,
-        "pad_token_id": 0,
     }
     if kind.startswith("TFDistil"):
         return maker.config_class(
@@ -297,6 +298,7 @@ def garden(version: int, container: str = "checkpoint", head: str = "") -> Calla
 
     def make(folder: Path) -> None:
         import tensorflow as tf
+        from official.modeling import activations
         from official.nlp.modeling import models
         from official.nlp.modeling.networks import bert_encoder
 
@@ -316,7 +318,7 @@ def garden(version: int, container: str = "checkpoint", head: str = "") -> Calla
             "classifier": lambda: models.BertClassifier(encoder, LABELS),
             "tokens": lambda: models.BertTokenClassifier(encoder, LABELS),
             "span": lambda: models.BertSpanLabeler(encoder),
-            "words": lambda: models.BertPretrainerV2(encoder),
+            "words": lambda: models.BertPretrainerV2(encoder, mlm_activation=activations.gelu),
         }
         model = heads[head]()
 
