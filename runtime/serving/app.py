@@ -220,7 +220,7 @@ class Application:
             (b"x-request-id", exchange.number),
             *response.headers,
         ]
-        if self.state.draining:
+        if self.state.draining and _CLOSE not in headers:
             headers.append(_CLOSE)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})
