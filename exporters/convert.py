@@ -100,6 +100,7 @@ def export(
     ignore_keys: Sequence[str] = (),
     verify_with: Sequence[str] = (),
     dimensions: int | Sequence[int] = (),
+    hidden_states: Sequence[int] | str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint to one verified file.
@@ -136,6 +137,8 @@ def export(
             "sentence-transformers", "peft".
         dimensions: of embeddings: a number or several. The file gets the ranges, which int8 and uint8 need,
             of embeddings that are cut to so many numbers and then normalized.
+        hidden_states: of embeddings: layers whose token vectors are outputs too, for `embed_tokens(layer=)`;
+            numbers as transformers counts `hidden_states`, or "all".
         progress: is told what begins, in a few words.
 
     Raises:
@@ -166,6 +169,9 @@ def export(
         target=target,
         ignore_keys=tuple(ignore_keys),
         verify_with=(verify_with,) if isinstance(verify_with, str) else tuple(verify_with),
+        hidden_states=tuple(hidden_states)
+        if isinstance(hidden_states, Sequence) and not isinstance(hidden_states, str)
+        else hidden_states,
         dimensions=tuple(dimensions) if isinstance(dimensions, Sequence) else (dimensions,),
     )
     # Before anything is read: an output that is in the way should not be found after minutes of work.

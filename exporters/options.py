@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bertonnx.errors import UsageError
 from bertonnx.models.activations import ACTIVATIONS, ENCODER_ACTIVATIONS, by_name
+from bertonnx.models.hidden import ALL
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.tasks import TASKS, task_meant
 from bertonnx.models.verifiers import VERIFIERS
@@ -63,6 +64,8 @@ class ExportOptions:
         calibration: a file of texts by which INT8 and fp16 are tuned and judged, and from which the ranges of
             embeddings are taken; None for our own.
         dimensions: of embeddings that are cut to so many numbers and then normalized there are ranges too.
+        hidden_states: layers whose token vectors are outputs too, as transformers counts `hidden_states`, or
+            "all"; None for none.
         min_agreement: of INT8 and fp16: least agreement with fp32, from 0 to 1; None for 0.99.
         target: of INT8: one of `TARGETS`; None for "auto".
         ignore_keys: keys of the checkpoint's files, KEY or "FILE: KEY", that are ignored where they would be
@@ -91,6 +94,7 @@ class ExportOptions:
     ignore_keys: tuple[str, ...] = ()
     verify_with: tuple[str, ...] = ()
     dimensions: tuple[int, ...] = ()
+    hidden_states: tuple[int, ...] | str | None = None
 
     def __post_init__(self) -> None:
         chosen("precision", self.precision, PRECISIONS)
@@ -111,6 +115,8 @@ class ExportOptions:
             chosen("activation", self.activation, (*ACTIVATIONS.names, *ENCODER_ACTIVATIONS))
         if self.target is not None:
             chosen("target", self.target, tuple(TARGETS))
+        if self.hidden_states is not None:
+            _require_layers(self.hidden_states)
         for number in self.dimensions:
             require_at_least("dimensions", number)
         self._require_agreeing()
@@ -162,6 +168,18 @@ class ExportOptions:
         # Where the user does not say the task, the checkpoint does.
         if self.calibration is not None and self.task is not None and not TASKS[self.task].pooled:
             require_reduced(self, "calibration")
+
+
+def _require_layers(asked: tuple[int, ...] | str) -> None:
+    if asked != ALL and (isinstance(asked, str) or not asked):
+        raise UsageError(
+            "{asked} names no layers; give numbers as in {example}, or {all}",
+            asked=Option("hidden_states", asked),
+            example=Option("hidden_states", (0, 6, -1)),
+            all=Option("hidden_states", ALL),
+        )
+    for layer in () if isinstance(asked, str) else asked:
+        require_whole("hidden_states", layer)
 
 
 def require_reduced(options: ExportOptions, name: str) -> None:

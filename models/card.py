@@ -63,6 +63,9 @@ class Card:
         similarity: of feature extraction: how embeddings are compared, as `similarity_fn_name` of
             sentence-transformers: "cosine", "dot", "euclidean" or "manhattan"; None where the checkpoint does
             not say.
+        hidden_states: of feature extraction: layers whose token vectors are outputs (`hidden_state_K`); 0 is
+            what enters the first.
+        layers: how many layers the encoder has; None where no layer's vectors are outputs.
         ranges: of feature extraction: the least and the largest number of each dimension of the embeddings
             of texts that were looked at when the file was made, which encodings in a byte spread out.
         activation: what makes `scores` of `logits`: name of a row of `models.activations`.
@@ -105,6 +108,8 @@ class Card:
     also: tuple[str, ...] = ()
     sparse: SparseWeights | None = None
     late: LateInteraction | None = None
+    hidden_states: tuple[int, ...] = ()
+    layers: int | None = None
     ranges: tuple[Ranges, ...] = ()
     mask_token: str | None = None
     mask_token_id: int | None = None
@@ -134,7 +139,7 @@ class Card:
     @property
     def dimensions(self) -> dict[str, tuple[Dimension, ...]]:
         """The outputs that the file must have for all its tasks, with their dimensions."""
-        return outputs_of(self.task, self.also)
+        return outputs_of(self.task, self.also, self.hidden_states)
 
     @property
     def needs_pair(self) -> bool:
@@ -259,6 +264,7 @@ _RANGES: Mapping[str, Callable[[Any], bool]] = {
     "late": lambda found: (
         found is None or (0 < found.width <= 1 << 20 and all(map(_fits, found.sides.values())))
     ),
+    "hidden_states": lambda layers: all(0 <= layer <= 1 << 10 for layer in layers),
     "ranges": lambda ranges: all(each.fits for each in ranges),
 }
 """What else must hold of a field, lest memory be taken or a branch chosen by what a stranger wrote."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bertonnx.models.hidden import hidden_name
 from bertonnx.models.registry import Registry
 
 __all__ = [
@@ -391,8 +392,15 @@ def served(name: str, also: Sequence[str] = ()) -> tuple[Task, ...]:
     return (TASKS[name], *(TASKS[other] for other in also))
 
 
-def outputs_of(name: str, also: Sequence[str] = ()) -> dict[str, tuple[Dimension, ...]]:
-    """Return the outputs of a file with their dimensions; arguments as `served`.
+def outputs_of(
+    name: str, also: Sequence[str] = (), hidden_states: Sequence[int] = ()
+) -> dict[str, tuple[Dimension, ...]]:
+    """Return the outputs of a file with their dimensions.
+
+    Args:
+        name: as `served`.
+        also: as `served`.
+        hidden_states: layers whose vectors are outputs too (`Card.hidden_states`).
 
     Raises:
         KeyError: no such task.
@@ -401,6 +409,7 @@ def outputs_of(name: str, also: Sequence[str] = ()) -> dict[str, tuple[Dimension
     found = dict(own.outputs)
     for row in others:
         found.update(row.beside or row.outputs)
+    found.update({hidden_name(layer): ("batch", "tokens", "hidden") for layer in hidden_states})
     return found
 
 

@@ -15,6 +15,7 @@ from bertonnx.errors import BertonnxError, ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
+from bertonnx.runtime.decoders.tokens import POOLED, Pooled, TokenDecoder, output_of
 from bertonnx.runtime.decoders.uses import Answers, Run, Running, use_of
 from bertonnx.runtime.engine.cores import Cores
 from bertonnx.runtime.engine.engine import Engine
@@ -33,6 +34,8 @@ from bertonnx.runtime.options import (
     LongText,
     OnError,
     RunOptions,
+    chosen,
+    require_whole,
     taken,
 )
 from bertonnx.runtime.places import require_name
@@ -331,6 +334,51 @@ class Model(Methods):
         decode = taken(DecodeOptions, given)
         require_options(self.card, decode)
         return batch_schema(self.card, schema, decode, taken(BatchOptions, given))
+
+    def embed_tokens(
+        self, texts: Sequence[str], *, layer: int = -1, words: Pooled | None = None, prompt: str | None = None
+    ) -> list[Item]:
+        """Return one dict for each text: `tokens`, `offsets` and `vectors`, special tokens included.
+
+        The vectors are transformers' `hidden_states[layer]`: float32 of shape (tokens, width). `offsets` are
+        pairs of code points, half open, into the text; (0, 0) for special tokens and those of a prompt.
+
+        Args:
+            texts: the texts.
+            layer: -1 for the last one, which every file of embeddings holds; others where the file was
+                exported with `hidden_states`: 0 is what enters the first layer, and negative numbers count
+                from the last.
+            words: give words in place of tokens (`words` in place of `tokens`), as the tokenizer splits a
+                text before it looks for tokens; a word's vector is the "mean", "first", "last" or "max" of
+                its tokens'. Special tokens are then left out.
+            prompt: as `embed`.
+
+        Raises:
+            TaskError: the model's task is another.
+            RowError: a text failed; its place is in the message.
+            UsageError: the file does not hold the layer, or there is no such pooling or prompt.
+        """
+        self._require("embed")
+        require_whole("layer", layer)
+        if words is not None:
+            chosen("words", words, POOLED)
+        decoder = TokenDecoder(
+            output_of(self.card, layer), prompt=len(self.card.prompt_text(prompt)), words=words
+        )
+        self._require_open()
+        return self._tokens(listed(texts), prompt, decoder)
+
+    def _tokens(self, texts: Sequence[str], prompt: str | None, decoder: TokenDecoder) -> list[Item]:
+        found: list[Item] = []
+        for place, item in enumerate(
+            self._engine.map(self.prompted(as_rows(texts), prompt), decoder, soon=False)
+        ):
+            if isinstance(item, RowError):
+                raise in_row(place, item) from item
+            found.append(item)
+        if cut := sum("truncated" in item for item in found):
+            self._say_cut(cut, len(texts))
+        return found
 
     def tokenize(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None

@@ -19,6 +19,7 @@ from bertonnx.exporters.checkpoint.cross_encoder import (
 from bertonnx.exporters.checkpoint.embedding import Embedding
 from bertonnx.exporters.checkpoint.encoders import accepted_inputs, require_encoder
 from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.exporters.checkpoint.hidden_states import hidden_states_of
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.labels import named_head
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
@@ -82,6 +83,8 @@ class Checkpoint:
         clean_up_spaces: of decoded text.
         input_names: what the tokenizer makes and the model reads, in their usual order.
         notes: what was chosen for the user, a sentence each.
+        hidden_states: layers whose token vectors shall be outputs.
+        hidden_layers: how many layers there are; None where none shall be.
         private_keys: keys of its files that no library reads.
         ignored_keys: keys that were ignored because the user said so.
     """
@@ -117,6 +120,8 @@ class Checkpoint:
     clean_up_spaces: bool
     input_names: tuple[str, ...]
     notes: tuple[Message, ...]
+    hidden_states: tuple[int, ...] = ()
+    hidden_layers: int | None = None
     private_keys: tuple[str, ...] = ()
     ignored_keys: tuple[str, ...] = ()
 
@@ -164,7 +169,14 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         *account.notes,
     )
     checkpoint = _assembled(source, plan, loaded.model, tokenizer, max_length=max_length, notes=notes)
-    return replace(checkpoint, private_keys=account.private_keys, ignored_keys=account.ignored_keys)
+    hidden, layers = hidden_states_of(loaded.model, options.hidden_states)
+    return replace(
+        checkpoint,
+        hidden_states=hidden,
+        hidden_layers=layers,
+        private_keys=account.private_keys,
+        ignored_keys=account.ignored_keys,
+    )
 
 
 def _sequence_limit(plan: _Plan, options: ExportOptions) -> int | None:

@@ -198,6 +198,7 @@ def require_unpooled(row: Task, options: ExportOptions) -> None:
     """
     given = [name for name in ("pooling", "normalize") if getattr(options, name) is not None]
     given += ["dimensions"] if options.dimensions else []
+    given += ["hidden_states"] if options.hidden_states is not None else []
     if options.calibration is not None:
         require_reduced(options, "calibration")
     if given:

@@ -60,7 +60,7 @@ def add_heads(graph: Graph, checkpoint: Checkpoint) -> None:
     del graph.proto.output[:]
     graph.proto.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [sizes[axis] for axis in axes])
-        for name, axes in outputs_of(checkpoint.task, checkpoint.also).items()
+        for name, axes in outputs_of(checkpoint.task, checkpoint.also, checkpoint.hidden_states).items()
     )
 
 

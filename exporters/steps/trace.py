@@ -21,6 +21,7 @@ from bertonnx.exporters.onnxgraph.files import load_proto
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
+from bertonnx.models.hidden import hidden_name
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, said_by
 
@@ -77,14 +78,18 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
     for name, value in (config.values_override or {}).items():
         setattr(model.config, name, value)
     example = config.generate_dummy_inputs()
-    with _positional(model, tuple(example), tuple(config.outputs)), torch.no_grad():
+    axes = config.outputs
+    # As of the last one, which is among the task's own outputs.
+    axes |= {hidden_name(k): axes["last_hidden_state"] for k in checkpoint.hidden_states}
+    hidden = bool(checkpoint.hidden_states)
+    with _positional(model, tuple(example), tuple(axes), hidden=hidden), torch.no_grad():
         torch.onnx.export(
             model,
             tuple(example.values()),
             str(path),
             input_names=list(example),
-            output_names=list(config.outputs),
-            dynamic_axes={**config.inputs, **config.outputs},
+            output_names=list(axes),
+            dynamic_axes={**config.inputs, **axes},
             opset_version=OPSET,
             # The other exporter writes operators that the graph steps do not know, and takes longer.
             dynamo=False,
@@ -92,15 +97,20 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
 
 
 @contextmanager
-def _positional(model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[None]:
+def _positional(
+    model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str], *, hidden: bool
+) -> Iterator[None]:
     """Let the model take and give plain tensors in a known order, which is all that a trace understands."""
     own: Any = model.forward
     # XLM and FlauBERT fill a cache unasked, and tracing one in its first, empty state costs copies.
     others = without_cache(model)
+    if hidden:
+        others = {**others, "output_hidden_states": True}
 
     def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         result = own(**dict(zip(inputs, tensors, strict=True)), **others)
-        return tuple(result[name] for name in outputs)
+        named = {hidden_name(k): value for k, value in enumerate(result.get("hidden_states") or ())}
+        return tuple(named[name] if name in named else result[name] for name in outputs)
 
     # ModernBERT's code goes through a set of names, in an order that is another in each process.
     module = vars(sys.modules[type(model).__module__])
@@ -147,6 +157,7 @@ def _require_running(checkpoint: Checkpoint) -> None:
 
 def _require_outputs(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     expected = task_named(checkpoint.traced).raw_outputs
+    expected += tuple(map(hidden_name, checkpoint.hidden_states))
     names = tuple(output.name for output in model.graph.output)
     if names != expected:
         raise CheckpointError(

@@ -20,6 +20,7 @@ from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE
 from bertonnx.exporters.verify.reference import activated, layered
 from bertonnx.exporters.verify.samples import pair_rows
 from bertonnx.models.figures import OutputParity, ParityFigures
+from bertonnx.models.hidden import hidden_name
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import outputs_of
 from bertonnx.models.tasks import task as task_named
@@ -98,7 +99,7 @@ def compare(
     Raises:
         ParityError: an output is further apart than `TOLERANCE` allows.
     """
-    outputs = outputs_of(checkpoint.task, checkpoint.also)
+    outputs = outputs_of(checkpoint.task, checkpoint.also, checkpoint.hidden_states)
     found = {name: OutputParity(0.0, 0.0) for name in outputs}
     for feeds in inputs:
         reference = reference_outputs(checkpoint, feeds)
@@ -179,11 +180,14 @@ def reference_outputs(checkpoint: Checkpoint, feeds: Feeds) -> dict[str, Array]:
         read = {name: tensor for name, tensor in given.items() if name != POOLING_MASK}
         # With a cache of its own, FlauBERT of version 5 fails here.
         others = without_cache(checkpoint.model) if getattr(checkpoint.config, "pre_norm", False) else {}
-        raw = checkpoint.model(**read, **others)
+        wanted = {"output_hidden_states": True} if checkpoint.hidden_states else {}
+        raw = checkpoint.model(**read, **others, **wanted)
         tensors = {name: raw[name] for name in task_named(checkpoint.traced).raw_outputs}
+        tensors |= {hidden_name(k): raw.hidden_states[k] for k in checkpoint.hidden_states}
         if row.reference_head:
             resolve(row.reference_head)(checkpoint, tensors, given)
-    return {name: tensors[name].float().numpy() for name in outputs_of(checkpoint.task, checkpoint.also)}
+    outputs = outputs_of(checkpoint.task, checkpoint.also, checkpoint.hidden_states)
+    return {name: tensors[name].float().numpy() for name in outputs}
 
 
 Tensors = dict[str, "torch.Tensor"]

@@ -81,6 +81,7 @@ MODEL_METHODS = {
         "(self, texts, labels, *, template='This example is {}.', multi_label=False, entailment=None, "
         "threshold=None, top_k=1)"
     ),
+    "embed_tokens": "(self, texts, *, layer=-1, words=None, prompt=None)",
     "rank": "(self, query, documents, *, top_k=None, raw_scores=False)",
 }
 

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from bertonnx.cli.app import echo
+from bertonnx.cli.options import numbers
 from bertonnx.display import (
     steps,
     summary,
 )
+from bertonnx.models.hidden import ALL
 from bertonnx.models.pooling import POOLINGS
 from bertonnx.models.verifiers import VERIFIERS
 
@@ -116,6 +118,13 @@ def export(
             "need. Repeatable.",
         ),
     ] = None,
+    hidden_states: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYERS",
+            help="Layers whose token vectors become outputs too: all, or numbers such as 0,6,-1.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     trust_remote_code: Annotated[
         bool,
@@ -143,6 +152,9 @@ def export(
             ignore_keys=ignore_key or (),
             verify_with=verify_with or (),
             dimensions=dimensions or (),
+            hidden_states=hidden_states
+            if hidden_states in (None, ALL)
+            else numbers("hidden_states", str(hidden_states)),
             precision=precision,
             optimize=optimize,
             max_length=max_length,
