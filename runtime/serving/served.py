@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -137,6 +138,8 @@ class _Replayed(Methods):
         self._next += 1
         if self._next > len(self.there):
             raise _AskedError(list(rows), decoder)
+        # A use may note something of each row as it gives it (zero-shot counts them), and finds it so again.
+        deque(rows, maxlen=0)
         yield from self.there[self._next - 1]
 
     def _say_cut(self, cut: int, texts: int) -> None:

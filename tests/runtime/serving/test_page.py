@@ -9,11 +9,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import bertonnx
+from tests.tiny import save_tiny
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
 
@@ -103,6 +106,24 @@ def test_masks_ranks_similarity_and_sparse(page: Page, local: Mapping[str, berto
     assert page.query_selector("#results .bars") is not None
 
 
+def test_labels_of_ones_own(browser: Browser, tmp_path: Path) -> None:
+    from tests.serving import serving
+
+    labels = ("contradiction", "neutral", "entailment")
+    path = bertonnx.export(save_tiny(tmp_path / "nli", labels=labels), tmp_path / "nli.onnx").path
+    with serving({"nli": path}) as running, bertonnx.load(path) as model:
+        page = browser.new_page()
+        page.goto(running.url)
+        page.wait_for_selector("#labelled:not([hidden])")
+        page.fill("#labels", "travel, cooking , sport")
+        ask(page, "nli", "A train to Vienna.")
+        wanted = model.zero_shot(["A train to Vienna."], ["travel", "cooking", "sport"])[0]["scores"]
+        shown = [cell.inner_text() for cell in page.query_selector_all("#results .bars > span")]
+        best = sorted(wanted, key=wanted.__getitem__, reverse=True)
+        assert shown == [part for name in best for part in (name, f"{wanted[name]:.4f}")]
+        page.close()
+
+
 def test_what_a_person_types_is_no_markup(page: Page) -> None:
     ask(page, "mood", "<img src=x onerror=alert(1)> <b>bold</b>")
     assert page.inner_text("#results .text") == "<img src=x onerror=alert(1)> <b>bold</b>"
@@ -119,8 +140,17 @@ def test_the_lines_do_the_same(page: Page, server: Running, local: Mapping[str, 
     wanted = local["mood"].predict([text])
     done = subprocess.run(shlex.split(lines["curl"]), capture_output=True, check=True)
     (row,) = json.loads(done.stdout)["results"]
-    assert row == {"row": 0, **wanted[0]}
-    made: Any = eval(lines["Python"], {"bertonnx": bertonnx})
+    assert row["label"] == wanted[0]["label"]
+    # Written as short as float32 allows.
+    assert {name: np.float32(score) for name, score in row["scores"].items()} == wanted[0]["scores"]
+    clients = []
+
+    def connected(*arguments: str) -> bertonnx.Client:
+        clients.append(bertonnx.Client(*arguments))
+        return clients[-1]
+
+    made: Any = eval(lines["Python"], {"bertonnx": SimpleNamespace(Client=connected)})
+    clients[0].close()
     assert made == wanted
     assert lines["R"].startswith(f'model <- bert_remote("{server.url}", "mood"); predict(model, c("It\'s')
 
