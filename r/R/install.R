@@ -204,14 +204,21 @@ shadowing_libpython <- function(seen, path = the$library_path) {
   if (length(rivals) > 0) rivals[[1]]
 }
 
+OUR_ERROR <- "error: "
+
 # Runs a program, says what it says, and raises where it fails.
 run_to_the_end <- function(program, args, kind, problem, call) {
   lines <- character()
-  status <- run_showing(program, args, function(line) lines <<- c(lines, line))
+  # What our own command says last, its error, the condition says: shown here too, it would be there twice.
+  status <- run_showing(program, args, function(line) {
+    lines <<- c(lines, line)
+    !any(startsWith(lines, OUR_ERROR))
+  })
   if (status == 0L) {
     return(invisible(lines))
   }
-  last <- utils::tail(lines[nzchar(lines)], 5L)
+  wrong <- cumsum(startsWith(lines, OUR_ERROR)) > 0
+  last <- if (any(wrong)) lines[wrong] else utils::tail(lines[nzchar(lines)], 5L)
   names(last) <- rep(" ", length(last))
   escaped <- gsub("}", "}}", gsub("{", "{{", last, fixed = TRUE), fixed = TRUE)
   bert_abort(
@@ -230,8 +237,9 @@ run_showing <- function(program, args, heard) {
   status <- NULL
   on.exit(if (is.null(status)) close(connection))
   while (length(line <- readLines(connection, n = 1L, warn = FALSE)) > 0) {
-    heard(line)
-    cli::cli_verbatim(line)
+    if (isTRUE(heard(line))) {
+      cli::cli_verbatim(line)
+    }
   }
   status <- close(connection)
   exit_status(status)

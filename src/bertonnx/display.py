@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Call, Message, Option, command_face, printable, worded
@@ -168,6 +169,10 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
             f", and {len(card.labels) - 8} more" if len(card.labels) > 8 else ""
         )
         yield f"  labels      {shown}"
+    if task_named(card.task).activated:
+        activation = ACTIVATIONS[card.activation]
+        raw = activation.scale == "logit"
+        yield f"  scores      {'the logits themselves' if raw else f'{activation.name} of the logits'}"
     if card.pooling:
         unit = ", normalized" if card.normalize else ""
         yield f"  embedding   {card.width} wide, {card.pooling} pooling{unit}"

@@ -114,3 +114,15 @@ def test_int8_of_a_ranker_keeps_the_order_of_its_own_scores(tmp_path: Path) -> N
     # So far apart are the first and the last that this bites.
     assert np.ptp(wanted) > 0.05
     assert (np.argmax(scores), np.argmin(scores)) == (np.argmax(wanted), np.argmin(wanted))
+
+
+@pytest.mark.parametrize(
+    ("activation", "line"),
+    [(None, "scores      sigmoid of the logits"), ("none", "scores      the logits themselves")],
+)
+def test_info_says_what_makes_scores(
+    command: Command, tmp_path: Path, activation: str | None, line: str
+) -> None:
+    source = save_tiny(tmp_path / "m", "bert", "text-ranking")
+    path = bertonnx.export(source, tmp_path / "model.onnx", activation=activation).path
+    assert line in command("info", path).out

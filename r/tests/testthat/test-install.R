@@ -128,3 +128,20 @@ test_that("a program's status and words come back", {
   expect_identical(sort(heard), c("a {b}", "c"))
   expect_identical(suppressMessages(run_showing("sh", c("-c", "exit 0"), identity)), 0L)
 })
+
+test_that("our own error is said once, by the condition", {
+  skip_on_os("windows")
+  script <- "echo reading; echo 'error: no {such} file'; echo 'type: another'; exit 1"
+  shown <- character()
+  failed <- withCallingHandlers(
+    rlang::catch_cnd(run_to_the_end("sh", c("-c", script), "export", "Not exported.", rlang::current_env()), "error"),
+    message = function(said) {
+      shown <<- c(shown, conditionMessage(said))
+      rlang::cnd_muffle(said)
+    }
+  )
+  expect_match(paste(shown, collapse = ""), "reading")
+  expect_no_match(paste(shown, collapse = ""), "such|another")
+  expect_match(conditionMessage(failed), "error: no {such} file", fixed = TRUE)
+  expect_match(conditionMessage(failed), "type: another", fixed = TRUE)
+})
