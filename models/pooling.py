@@ -12,7 +12,7 @@ from typing import Any
 
 from bertonnx.models.registry import Registry
 
-__all__ = ["POOLINGS", "Pooling", "by_mode", "modes_of", "named", "register"]
+__all__ = ["POOLINGS", "Pooling", "by_mode", "known_keys", "modes_of", "named", "register"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ def named(names: str) -> tuple[Pooling, ...]:
     """
     # By its name first: a mode from outside may have a name that is another's mode.
     return tuple(POOLINGS.get(name) or by_mode(name) or POOLINGS[name] for name in names.split(","))
+
+
+def known_keys() -> frozenset[str]:
+    """Return the keys of a pooling module's config.json that are read, or that say how wide it is."""
+    widths = {"word_embedding_dimension", "embedding_dimension"}
+    return frozenset({"pooling_mode", "include_prompt", *widths, *(row.flag for row in POOLINGS)})
 
 
 def modes_of(config: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from bertonnx.errors import ModelFileError
 from bertonnx.models.activations import ACTIVATIONS, by_class
 from bertonnx.models.card import Card
 from bertonnx.models.families import family
-from bertonnx.models.pooling import POOLINGS, by_mode, modes_of, named
+from bertonnx.models.pooling import POOLINGS, by_mode, known_keys, modes_of, named
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file
@@ -345,7 +345,16 @@ def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
     Raises:
         ModelFileError: the graph does not do it, and neither can this module.
     """
-    modes = modes_of(folder.json(folder.pooling_file))
+    config = folder.json(folder.pooling_file)
+    unread = sorted(set(config) - known_keys())
+    if unread and "sentence_embedding" not in file.outputs:
+        raise ModelFileError(
+            "{path} has {key} {value!r}, which Sentence-Transformers does not read; take it out",
+            path=folder.root / folder.pooling_file,
+            key=unread[0],
+            value=config[unread[0]],
+        )
+    modes = modes_of(config)
     rows = [row.name for mode in modes if (row := by_mode(mode)) is not None]
     pooling = ",".join(rows) if len(rows) == len(modes) and rows else None
     # The graph pools by itself; what the folder says is only shown.
@@ -359,7 +368,7 @@ def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
             modes=" + ".join(modes) or "none",
             known=", ".join(row.mode for row in POOLINGS),
         )
-    if folder.default_prompt and not folder.json(folder.pooling_file).get("include_prompt", True):
+    if folder.default_prompt and not config.get("include_prompt", True):
         raise ModelFileError(
             "{path} leaves the default prompt out (include_prompt is false), which bertonnx does not do for "
             "models from elsewhere; export the checkpoint: {export}",

@@ -25,7 +25,7 @@ from bertonnx.exporters.checkpoint.sentence_layers import (
 )
 from bertonnx.exporters.options import Trust
 from bertonnx.models.activations import ACTIVATIONS, Activation, by_class
-from bertonnx.models.pooling import POOLINGS, by_mode, modes_of
+from bertonnx.models.pooling import POOLINGS, by_mode, known_keys, modes_of
 from bertonnx.models.registry import Registry
 from bertonnx.models.retrieval import DOCUMENT
 from bertonnx.models.splade import SATURATIONS, STRATEGIES
@@ -36,7 +36,7 @@ __all__ = ["read_activation", "read_layer"]
 _CONFIG = "config.json"
 
 _KEYS: Mapping[str, frozenset[str]] = {
-    "Pooling": frozenset({"pooling_mode", "include_prompt", *(row.flag for row in POOLINGS)}),
+    "Pooling": known_keys(),
     "Dense": frozenset(
         {"in_features", "out_features", "bias", "activation_function", "use_residual"}
         | {"module_input_name", "module_output_name"}
@@ -51,9 +51,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
 }
 """Module -> the keys of its config.json that are read here."""
 
-# Sentence-Transformers keeps it to tell how long an embedding is, and computes nothing by it.
 _HARMLESS: Mapping[str, frozenset[str]] = {
-    "Pooling": frozenset({"word_embedding_dimension", "embedding_dimension"}),
     # It takes a text's tokens in parts, which spares memory and changes no number.
     "SpladePooling": frozenset({"chunk_size"}),
 }

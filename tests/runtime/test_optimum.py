@@ -42,8 +42,10 @@ def optimum_folder(source: Path, folder: Path, task: str) -> Path:
 def folders(exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Export with Optimum the checkpoints that `exported` was made of."""
     made = {}
-    # Optimum makes a ranker as what it is to transformers: a classifier.
-    for task, file in ((task, file) for task, file in exported.items() if not task_named(task).ranks):
+    # To Optimum a ranker is a classifier, and what others make of a class's outputs it does not know.
+    rows = {task: task_named(task) for task in exported}
+    own = [task for task, row in rows.items() if {*row.raw_outputs} <= {*row.outputs} and not row.ranks]
+    for task, file in ((task, exported[task]) for task in own):
         made[task] = optimum_folder(file.parent / "checkpoint", tmp_path_factory.mktemp("optimum"), task)
     return made
 
@@ -451,6 +453,13 @@ def test_a_pooling_that_is_not_served_is_refused(encoder: Path, config: dict[str
         ModelFileError, match=rf"the pooling {named}, which .*one of mean, cls, max, lasttoken"
     ):
         bertonnx.load(_pooled(encoder, config))
+
+
+def test_a_key_of_pooling_that_nothing_reads_is_named(encoder: Path) -> None:
+    with pytest.raises(
+        ModelFileError, match=r"1_Pooling/config.json has weights 'linear', which Sentence-Tr"
+    ):
+        bertonnx.load(_pooled(encoder, {"pooling_mode": "mean", "weights": "linear"}))
 
 
 def test_several_poolings_are_joined(encoder: Path) -> None:
