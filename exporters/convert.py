@@ -24,6 +24,7 @@ from bertonnx.exporters.places import Named, named, places
 from bertonnx.exporters.ranges import ranges_of
 from bertonnx.exporters.staging import Staged, require_free, seal, stage, stamped
 from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
+from bertonnx.exporters.temperature import Scored, calibrated
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
@@ -101,6 +102,7 @@ def export(
     verify_with: Sequence[str] = (),
     dimensions: int | Sequence[int] = (),
     hidden_states: Sequence[int] | str | None = None,
+    calibrate_scores: str | Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint to one verified file.
@@ -139,6 +141,8 @@ def export(
             of embeddings that are cut to so many numbers and then normalized.
         hidden_states: of embeddings: layers whose token vectors are outputs too, for `embed_tokens(layer=)`;
             numbers as transformers counts `hidden_states`, or "all".
+        calibrate_scores: of text classification: a file with columns of texts and labels, by which a
+            temperature is fitted that makes scores worth what they say (`exporters.temperature`).
         progress: is told what begins, in a few words.
 
     Raises:
@@ -173,6 +177,7 @@ def export(
         if isinstance(hidden_states, Sequence) and not isinstance(hidden_states, str)
         else hidden_states,
         dimensions=tuple(dimensions) if isinstance(dimensions, Sequence) else (dimensions,),
+        calibrate_scores=None if calibrate_scores is None else Path(calibrate_scores),
     )
     # Before anything is read: an output that is in the way should not be found after minutes of work.
     path = require_free(output, force=options.force)
@@ -207,10 +212,14 @@ def exported(
     """
     checkpoint = _checkpoint(found, options)
     texts = _texts(checkpoint, options)
+    scored = None
+    if options.calibrate_scores is not None:
+        progress("calibrating scores")
+        checkpoint, scored = calibrated(checkpoint, options.calibrate_scores)
 
     progress("tracing the graph")
     graph = traced(checkpoint)
-    this = replace(_export(checkpoint, graph, path, options, texts, progress), noted=noted)
+    this = replace(_export(checkpoint, graph, path, options, texts, progress), noted=noted, scored=scored)
 
     progress("optimizing the graph")
     card = _optimized(graph, this)
@@ -249,6 +258,7 @@ class _Export:
         progress: is told what begins.
         noted: adds to the card what else is known of the finished graph.
         named: of a TensorFlow checkpoint: where the fp32 graph holds which parameter.
+        scored: labelled texts by which scores were calibrated.
     """
 
     checkpoint: Checkpoint
@@ -262,6 +272,7 @@ class _Export:
     progress: Callable[[str], None]
     noted: Noted = lambda _, card, __: card
     named: Named | None = None
+    scored: Scored | None = None
 
     @property
     def context(self) -> DecoderContext:
@@ -399,6 +410,8 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
     Only for a CPU unlike this one is there nothing to replay it with.
     """
     card = this.noted(session, card, this.tokenizer)
+    if this.scored is not None:
+        card = replace(card, calibration=this.scored.figures(session))
     this.progress("writing the file")
     if this.named is not None:
         staged.add_metadata({PLACES_KEY: as_text(places(staged.path, this.named, this.checkpoint.model))})

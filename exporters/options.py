@@ -10,12 +10,20 @@ from bertonnx.errors import UsageError
 from bertonnx.models.activations import ACTIVATIONS, ENCODER_ACTIVATIONS, by_name
 from bertonnx.models.hidden import ALL
 from bertonnx.models.pooling import POOLINGS
-from bertonnx.models.tasks import TASKS, task_meant
+from bertonnx.models.tasks import TASKS, Task, task_meant
 from bertonnx.models.verifiers import VERIFIERS
 from bertonnx.runtime.options import chosen, require_at_least, require_number, require_whole
 from bertonnx.wording import Option, Options
 
-__all__ = ["OPTIMIZE", "PRECISIONS", "TARGETS", "ExportOptions", "Trust", "require_reduced"]
+__all__ = [
+    "OPTIMIZE",
+    "PRECISIONS",
+    "TARGETS",
+    "ExportOptions",
+    "Trust",
+    "require_calibrating",
+    "require_reduced",
+]
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -40,6 +48,21 @@ class Trust:
 
     allow_pickle: bool = False
     trust_remote_code: bool = False
+
+
+def require_calibrating(row: Task) -> None:
+    """Refuse to calibrate the scores of a task that has none, or whose scores are no probabilities.
+
+    Raises:
+        UsageError: naming the tasks that have.
+    """
+    if not row.calibrates:
+        raise UsageError(
+            "{option} is for probabilities of labels, as of {able}, and the task is {task}; leave it out",
+            option=Option("calibrate_scores"),
+            able=Options([Option("task", other.name) for other in TASKS if other.calibrates]),
+            task=row.name,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,7 @@ class ExportOptions:
         ignore_keys: keys of the checkpoint's files, KEY or "FILE: KEY", that are ignored where they would be
             refused (`exporters.checkpoint.keys`).
         verify_with: names of rows of `models.verifiers`, whose own answers the graph is compared with too.
+        calibrate_scores: a labelled file by which a temperature is fitted; None for none.
 
     Raises:
         UsageError: an option cannot be what it is, or contradicts another.
@@ -95,6 +119,7 @@ class ExportOptions:
     verify_with: tuple[str, ...] = ()
     dimensions: tuple[int, ...] = ()
     hidden_states: tuple[int, ...] | str | None = None
+    calibrate_scores: Path | None = None
 
     def __post_init__(self) -> None:
         chosen("precision", self.precision, PRECISIONS)
@@ -104,6 +129,8 @@ class ExportOptions:
         if self.task is not None:
             # Frozen for those who read it: they get the name of a row, whatever was typed.
             object.__setattr__(self, "task", chosen("task", task_meant(self.task), TASKS.names))
+            if self.calibrate_scores is not None:
+                require_calibrating(TASKS[self.task])
         for name in (self.pooling or "").split(",") if self.pooling is not None else ():
             if name not in (*POOLINGS.names, *(row.mode for row in POOLINGS)):
                 chosen("pooling", self.pooling or "", POOLINGS.names)

@@ -9,7 +9,15 @@ from typing import Any, get_type_hints
 
 from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.models.activations import ACTIVATIONS
-from bertonnx.models.figures import TIMES, HalfFigures, Int8Figures, ParityFigures, TrainingFigures, as_json
+from bertonnx.models.figures import (
+    TIMES,
+    HalfFigures,
+    Int8Figures,
+    ParityFigures,
+    ScoreFigures,
+    TrainingFigures,
+    as_json,
+)
 from bertonnx.models.ranges import Ranges
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
@@ -83,6 +91,7 @@ class Card:
         quantization: figures of the INT8 step; None where there was none.
         half: figures of the fp16 step; None where there was none.
         training: how the model was trained; None where bertonnx did not train it.
+        calibration: how scores were calibrated; None where they are as the checkpoint makes them.
         versions: package -> version at export.
         files: name -> SHA-256, in hex, of every file of the checkpoint; of an adapter's base model that lies
             elsewhere with "base/" before it.
@@ -131,6 +140,7 @@ class Card:
     quantization: Int8Figures | None = None
     half: HalfFigures | None = None
     training: TrainingFigures | None = None
+    calibration: ScoreFigures | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     saved_by: Mapping[str, str] = field(default_factory=dict)
@@ -272,7 +282,7 @@ _RANGES: Mapping[str, Callable[[Any], bool]] = {
 _PREFIX = "default"
 """What the prompt of a card of format 1 is called, which had no names for prompts."""
 
-_FIGURES = ("parity", "quantization", "half", "training")
+_FIGURES = ("parity", "quantization", "half", "training", "calibration")
 _TIMED, _MEASURED = "quantization", "measured"
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "OutputParity",
     "ParityFigures",
     "QuantizedFigures",
+    "ScoreFigures",
     "TrainingFigures",
 ]
 
@@ -204,7 +205,31 @@ class TrainingFigures:
 TIMES = ("latency_ratio", "latency_fp32_ms", "latency_int8_ms", "latency_batch", "latency_tokens")
 """The figures that come out otherwise each time: all else of an export is the same each time."""
 
-Figures = ParityFigures | HalfFigures | Int8Figures | TrainingFigures
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFigures:
+    """How scores were calibrated, measured with the finished graph on the labelled texts that it was done by.
+
+    Attributes:
+        temperature: what logits are divided by before softmax or sigmoid; the output `logits` has them as
+            they were.
+        rows: how many labelled texts there were.
+        ece_before: expected calibration error without the temperature, in tenths (Guo et al. 2017): of the
+            best label, or of each of several labels that may be there.
+        ece_after: the same with it.
+        nll_before: mean negative log likelihood of the labels without it.
+        nll_after: the same with it.
+    """
+
+    temperature: float
+    rows: int
+    ece_before: float
+    ece_after: float
+    nll_before: float
+    nll_after: float
+
+
+Figures = ParityFigures | HalfFigures | Int8Figures | TrainingFigures | ScoreFigures
 
 
 def as_json(figures: Figures | None) -> dict[str, Any]:

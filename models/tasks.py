@@ -107,6 +107,7 @@ class Task:
         activated: whether `scores` follow the activation that a cross-encoder or the user names. What a
             result's score is then depends on it: with no activation it is the logit, with tanh it lies
             between -1 and 1, and neither is a probability.
+        calibrates: whether scores are probabilities of labels, which a temperature can correct.
         ranks: whether a result is one score, by which texts are put in order.
         prompts: names of prompts that can be asked for whatever the checkpoint says; where it has no text for
             one, nothing is put before a text.
@@ -150,6 +151,7 @@ class Task:
     labelled: bool = False
     masked: bool = False
     activated: bool = False
+    calibrates: bool = False
     ranks: bool = False
     prompts: tuple[str, ...] = ()
     candidates: int = 1
@@ -223,6 +225,7 @@ TASKS: Registry[Task] = Registry(
         kinds=("CrossEncoder",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),
+        calibrates=True,
         activated=True,
     ),
     Task(

@@ -87,6 +87,7 @@ class Checkpoint:
         hidden_layers: how many layers there are; None where none shall be.
         private_keys: keys of its files that no library reads.
         ignored_keys: keys that were ignored because the user said so.
+        temperature: what logits are divided by before the activation; a float32.
     """
 
     source: Source
@@ -124,6 +125,7 @@ class Checkpoint:
     hidden_layers: int | None = None
     private_keys: tuple[str, ...] = ()
     ignored_keys: tuple[str, ...] = ()
+    temperature: float = 1.0
 
 
 def load(source: Source, options: ExportOptions) -> Checkpoint:

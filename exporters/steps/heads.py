@@ -71,13 +71,17 @@ def add_embedding(graph: Graph, checkpoint: Checkpoint) -> None:
 
 
 def add_scores(graph: Graph, checkpoint: Checkpoint) -> None:
-    """Make `scores` of `logits`, of the same shape: the activation's numbers.
+    """Make `scores` of `logits`, of the same shape: the activation's numbers, after any temperature.
 
     Where layers follow the encoder they make the logits, (batch, labels), of `last_hidden_state`.
     """
     if checkpoint.layers:
         graph.add("Identity", [_layered(graph, checkpoint)[SCORES]], "logits", output="logits")
-    value = _activated(graph, "logits", checkpoint.activation, "activated")
+    value = "logits"
+    if checkpoint.temperature != 1.0:
+        divisor = graph.add_constant(checkpoint.temperature, np.float32, "temperature")
+        value = graph.add("Div", [value, divisor], "calibrated")
+    value = _activated(graph, value, checkpoint.activation, "activated")
     graph.add("Identity", [value], "scores", output="scores")
 
 

@@ -262,8 +262,8 @@ def _predicted(checkpoint: Checkpoint, card: Card, rows: Sequence[Row]) -> list[
         return np.asarray(scores, dtype=np.float32).reshape(-1)
 
     raw = [{"logits": predict(row, torch.nn.Identity())} for row in rows]
-    # Of another classifier it would take an activation that nobody chose.
-    if not is_sentence_folder(checkpoint):
+    # Of another classifier it would take an activation that nobody chose; and it knows of no temperature.
+    if not is_sentence_folder(checkpoint) or checkpoint.temperature != 1.0:
         return list(raw)
     return [{**answer, "scores": predict(row)} for answer, row in zip(raw, rows, strict=True)]
 

@@ -202,4 +202,4 @@ def scores_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[st
     """Make `scores` of `logits`, of the same shape; and those of `last_hidden_state` where layers do."""
     if checkpoint.layers:
         tensors["logits"] = layered(checkpoint.layers, tensors["last_hidden_state"], feeds)[SCORES]
-    tensors["scores"] = activated(checkpoint.activation, tensors["logits"])
+    tensors["scores"] = activated(checkpoint.activation, tensors["logits"] / checkpoint.temperature)

@@ -19,7 +19,13 @@ from bertonnx.wording import Call, Message, Option, command_face, printable, wor
 if TYPE_CHECKING:
     from bertonnx.exporters.convert import ExportReport
     from bertonnx.models.card import Card
-    from bertonnx.models.figures import AgreementFigures, HalfFigures, Int8Figures, TrainingFigures
+    from bertonnx.models.figures import (
+        AgreementFigures,
+        HalfFigures,
+        Int8Figures,
+        ScoreFigures,
+        TrainingFigures,
+    )
     from bertonnx.runtime.bench.measure import BenchReport
     from bertonnx.runtime.io.job import JobProgress
     from bertonnx.runtime.session.session import OpenSession
@@ -200,6 +206,8 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
             )
     if card.training:
         yield from _training_lines(card.training)
+    if card.calibration:
+        yield from _calibration_lines(card.calibration)
     if card.half:
         yield from _half_lines(card.half)
     if card.quantization:
@@ -225,6 +233,12 @@ def _training_lines(figures: TrainingFigures) -> Iterator[str]:
         score, value = next(iter(scores.items()))
         worse = "" if figures.better.get(name) else ", and the model is not better beyond chance"
         yield f"              {name} baseline: {score.replace('_', ' ')} {value:.4f}{worse}"
+
+
+def _calibration_lines(figures: ScoreFigures) -> Iterator[str]:
+    yield f"  calibrated  temperature {figures.temperature:.4g}, by {figures.rows} labelled rows"
+    before, after = figures.ece_before, figures.ece_after
+    yield f"              expected calibration error {before:.4f} before, {after:.4f} after"
 
 
 def _half_lines(figures: HalfFigures) -> Iterator[str]:

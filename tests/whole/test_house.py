@@ -72,6 +72,9 @@ ROOMS: Mapping[str, str] = {
     "exporters/ranges.py": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
     "runtime/engine runtime/vectors",
     "exporters/places.py": "runtime/modelfile",
+    "exporters/temperature.py": "runtime/session runtime/rows.py runtime/tokenization.py runtime/evaluation "
+    "exporters/options.py "
+    "exporters/checkpoint exporters/verify",
     "exporters/convert.py": ALL,
     "exporters/training": ALL,
     "src/bertonnx": ALL,

@@ -213,6 +213,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"target": "avx2"},
         {"calibration": "texts.txt", "task": "ner"},
         {"dimensions": 0},
+        {"calibrate_scores": "labelled.csv", "task": "ner"},
         {"min_agreement": 0.9},
         {"min_agreement": 99, "quantize": True},
         {"min_agreement": "high", "quantize": True},

@@ -125,6 +125,14 @@ def export(
             help="Layers whose token vectors become outputs too: all, or numbers such as 0,6,-1.",
         ),
     ] = None,
+    calibrate_scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Labelled texts (columns text and label): fit a temperature that makes scores worth what "
+            "they say.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     trust_remote_code: Annotated[
         bool,
@@ -155,6 +163,7 @@ def export(
             hidden_states=hidden_states
             if hidden_states in (None, ALL)
             else numbers("hidden_states", str(hidden_states)),
+            calibrate_scores=calibrate_scores,
             precision=precision,
             optimize=optimize,
             max_length=max_length,
