@@ -146,7 +146,8 @@ def test_the_lines_do_the_same(page: Page, server: Running, local: Mapping[str, 
     clients = []
 
     def connected(*arguments: str) -> bertonnx.Client:
-        clients.append(bertonnx.Client(*arguments))
+        url, name = arguments
+        clients.append(bertonnx.Client(url, name))
         return clients[-1]
 
     made: Any = eval(lines["Python"], {"bertonnx": SimpleNamespace(Client=connected)})
