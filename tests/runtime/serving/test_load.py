@@ -265,7 +265,7 @@ def test_what_cannot_be_served_is_said_before_anything_listens(
         bertonnx.serve([paths["mini"]], port=taken.getsockname()[1])
     for wrong in ({"port": -1}, {"port": 70_000}, {"max_queue": 0}, {"max_body": 0}, {"cors": [""]}):
         with pytest.raises(UsageError):
-            bertonnx.serve([paths["mini"]], **wrong)  # type: ignore[arg-type]
+            bertonnx.serve([paths["mini"]], **wrong)
     with pytest.raises(ServerError):
         bertonnx.serve([paths["mini"]], host="no such host")
 

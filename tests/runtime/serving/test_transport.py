@@ -401,7 +401,7 @@ def test_odd_requests_have_their_answers(server: Running, sent: bytes, status: b
 def test_request_ids_are_taken_if_they_can_be_logged(http: httpx.Client) -> None:
     assert http.get("/health", headers={"x-request-id": "abc-1.2"}).headers["x-request-id"] == "abc-1.2"
     for wrong in ("a b", "a" * 200, "", "ä", "<script>"):
-        found = http.get("/health", headers={"x-request-id": wrong.encode()}).headers["x-request-id"]
+        found = http.get("/health", headers={b"x-request-id": wrong.encode()}).headers["x-request-id"]
         assert found != wrong
         assert len(found) == 16
 
