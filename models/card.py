@@ -22,7 +22,7 @@ from bertonnx.models.ranges import Ranges
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
 from bertonnx.models.source_tensors import SourceTensor
-from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, outputs_of, served
+from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, Task, outputs_of, served, task_meant
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, Option
 
@@ -150,6 +150,25 @@ class Card:
     def dimensions(self) -> dict[str, tuple[Dimension, ...]]:
         """The outputs that the file must have for all its tasks, with their dimensions."""
         return outputs_of(self.task, self.also, self.hidden_states)
+
+    def row(self, asked: str | None = None) -> Task:
+        """Return the row of the task that results are for.
+
+        Args:
+            asked: name of one of the tasks that the file serves; None for its own.
+
+        Raises:
+            KeyError: there is no such task.
+            UsageError: the file serves no such task.
+        """
+        name = self.task if asked is None else task_meant(asked)
+        if name not in (self.task, *self.also):
+            raise UsageError(
+                "{asked}: this model was exported for {tasks}",
+                asked=Option("task", asked),
+                tasks=", ".join((self.task, *self.also)),
+            )
+        return task_named(name)
 
     @property
     def needs_pair(self) -> bool:

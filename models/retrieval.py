@@ -66,6 +66,13 @@ class LateInteraction:
     sides: Mapping[str, Side] = field(default_factory=dict)
     mean: bool = False
 
+    @property
+    def reads_sides(self) -> bool:
+        """Whether queries or documents are read in another way than other texts."""
+        return any(
+            side.max_length or side.marker is not None or side.expanded for side in self.sides.values()
+        )
+
     def side(self, name: str | None, default: str | None = None) -> Side:
         """Return how a text with a prompt of this name is read.
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import RowError, TaskError, TruncationWarning, UsageError
 from bertonnx.models.card import Card
-from bertonnx.models.tasks import TASKS
-from bertonnx.models.tasks import task as task_named
+from bertonnx.models.tasks import TASKS, served
 from bertonnx.runtime.options import (
     TEMPLATE,
     Aggregation,
@@ -180,9 +179,9 @@ class Methods(ABC):
             RowError: a document failed; its place is in the message.
             UsageError: the query is empty, `documents` is one text, or `top_k` is less than 1.
         """
-        self._require("rank")
+        task = self._require("rank")
         require_query(query)
-        decode = DecodeOptions(query=query, raw_scores=raw_scores)
+        decode = DecodeOptions(query=query, raw_scores=raw_scores, task=task)
         require_at_least("top_k", top_k)
         scores = [item["score"] for item in self._all(documents, None, decode)]
         # The sort is stable: of equal scores, the document that was given first stays first.
@@ -308,8 +307,8 @@ class Methods(ABC):
             RowError: a text failed; its place is in the message.
             UsageError: `top_k` is less than 1, or there is no such prompt.
         """
-        self._require("embed_sparse")
-        items = self._all(texts, None, DecodeOptions(prompt=prompt, top_k=top_k))
+        task = self._require("embed_sparse")
+        items = self._all(texts, None, DecodeOptions(prompt=prompt, top_k=top_k, task=task))
         return [{"ids": item["sparse"].ids, "weights": item["sparse"].weights} for item in items]
 
     def embed_tokens(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Item]:
@@ -325,11 +324,16 @@ class Methods(ABC):
             RowError: a text failed; its place is in the message.
             UsageError: there is no such prompt.
         """
-        self._require("embed_tokens")
-        return list(self._all(texts, None, DecodeOptions(prompt=prompt)))
+        task = self._require("embed_tokens")
+        return list(self._all(texts, None, DecodeOptions(prompt=prompt, task=task)))
 
     def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        prompt: str | None = None,
+        task: str | None = None,
     ) -> list[Item]:
         """Return one dict for each text with the fields of the command line's JSON, whatever the task.
 
@@ -337,13 +341,14 @@ class Methods(ABC):
             texts: the texts; of question answering, the questions.
             pairs: second texts, as many, for a model of text pairs; of question answering, the contexts.
             prompt: as `embed`.
+            task: of a file that serves several tasks, the one to answer; default its own.
 
         Raises:
             RowError: a text failed; its place is in the message.
-            UsageError: the pairs are missing or too few, or there is no such prompt.
+            UsageError: the pairs are missing or too few, or there is no such prompt or task.
         """
         # JSON has no arrays; whoever wants them calls `stream`, or the task's own method.
-        items = list(self._all(texts, pairs, DecodeOptions(prompt=prompt)))
+        items = list(self._all(texts, pairs, DecodeOptions(prompt=prompt, task=task)))
         return [{name: _plain(value) for name, value in item.items()} for item in items]
 
     def results(
@@ -394,9 +399,11 @@ class Methods(ABC):
         # Of the line that called the method which called what called this.
         warnings.warn(str(cut_note(cut, texts, self.max_length)), TruncationWarning, stacklevel=4)
 
-    def _require(self, method: str) -> None:
-        row = task_named(self.card.task)
-        if method not in row.methods:
+    def _require(self, method: str) -> str | None:
+        """Return the task that a method is of; None for the model's own."""
+        row, *others = served(self.card.task, self.card.also)
+        asked = next((other.name for other in others if method in other.methods), None)
+        if method not in row.methods and asked is None:
             serving, wanted = row.method, [task.name for task in TASKS if method in task.methods]
             raise TaskError(
                 "{method} needs a model exported for {wanted}, and this one was exported for {task}; call "
@@ -407,6 +414,7 @@ class Methods(ABC):
                 serving=_serving(serving),
                 option=Option("task", wanted[0]),
             )
+        return None if method in row.methods else asked
 
 
 def cut_note(cut: int, texts: int, limit: int) -> Message:

@@ -227,6 +227,7 @@ class Model(Methods):
         no_answer: bool = False,
         raw_scores: bool = False,
         query: str | None = None,
+        task: str | None = None,
         dimensions: int | None = None,
         normalize: bool | None = None,
         encoding: Encoding = "float32",
@@ -256,6 +257,7 @@ class Model(Methods):
             no_answer: as `answer`.
             raw_scores: whether scores are logits.
             query: as `rank`; the column of the texts is then that of the documents.
+            task: as `predict`.
             dimensions: as `embed`.
             normalize: as `embed`.
             encoding: as `embed`.
@@ -292,6 +294,7 @@ class Model(Methods):
         no_answer: bool = False,
         raw_scores: bool = False,
         query: str | None = None,
+        task: str | None = None,
         dimensions: int | None = None,
         normalize: bool | None = None,
         encoding: Encoding = "float32",
@@ -315,6 +318,7 @@ class Model(Methods):
             no_answer: as there.
             raw_scores: as there.
             query: as there.
+            task: as there.
             dimensions: as there.
             normalize: as there.
             encoding: as there.

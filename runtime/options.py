@@ -147,6 +147,8 @@ class DecodeOptions:
         entailment: the model's own label that means entailment, where its name does not say so.
         threshold: of several labels, those with a score above it are chosen; None for a half.
 
+        task: of a file that serves several, the one that results are for; None for its own.
+
     Raises:
         UsageError: there is no such aggregation or encoding, a number is less than 1, the query is empty, a
             label is empty or there twice, the template has no place for a label, or the threshold is none
@@ -167,6 +169,7 @@ class DecodeOptions:
     multi_label: bool = False
     entailment: str | None = None
     threshold: float | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         require_at_least("top_k", self.top_k)

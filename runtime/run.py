@@ -55,6 +55,7 @@ def run(
     no_answer: bool = False,
     raw_scores: bool = False,
     query: str | None = None,
+    task: str | None = None,
     dimensions: int | None = None,
     normalize: bool | None = None,
     encoding: Encoding = "float32",
@@ -89,6 +90,7 @@ def run(
         no_answer: whether a question may be left without an answer.
         raw_scores: whether scores are logits.
         query: of ranking: what each text is scored for; `column` then names the documents.
+        task: of a file that serves several tasks, the one to answer.
         dimensions: as `Model.embed`.
         normalize: as `Model.embed`.
         encoding: as `Model.embed`.
@@ -126,6 +128,7 @@ def run(
         no_answer=no_answer,
         raw_scores=raw_scores,
         query=query,
+        task=task,
         dimensions=dimensions,
         normalize=normalize,
         encoding=encoding,

@@ -151,7 +151,7 @@ class TextTokenizer:
         Raises:
             UsageError: a row asks for a prompt that the model has not.
         """
-        if self._card.late is not None:
+        if self._card.late is not None and self._card.late.reads_sides:
             return encoded_by_side(rows, self._side)
         results: list[Encoded | RowError] = []
         long: list[tuple[int, Row, Encoding]] = []

@@ -364,6 +364,14 @@ def _embedding_rows(model: PreTrainedModel) -> int:
     return int(table.weight.shape[0])
 
 
+def _sparse(embedding: Embedding, tokenizer: TokenizerFacts) -> SparseWeights | None:
+    """Return which weights of words count, tokens by their ids."""
+    if embedding.sparse is None or not embedding.unused:
+        return embedding.sparse
+    ids = (tokenizer.special_ids.get(name) for name in embedding.unused)
+    return replace(embedding.sparse, unused=tuple(sorted({number for number in ids if number is not None})))
+
+
 def _assembled(
     source: Source,
     plan: _Plan,
@@ -399,7 +407,7 @@ def _assembled(
         layers=plan.layers,
         width=plan.embedding.width,
         also=plan.embedding.also,
-        sparse=plan.embedding.sparse,
+        sparse=_sparse(plan.embedding, tokenizer),
         late=None if plan.embedding.late is None else plan.embedding.late(tokenizer, max_length),
         similarity=settings.similarity if plan.embedding.late is None else None,
         prompts=settings.prompts,

@@ -8,6 +8,7 @@ from typing import Any
 
 from bertonnx.errors import CheckpointError, UsageError
 from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.m3 import UNUSED, read_heads
 from bertonnx.exporters.checkpoint.sentence_layers import SENTENCE, Cut, Layer, Normalize, Pool, widths
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules
 from bertonnx.exporters.checkpoint.source import Source
@@ -32,6 +33,7 @@ class Embedding:
         width: length of an embedding.
         also: other tasks that the file serves too.
         sparse: of sparse embeddings: which weights count.
+        unused: what tokens are called (`cls_token`) whose weights never count.
         late: of many vectors for a text: says how queries and documents are read, by the tokenizer and the
             longest input.
         longest: longest input in tokens, where the checkpoint says it of queries and documents.
@@ -46,6 +48,7 @@ class Embedding:
     width: int | None = None
     also: tuple[str, ...] = ()
     sparse: SparseWeights | None = None
+    unused: tuple[str, ...] = ()
     late: Callable[[TokenizerFacts, int], LateInteraction] | None = None
     longest: int | None = None
     default_prompt: str | None = None
@@ -103,15 +106,22 @@ def planned_embedding(
     unit = isinstance(_last(layers), Normalize)
     width = _width(layers, hidden, options, folder=folder)
     _require_within(options, width)
+    heads = read_heads(source, hidden)
     pooling = ",".join(name for layer in layers if isinstance(layer, Pool) for name in layer.modes)
     return Embedding(
-        layers=tuple(layers),
+        # Before all others, which may put other vectors in the place of the encoder's.
+        layers=(*heads.layers, *layers),
+        also=heads.also,
+        sparse=SparseWeights() if heads.also else None,
+        unused=UNUSED if heads.also else (),
+        late=heads.late if heads.also else None,
         pooling=pooling,
         normalize=unit,
         width=width,
         notes=(
             _note(pooling, unit, options, changed=layers != own, says=modules is not None),
             *_cut_note(layers, whole),
+            *heads.notes,
         ),
     )
 

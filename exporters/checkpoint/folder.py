@@ -18,6 +18,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_PICKLE",
     "ADAPTER_WEIGHTS",
+    "HEADS",
     "METADATA",
     "SETFIT_CONFIG",
     "SETFIT_HEAD",
@@ -32,6 +33,9 @@ __all__ = [
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+HEADS = ("sparse_linear.pt", "colbert_linear.pt")
+"""Those of bge-m3."""
+
 METADATA = "artifact.metadata"
 SETFIT_CONFIG, SETFIT_HEAD = "config_setfit.json", "model_head.pkl"
 
@@ -213,6 +217,7 @@ def wanted_files(names: list[str], trust: Trust) -> tuple[list[str], list[str]]:
     pickled_adapter = (ADAPTER_PICKLE,) if trust.allow_pickle else ()
     adapter = (ADAPTER_WEIGHTS,) if any(ADAPTER_WEIGHTS in name for name in names) else pickled_adapter
     small = (*_CONFIG_FILES, *_TOKENIZER_FILES, *(("*.py",) if trust.trust_remote_code else ()))
+    heads = HEADS if trust.allow_pickle else ()
     # A model in safetensors may still have a Dense module in a pickle.
     inner_weights = (*_SAFE_WEIGHTS, *(_PICKLED_WEIGHTS if trust.allow_pickle else ()))
     tops = [name for name in names if "/" not in name]
@@ -220,7 +225,7 @@ def wanted_files(names: list[str], trust: Trust) -> tuple[list[str], list[str]]:
     return (
         [name for name in tops if _matches(name, small)]
         + [name for name in inner if _matches(PurePosixPath(name).name, small)],
-        [name for name in tops if _matches(name, (*weights, *adapter))]
+        [name for name in tops if _matches(name, (*weights, *adapter, *heads))]
         + [name for name in inner if _matches(PurePosixPath(name).name, (*inner_weights, *adapter))],
     )
 

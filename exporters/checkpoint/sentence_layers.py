@@ -20,6 +20,8 @@ __all__ = [
     "SCORES",
     "SENTENCE",
     "TOKENS",
+    "TOKEN_VECTORS",
+    "TOKEN_WEIGHTS",
     "Cut",
     "Dense",
     "Layer",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
+TOKEN_WEIGHTS, TOKEN_VECTORS = "token weights", "token vectors"
+"""What other heads make of the transformer's vectors; no module of Sentence-Transformers has these names."""
 
 _Array = npt.NDArray[np.float32]
 

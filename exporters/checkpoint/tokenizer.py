@@ -7,7 +7,8 @@ for what it would make of the same files, or to convert a vocabulary (`tokenizer
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class TokenizerFacts:
     padding_side: str
     truncation_side: str
     clean_up_spaces: bool
+    special_ids: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[Message, ...] = ()
 
 
@@ -137,6 +139,11 @@ def _facts(
         padding_side=sides["padding"],
         truncation_side=sides["truncation"],
         clean_up_spaces=clean and bool(spaced),
+        special_ids={
+            name: number
+            for name, token in named.items()
+            if (number := written.token_to_id(token)) is not None
+        },
         notes=notes,
     )
 

@@ -20,6 +20,8 @@ from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.sentence_layers import (
     SCORES,
     SENTENCE,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     TOKENS,
     Cut,
     Dense,
@@ -65,9 +67,17 @@ def add_heads(graph: Graph, checkpoint: Checkpoint) -> None:
 
 
 def add_embedding(graph: Graph, checkpoint: Checkpoint) -> None:
-    """Make `sentence_embedding` (batch, width) of `last_hidden_state` (batch, tokens, hidden)."""
-    vector = _layered(graph, checkpoint)[SENTENCE]
-    graph.add("Identity", [vector], "sentence_embedding", output="sentence_embedding")
+    """Make `sentence_embedding` (batch, width) of `last_hidden_state` (batch, tokens, hidden).
+
+    Of a checkpoint with other heads also `token_weights` (batch, tokens), and `token_embeddings` (batch,
+    tokens, vector).
+    """
+    values = _layered(graph, checkpoint)
+    graph.add("Identity", [values[SENTENCE]], "sentence_embedding", output="sentence_embedding")
+    if checkpoint.also:
+        last = graph.add_constant([-1], np.int64, "width_axis")
+        graph.add("Squeeze", [values[TOKEN_WEIGHTS], last], "token_weights", output="token_weights")
+        graph.add("Identity", [values[TOKEN_VECTORS]], "token_embeddings", output="token_embeddings")
 
 
 def add_scores(graph: Graph, checkpoint: Checkpoint) -> None:

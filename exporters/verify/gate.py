@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bertonnx.errors import PrecisionError, QuantizationError, RowError
 from bertonnx.exporters.options import ExportOptions
-from bertonnx.exporters.verify.agreement import Comparison
+from bertonnx.exporters.verify.agreement import Closeness, Comparison
 from bertonnx.models.figures import AgreementFigures
 from bertonnx.models.registry import resolve
-from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, feeds_of
@@ -74,29 +73,46 @@ def judge(
         PrecisionError: of the reduction's class: they agree less than the user accepts, fp32 predicts no
             row, or the candidate fails, or overflows, on one that fp32 predicts.
     """
-    comparison: Comparison = resolve(task_named(context.card.task).comparison)(context)
-    expected = _items(reference, context, rows, comparison.decoder)
-    # A text that fp32 cannot predict either says nothing of what smaller numbers lost.
-    known = [(row, item) for row, item in zip(rows, expected, strict=True) if not isinstance(item, RowError)]
-    if not known:
-        raise no_texts(reduction)
-    rows = [row for row, _ in known]
-    actual = _predicted(_items(candidate, context, rows, comparison.decoder), reduction)
+    # Of a file of several tasks the worst counts, since whoever uses it may want any of them.
+    names = (None, *context.card.also)
+    contexts = [replace(context, options=replace(context.options, task=name)) for name in names]
+    judged = [_compared(reduction, reference, candidate, rows, each) for each in contexts]
+    found = min((closeness for closeness, _ in judged), key=lambda closeness: closeness.value)
+    rows = judged[0][1]
     raw = list(_raw_outputs(reference, candidate, rows, context))
     # Decoders may make an answer even of infinity, so agreement alone would not notice an overflow.
     if any(np.isfinite(a).all() and not np.isfinite(b).all() for a, b in raw):
         raise _failure(reduction, Message("it puts out numbers that are not finite where fp32's are"))
-    found = comparison.compare([(item, other) for (_, item), other in zip(known, actual, strict=True)])
     figures = AgreementFigures(
         metric=found.metric,
         agreement=found.value,
         worst=found.worst,
         min_agreement=options.least_agreement,
-        texts=len(known),
+        texts=len(rows),
         mean_abs_difference=sum(float(np.abs(a - b).mean()) for a, b in raw) / len(raw),
     )
     require_agreement(reduction, figures, own_texts=options.calibration is None)
     return figures
+
+
+def _compared(
+    reduction: Reduction,
+    reference: Session,
+    candidate: Session,
+    rows: Sequence[Row],
+    context: DecoderContext,
+) -> tuple[Closeness, list[Row]]:
+    """Return how close two models' answers to one task are, and the rows that fp32 can predict."""
+    comparison: Comparison = resolve(context.card.row(context.options.task).comparison)(context)
+    expected = _items(reference, context, rows, comparison.decoder)
+    # A text that fp32 cannot predict either says nothing of what smaller numbers lost.
+    known = [(row, item) for row, item in zip(rows, expected, strict=True) if not isinstance(item, RowError)]
+    if not known:
+        raise no_texts(reduction)
+    left = [row for row, _ in known]
+    actual = _predicted(_items(candidate, context, left, comparison.decoder), reduction)
+    pairs = [(item, other) for (_, item), other in zip(known, actual, strict=True)]
+    return comparison.compare(pairs), left
 
 
 def require_agreement(reduction: Reduction, figures: AgreementFigures, *, own_texts: bool) -> None:

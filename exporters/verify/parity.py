@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bertonnx.errors import ParityError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.encoders import without_cache
-from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE
+from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE, TOKEN_VECTORS, TOKEN_WEIGHTS
 from bertonnx.exporters.verify.reference import activated, layered
 from bertonnx.exporters.verify.samples import pair_rows
 from bertonnx.models.figures import OutputParity, ParityFigures
@@ -195,7 +195,11 @@ Tensors = dict[str, "torch.Tensor"]
 
 def embedding_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[str, torch.Tensor]) -> None:
     """Make `sentence_embedding` (batch, width) of `last_hidden_state` (batch, tokens, hidden)."""
-    tensors["sentence_embedding"] = layered(checkpoint.layers, tensors["last_hidden_state"], feeds)[SENTENCE]
+    values = layered(checkpoint.layers, tensors["last_hidden_state"], feeds)
+    tensors["sentence_embedding"] = values[SENTENCE]
+    if checkpoint.also:
+        tensors["token_weights"] = values[TOKEN_WEIGHTS].squeeze(-1)
+        tensors["token_embeddings"] = values[TOKEN_VECTORS]
 
 
 def scores_reference(checkpoint: Checkpoint, tensors: Tensors, feeds: Mapping[str, torch.Tensor]) -> None:

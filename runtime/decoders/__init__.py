@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
-from bertonnx.models.tasks import TASKS, task
+from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Decoder
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -33,7 +33,7 @@ class DecoderContext:
     @property
     def top_k(self) -> int:
         """How many candidates a result lists: the user's number, or the task's."""
-        return self.options.top_k or task(self.card.task).candidates
+        return self.options.top_k or self.card.row(self.options.task).candidates
 
 
 def decoder_for(context: DecoderContext) -> Decoder:
@@ -45,7 +45,7 @@ def decoder_for(context: DecoderContext) -> Decoder:
     """
     require_options(context.card, context.options)
     # Resolved on use: a command of one task does not wait for the code of the others.
-    decoder: Decoder = resolve(task(context.card.task).decoder)(context)
+    decoder: Decoder = resolve(context.card.row(context.options.task).decoder)(context)
     return decoder
 
 
@@ -55,13 +55,14 @@ def require_options(card: Card, options: DecodeOptions) -> None:
     Raises:
         UsageError: naming it.
     """
+    row = card.row(options.task)
     for item in fields(options):
         owners = [row.name for row in TASKS if item.name in row.options]
         value = getattr(options, item.name)
-        if owners and card.task not in owners and value != item.default:
+        if owners and row.name not in owners and value != item.default:
             raise UsageError(
                 "{asked} is for {owners}, and this model is for {task}; leave it out",
                 asked=Option(item.name, value),
                 owners=", ".join(owners),
-                task=card.task,
+                task=row.name,
             )

@@ -13,7 +13,7 @@ from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Outputs, Piece
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["SparseDecoder", "Words", "sparse_decoder"]
+__all__ = ["SparseDecoder", "TokensDecoder", "Words", "sparse_decoder"]
 
 _Ids = npt.NDArray[np.int64]
 
@@ -43,6 +43,8 @@ class Words(dict[str, float]):
 def sparse_decoder(context: DecoderContext) -> Decoder:
     """Return the decoder of a model whose embeddings are sparse."""
     facts = context.card.sparse or SparseWeights()
+    if TokensDecoder.fetch[0] in context.card.outputs:
+        return TokensDecoder(context.tokenizer, context.options.top_k or facts.most, facts.unused)
     return SparseDecoder(context.tokenizer, context.options.top_k or facts.most)
 
 
@@ -72,6 +74,33 @@ class SparseDecoder:
 
     def decode(self, encoded: Encoded, kept: Sequence[tuple[npt.NDArray[np.int32], Array]]) -> Item:  # noqa: ARG002
         """Return the row's words."""
+        return {"sparse": words_of(self.tokenizer, kept, self.most)}
+
+
+@dataclass(frozen=True)
+class TokensDecoder:
+    """Items `{"sparse": Words}` of a model that weighs the tokens of a text, as bge-m3 does.
+
+    Attributes:
+        tokenizer: has the tokens of the ids.
+        most: how many of the heaviest are kept; None for all.
+        unused: ids whose weights never count.
+    """
+
+    tokenizer: TextTokenizer
+    most: int | None = None
+    unused: tuple[int, ...] = ()
+
+    fetch = ("token_weights",)
+
+    def keep(self, piece: Piece, outputs: Outputs) -> tuple[npt.NDArray[np.int32], Array]:
+        """Return the ids that weigh something, and their weights; an id may be there several times."""
+        weights = outputs["token_weights"]
+        counted = ~(weights <= 0) & ~np.isin(piece.ids, self.unused)
+        return piece.ids[counted].astype(np.int32), weights[counted].astype(np.float32)
+
+    def decode(self, encoded: Encoded, kept: Sequence[tuple[npt.NDArray[np.int32], Array]]) -> Item:  # noqa: ARG002
+        """Return the row's words, each with the largest weight of its tokens."""
         return {"sparse": words_of(self.tokenizer, kept, self.most)}
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
-from bertonnx.models.tasks import task
 from bertonnx.runtime.decoders import DecoderContext, require_options
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Row
@@ -54,7 +53,7 @@ def use_of(card: Card, options: DecodeOptions) -> Use | None:
     """
     require_options(card, options)
     usual = {item.name: item.default for item in fields(options)}
-    for use in task(card.task).uses:
+    for use in card.row(options.task).uses:
         if getattr(options, use.option) != usual[use.option]:
             answers: Use = resolve(use.answers)
             return answers

@@ -14,7 +14,6 @@ import numpy as np
 from bertonnx.errors import OutputError, RowError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
-from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Item
 from bertonnx.runtime.vectors.form import form_of
@@ -91,7 +90,7 @@ def columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
     Raises:
         OutputError: the card does not say what a column needs to know.
     """
-    return (_ROW, *resolve(task_named(card.task).columns)(card, decode), *_STATUS)
+    return (_ROW, *resolve(card.row(decode.task).columns)(card, decode), *_STATUS)
 
 
 def embedding_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from bertonnx.errors import RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
-from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.io.columns import Result, vector_of
 from bertonnx.runtime.io.outputs import FRAME_BYTES, Done, SpoolWriter, Writer, has_other_columns, not_ours
 from bertonnx.runtime.options import DecodeOptions
@@ -69,12 +68,13 @@ def ranking_numbers(card: Card, decode: DecodeOptions) -> Numbers:  # noqa: ARG0
 
 def _numbers_of(card: Card, decode: DecodeOptions) -> Numbers:
     # A row of a fixed number of numbers is all that the format can hold.
-    place = task_named(card.task).numbers
+    row = card.row(decode.task)
+    place = row.numbers
     if not place:
         raise UsageError(
             ".npy holds numbers, and the results of {task} are more than that; "
             "write .jsonl, .csv, .tsv, .parquet or .arrow",
-            task=card.task,
+            task=row.name,
         )
     return cast("Numbers", resolve(place)(card, decode))
 

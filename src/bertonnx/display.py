@@ -162,6 +162,8 @@ def _next(path: Path, card: Card) -> Message:
 def card_lines(card: Card, size: int) -> Iterator[str | Message]:
     """Yield a card in lines for people; `size` is in bytes."""
     yield f"  task        {card.task}" + (f" ({card.problem_type})" if card.problem_type else "")
+    if card.also:
+        yield f"  also        {', '.join(card.also)}"
     yield f"  family      {card.family}"
     revision = card.source.get("revision")
     yield f"  source      {card.source.get('id')}" + (f" at {revision}" if revision else "")

@@ -97,6 +97,13 @@ def run(
             help="Score each text as a document for this query; --column then names the documents.",
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a file that serves several tasks (bertonnx info lists them), the one to answer.",
+        ),
+    ] = None,
     dimensions: DimensionsOption = None,
     normalize: NormalizeOption = None,
     encoding: EncodingOption = "float32",
@@ -161,6 +168,7 @@ def run(
         no_answer=no_answer,
         raw_scores=raw_scores,
         query=query,
+        task=task,
         dimensions=dimensions,
         normalize=normalize,
         encoding=chosen("encoding", encoding, ENCODINGS),
