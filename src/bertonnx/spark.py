@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertonnx.errors import MissingDependencyError, UsageError
+from bertonnx.errors import InputError, MissingDependencyError, UsageError
 from bertonnx.runtime.options import (
     TEMPLATE,
     Aggregation,
@@ -29,7 +29,7 @@ from bertonnx.runtime.options import (
     RunOptions,
     taken,
 )
-from bertonnx.wording import Install, Message
+from bertonnx.wording import Install, Message, Option
 
 if TYPE_CHECKING:
     import pyarrow
@@ -131,6 +131,7 @@ def predict(
     own = _arrow_names(df)
     chosen_columns(assignment.card, own, assignment.columns, assignment.decode, what="the frame")
     batch_schema(assignment.card, own, assignment.decode, assignment.batch)
+    _require_names(df.columns, _fields(assignment))
     schema = types.StructType([*df.schema.fields, *_fields(assignment)])
     sent = _sent(assignment, df.sparkSession, ship)
     return df.mapInArrow(_mapped(assignment, sent), schema)
@@ -233,6 +234,29 @@ def _types() -> Any:
         ) from error
     del pyarrow
     return pyspark.sql.types
+
+
+def _require_names(names: Sequence[str], fields: Sequence[Any]) -> None:
+    """Refuse names that Spark, which reads `Label` and `label` as one, could not tell apart.
+
+    Raises:
+        InputError: saying which, and how others are given.
+    """
+    folded = [name.casefold() for name in names]
+    twice = sorted({name for name in names if folded.count(name.casefold()) > 1})
+    if twice:
+        raise InputError(
+            "the frame has several columns that Spark cannot tell apart: {names}; rename or drop them",
+            names=", ".join(twice),
+        )
+    clashes = [field.name for field in fields if field.name.casefold() in folded]
+    if clashes:
+        raise InputError(
+            "Spark cannot tell the columns {clashes} of the results from those of the frame; put something "
+            "before the names of results with {prefix}",
+            clashes=", ".join(clashes),
+            prefix=Option("prefix", "bert_"),
+        )
 
 
 def _arrow_names(df: DataFrame) -> pyarrow.Schema:
@@ -342,10 +366,13 @@ def results_of_texts(
 
 
 def _arrow_udf(function: Callable[..., Any], kind: Any) -> Any:
+    import pyarrow as pa
     from pyspark.sql import functions
 
     if hasattr(functions, "arrow_udf"):
-        return functions.arrow_udf(function, kind, functions.ArrowUDFType.SCALAR)
+        # It reads the annotations, and not those that are text, as here.
+        function.__annotations__ = dict.fromkeys(function.__annotations__, pa.Array)
+        return functions.arrow_udf(function, kind)
     return _pandas_udf(function, kind)
 
 

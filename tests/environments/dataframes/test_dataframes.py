@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def test_the_lines_of_the_page_give_what_run_gives(
     table = table_of("text-classification").drop_columns(["deep"])
     expected = results_of_run(exported["text-classification"], table)
     monkeypatch.chdir(tmp_path)
-    os.symlink(exported["text-classification"], "model.onnx")
+    Path("model.onnx").symlink_to(exported["text-classification"])
     pyarrow.parquet.write_table(table, "reviews.parquet")
     names: dict[str, Any] = {"__name__": "page"}
     exec(compile(block, f"docs/dataframes.md, {library}", "exec"), names)
