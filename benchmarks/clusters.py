@@ -9,8 +9,8 @@ vectors written to Parquet. Each case is a process of its own, and cases take tu
 - `ray`: `bertonnx.ray.predict` in a cluster of one CPU more than workers;
 - `spark`: `bertonnx.spark.predict` with master `local[workers,4]`;
 - `ray-st` and `spark-st`: sentence-transformers in Ray's documented recipe of batch inference (a class with
-  the model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone. One
-  thread a worker.
+  the model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone.
+  One thread a worker.
 
 Measured, for each case: the engine's own start (`ray.init`, a session); a job of 100 rows (with it, all that
 starting takes: workers, imports, the model); the same without a model (what of it is the engine's); and the
