@@ -373,16 +373,11 @@ class Model(Methods):
         return self._tokens(listed(texts), prompt, decoder)
 
     def _tokens(self, texts: Sequence[str], prompt: str | None, decoder: TokenDecoder) -> list[Item]:
-        found: list[Item] = []
-        for place, item in enumerate(
-            self._engine.map(self.prompted(as_rows(texts), prompt), decoder, soon=False)
-        ):
-            if isinstance(item, RowError):
-                raise in_row(place, item) from item
-            found.append(item)
-        if cut := sum("truncated" in item for item in found):
+        found = self._engine.map(self.prompted(as_rows(texts), prompt), decoder, soon=False)
+        items = [_good(place, item) for place, item in enumerate(found)]
+        if cut := sum("truncated" in item for item in items):
             self._say_cut(cut, len(texts))
-        return found
+        return items
 
     def tokenize(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
@@ -394,12 +389,8 @@ class Model(Methods):
             UsageError: there is no such prompt.
         """
         encoded: list[Encoded] = []
-        rows = self.prompted(as_rows(listed(texts), pairs), prompt)
-        for place, row in enumerate(rows):
-            result = row if isinstance(row, RowError) else self.tokenizer.encode([row])[0]
-            if isinstance(result, RowError):
-                raise in_row(place, result) from result
-            encoded.append(result)
+        for place, row in enumerate(self.prompted(as_rows(listed(texts), pairs), prompt)):
+            encoded.append(_good(place, self.tokenizer.encode([_good(place, row)])[0]))
         return encoded
 
     def stream(
@@ -481,6 +472,12 @@ def card_of(path: Path) -> Card:
         ModelFileError: it is missing, broken, foreign or of a newer format.
     """
     return _read(path).card
+
+
+def _good(place: int, result: Any) -> Any:
+    if isinstance(result, RowError):
+        raise in_row(place, result) from result
+    return result
 
 
 def _opened(path: Path, options: LoadOptions) -> tuple[_Found, TextTokenizer, OpenSession]:

@@ -1,0 +1,1 @@
+"""Tests of the examples in docs/vectors.md with FAISS and DuckDB."""
