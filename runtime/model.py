@@ -435,13 +435,20 @@ class Model(Methods):
     def _answers(self, rows: Iterable[Row | RowError], decode: DecodeOptions, *, soon: bool) -> Answers:
         return self.answers(rows, decode, partial(self._engine.map, soon=soon))
 
-    def answers(self, rows: Iterable[Row | RowError], decode: DecodeOptions, run: Run) -> Answers:
+    def answers(
+        self,
+        rows: Iterable[Row | RowError],
+        decode: DecodeOptions,
+        run: Run,
+        tokenizer: TextTokenizer | None = None,
+    ) -> Answers:
         """Return one result for each row.
 
         Args:
             rows: the rows.
             decode: what becomes of a text.
             run: computes rows for a decoder, as `Engine.map` does.
+            tokenizer: reads what is tokenized before `run`; default the model's.
 
         Raises:
             UsageError: there is no such prompt, or an option is of other tasks.
@@ -450,7 +457,7 @@ class Model(Methods):
         use = use_of(self.card, decode)
         if use is None:
             return run(rows, self.decoder(decode))
-        return use(Running(self.card, self.tokenizer, decode, run), rows)
+        return use(Running(self.card, tokenizer or self.tokenizer, decode, run), rows)
 
     def decoder(self, options: DecodeOptions) -> Decoder:
         """Return what makes results of what the graph puts out.

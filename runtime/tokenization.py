@@ -220,6 +220,35 @@ class TextTokenizer:
         other._prompt = lru_cache(maxsize=16)(other._make_prompt)
         return replace(side, expanded=side.expanded and min(side.expanded, longest)), other
 
+    def of_ids(self, ids: Sequence[int]) -> Encoded | RowError:
+        """Return a text that comes as token ids, with or without the special tokens around them.
+
+        Args:
+            ids: the ids, as this tokenizer makes them.
+        """
+        (bare,) = encoded(self._tokenizer, ["a"])
+        if isinstance(bare, RowError):
+            return bare
+        if not all(0 <= number < self._tokenizer.get_vocab_size() for number in ids):
+            return RowError("invalid-text", "there are token ids that the model does not have")
+        special = bare.special_tokens_mask
+        head = bare.ids[: _run_of_ones(special)]
+        tail = bare.ids[len(bare) - _run_of_ones(special[::-1]) :]
+        inner = list(ids)
+        # Clients send what a tokenizer made, and some of them made it without special tokens.
+        end = len(inner) - len(tail)
+        if end >= len(head) and (inner[: len(head)], inner[end:]) == (head, tail):
+            inner = inner[len(head) : end]
+        room = self.max_length - len(head) - len(tail)
+        cut = len(inner) > room
+        if cut and self.long_text == "error":
+            return self.too_long(len(inner) + len(head) + len(tail), whole_is_read=True)
+        if cut:
+            inner = inner[:room] if self._card.truncation_side == "right" else inner[len(inner) - room :]
+        whole = np.array([*head, *inner, *tail], dtype=np.int64)
+        piece = Piece(whole, np.zeros_like(whole), bare)
+        return Encoded(Row(""), (piece,), truncated=cut)
+
     def decode_ids(self, ids: list[int], skip_special_tokens: bool) -> str:
         """Return the text of token ids, as transformers' `PreTrainedTokenizerFast.decode`.
 

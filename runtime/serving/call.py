@@ -9,14 +9,13 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from bertonnx.errors import RowError
-from bertonnx.runtime.methods import Methods
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Item
 from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.fleet import Fleet
 from bertonnx.runtime.serving.http import Header, parsed
 from bertonnx.runtime.serving.options import ServeOptions
-from bertonnx.runtime.serving.served import Answer, Reading, Served, Side
+from bertonnx.runtime.serving.served import Answer, Reading, Replayed, Served, Side
 
 __all__ = ["Call", "State"]
 
@@ -95,7 +94,7 @@ class Call:
     async def ask(
         self,
         served: Served,
-        method: Callable[[Methods], T],
+        method: Callable[[Replayed], T],
         texts: Sequence[str],
         *,
         truncate: bool | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bertonnx.errors import UsageError
+from bertonnx.models.entailment import inference_of
 from bertonnx.runtime.serving.errors import RefusedError
 from bertonnx.runtime.serving.served import Served, Workers
 
@@ -16,6 +17,8 @@ _ENDING = ".onnx"
 
 _ANY = "predict"
 """The method that every model has."""
+
+_ZERO_SHOT = "zero_shot"
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f?#\\]|^\.{0,2}$|^/|/$|//")
 
 
@@ -126,4 +129,7 @@ class Fleet:
 
 def serves(served: Served, method: str) -> bool:
     """Return whether a model answers a method."""
+    if method == _ZERO_SHOT:
+        # Any classifier has the method, and only those of inference can say what entails what.
+        return method in served.task.methods and inference_of(served.card.labels, None) is not None
     return method in (_ANY, *served.task.methods)

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from bertonnx.models.registry import resolve
-from bertonnx.runtime.methods import Methods
-from bertonnx.runtime.options import AGGREGATIONS
+from bertonnx.runtime.options import AGGREGATIONS, TEMPLATE
 from bertonnx.runtime.rows import Item
 from bertonnx.runtime.serving.call import Call
 from bertonnx.runtime.serving.embedding import embedded, inputs_of
@@ -16,10 +15,10 @@ from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.fleet import serves
 from bertonnx.runtime.serving.http import Response, as_json
 from bertonnx.runtime.serving.labels import ranked_labels
-from bertonnx.runtime.serving.served import Served
-from bertonnx.runtime.serving.tei import side_of
+from bertonnx.runtime.serving.served import Replayed, Served
+from bertonnx.runtime.serving.tei import side_of, similarity
 
-__all__ = ["answers", "by_task", "embeddings", "entities", "items", "labels", "masks"]
+__all__ = ["answers", "by_task", "embeddings", "entities", "items", "labels", "masks", "zero_shot"]
 
 T = TypeVar("T")
 
@@ -38,7 +37,12 @@ async def by_task(call: Call) -> Response:
     if isinstance(inputs, dict):
         if "question" in inputs:
             return await answers(call)
-        raise fields.refused("inputs", "must hold `question` and `context`, or be a text")
+        if "source_sentence" in inputs:
+            return await similarity(call)
+        wanted = "must hold `question` and `context`, or `source_sentence` and `sentences`, or be a text"
+        raise fields.refused("inputs", wanted)
+    if "candidate_labels" in fields.inside("parameters"):
+        return await zero_shot(call)
     handler: Handler = resolve(_chosen(call).task.hub)
     return await handler(call)
 
@@ -106,6 +110,27 @@ def _is_raw(parameters: Fields, served: Served) -> bool:
         return True
     own = served.card.activation
     raise parameters.refused("function_to_apply", f"is {own} in this file; ask for that, or for none")
+
+
+async def zero_shot(call: Call) -> Response:
+    """Zero-shot classification: a list of the labels that were given, or one for each text of a list."""
+    texts, parameters = _texts(call)
+    parameters.only("candidate_labels", "multi_label", "hypothesis_template", *_CUT)
+    served = call.choose("zero_shot")
+    given = parameters.any("candidate_labels")
+    # Older clients join them.
+    labels = given.split(",") if isinstance(given, str) else parameters.texts("candidate_labels")
+    labels = [label.strip() for label in labels] if isinstance(given, str) else labels
+    template = parameters.text_or_none("hypothesis_template") or TEMPLATE
+    several = parameters.flag("multi_label")
+    found = await call.ask(
+        served,
+        lambda methods: methods.zero_shot(texts, labels, template=template, multi_label=several),
+        # Each text is read once with each label.
+        texts * max(1, len(labels)),
+        truncate=_truncate(call, parameters),
+    )
+    return _single(call, [ranked_labels(served.card, item) for item in found])
 
 
 async def entities(call: Call) -> Response:
@@ -190,7 +215,7 @@ async def items(call: Call) -> Response:
     texts, parameters = _texts(call)
     served = call.choose("predict")
 
-    def predict(methods: Methods) -> list[Item]:
+    def predict(methods: Replayed) -> list[Item]:
         return methods.predict(texts)
 
     return as_json(await call.ask(served, predict, texts, truncate=_truncate(call, parameters)))

@@ -12,13 +12,13 @@ from bertonnx.errors import RowError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.runtime.io.text import json_line
-from bertonnx.runtime.methods import Methods, in_row
+from bertonnx.runtime.methods import in_row
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.runtime.serving.call import Call
 from bertonnx.runtime.serving.errors import RefusedError, refusal_of
 from bertonnx.runtime.serving.http import Response, as_json
-from bertonnx.runtime.serving.served import Served
+from bertonnx.runtime.serving.served import Replayed, Served
 from bertonnx.runtime.serving.tensors import Request, Tensor, responded
 
 __all__ = [
@@ -158,7 +158,7 @@ def label_outputs(card: Card) -> Outputs:
 async def _labels(asked: Asked) -> list[Tensor]:
     texts, pairs = asked.texts, asked.pairs
 
-    def classify(methods: Methods) -> list[Item]:
+    def classify(methods: Replayed) -> list[Item]:
         return methods.classify(texts, pairs)
 
     items = await asked.call.ask(asked.served, classify, [*texts, *(pairs or ())], truncate=asked.truncate)

@@ -7,7 +7,7 @@ from typing import Any
 
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.serving.call import Call
-from bertonnx.runtime.serving.embedding import embedded, inputs_of
+from bertonnx.runtime.serving.embedding import embedded, ids_of, inputs_of
 from bertonnx.runtime.serving.errors import RefusedError
 from bertonnx.runtime.serving.http import Response, as_json
 from bertonnx.runtime.serving.served import Served
@@ -23,7 +23,7 @@ async def embeddings(call: Call) -> Response:
     served = call.choose("embed", fields.text_or_none("model"))
     form = fields.choice("encoding_format", _FORMATS) or "float"
     dimensions = fields.whole("dimensions")
-    inputs = inputs_of(fields, "input")
+    inputs = ids_of(fields, "input") or inputs_of(fields, "input")
     vectors = await embedded(
         call,
         served,

@@ -55,6 +55,8 @@ _POSTS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
         ("texts",),
     ),
     "/embed": ("Embeddings", _EMBED, ("inputs",)),
+    "/embed_all": ("A vector for each token", {"inputs": _TEXTS, "prompt_name": _TEXT, **_CUT}, ("inputs",)),
+    "/similarity": ("How near sentences are to one", {"inputs": _OBJECT, "parameters": _OBJECT}, ("inputs",)),
     "/embed_sparse": ("Sparse embeddings", {"inputs": _TEXTS, "prompt_name": _TEXT, **_CUT}, ("inputs",)),
     "/predict": ("Labels of texts or pairs", {"inputs": {}, "raw_scores": _FLAG, **_CUT}, ("inputs",)),
     "/rerank": (

@@ -151,6 +151,8 @@ def _table(metrics: Metrics) -> tuple[Route, ...]:
         _get("/v1/models/{model}", openai.model),
         _post("/v1/predict", wire.predict, "own"),
         _post("/embed", tei.embed, "tei"),
+        _post("/embed_all", tei.embed_all, "tei"),
+        _post("/similarity", tei.similarity, "tei"),
         _post("/embed_sparse", tei.embed_sparse, "tei"),
         _post("/predict", tei.predict, "tei"),
         _post("/tokenize", tei.tokenize, "tei"),

@@ -15,7 +15,7 @@ from bertonnx.errors import RowError
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders.uses import Answers
 from bertonnx.runtime.engine.batches import Chunk
-from bertonnx.runtime.methods import Methods
+from bertonnx.runtime.methods import Methods, in_row
 from bertonnx.runtime.model import Model
 from bertonnx.runtime.options import DecodeOptions, LongText
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Row, as_rows
@@ -23,7 +23,7 @@ from bertonnx.runtime.serving.admission import Admission
 from bertonnx.runtime.serving.bell import Bell
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["Answer", "Reading", "Served", "Workers"]
+__all__ = ["Answer", "Reading", "Replayed", "Served", "Workers"]
 
 T = TypeVar("T")
 
@@ -108,21 +108,23 @@ class _AskedError(Exception):
         self.decoder = decoder
 
 
-class _Replayed(Methods):
+class Replayed(Methods):
     """The methods of a model whose results come later.
 
     A method runs until it asks for results, which ends it. Once they are there it runs again from its
     beginning and finds them. So what becomes of results is written once, for `Model` and here.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, tokenizer: TextTokenizer) -> None:
         self.card = model.card
         self.there: list[Results] = []
         self._model = model
+        self._tokenizer = tokenizer
         self._next = 0
 
     @property
     def max_length(self) -> int:
+        """Longest input in tokens."""
         return self._model.max_length
 
     def again(self) -> None:
@@ -132,7 +134,20 @@ class _Replayed(Methods):
     def _results(
         self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
     ) -> Iterator[Item | RowError]:
-        return self._model.answers(as_rows(texts, pairs), decode, self._run)
+        return self._model.answers(as_rows(texts, pairs), decode, self._run, self._tokenizer)
+
+    def items(self, rows: Iterable[Encoded | RowError], decode: DecodeOptions) -> list[Item]:
+        """Return the results of what is tokenized already.
+
+        Raises:
+            RowError: one failed; its place is in the message.
+        """
+        found = []
+        for place, item in enumerate(self._run(rows, self._model.decoder(decode))):
+            if isinstance(item, RowError):
+                raise in_row(place, item) from item
+            found.append(item)
+        return found
 
     def _run(self, rows: Iterable[AnyRow], decoder: Decoder) -> Answers:
         self._next += 1
@@ -168,7 +183,7 @@ class Served:
         self._tokenizer = lru_cache(maxsize=8)(self._make_tokenizer)
 
     async def answer(
-        self, method: Callable[[Methods], T], reading: Reading, *, texts: int, characters: int
+        self, method: Callable[[Replayed], T], reading: Reading, *, texts: int, characters: int
     ) -> Answer[T]:
         """Return what a method of the model returns.
 
@@ -183,7 +198,7 @@ class Served:
             RefusedError: too many texts wait.
         """
         # Of each request its own, since it counts what was asked for.
-        replayed = _Replayed(self.model)
+        replayed = Replayed(self.model, self._tokenizer(reading))
         took: Answer[None] = Answer(None)
         with self.admission.admitted(texts, characters):
             while True:
@@ -195,7 +210,7 @@ class Served:
                     replayed.there.append(await self._computed(asked, reading, took))
         return Answer(**{**vars(took), "value": value})
 
-    async def _value(self, method: Callable[[Methods], T], replayed: _Replayed, texts: int) -> T:
+    async def _value(self, method: Callable[[Replayed], T], replayed: Replayed, texts: int) -> T:
         if texts <= _PART_ROWS or not replayed.there:
             return method(replayed)
         # Thousands of results are joined elsewhere, so that others are answered meanwhile.
@@ -258,6 +273,10 @@ class Served:
         _count(encoded, took)
         # Here too results of a few texts are made sooner than a thread is woken.
         return list(chunk.items()) if here else await self._workers.do(lambda: _items(chunk))
+
+    def tokenizer(self, reading: Reading) -> TextTokenizer:
+        """Return what reads texts so."""
+        return self._tokenizer(reading)
 
     def _make_tokenizer(self, reading: Reading) -> TextTokenizer:
         own = self.model.tokenizer

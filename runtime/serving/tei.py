@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bertonnx import __version__
 from bertonnx.errors import RowError
-from bertonnx.runtime.methods import Methods
 from bertonnx.runtime.rows import Item
 from bertonnx.runtime.serving.call import Call
-from bertonnx.runtime.serving.embedding import embedded, inputs_of
+from bertonnx.runtime.serving.embedding import embedded, ids_of, inputs_of
 from bertonnx.runtime.serving.errors import RefusedError, refusal_of
 from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.http import Response, as_json
 from bertonnx.runtime.serving.labels import ranked_labels
-from bertonnx.runtime.serving.served import Served, Side
+from bertonnx.runtime.serving.served import Replayed, Served, Side
 
-__all__ = ["decode", "embed", "embed_sparse", "info", "predict", "side_of", "tokenize"]
+__all__ = [
+    "decode",
+    "embed",
+    "embed_all",
+    "embed_sparse",
+    "info",
+    "predict",
+    "side_of",
+    "similarity",
+    "tokenize",
+]
 
 _SIDES: tuple[Side, ...] = ("left", "right")
 
@@ -30,7 +41,7 @@ async def embed(call: Call) -> Response:
     vectors = await embedded(
         call,
         served,
-        inputs_of(fields, "inputs"),
+        ids_of(fields, "inputs") or inputs_of(fields, "inputs"),
         prompt=fields.text_or_none("prompt_name"),
         dimensions=fields.whole("dimensions"),
         normalize=fields.flag_or_none("normalize"),
@@ -61,6 +72,40 @@ async def embed_sparse(call: Call) -> Response:
             for item in found
         ]
     )
+
+
+async def embed_all(call: Call) -> Response:
+    """`POST /embed_all`: a vector for each token."""
+    fields = call.fields
+    served, texts = call.choose("embed_tokens"), inputs_of(fields, "inputs")
+    prompt = fields.text_or_none("prompt_name")
+    found = await call.ask(
+        served,
+        lambda methods: methods.embed_tokens(texts, prompt=prompt),
+        texts,
+        truncate=fields.flag_or_none("truncate"),
+        side=side_of(fields),
+    )
+    return as_json([np.ascontiguousarray(item["vectors"]) for item in found])
+
+
+async def similarity(call: Call) -> Response:
+    """`POST /similarity`: how near each sentence is to one, also as Hugging Face asks for it."""
+    fields = call.fields
+    inputs, parameters = fields.inside("inputs"), fields.inside("parameters")
+    source, sentences = inputs.text("source_sentence"), inputs.texts("sentences")
+    if not sentences:
+        raise RefusedError("empty", "`inputs.sentences` is empty; give at least one text", "inputs.sentences")
+    served = call.choose("embed")
+    said = fields.flag_or_none("truncate")
+    near = await call.ask(
+        served,
+        lambda methods: methods.similarity([source], sentences),
+        [source, *sentences],
+        truncate=parameters.flag_or_none("truncate") if said is None else said,
+        side=side_of(parameters),
+    )
+    return as_json(near[0].tolist())
 
 
 def side_of(fields: Fields) -> Side | None:
@@ -104,7 +149,7 @@ async def _classified(
     truncate: bool | None,
     side: Side | None,
 ) -> list[Item]:
-    def classify(methods: Methods) -> list[Item]:
+    def classify(methods: Replayed) -> list[Item]:
         return methods.classify(texts, pairs, raw_scores=raw)
 
     both = [*texts, *(pairs or ())]

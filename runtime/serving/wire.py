@@ -25,7 +25,13 @@ _PREDICT = "predict"
 
 _OPTIONS = tuple(item.name for item in fields_of(DecodeOptions))
 
-_SAID: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_SAID: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list of texts",
+}
 
 _WORDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "tuple": list, "list": list}
 """Words of an annotation -> what JSON has for it; any other is of texts."""
@@ -36,7 +42,7 @@ async def predict(call: Call) -> Response:
     fields = call.fields
     fields.only("model", "method", "texts", "pairs", "options", "truncate", "exact")
     method = fields.text_or_none("method") or _PREDICT
-    known = [_PREDICT, *dict.fromkeys(row.method for row in TASKS if row.method != _PREDICT)]
+    known = list(dict.fromkeys([_PREDICT, *(name for row in TASKS for name in row.methods)]))
     if method not in known:
         raise fields.refused("method", f"must be one of {', '.join(known)}")
     served = call.choose(method, fields.text_or_none("model"))
@@ -67,6 +73,8 @@ def _decode(chosen: Mapping[str, Any]) -> DecodeOptions:
     """
     for name, value in chosen.items():
         kind = _KINDS[name]
+        # JSON has one kind of number, and writes 1.0 as 1.
+        value = float(value) if kind is float and type(value) is int else value
         if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
             raise RefusedError("invalid", f"`options.{name}` must be {_SAID[kind]}", f"options.{name}")
     return DecodeOptions(**chosen)
@@ -117,5 +125,5 @@ def _ready(value: Any) -> Any:
         return {name: _ready(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_ready(inner) for inner in value]
-    # Arrays of float32 are written so by orjson.
-    return value
+    # Float32 is written so by orjson, of arrays that lie in one piece.
+    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value

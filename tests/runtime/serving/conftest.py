@@ -26,6 +26,7 @@ NAMES = {
     "question-answering": "reader",
     "fill-mask": "filler",
     "sparse-embedding": "sparse",
+    "multi-vector": "late",
 }
 
 

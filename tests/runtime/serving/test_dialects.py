@@ -138,7 +138,7 @@ def test_predict_of_tei(posted: Posted, local: Models) -> None:
     ("path", "body", "status", "kind"),
     [
         ("/embed", {"inputs": []}, 400, "Empty"),
-        ("/embed", {"inputs": [3]}, 422, "Validation"),
+        ("/embed", {"inputs": [1.5]}, 422, "Validation"),
         ("/embed", {"inputs": "a", "normalize": "yes"}, 422, "Validation"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Validation"),
         ("/embed", {"inputs": "a", "prompt_name": "absent"}, 422, "Validation"),
@@ -220,6 +220,42 @@ def test_sparse_embeddings_of_tei(posted: Posted, local: Models) -> None:
     ]
     assert posted("/embed_sparse", {"inputs": TEXTS}) == (200, wanted)
     assert any(wanted)
+
+
+def test_token_ids_are_embedded_as_their_text(posted: Posted, local: Models) -> None:
+    model = local["mini"]
+    texts = ["Ada lived in London", "a b"]
+    ids = [one.pieces[0].ids.tolist() for one in model.tokenize(texts)]
+    bare = [row[1:-1] for row in ids]
+    for asked, wanted in ((ids, texts), (bare, texts), (ids[0], texts[:1]), (bare[1], texts[1:])):
+        _, answer = posted("/v1/embeddings", {"input": asked})
+        same([one["embedding"] for one in answer["data"]], model.embed(wanted))
+        same(posted("/embed", {"inputs": asked})[1], model.embed(wanted))
+    assert posted("/v1/embeddings", {"input": bare})[1]["usage"]["prompt_tokens"] == sum(map(len, ids))
+    faults: list[Any] = [[[]], [10**6], [-1], [1, "a"], [1.5], [[1], 2], [[1], "a"], [2**40]]
+    for wrong in faults:
+        assert posted("/v1/embeddings", {"input": wrong})[0] == 400
+    long = bare[0] * 200
+    assert posted("/v1/embeddings", {"input": long})[1]["error"]["code"] == "context_length_exceeded"
+    assert posted("/embed", {"inputs": long, "truncate": True})[0] == 200
+
+
+def test_vectors_of_tokens(posted: Posted, local: Models) -> None:
+    status, answer = posted("/embed_all", {"inputs": TEXTS})
+    assert status == 200
+    for found, item in zip(answer, local["late"].embed_tokens(TEXTS), strict=True):
+        same(found, item["vectors"])
+    ranked = local["late"].rank("Where?", TEXTS)
+    assert posted("/models/late/rerank", {"query": "Where?", "texts": TEXTS}) == (200, ranked)
+
+
+def test_similarity(posted: Posted, local: Models) -> None:
+    inputs = {"source_sentence": "Ada lived", "sentences": TEXTS}
+    wanted = local["mini"].similarity(["Ada lived"], TEXTS)[0].tolist()
+    for path in ("/similarity", "/", "/models/mini"):
+        assert posted(path, {"inputs": inputs}) == (200, wanted)
+    assert posted("/similarity", {"inputs": {**inputs, "sentences": []}})[0] == 400
+    assert posted("/similarity", {"inputs": "a"})[0] == 422
 
 
 # Rerank.

@@ -144,7 +144,8 @@ def test_models_share_the_cores(paths: dict[str, Path], monkeypatch: pytest.Monk
         texts = [f"{'word ' * (number % 30)}" for number in range(300)]
 
         def ask(path: str) -> int:
-            return httpx.post(server.url + path, json={"inputs": texts}, timeout=PATIENCE).status_code
+            answer = httpx.post(server.url + path, json={"inputs": texts}, timeout=PATIENCE)
+            return int(answer.status_code)
 
         with ThreadPoolExecutor(6) as pool:
             bodies = ["/embed", "/models/mood/"] * 6
