@@ -79,8 +79,7 @@ class ExportOptions:
             checkpoint says, else the mean.
         normalize: whether embeddings get length 1; None for what the checkpoint says, else not.
         activation: name of a row of `models.activations` that makes scores; None for the checkpoint's own. A
-            name of `ENCODER_ACTIVATIONS` is meant for the encoder instead, and moves to `encoder_activation`.
-        encoder_activation: of TensorFlow's checkpoints: what is between the layers; None for their own.
+            name of `ENCODER_ACTIVATIONS` is meant for the encoder of a TensorFlow checkpoint instead.
         labels: a file of the classes' names, one a line; None for the checkpoint's own.
         force: whether an existing output is replaced.
         quantize: whether to make it INT8.
@@ -108,7 +107,6 @@ class ExportOptions:
     pooling: str | None = None
     normalize: bool | None = None
     activation: str | None = None
-    encoder_activation: str | None = None
     labels: Path | None = None
     force: bool = False
     quantize: bool = False
@@ -134,12 +132,11 @@ class ExportOptions:
         for name in (self.pooling or "").split(",") if self.pooling is not None else ():
             if name not in (*POOLINGS.names, *(row.mode for row in POOLINGS)):
                 chosen("pooling", self.pooling or "", POOLINGS.names)
-        if self.activation in ENCODER_ACTIVATIONS:
-            # Told apart by the name alone, since no head has one of these.
-            object.__setattr__(self, "encoder_activation", self.activation)
-            object.__setattr__(self, "activation", None)
-        if self.activation is not None and by_name(self.activation) is None:
-            chosen("activation", self.activation, (*ACTIVATIONS.names, *ENCODER_ACTIVATIONS))
+        if self.head_activation is not None and by_name(self.head_activation) is None:
+            chosen("activation", self.head_activation, (*ACTIVATIONS.names, *ENCODER_ACTIVATIONS))
+        # Before a checkpoint is read for minutes.
+        if self.labels is not None and not self.labels.is_file():
+            raise UsageError("{asked}: there is no such file", asked=Option("labels", str(self.labels)))
         if self.target is not None:
             chosen("target", self.target, tuple(TARGETS))
         if self.hidden_states is not None:
@@ -154,6 +151,17 @@ class ExportOptions:
                 "{asked} is not a share; give one from 0 to 1, such as 0.99",
                 asked=Option("min_agreement", self.min_agreement),
             )
+
+    @property
+    def head_activation(self) -> str | None:
+        """The activation that makes scores; None for the checkpoint's own."""
+        # Told apart by the name alone, since no head has one of these.
+        return None if self.activation in ENCODER_ACTIVATIONS else self.activation
+
+    @property
+    def encoder_activation(self) -> str | None:
+        """The activation of an encoder's own layers; None for the checkpoint's own."""
+        return self.activation if self.activation in ENCODER_ACTIVATIONS else None
 
     @property
     def least_agreement(self) -> float:

@@ -309,7 +309,7 @@ def _score_note(
     row: Task, head: Head, crosses: CrossEncoder | None, options: ExportOptions
 ) -> tuple[Message, ...]:
     """Say what makes scores where that may surprise, and how a ranker is made of a lone number."""
-    if options.activation is not None:
+    if options.head_activation is not None:
         return (Message("scores use {activation}, as asked", activation=head.activation),)
     if crosses is not None and row.activated:
         return (

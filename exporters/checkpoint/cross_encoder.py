@@ -127,7 +127,7 @@ def crossed_head(
 
 
 def _asked(head: Head, options: ExportOptions) -> Head:
-    row = None if options.activation is None else by_name(options.activation)
+    row = None if options.head_activation is None else by_name(options.head_activation)
     return head if row is None else replace(head, activation=row.name)
 
 
@@ -153,12 +153,12 @@ def require_activation(row: Task, options: ExportOptions) -> None:
     Raises:
         UsageError: naming the tasks that have one.
     """
-    if options.activation is None or row.activated:
+    if options.head_activation is None or row.activated:
         return
     having = [other.name for other in TASKS if other.activated]
     raise UsageError(
         "{option} is for {having}, and the task is {task}; leave it out, or add {either}",
-        option=Option("activation", options.activation),
+        option=Option("activation", options.head_activation),
         having=", ".join(having),
         task=row.name,
         either=Options([Option("task", name) for name in having]),

@@ -220,7 +220,7 @@ def sentence_answers(
     Raises:
         CannotCheckError: the task is none of its, or options make the file another model than the folder.
     """
-    if options.pooling is not None or options.normalize is not None or options.activation is not None:
+    if options.pooling is not None or options.normalize is not None or options.head_activation is not None:
         raise CannotCheckError(
             Message("it pools, normalizes and makes scores as the folder says, and you chose otherwise")
         )

@@ -208,6 +208,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"max_length": "long"},
         {"pooling": "median"},
         {"activation": "loud"},
+        {"labels": "no-such-file.txt"},
         {"verify_with": ("nobody",)},
         {"target": "m1", "quantize": True},
         {"target": "avx2"},
