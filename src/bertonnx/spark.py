@@ -383,7 +383,9 @@ def _pandas_udf(function: Callable[..., Any], kind: Any) -> Any:
     from pyspark.sql.functions import pandas_udf
 
     def of_series(*columns: pd.Series) -> pd.DataFrame:
-        result = function(*(pa.Array.from_pandas(column, pa.string()) for column in columns))
+        # Value by value: what pandas holds texts in, and writes for null, differs from version to version.
+        texts = (column.astype(object).where(column.notna(), None).tolist() for column in columns)
+        result = function(*(pa.array(values, pa.string()) for values in texts))
         return pa.RecordBatch.from_struct_array(result).to_pandas()
 
     # By what they are: it reads the annotations, which here are text.
