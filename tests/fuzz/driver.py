@@ -20,6 +20,9 @@ HANGS_AFTER = 30.0
 
 _AT_ONCE = 200
 
+_PATIENCE = 10
+"""How many times as long it may take where it waits for a processor of a busy machine."""
+
 
 @dataclass
 class Tally:
@@ -98,7 +101,16 @@ def _lines(process: subprocess.Popen[bytes]) -> list[str]:
         selector.register(process.stdout, selectors.EVENT_READ)
         held = b""
         lines = []
-        while selector.select(HANGS_AFTER):
+        waited: list[float] = []
+        while True:
+            if not selector.select(HANGS_AFTER):
+                waited.append(_work(process.pid))
+                # At work for half of that time since it was first looked at, or not at all: it hangs. Else it
+                # waits for a processor of a busy machine.
+                if waited[-1] < 0 or waited[-1] - waited[0] > HANGS_AFTER / 2 or len(waited) > _PATIENCE:
+                    break
+                continue
+            waited.clear()
             data = os.read(process.stdout.fileno(), 1 << 16)
             if not data:
                 process.wait()
@@ -106,3 +118,20 @@ def _lines(process: subprocess.Popen[bytes]) -> list[str]:
             *whole, held = (held + data).split(b"\n")
             lines += [line.decode(errors="replace") for line in whole]
     return lines
+
+
+def _work(worker: int) -> float:
+    """Return the seconds that a worker and its children have worked; -1 where all of them only wait."""
+    seconds, working = 0.0, False
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name of a program, in brackets, can hold anything.
+            number, _, rest = place.read_text().partition(" (")
+        except OSError:
+            continue  # it has ended
+        state, parent, *figures = rest.rpartition(") ")[2].split()
+        if worker in (int(number), int(parent)):
+            working |= state in "RD"
+            # Its own time, and that of children that have ended.
+            seconds += sum(map(int, figures[9:13])) / os.sysconf("SC_CLK_TCK")
+    return seconds if working else -1
