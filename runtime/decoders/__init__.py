@@ -57,9 +57,12 @@ def require_options(card: Card, options: DecodeOptions) -> None:
     """
     row = card.row(options.task)
     for item in fields(options):
-        owners = [row.name for row in TASKS if item.name in row.options]
         value = getattr(options, item.name)
-        if owners and row.name not in owners and value != item.default:
+        # First, as nearly all are left as they are, and a server asks for each request.
+        if value == item.default:
+            continue
+        owners = [one.name for one in TASKS if item.name in one.options]
+        if owners and row.name not in owners:
             raise UsageError(
                 "{asked} is for {owners}, and this model is for {task}; leave it out",
                 asked=Option(item.name, value),
