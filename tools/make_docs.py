@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+from matrix_page import matrix_part
 
 from bertonnx.cli import app
 from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family
@@ -66,6 +67,8 @@ def _families() -> Iterator[str]:
     yield "These are refused:"
     yield ""
     yield from (f"- `{name}`: {reason}" for name, reason in EXCLUDED_FAMILIES.items())
+    yield ""
+    yield matrix_part([family.name for family in FAMILIES], [task.name for task in TASKS])
 
 
 def _cell(family: Family, task: str, notes: list[str]) -> str:

@@ -24,6 +24,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
+
+from tests.matrix.reading import saved_in
 
 OUTCOME = Path(__file__).with_name("outcome.json")
 
@@ -48,14 +51,16 @@ def main() -> int:
     ]
     pythons = {"older": given.older / "bin" / "python", "newer": given.newer / "bin" / "python"}
     with nullcontext(given.place) if given.place else tempfile.TemporaryDirectory() as place:
-        versions, found = _tried(Path(place), pythons, chosen, given.processes)
-    return _told(versions, found, keep=not chosen)
+        found = _tried(Path(place), pythons, chosen, given.processes)
+    return _told(found, keep=not chosen)
 
 
-def _tried(
-    place: Path, pythons: dict[str, Path], chosen: list[str], processes: int
-) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
-    """Save all, read all, and return the versions by environment, and the outcomes by way and folder."""
+Found = dict[str, dict[str, Any]]
+"""`versions` by environment, the folders that each `saved`, and `outcomes` by way and folder."""
+
+
+def _tried(place: Path, pythons: dict[str, Path], chosen: list[str], processes: int) -> Found:
+    """Save all and read all."""
     folders = {name: place / name for name in pythons}
     notes = {name: folder / "versions.json" for name, folder in folders.items()}
     # Written last, so that it tells what was saved to its end.
@@ -79,12 +84,16 @@ def _tried(
         ],
         processes,
     )
-    found: dict[str, dict[str, str]] = {f"{saver} > {reader}": {} for saver, reader in ways}
+    outcomes: dict[str, dict[str, str]] = {f"{saver} > {reader}": {} for saver, reader in ways}
     for (saver, reader, _), path in parts.items():
         # Of few folders, a part may be of none.
         if path.is_file():
-            found[f"{saver} > {reader}"].update(json.loads(path.read_text()))
-    return {name: json.loads(path.read_text()) for name, path in notes.items()}, found
+            outcomes[f"{saver} > {reader}"].update(json.loads(path.read_text()))
+    return {
+        "versions": {name: json.loads(path.read_text()) for name, path in notes.items()},
+        "saved": {name: saved_in(folder) for name, folder in folders.items()},
+        "outcomes": outcomes,
+    }
 
 
 def _together(commands: list[list[str | Path]], processes: int) -> None:
@@ -100,10 +109,10 @@ def _ended(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
 
 
-def _told(versions: dict[str, dict[str, str]], found: dict[str, dict[str, str]], *, keep: bool) -> int:
+def _told(found: Found, *, keep: bool) -> int:
     """Print what is not right, write the whole, and return the exit code."""
     wrong = 0
-    for way, outcomes in found.items():
+    for way, outcomes in found["outcomes"].items():
         for name, said in outcomes.items():
             if said != "right":
                 print(f"{way}  {name}: {said}")
@@ -111,13 +120,8 @@ def _told(versions: dict[str, dict[str, str]], found: dict[str, dict[str, str]],
         right = sum(said == "right" for said in outcomes.values())
         print(f"{way}: {right} right, {len(outcomes) - right} not, of {len(outcomes)}")
     if keep:
-        OUTCOME.write_text(
-            json.dumps(
-                {"versions": versions, "outcomes": found}, indent=1, ensure_ascii=False, sort_keys=True
-            )
-            + "\n",
-            encoding="utf-8",
-        )
+        text = json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True)
+        OUTCOME.write_text(text + "\n", encoding="utf-8")
         print("type: python tools/make_docs.py")
     print(f"{wrong} neither right nor refused")
     return 1 if wrong else 0

@@ -37,6 +37,11 @@ class _Unequal(Exception):
     """The file and the library that saved its checkpoint part."""
 
 
+def saved_in(folder: Path) -> list[str]:
+    """Return the names of the checkpoints below a folder, in order."""
+    return sorted(file.parent.relative_to(folder).as_posix() for file in folder.rglob("reference.npz"))
+
+
 def outcome(folder: Path) -> str:
     """Return what becomes of one saved folder."""
     with tempfile.TemporaryDirectory(prefix="bertonnx-") as place:
@@ -124,11 +129,10 @@ def main() -> None:
     found: dict[str, str] = json.loads(given.outcome.read_text()) if given.outcome.is_file() else {}
     # One text is too long for some, and its library cuts it too.
     warnings.simplefilter("ignore")
-    for file in sorted(given.folder.rglob("reference.npz"))[part::parts]:
-        name = file.parent.relative_to(given.folder).as_posix()
+    for name in saved_in(given.folder)[part::parts]:
         if name in found:
             continue
-        found[name] = outcome(file.parent)
+        found[name] = outcome(given.folder / name)
         print(f"{name}: {found[name][:150]}", flush=True)
         given.outcome.write_text(json.dumps(found, indent=1, ensure_ascii=False))
 
