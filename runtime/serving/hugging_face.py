@@ -126,8 +126,7 @@ async def zero_shot(call: Call) -> Response:
     found = await call.ask(
         served,
         lambda methods: methods.zero_shot(texts, labels, template=template, multi_label=several),
-        # Each text is read once with each label.
-        texts * max(1, len(labels)),
+        [*texts, *labels],
         truncate=_truncate(call, parameters),
     )
     return _single(call, [ranked_labels(served.card, item) for item in found])

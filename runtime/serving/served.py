@@ -21,6 +21,7 @@ from bertonnx.runtime.options import DecodeOptions, LongText
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.serving.admission import Admission
 from bertonnx.runtime.serving.bell import Bell
+from bertonnx.runtime.serving.errors import RefusedError
 from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["Answer", "Reading", "Replayed", "Served", "Workers"]
@@ -39,6 +40,9 @@ _HERE_ROWS = 64
 
 _PART_ROWS, _PART_CHARACTERS = 256, 200_000
 """Of a large request, what is tokenized and put into the engine together."""
+
+_MOST_ROWS, _MOST_CHARACTERS = 500_000, 100_000_000
+"""Of one request, once its texts stand beside its labels or query."""
 
 _PARTS = 3
 """Parts of one request under way."""
@@ -152,7 +156,7 @@ class Replayed(Methods):
     def _run(self, rows: Iterable[AnyRow], decoder: Decoder) -> Answers:
         self._next += 1
         if self._next > len(self.there):
-            raise _AskedError(list(rows), decoder)
+            raise _AskedError(_bounded(rows), decoder)
         # A use may note something of each row as it gives it (zero-shot counts them), and finds it so again.
         deque(rows, maxlen=0)
         yield from self.there[self._next - 1]
@@ -283,6 +287,29 @@ class Served:
         if reading.long_text in (None, own.long_text) and reading.side in (None, self.card.truncation_side):
             return own
         return own.reading(reading.long_text or own.long_text, reading.side or self.card.truncation_side)
+
+
+def _bounded(rows: Iterable[AnyRow]) -> list[AnyRow]:
+    """Return rows as a list, unless they are more than a body can mean.
+
+    Texts with labels, or a query with documents, are as many rows as the product of the two: a body of two
+    megabytes could ask for billions.
+
+    Raises:
+        RefusedError: they are too many, or too long all together.
+    """
+    found: list[AnyRow] = []
+    characters = 0
+    for row in rows:
+        found.append(row)
+        characters += _characters(row)
+        if len(found) > _MOST_ROWS or characters > _MOST_CHARACTERS:
+            raise RefusedError(
+                "too_large",
+                f"texts with all that they are read with are more than {_MOST_ROWS} rows or "
+                f"{_MOST_CHARACTERS} characters; send fewer at a time",
+            )
+    return found
 
 
 def _items(chunk: Chunk) -> Results:

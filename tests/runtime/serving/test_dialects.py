@@ -560,3 +560,10 @@ def test_what_the_wire_refuses(posted: Posted, body: Any, status: int) -> None:
     found, answer = posted("/v1/predict", body)
     assert (found, bool(answer["error"]["message"])) == (status, True)
     assert posted("/v1/predict", {"texts": []}) == (200, {"results": []})
+
+
+def test_a_small_body_cannot_ask_for_billions_of_rows(posted: Posted) -> None:
+    long = "word " * 30_000
+    body = {"query": long, "documents": [str(number) for number in range(3000)]}
+    status, answer = posted("/v2/rerank", body)
+    assert (status, "send fewer" in answer["message"]) == (413, True)
