@@ -68,6 +68,7 @@ def predict(
     multi_label: bool = False,
     entailment: str | None = None,
     threshold: float | None = None,
+    task: str | None = None,
     provider: str = "auto",
     max_length: int | None = None,
     long_text: LongText | None = None,
@@ -104,6 +105,7 @@ def predict(
         multi_label: as there.
         entailment: as there.
         threshold: as there.
+        task: as there.
         provider: as `bertonnx.load`, and so are the next four.
         max_length: as there.
         long_text: as there.
@@ -157,6 +159,7 @@ def udf(
     multi_label: bool = False,
     entailment: str | None = None,
     threshold: float | None = None,
+    task: str | None = None,
     provider: str = "auto",
     max_length: int | None = None,
     long_text: LongText | None = None,
@@ -188,6 +191,7 @@ def udf(
         multi_label: as there.
         entailment: as there.
         threshold: as there.
+        task: as there.
         provider: as there.
         max_length: as there.
         long_text: as there.
