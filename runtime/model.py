@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bertonnx.errors import BertonnxError, ModelFileError, RowError, UsageError
 from bertonnx.models.card import Card
+from bertonnx.models.tasks import served
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
+from bertonnx.runtime.decoders.multi_vector import token_vectors_decoder
 from bertonnx.runtime.decoders.tokens import POOLED, Pooled, TokenDecoder, output_of
 from bertonnx.runtime.decoders.uses import Answers, Run, Running, use_of
 from bertonnx.runtime.engine.cores import Cores
@@ -344,8 +346,10 @@ class Model(Methods):
     ) -> list[Item]:
         """Return one dict for each text: `tokens`, `offsets` and `vectors`, special tokens included.
 
-        The vectors are transformers' `hidden_states[layer]`: float32 of shape (tokens, width). `offsets` are
-        pairs of code points, half open, into the text; (0, 0) for special tokens and those of a prompt.
+        Of a model with many vectors for a text (ColBERT, bge-m3) the vectors are those that it compares, of
+        the tokens that count; of others transformers' `hidden_states[layer]`. They are float32 of shape
+        (tokens, width). `offsets` are pairs of code points, half open, into the text; (0, 0) for special
+        tokens and those of a prompt.
 
         Args:
             texts: the texts.
@@ -362,8 +366,16 @@ class Model(Methods):
             RowError: a text failed; its place is in the message.
             UsageError: the file does not hold the layer, or there is no such pooling or prompt.
         """
-        self._require("embed")
         require_whole("layer", layer)
+        rows = served(self.card.task, self.card.also)
+        # A head that makes vectors of tokens is what they are asked of; its encoder's layers have numbers.
+        if layer == -1 and words is None and any("embed_tokens" in row.methods for row in rows):
+            task = self._require("embed_tokens")
+            options = DecodeOptions(prompt=prompt, task=task)
+            made = token_vectors_decoder(DecoderContext(self.card, self.tokenizer, options))
+            self._require_open()
+            return self._tokens(listed(texts), prompt, made)
+        self._require("embed")
         if words is not None:
             chosen("words", words, POOLED)
         decoder = TokenDecoder(
@@ -372,7 +384,7 @@ class Model(Methods):
         self._require_open()
         return self._tokens(listed(texts), prompt, decoder)
 
-    def _tokens(self, texts: Sequence[str], prompt: str | None, decoder: TokenDecoder) -> list[Item]:
+    def _tokens(self, texts: Sequence[str], prompt: str | None, decoder: Decoder) -> list[Item]:
         found = self._engine.map(self.prompted(as_rows(texts), prompt), decoder, soon=False)
         items = [_good(place, item) for place, item in enumerate(found)]
         if cut := sum("truncated" in item for item in items):

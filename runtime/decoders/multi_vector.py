@@ -14,9 +14,10 @@ from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.maxsim import maxsim
 from bertonnx.runtime.decoders.uses import Answers, Running
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece, Row, as_rows
+from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Option
 
-__all__ = ["VectorsDecoder", "for_query", "vectors_decoder"]
+__all__ = ["TokenVectorsDecoder", "VectorsDecoder", "for_query", "token_vectors_decoder", "vectors_decoder"]
 
 
 def vectors_decoder(context: DecoderContext) -> VectorsDecoder:
@@ -53,6 +54,44 @@ class VectorsDecoder:
         # Indexing copies: equal texts share what was kept, and the caller may write into what it gets.
         parts = [vectors[mask] for vectors, mask in zip(kept, counted, strict=True)]
         return {"vectors": parts[0] if len(parts) == 1 else np.concatenate(parts)}
+
+
+def token_vectors_decoder(context: DecoderContext) -> TokenVectorsDecoder:
+    """Return the decoder that says which tokens the vectors are of."""
+    prompt = len(context.card.prompt_text(context.options.prompt))
+    return TokenVectorsDecoder(vectors_decoder(context), context.tokenizer, prompt)
+
+
+@dataclass(frozen=True)
+class TokenVectorsDecoder:
+    """Items `{"tokens", "offsets", "vectors"}`, as of the vectors of a layer (`runtime.decoders.tokens`).
+
+    Attributes:
+        decoder: makes the vectors.
+        tokenizer: has the tokens of the ids.
+        prompt: how many characters of the prompt stand before the text.
+    """
+
+    decoder: VectorsDecoder
+    tokenizer: TextTokenizer
+    prompt: int
+
+    fetch = VectorsDecoder.fetch
+
+    def keep(self, piece: Piece, outputs: Outputs) -> Array:
+        """Return a copy of the vectors of all tokens, float32 of shape (tokens, width)."""
+        return self.decoder.keep(piece, outputs)
+
+    def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
+        """Return the row's tokens that have a vector."""
+        side = self.decoder.late.side(encoded.row.prompt, self.decoder.default_prompt)
+        tokens, offsets = [], []
+        for piece in encoded.pieces:
+            for place in np.flatnonzero(_counted(piece, side)).tolist():
+                tokens.append(self.tokenizer.token(int(piece.ids[place])))
+                start, end = (max(0, edge - self.prompt) for edge in piece.encoding.offsets[place])
+                offsets.append((start, end))
+        return {"tokens": tokens, "offsets": offsets, **self.decoder.decode(encoded, kept)}
 
 
 def _counted(piece: Piece, side: Side) -> npt.NDArray[np.bool_]:

@@ -90,7 +90,9 @@ def test_vectors_are_colberts(family: str, settings: dict[str, Any], tmp_path: P
         ):
             with pytest.warns(bertonnx.TruncationWarning):
                 found = model.embed_tokens(texts, prompt=prompt)
-            for own, item in zip(wanted, found, strict=True):
+            for own, item, text in zip(wanted, found, texts, strict=True):
+                assert len(item["tokens"]) == len(item["offsets"]) == len(own)
+                assert all(0 <= start <= end <= len(text) for start, end in item["offsets"])
                 assert item["vectors"].shape == own.shape
                 assert np.abs(item["vectors"] - own).max(initial=0) < 1e-5
         with pytest.warns(bertonnx.TruncationWarning):

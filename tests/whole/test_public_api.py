@@ -64,17 +64,19 @@ MODEL_METHODS = {
     "entities": "(self, texts, *, aggregation='simple')",
     "answer": "(self, questions, contexts, *, top_k=1, no_answer=False, raw_scores=False)",
     "fill_mask": "(self, texts, *, top_k=5)",
-    "predict": "(self, texts, pairs=None, *, prompt=None)",
+    "predict": "(self, texts, pairs=None, *, prompt=None, task=None)",
+    "embed_sparse": "(self, texts, *, prompt=None, top_k=None)",
     "predict_batch": (
         "(self, batch, *, column=None, pair_column=None, keep=False, plain=False, first_row=0, prefix='', "
         "on_error='record', top_k=None, aggregation='simple', prompt=None, no_answer=False, "
-        "raw_scores=False, query=None, dimensions=None, normalize=None, encoding='float32', labels=(), "
+        "raw_scores=False, query=None, task=None, dimensions=None, normalize=None, encoding='float32', "
+        "labels=(), "
         "template='This example is {}.', multi_label=False, entailment=None, threshold=None)"
     ),
     "batch_schema": (
         "(self, schema=None, *, keep=False, plain=False, first_row=0, prefix='', top_k=None, "
         "aggregation='simple', prompt=None, no_answer=False, raw_scores=False, query=None, "
-        "dimensions=None, normalize=None, encoding='float32', labels=(), "
+        "task=None, dimensions=None, normalize=None, encoding='float32', labels=(), "
         "template='This example is {}.', multi_label=False, entailment=None, threshold=None)"
     ),
     "zero_shot": (
