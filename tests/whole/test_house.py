@@ -61,7 +61,8 @@ ROOMS: Mapping[str, str] = {
     "exporters/checkpoint/tensorflow",
     "exporters/onnxgraph": "runtime/session",
     "exporters/verify": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
-    "runtime/engine exporters/quiet.py exporters/options.py exporters/checkpoint",
+    "runtime/engine exporters/quiet.py exporters/options.py exporters/checkpoint "
+    "exporters/checkpoint/tensorflow",
     "exporters/steps": "runtime/session exporters/quiet.py exporters/checkpoint exporters/onnxgraph",
     "exporters/fp16": "exporters/onnxgraph",
     "exporters/int8": "runtime/session runtime/rows.py runtime/tokenization.py runtime/io "
