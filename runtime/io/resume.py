@@ -14,6 +14,7 @@ import os
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -190,10 +191,22 @@ class Note:
         self._marked = time.monotonic()
 
     def remove(self) -> None:
-        """Take it away: the output is complete."""
-        if self._path is not None:
+        """Take it away: the output is complete.
+
+        Raises:
+            OutputError: it cannot be taken away.
+        """
+        if self._path is None:
+            return
+        try:
             self._path.unlink(missing_ok=True)
             self._aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                "the results are complete, and {path} cannot be removed: {why}; remove it",
+                path=self._path,
+                why=error.strerror or str(error),
+            ) from error
 
     @property
     def _aside(self) -> Path:
@@ -208,7 +221,8 @@ class Note:
                 file.write(text.encode())
             self._aside.replace(path)
         except OSError as error:
-            self._aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._aside.unlink(missing_ok=True)
             why = error.strerror or str(error)
             raise OutputError("cannot write {path}: {why}", path=path, why=why) from error
 

@@ -379,3 +379,31 @@ def test_what_is_no_header_is_not_replaced_by_going_on(tmp_path: Path, ending: s
     with pytest.raises(UsageError, match="was not written by this command"):
         run(write_input(tmp_path), output, resume=True)
     assert output.read_text() == "notes of mine"
+
+
+@pytest.mark.parametrize(("ending", "name"), BESIDE)
+def test_a_folder_of_the_name_of_a_file_beside_the_output(tmp_path: Path, ending: str, name: str) -> None:
+    in_the_way = tmp_path / f"out{ending}.{name}"
+    in_the_way.mkdir()
+    with pytest.raises(OutputError, match="cannot write"):
+        run(write_input(tmp_path), tmp_path / f"out{ending}")
+    assert in_the_way.is_dir()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_cannot_be_removed_at_the_end_is_an_error_and_the_results_are_there(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    input, output = write_input(tmp_path), tmp_path / f"out{ending}"
+    whole = whole_output(tmp_path, input, ending)
+    unlink = Path.unlink
+
+    def busy(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith(".progress"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", busy)
+    with pytest.raises(OutputError, match=r"the results are complete, and .* cannot be removed: Device"):
+        run(input, output)
+    assert output.read_bytes() == whole
