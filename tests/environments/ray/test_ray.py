@@ -164,7 +164,7 @@ def test_what_fails_reaches_the_driver(exported: dict[str, Path], table_of: Tabl
     with pytest.raises(Exception, match=r"row 3 of 40 \(id=3\): .*null"):
         rows_of(failing)
     # It asks for CUDA, and never runs on CPUs in silence.
-    with pytest.raises(Exception, match=r"(?i)cuda.*cannot be used|cannot.*cuda"):
+    with pytest.raises(Exception, match="provider cuda was asked for, and this ONNX Runtime is a CPU build"):
         rows_of(bertonnx.ray.predict(ds, model, column="text", num_gpus=1))
 
 
