@@ -39,6 +39,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "deberta-v2": ("entailment", "neutral", "contradiction"),
     "bert": ("ENTAILMENT", "not_entailment"),
     "modernbert": ("contradiction", "entailment", "neutral"),
+    "camembert": ("contradiction", "neutre", "implication"),
 }
 
 
