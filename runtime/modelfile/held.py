@@ -4,7 +4,7 @@ A file that is mapped into memory shows what is written over it, and a process t
 cut is killed (SIGBUS). So a file is mapped only while Linux holds a lease on it: who wants to write waits
 until the model is open. By then nothing is mapped any more (`own_memory`). Where there is no lease, since
 the file is another user's, on a network, or on another system, it is read into memory first, which takes
-three times as long and twice the memory (benchmarks/load.py).
+longer, and more memory (benchmarks/load.py says how much).
 
 Source: fcntl(2), "Leases".
 """
