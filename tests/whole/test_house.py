@@ -33,7 +33,9 @@ ROOMS: Mapping[str, str] = {
     "runtime/rows.py": "runtime/session",
     "runtime/tokenizers_seam.py": "",
     "runtime/sides.py": "runtime/rows.py",
-    "runtime/tokenization.py": "runtime/rows.py runtime/tokenizers_seam.py runtime/sides.py",
+    "runtime/subwords.py": "",
+    "runtime/tokenization.py": "runtime/rows.py runtime/tokenizers_seam.py runtime/sides.py "
+    "runtime/subwords.py",
     "runtime/pairing.py": "runtime/rows.py runtime/tokenization.py",
     "runtime/vectors": "runtime/rows.py",
     "runtime/decoders": "runtime/rows.py runtime/tokenization.py runtime/pairing.py runtime/vectors",
