@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bertonnx.errors import BertonnxError, ModelFileError, RowError, UsageError
-from bertonnx.models.card import Card
 from bertonnx.models.tasks import served
-from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
 from bertonnx.runtime.decoders.multi_vector import token_vectors_decoder
 from bertonnx.runtime.decoders.tokens import POOLED, Pooled, TokenDecoder, output_of
@@ -24,8 +21,7 @@ from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.methods import Methods, in_row, listed
 from bertonnx.runtime.modelfile.agreement import sizes_of
 from bertonnx.runtime.modelfile.held import held
-from bertonnx.runtime.modelfile.modelfile import read_model_file
-from bertonnx.runtime.optimum import read_optimum
+from bertonnx.runtime.opening import opened
 from bertonnx.runtime.options import (
     TEMPLATE,
     Aggregation,
@@ -43,7 +39,6 @@ from bertonnx.runtime.options import (
 from bertonnx.runtime.places import require_name
 from bertonnx.runtime.rows import POOLING_MASK, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
-from bertonnx.runtime.session.session import OpenSession, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Call, Message, Option
 
@@ -52,7 +47,7 @@ if TYPE_CHECKING:
 
     ArrowRows = TypeVar("ArrowRows", pyarrow.RecordBatch, pyarrow.Table)
 
-__all__ = ["Model", "card_of", "load"]
+__all__ = ["Model", "load"]
 
 _DEFAULTS = DecodeOptions()
 
@@ -97,22 +92,6 @@ def load(
     return Model(path, options)
 
 
-class _Found(NamedTuple):
-    """What was read of a file or folder, before a session is opened.
-
-    Attributes:
-        card: what it says of itself.
-        tokenizer: the text of its `tokenizer.json`.
-        opens: opens the session.
-        notes: promises of a bertonnx file that do not hold for it.
-    """
-
-    card: Card
-    tokenizer: str
-    opens: Callable[[LoadOptions], OpenSession]
-    notes: tuple[Message, ...] = ()
-
-
 class Model(Methods):
     """A model, opened; safe to call from several threads, a context manager, and picklable.
 
@@ -141,7 +120,7 @@ class Model(Methods):
         self.threads = options.threads or allowed_cores()
         # What is checked is what runs, whatever becomes of the file meanwhile.
         with nullcontext() if self.path.is_dir() else held(self.path):
-            found, self.tokenizer, session = _opened(self.path, options)
+            found, self.tokenizer, session = opened(self.path, options)
         self.card = found.card
         self._notes = (*found.notes, *session.notes)
         self.provider = session.provider
@@ -484,40 +463,7 @@ class Model(Methods):
             raise BertonnxError("this model was closed; open it again with {call}", call=Call("load"))
 
 
-def card_of(path: Path) -> Card:
-    """Return what a file or folder says of itself; no session is opened.
-
-    Raises:
-        ModelFileError: it is missing, broken, foreign or of a newer format.
-    """
-    return _read(path).card
-
-
 def _good(place: int, result: Any) -> Any:
     if isinstance(result, RowError):
         raise in_row(place, result) from result
     return result
-
-
-def _opened(path: Path, options: LoadOptions) -> tuple[_Found, TextTokenizer, OpenSession]:
-    found = _read(path)
-    # ONNX Runtime reads weights beside Python, which reads the vocabulary meanwhile.
-    with ThreadPoolExecutor(1) as beside:
-        opening = beside.submit(found.opens, options)
-        tokenizer = TextTokenizer(
-            found.tokenizer,
-            found.card,
-            max_length=options.max_length,
-            long_text=options.long_text or task_named(found.card.task).long_text,
-        )
-        return found, tokenizer, opening.result()
-
-
-def _read(path: Path) -> _Found:
-    if not path.is_dir():
-        file = read_model_file(path)
-        if file.is_bertonnx:
-            card = file.card
-            return _Found(card, file.tokenizer, lambda options: open_session(path, card, options))
-    folder = read_optimum(path)
-    return _Found(folder.card, folder.tokenizer, folder.open, folder.notes)

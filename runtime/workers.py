@@ -28,8 +28,9 @@ from bertonnx.models.card import Card
 from bertonnx.runtime.decoders import require_options
 from bertonnx.runtime.io.arrow_batch import predict_batch
 from bertonnx.runtime.io.manifest import sha256_of
-from bertonnx.runtime.model import Model, card_of
+from bertonnx.runtime.model import Model
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.opening import card_of
 from bertonnx.runtime.optimum_folder import find_folder
 from bertonnx.runtime.options import BatchOptions, DecodeOptions, LoadOptions, RunOptions
 from bertonnx.runtime.session.cpu import cpu_features

@@ -44,6 +44,7 @@ ROOMS: Mapping[str, str] = {
     "runtime/optimum_folder.py": "",
     "runtime/optimum.py": "runtime/optimum_folder.py runtime/modelfile runtime/session runtime/rows.py "
     "runtime/tokenization.py",
+    "runtime/opening.py": "runtime/modelfile runtime/session runtime/tokenization.py runtime/optimum.py",
     "runtime/methods.py": "runtime/rows.py runtime/vectors",
     "runtime/model.py": ALL,
     "runtime/evaluation": "runtime/rows.py runtime/io runtime/methods.py runtime/model.py",
