@@ -99,6 +99,7 @@ def test_a_shape(name: str, tmp_path: Path) -> None:
     full, sliding, tokenizer, words, first = SHAPES[name]
     source = tmp_path / name
     own = _bases(full, sliding)
+    every: dict[str, Any] = {} if "rope_parameters" in own else {"global_attn_every_n_layers": 3}
     save_tiny(
         source,
         "modernbert",
@@ -106,8 +107,8 @@ def test_a_shape(name: str, tmp_path: Path) -> None:
         tokenizer=tokenizer,
         num_hidden_layers=4,
         local_attention=8,
-        **({} if "rope_parameters" in own else {"global_attn_every_n_layers": 3}),
         **own,
+        **every,
     )
     expected = _answers(source, tokenizer)
     edit_json(source / "config.json", **{key: None for key in (*own, "layer_types") if key not in words})
