@@ -193,7 +193,7 @@ TASKS: Registry[Task] = Registry(
         hub="bertonnx.runtime.serving.hugging_face:embeddings",
         tensors="bertonnx.runtime.serving.kserve:embedding_outputs",
         prompts=("query", "document"),  # `encode_query` and `encode_document` of sentence-transformers
-        options=("dimensions", "normalize", "encoding"),
+        options=("dimensions", "normalize", "encoding", "chunks"),
         aliases=("sentence-similarity", "embeddings", "default"),
     ),
     Task(

@@ -146,7 +146,7 @@ class DecodeOptions:
         multi_label: whether each label is judged by itself, so that several may be true.
         entailment: the model's own label that means entailment, where its name does not say so.
         threshold: of several labels, those with a score above it are chosen; None for a half.
-
+        chunks: whether each window of a text that is read in windows has an embedding of its own.
         task: of a file that serves several, the one that results are for; None for its own.
 
     Raises:
@@ -169,6 +169,7 @@ class DecodeOptions:
     multi_label: bool = False
     entailment: str | None = None
     threshold: float | None = None
+    chunks: bool = False
     task: str | None = None
 
     def __post_init__(self) -> None:

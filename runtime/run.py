@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def run(
     multi_label: bool = False,
     entailment: str | None = None,
     threshold: float | None = None,
+    chunks: bool = False,
     provider: str = "auto",
     threads: int | None = None,
     max_length: int | None = None,
@@ -99,6 +100,8 @@ def run(
         multi_label: as `Model.zero_shot`.
         entailment: as `Model.zero_shot`.
         threshold: of several labels, those with a score above it are chosen; default 0.5.
+        chunks: of embeddings: give one row for each window of a long text, with the window's place;
+            `long_text` is then "stride" by default.
         provider: as `load`.
         threads: as `load`.
         max_length: as `load`.
@@ -137,6 +140,7 @@ def run(
         multi_label=multi_label,
         entailment=entailment,
         threshold=threshold,
+        chunks=chunks,
     )
     options = RunOptions(
         column=column,
@@ -151,9 +155,14 @@ def run(
     path = model.path if isinstance(model, Model) else model
     target = checked_target(path, input, output, options)
     with target.lock if target is not None else nullcontext():
-        opened = nullcontext(model) if isinstance(model, Model) else Model(path, load)
+        opened = nullcontext(model) if isinstance(model, Model) else Model(path, loading(load, decode))
         with opened as open_model:
             return run_job(open_model, input, target, decode=decode, options=options, progress=progress)
+
+
+def loading(load: LoadOptions, decode: DecodeOptions) -> LoadOptions:
+    """Return how a model is opened for what becomes of its texts: for chunks, to read windows."""
+    return replace(load, long_text="stride") if decode.chunks and load.long_text is None else load
 
 
 def checked_target(

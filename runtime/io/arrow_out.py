@@ -12,7 +12,7 @@ import numpy as np
 from bertonnx.errors import BertonnxError
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.arrow import require_pyarrow
-from bertonnx.runtime.io.columns import Column, Result, columns, values
+from bertonnx.runtime.io.columns import Column, Result, columns, parts_of, values
 from bertonnx.runtime.io.outputs import Done, SpoolWriter, Writer, has_other_columns, not_ours
 from bertonnx.runtime.options import DecodeOptions
 
@@ -20,6 +20,8 @@ __all__ = ["open_ipc", "open_parquet", "schema_of", "to_batch"]
 
 ROWS_WRITTEN = 8192
 """Rows of a batch or row group in a finished file, whatever the batches in which they came."""
+
+_COUNTED = ("row", "truncated", "error_type")
 
 ROWS_SPOOLED = 1024
 SECONDS_SPOOLED = 1.0
@@ -111,7 +113,8 @@ class _ArrowWriter(SpoolWriter):
         super().__init__(path, resume=resume)
 
     def _write(self, index: int, result: Result) -> None:
-        self._waiting.append((index, result))
+        # All of a text's chunks, so that a part of the spool holds whole rows of input.
+        self._waiting += [(index, part) for part in parts_of(result)]
         if len(self._waiting) >= ROWS_SPOOLED or time.monotonic() - self._since >= SECONDS_SPOOLED:
             self._flush()
 
@@ -125,10 +128,7 @@ class _ArrowWriter(SpoolWriter):
         self._put(bytes(self._schema.serialize()))
 
     def _scan(self, parts: Iterator[bytes]) -> Done:
-        done = Done(0, 0, 0)
-        for batch in self._batches(parts):
-            done = done.plus(*_counts(batch))
-        return done
+        return _counted(self._batches(parts))
 
     def _batches(self, parts: Iterator[bytes]) -> Iterator[Any]:
         """The batches of a spool; their bytes are those that were written, as their checksums say."""
@@ -163,10 +163,8 @@ class _ArrowWriter(SpoolWriter):
                 opened.write_table(table)
 
     def _scan_finished(self) -> Done:
-        done = Done(0, 0, 0)
         try:
-            for batch in self._finished_parquet() if self._parquet else self._finished_ipc():
-                done = done.plus(*_counts(batch))
+            return _counted(self._finished_parquet() if self._parquet else self._finished_ipc())
         except BertonnxError:
             raise
         except Exception as error:
@@ -175,17 +173,16 @@ class _ArrowWriter(SpoolWriter):
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise not_ours(self.path) from error
-        return done
 
     def _finished_parquet(self) -> Iterator[Any]:
         with self._pa.parquet.ParquetFile(self.path) as file:
             self._must_be_ours(file.schema_arrow)
-            yield from file.iter_batches(columns=["truncated", "error_type"])
+            yield from file.iter_batches(columns=list(_COUNTED))
 
     def _finished_ipc(self) -> Iterator[Any]:
         with self._pa.OSFile(str(self.path)) as file:
             self._must_be_ours(self._pa.ipc.open_file(file).schema)
-            fields = [self._schema.get_field_index(name) for name in ("truncated", "error_type")]
+            fields = [self._schema.get_field_index(name) for name in _COUNTED]
             options = self._pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
             reader = self._pa.ipc.open_file(file, options=options)
             for batch in map(reader.get_batch, range(reader.num_record_batches)):
@@ -197,6 +194,12 @@ class _ArrowWriter(SpoolWriter):
             raise not_ours(self.path)
 
 
-def _counts(batch: Any) -> tuple[int, int, int]:
-    errors = batch.num_rows - batch.column("error_type").null_count
-    return batch.num_rows, errors, sum(filter(None, batch.column("truncated").to_pylist()))
+def _counted(batches: Iterator[Any]) -> Done:
+    """Return how many rows of input there are, of which several rows with one number are one."""
+    done, last = Done(0, 0, 0), None
+    for batch in batches:
+        for row, cut, error in zip(*(batch.column(name).to_pylist() for name in _COUNTED), strict=True):
+            if row != last:
+                done = done.plus(1, error is not None, bool(cut))
+            last = row
+    return done

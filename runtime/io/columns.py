@@ -29,6 +29,7 @@ __all__ = [
     "entity_columns",
     "mask_columns",
     "message",
+    "parts_of",
     "ranking_columns",
     "values",
     "vector_of",
@@ -94,9 +95,11 @@ def columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
 
 
 def embedding_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
-    """Return the column of a sentence embedding."""
+    """Return the column of a sentence embedding; of chunks also which of its text it is, and where."""
     length, dtype = vector_of(card, decode)
-    return (Column("embedding", "vector", width=length, dtype=dtype.name),)
+    embedding = Column("embedding", "vector", width=length, dtype=dtype.name)
+    places = tuple(Column(name, "int") for name in ("chunk", "start", "end")) if decode.chunks else ()
+    return (*places, embedding)
 
 
 def classification_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:
@@ -143,6 +146,14 @@ def mask_columns(card: Card, decode: DecodeOptions) -> tuple[Column, ...]:  # no
 def _several(name: str, fields: Mapping[str, Scalar], decode: DecodeOptions) -> tuple[Column, ...]:
     # Items list their best only where more than one is asked for.
     return (Column(name, "struct", lists=1, fields=fields),) if (decode.top_k or 1) > 1 else ()
+
+
+def parts_of(result: Result) -> list[Result]:
+    """Return the results that a row of input has: one, or one for each chunk of its text."""
+    if isinstance(result, RowError) or "chunks" not in result:
+        return [result]
+    rest = {name: value for name, value in result.items() if name != "chunks"}
+    return [{**chunk, **rest} for chunk in result["chunks"]]
 
 
 def values(table: Sequence[Column], index: int, result: Result) -> list[Any]:

@@ -19,6 +19,7 @@ from bertonnx.runtime.io.columns import Result, vector_of
 from bertonnx.runtime.io.outputs import FRAME_BYTES, Done, SpoolWriter, Writer, has_other_columns, not_ours
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Item
+from bertonnx.wording import Option
 
 __all__ = ["Numbers", "classification_numbers", "embedding_numbers", "open_npy", "ranking_numbers"]
 
@@ -46,7 +47,17 @@ class Numbers:
 
 
 def embedding_numbers(card: Card, decode: DecodeOptions) -> Numbers:
-    """Return what takes the embedding."""
+    """Return what takes the embedding.
+
+    Raises:
+        UsageError: a text may have several.
+    """
+    if decode.chunks:
+        raise UsageError(
+            "{asked} gives several embeddings to a text, and a .npy file says of none which it is of; write "
+            ".jsonl, .csv or .parquet",
+            asked=Option("chunks", True),
+        )
     length, dtype = vector_of(card, decode)
     return Numbers(length, lambda item: item["embedding"], dtype.newbyteorder("<"))
 

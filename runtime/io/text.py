@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import RowError, UsageError
 from bertonnx.models.card import Card
-from bertonnx.runtime.io.columns import Column, Result, columns, message, values
+from bertonnx.runtime.io.columns import Column, Result, columns, message, parts_of, values
 from bertonnx.runtime.io.files import is_same, open_in_place
 from bertonnx.runtime.io.floats import floats_text, shortest
 from bertonnx.runtime.io.outputs import Done, Mark, Writer, gone, has_other_columns, not_ours
@@ -53,27 +53,29 @@ def open_lines(path: Path | None) -> Writer:
 
 def open_json(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:  # noqa: ARG001
     """Open a file of JSON Lines."""
-    return _LineWriter(path, _JsonForm(), resume=resume)
+    return _LineWriter(path, _JsonForm(), resume=resume, several=decode.chunks)
 
 
 def open_csv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
     """Open a file of comma-separated values."""
-    return _LineWriter(path, _TableForm(",", columns(card, decode)), resume=resume)
+    return _LineWriter(path, _TableForm(",", columns(card, decode)), resume=resume, several=decode.chunks)
 
 
 def open_safe_csv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
     """Open a file of comma-separated values in which a spreadsheet finds no formulas."""
-    return _LineWriter(path, _TableForm(",", columns(card, decode), safe=True), resume=resume)
+    form = _TableForm(",", columns(card, decode), safe=True)
+    return _LineWriter(path, form, resume=resume, several=decode.chunks)
 
 
 def open_safe_tsv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
     """Open a file of tab-separated values in which a spreadsheet finds no formulas."""
-    return _LineWriter(path, _TableForm("\t", columns(card, decode), safe=True), resume=resume)
+    form = _TableForm("\t", columns(card, decode), safe=True)
+    return _LineWriter(path, form, resume=resume, several=decode.chunks)
 
 
 def open_tsv(path: Path, card: Card, decode: DecodeOptions, *, resume: bool) -> Writer:
     """Open a file of tab-separated values."""
-    return _LineWriter(path, _TableForm("\t", columns(card, decode)), resume=resume)
+    return _LineWriter(path, _TableForm("\t", columns(card, decode)), resume=resume, several=decode.chunks)
 
 
 def json_line(index: int, result: Result) -> str:
@@ -247,17 +249,25 @@ def _is_vector(column: Column) -> bool:
 
 
 class _LineWriter(Writer):
-    """Appends lines to the file itself."""
+    """Appends lines to the file itself.
 
-    def __init__(self, path: Path | None, form: _Form, *, resume: bool) -> None:
+    Args:
+        path: the file; None for standard output.
+        form: how rows become text.
+        resume: whether to go on behind what is there.
+        several: whether a row of input can have several records.
+    """
+
+    def __init__(self, path: Path | None, form: _Form, *, resume: bool, several: bool = False) -> None:
         self.path = path
         self.lasting = path is not None and (path.is_file() or not path.exists())
         self._form = form
+        self._several = several
         self._file: BinaryIO | None = None
         self._end = 0
         self._mark = Mark(0, 0)
         if resume and path is not None and path.is_file():
-            self.done, self._mark = self._guarded(self._scan)
+            self.done, self._mark = self._guarded(self._scan_begun)
             self._end = self._mark.size
 
     def _clear(self) -> None:
@@ -300,7 +310,8 @@ class _LineWriter(Writer):
                 raise gone(self.path)
 
     def _write(self, index: int, result: Result) -> None:
-        self._put(self._form.text(index, result))
+        # By one call, so that the chunks of a text are there together or cut off together.
+        self._put("".join(self._form.text(index, part) for part in parts_of(result)))
 
     def _flush(self) -> None:
         if self._file is not None and not self._file.closed:
@@ -337,14 +348,28 @@ class _LineWriter(Writer):
                     raise not_ours(self._there)
         return done
 
+    def _scan_begun(self) -> tuple[Done, Mark]:
+        """Return what the file holds of rows that are whole, and where the last of them ends."""
+        *before, last = self._scan_rows()
+        # Of a row with several records a kill may have cut some off, and nothing says how many there were.
+        return before[-1] if before and self._several else last
+
     def _scan(self) -> tuple[Done, Mark]:
         """Return what the file holds, and where its last whole record ends."""
+        return self._scan_rows()[-1]
+
+    def _scan_rows(self) -> tuple[tuple[Done, Mark], ...]:
+        """Return what the file holds with and, before it, without its last row; each with where that ends."""
         done, mark = Done(0, 0, 0), Mark(0, 0)
+        before = (done, mark)
         header = self._form.header.encode()
         for record in self._records():
             if mark.size == 0 and header:
                 if record != header:
                     raise has_other_columns(self._there)
+                before = (done, Mark(len(record), zlib.crc32(record)))
+            elif self._several and done.rows and self._form.number(record) == done.rows - 1:
+                pass  # another chunk of the same text
             else:
                 # Rows are written in order, each by one call: a gap is somebody else's deed.
                 if self._form.number(record) != done.rows:
@@ -354,9 +379,10 @@ class _LineWriter(Writer):
                         path=self.path,
                         resume=Option("resume"),
                     )
+                before = (done, mark)
                 done = done.plus(1, self._form.failed(record), self._form.truncated(record))
             mark = Mark(mark.size + len(record), zlib.crc32(record, mark.crc))
-        return done, mark
+        return before, (done, mark)
 
     @property
     def _there(self) -> Path:

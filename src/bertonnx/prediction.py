@@ -49,12 +49,12 @@ def run_file(
     _require_streams(input, output)
     from bertonnx.runtime.decoders import require_options
     from bertonnx.runtime.model import Model
-    from bertonnx.runtime.run import checked_target, run_job
+    from bertonnx.runtime.run import checked_target, loading, run_job
 
     # Before the model is opened, which can take long: a wrong name is said at once.
     target = checked_target(model, input, output, run)
     # While it is loaded, too: a second run should not have to wait for that to be told.
-    with target.lock if target is not None else nullcontext(), Model(model, load) as opened:
+    with target.lock if target is not None else nullcontext(), Model(model, loading(load, decode)) as opened:
         require_options(opened.card, decode)
         # Before the rows, as they say where these will run.
         said = _say_notes(opened)

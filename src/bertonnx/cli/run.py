@@ -136,6 +136,14 @@ def run(
             metavar="SCORE", help="Of several labels, choose those with a score above this. Default: 0.5."
         ),
     ] = None,
+    chunks: Annotated[
+        bool,
+        typer.Option(
+            "--chunks",
+            help="Embeddings: one row for each window of a long text, with its place; implies --long-text "
+            "stride.",
+        ),
+    ] = False,
     on_error: OnErrorOption = "record",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     csv_safe: CsvSafeOption = False,
@@ -177,6 +185,7 @@ def run(
         multi_label=multi_label,
         entailment=entailment,
         threshold=threshold,
+        chunks=chunks,
     )
     code = run_file(model, input, output, load=load, decode=decode, run=run)
     if code:
