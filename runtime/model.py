@@ -320,39 +320,6 @@ class Model(Methods):
         require_options(self.card, decode)
         return batch_schema(self.card, schema, decode, taken(BatchOptions, given))
 
-    def embed_chunks(
-        self,
-        texts: Sequence[str],
-        *,
-        prompt: str | None = None,
-        dimensions: int | None = None,
-        normalize: bool | None = None,
-        encoding: Encoding = "float32",
-    ) -> list[list[Item]]:
-        """Return for each text a list of its windows: `chunk`, `start`, `end` and `embedding`.
-
-        A model that was opened with `long_text="stride"` reads long texts in windows; with another, each text
-        is one. `start` and `end` count Unicode code points of the text, half open; embeddings are as those of
-        `embed`.
-
-        Args:
-            texts: the texts.
-            prompt: as `embed`; it is put before each window.
-            dimensions: as `embed`.
-            normalize: as `embed`.
-            encoding: as `embed`.
-
-        Raises:
-            TaskError: the model's task is another.
-            RowError: a text failed; its place is in the message.
-            UsageError: the form cannot be had, or there is no such prompt.
-        """
-        self._require("embed")
-        decode = DecodeOptions(
-            prompt=prompt, dimensions=dimensions, normalize=normalize, encoding=encoding, chunks=True
-        )
-        return [item["chunks"] for item in self._all(texts, None, decode)]
-
     def embed_tokens(
         self, texts: Sequence[str], *, layer: int = -1, words: Pooled | None = None, prompt: str | None = None
     ) -> list[Item]:

@@ -247,18 +247,19 @@ def _field(value: Any, encoding: Encoding) -> Any:
         first = first[0]
     if isinstance(value, list) and (first is None or isinstance(first, int | float)):
         return np.array(value, dtype=DTYPES[encoding])
+    if isinstance(value, list):
+        return [_field(inner, encoding) for inner in value]
+    if isinstance(value, dict):
+        return {
+            name: _score(inner) if name in _NUMBERS else _field(inner, encoding)
+            for name, inner in value.items()
+        }
     return _exact(value)
 
 
 def _exact(value: Any) -> Any:
     """Return a value whose floats are float32 again; null stands for NaN."""
-    if isinstance(value, float):
-        return float(np.float32(value))
-    if isinstance(value, dict):
-        return {name: _score(inner) if name in _NUMBERS else _exact(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_exact(inner) for inner in value]
-    return value
+    return float(np.float32(value)) if isinstance(value, float) else value
 
 
 def _score(value: Any) -> Any:

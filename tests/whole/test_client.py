@@ -70,6 +70,7 @@ CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("feature-extraction", lambda m: m.embed(TEXTS, encoding="binary")),
     ("feature-extraction", lambda m: m.embed(TEXTS, encoding="ubinary", dimensions=16)),
     ("feature-extraction", lambda m: m.embed([f"text {number}" for number in range(600)])),
+    ("feature-extraction", lambda m: m.embed_chunks(TEXTS, dimensions=8)),
     ("feature-extraction", lambda m: m.predict(TEXTS)),
     ("text-classification", lambda m: m.classify(TEXTS)),
     ("text-classification", lambda m: m.classify(TEXTS, TEXTS[::-1], top_k=2, raw_scores=True)),
