@@ -58,6 +58,8 @@ def fine_tune(
     work: Path,
     options: TrainOptions,
     progress: Callable[[str], None],
+    *,
+    named: str = "",
 ) -> Tuned:
     """Fine-tune a checkpoint; what was best on the rows to measure on is kept.
 
@@ -67,6 +69,7 @@ def fine_tune(
         work: a folder for what is saved on the way; with `options.resume` that of the run that was stopped.
         options: how.
         progress: is told how far it is.
+        named: what the user calls the base, by which a training that was stopped is known again.
 
     Raises:
         UsageError: there is nothing to resume, or it was another training.
@@ -74,7 +77,7 @@ def fine_tune(
         OutputError: the disk is full.
         MissingDependencyError: peft is not installed, and adapters were asked for.
     """
-    begun = _prepared(work, base, lesson, options)
+    begun = _prepared(work, named or str(base.resolve()), lesson, options)
     transformers.set_seed(options.seed)
     with quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
@@ -86,7 +89,7 @@ def fine_tune(
     trainer = _trainer(trained, tokenizer, (train, measured), work, lesson, options, progress)
     try:
         with quiet():
-            trainer.train(resume_from_checkpoint=begun)
+            trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     except (OSError, RuntimeError) as error:
         if not _is_full(error):
             raise
@@ -104,19 +107,17 @@ def fine_tune(
     return Tuned(folder, _settings(trainer, options, longest), ())
 
 
-def _prepared(work: Path, base: Path, lesson: Lesson, options: TrainOptions) -> bool:
-    """Make the folder for what is saved on the way; return whether there is something to go on with."""
+def _prepared(work: Path, base: str, lesson: Lesson, options: TrainOptions) -> Path | None:
+    """Make the folder for what is saved on the way; return what there is to go on with, if anything."""
     # Of what was chosen all but what may differ when it goes on.
     chosen = {name: value for name, value in asdict(options).items() if name not in ("resume", "force")}
-    note = json.dumps(
-        {"base": str(base.resolve()), "data": lesson.digests, "options": chosen}, default=str, sort_keys=True
-    )
+    note = json.dumps({"base": base, "data": lesson.digests, "options": chosen}, default=str, sort_keys=True)
     path = work / _NOTE
     if not options.resume:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         path.write_text(note, encoding="utf-8")
-        return False
+        return None
     if not path.is_file():
         raise UsageError(
             "{resume}: there is nothing to go on with in {work}; leave it out",
@@ -130,7 +131,21 @@ def _prepared(work: Path, base: Path, lesson: Lesson, options: TrainOptions) -> 
             resume=Option("resume", True),
             option=Option("resume"),
         )
-    return any(work.glob("checkpoint-*"))
+    return _last_whole(work)
+
+
+def _last_whole(work: Path) -> Path | None:
+    """Return the newest checkpoint that was saved whole, and take away those that a kill cut off."""
+    whole = []
+    for place in work.glob("checkpoint-*"):
+        try:
+            # It is written last.
+            json.loads((place / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            whole.append(place)
+    return max(whole, key=lambda place: int(place.name.rpartition("-")[2]), default=None)
 
 
 def _parts(lesson: Lesson) -> tuple[Labelled | Tagged, Labelled | Tagged]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bertonnx.exporters.checkpoint.provenance import name_of
-from bertonnx.exporters.checkpoint.source import Source, resolve
+from bertonnx.exporters.checkpoint.source import Source, replicated, resolve
 from bertonnx.exporters.convert import exported
 from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.exporters.training.candidate import Candidate
@@ -52,7 +52,10 @@ def train_checkpoint(
     progress("reading the checkpoint")
     found = resolve(base, options.revision, trust)
     work = path.with_name(f"{path.name}.training")
-    tuned = fine_tune(found.model_folder, lesson, work, options, progress)
+    # TensorFlow's weights are read as an export reads them.
+    with replicated(found, ExportOptions()) as read:
+        named = f"{found.id} {found.revision or ''}"
+        tuned = fine_tune(read.model_folder, lesson, work, options, progress, named=named)
     task = TAGGER if lesson.tagged else CLASSIFIER
     export = ExportOptions(
         task=task.name,

@@ -241,6 +241,14 @@ def test_fine_tuning_of_entities_with_adapters(folder: Path, tmp_path: Path) -> 
     assert made.evaluation.kind == "entities"
 
 
+def test_a_tensorflow_checkpoint_is_fine_tuned(folder: Path, tmp_path: Path) -> None:
+    base = Path(__file__).parents[1] / "checkpoint" / "tensorflow" / "data" / "google-pretraining" / "source"
+    made = bertonnx.train(base, folder / "single.jsonl", tmp_path / "m.onnx", epochs=1, measure_int8=False)
+    assert made.card.labels == ("bad", "good")
+    assert made.card.training is not None
+    assert made.card.training.base["id"] == "source"
+
+
 def test_a_fine_tuning_that_was_killed_goes_on(folder: Path, tmp_path: Path) -> None:
     save_tiny(tmp_path / "base", task="fill-mask")
     output = tmp_path / "m.onnx"
@@ -256,7 +264,7 @@ def test_a_fine_tuning_that_was_killed_goes_on(folder: Path, tmp_path: Path) -> 
     )
     running = process(*arguments)
     assert running.stderr is not None
-    # Killed at the end of an epoch, when it has been saved.
+    # Killed at the end of an epoch, while it is saved.
     for line in running.stderr:
         if b"epoch 2" in line:
             break
