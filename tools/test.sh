@@ -38,6 +38,8 @@ if [ $# -eq 0 ]; then
     -k text-classification
   # The same folders, saved by either version, give the same ids and numbers in both.
   "$python" tools/compare_environments.py "$python" "$newer/bin/python"
+  # What the one of colbert asks for is in the second environment already.
+  [ -e "$venv-colbert" ] || ln -s "$(basename "$newer")" "$venv-colbert"
   VENV="$venv" sh tools/environments.sh
 fi
 if command -v R >/dev/null; then
