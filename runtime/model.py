@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bertonnx.errors import BertonnxError, ModelFileError, RowError, UsageError
 from bertonnx.models.tasks import served
 from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
-from bertonnx.runtime.decoders.multi_vector import token_vectors_decoder
 from bertonnx.runtime.decoders.tokens import POOLED, Pooled, TokenDecoder, output_of
 from bertonnx.runtime.decoders.uses import Answers, Run, Running, use_of
 from bertonnx.runtime.engine.cores import Cores
@@ -351,6 +350,8 @@ class Model(Methods):
         if layer == -1 and words is None and any("embed_tokens" in row.methods for row in rows):
             task = self._require("embed_tokens")
             options = DecodeOptions(prompt=prompt, task=task)
+            from bertonnx.runtime.decoders.multi_vector import token_vectors_decoder
+
             made = token_vectors_decoder(DecoderContext(self.card, self.tokenizer, options))
             self._require_open()
             return self._tokens(listed(texts), prompt, made)

@@ -135,8 +135,10 @@ def _cosines(pairs: Pairs) -> Closeness:
         np.array([item["embedding"] for item in side], dtype=np.float64) for side in zip(*pairs, strict=True)
     )
     # Divided by lengths here, as embeddings are not normalized unless the checkpoint asks for it.
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    cosines = (first * second).sum(axis=1) / np.maximum(lengths, 1e-30)
+    # Numbers that are not finite are refused by name elsewhere.
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        cosines = (first * second).sum(axis=1) / np.maximum(lengths, 1e-30)
     return Closeness("cosine", float(cosines.mean()), float(cosines.min()))
 
 

@@ -91,8 +91,8 @@ def _fails(error: BaseException) -> Callable[..., Any]:
 STEPS = [
     (convert, "traced"),
     (convert, "compare"),
-    (convert, "examples_of"),
-    (convert, "check"),
+    (seal, "examples_of"),
+    (seal, "check"),
     (seal, "save_proto"),
     (seal.Staged, "write_metadata"),
     (seal.Staged, "publish"),

@@ -69,7 +69,7 @@ def test_what_happens_on_an_error_is_a_choice() -> None:
         ({"threads": 0}, "threads=0 is too small; give a number of at least 1"),
         ({"long_text": "wrap"}, "long_text='wrap' is unknown; it can be truncate, stride, error"),
         ({"gpu_memory": 0.0}, "gpu_memory=0.0 is too small; give a number of GiB over 0"),
-        ({"gpu_memory": float("inf")}, "gpu_memory=inf is more than any machine has"),
+        ({"gpu_memory": float("inf")}, "gpu_memory=inf is more than any machine has; give a number of GiB"),
         ({"gpu_memory": float("nan")}, "gpu_memory=nan is too small; give a number of GiB over 0"),
         (
             {"provider": "cpu", "tf32": True},

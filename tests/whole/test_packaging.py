@@ -81,6 +81,7 @@ def test_the_command_is_the_main_function(settings: dict[str, Any]) -> None:
 DATA = {
     *(f"bertonnx/exporters/int8/{name}.txt" for name in ("questions", "texts")),
     *(f"bertonnx/exporters/checkpoint/{name}.json" for name in ("config_keys", "tokenizer_classes")),
+    "bertonnx/runtime/serving/page.html",
 }
 """Files that are no modules, by their place in a wheel."""
 
@@ -91,7 +92,9 @@ def _modules(folder: Path) -> set[str]:
         f"{package.replace('.', '/')}/{file.relative_to(folder / place).as_posix()}"
         for package, place in FOLDERS.items()
         for file in (folder / place).rglob("*.py")
-        if package != "bertonnx" or file.parent == folder / place
+        if not any(
+            (folder / place / part).is_symlink() for part in file.relative_to(folder / place).parts[:1]
+        )
     }
 
 

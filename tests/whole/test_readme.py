@@ -138,7 +138,7 @@ def test_three_lines_of_python(place: int, method: str, folder: Path, hub: FakeH
     assert "'score'" in typed("python snippet.py", folder, hub)
 
 
-def test_methods_exist(exported: dict[str, Path]) -> None:
+def test_methods_exist(exported: dict[str, Path], tmp_path: Path) -> None:
     """Each method of README's list is called as it is written there, with a model of its task."""
     pa = pytest.importorskip("pyarrow")
     names: dict[str, Any] = {
@@ -152,12 +152,17 @@ def test_methods_exist(exported: dict[str, Path]) -> None:
     }
     # Every model has `predict`, those that have no method of their own among them.
     task_of = {task.method: task.name for task in TASKS if task.method != "predict"}
+    # And those that are a use of a task among others, such as zero-shot classification.
+    task_of = {use.method: task.name for task in TASKS for use in task.uses} | task_of
+    inference = save_tiny(tmp_path / "nli", labels=("contradiction", "neutral", "entailment"))
+    own = {"zero_shot": bertonnx.export(inference, tmp_path / "nli.onnx").path}
     calls = [span for span in README.spans if re.fullmatch(r"model\.\w+\(.+\)", span)]
     called = set()
     for span in calls:
         method = ast.parse(span, mode="eval").body.func.attr  # type: ignore[attr-defined]
         texts = names["texts"][1:] if method == "fill_mask" else names["texts"]
-        with bertonnx.load(exported[task_of.get(method, "feature-extraction")]) as model:
+        path = own.get(method, exported[task_of.get(method, "feature-extraction")])
+        with bertonnx.load(path) as model:
             assert len(eval(span, {**names, "model": model, "texts": texts})) >= 1
         called.add(method)
     assert called >= {*task_of, "predict"}

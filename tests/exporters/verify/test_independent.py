@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 import bertonnx
 from bertonnx.errors import MissingDependencyError, ParityError, UsageError
-from bertonnx.exporters.checkpoint import checkpoint as reading
 from bertonnx.exporters.checkpoint import embedding
 from bertonnx.exporters.checkpoint.sentence_layers import Pool
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.card import Card
+from bertonnx.models.registry import resolve
 from bertonnx.wording import COMMAND_LINE
 from tests.tiny import save_tiny
 
@@ -68,14 +69,26 @@ def test_embeddings_with_every_prompt(embedder: Path, tmp_path: Path) -> None:
     assert Card.from_json(card.to_json()) == card
 
 
+@pytest.fixture
+def unresolved() -> Iterator[None]:
+    """Let what rows name be looked up anew, in the test and after it."""
+    resolve.cache_clear()
+    yield
+    resolve.cache_clear()
+
+
+# The order counts: what was changed is as it was before what rows name is forgotten again.
 def test_what_this_exporter_misreads_is_found(
-    embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unresolved: None,  # noqa: ARG001
+    embedder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     planned = embedding.planned_embedding
     layers = (Pool(modes=("cls",)),)
     # Misread, graph and PyTorch agree, for both are made of what was read.
     monkeypatch.setattr(
-        reading,
+        embedding,
         "planned_embedding",
         lambda *a, **k: replace(planned(*a, **k), layers=layers, pooling="cls"),
     )

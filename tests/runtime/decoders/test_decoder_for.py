@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from bertonnx.models.card import Card
+from bertonnx.models.retrieval import LateInteraction
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.decoders.entities import EntityDecoder
@@ -21,7 +22,16 @@ TOKENIZER = wordpiece().to_str()
 
 def context_of(task: str, options: DecodeOptions | None = None) -> DecoderContext:
     card = Card(
-        task, "bert", 32, (), (), labels=("O", "B-PER"), mask_token="[MASK]", mask_token_id=4, normalize=True
+        task,
+        "bert",
+        32,
+        (),
+        (),
+        labels=("O", "B-PER"),
+        mask_token="[MASK]",
+        mask_token_id=4,
+        normalize=True,
+        late=LateInteraction(4) if task == "multi-vector" else None,
     )
     return DecoderContext(card, TextTokenizer(TOKENIZER, card), options or DecodeOptions())
 
