@@ -9,7 +9,7 @@ from bertonnx.errors import UnsupportedError
 from bertonnx.runtime.evaluation.labelled import MULTI, REGRESSION, Labelled
 from bertonnx.runtime.evaluation.tagged import Span, Tagged
 
-__all__ = ["encoded_labels", "encoded_tags", "tag_names"]
+__all__ = ["encoded_labels", "encoded_tags", "tag_names", "tag_of"]
 
 _UNMEASURED = -100
 """What PyTorch's cross entropy leaves out: special tokens."""
@@ -64,7 +64,7 @@ def encoded_tags(
     for window, text in enumerate(encoded["overflow_to_sample_mapping"]):
         row = {name: encoded[name][window] for name in kept}
         row["labels"] = [
-            _UNMEASURED if special or start == end else places[_tag(start, end, data.spans[text])]
+            _UNMEASURED if special or start == end else places[tag_of(start, end, data.spans[text])]
             for (start, end), special in zip(
                 encoded["offset_mapping"][window], encoded["special_tokens_mask"][window], strict=True
             )
@@ -78,7 +78,8 @@ def tag_names(types: Sequence[str]) -> tuple[str, ...]:
     return ("O", *(f"{prefix}-{name}" for name in types for prefix in ("B", "I")))
 
 
-def _tag(start: int, end: int, spans: Sequence[Span]) -> str:
+def tag_of(start: int, end: int, spans: Sequence[Span]) -> str:
+    """Return the BIO tag of a token by the entity that it lies in; places in code points, half open."""
     for span in spans:
         if start < span.end and end > span.start:
             return f"{'B' if start <= span.start else 'I'}-{span.label}"

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import InputError, RowError
+from bertonnx.exporters.training.encoded import tag_of
 from bertonnx.runtime.decoders.overlap import weighted_mean
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.evaluation.labelled import Labelled
-from bertonnx.runtime.evaluation.tagged import Span, Tagged
+from bertonnx.runtime.evaluation.tagged import Tagged
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Outputs, Piece, as_rows
 
 __all__ = ["text_vectors", "token_vectors"]
@@ -42,7 +43,7 @@ def token_vectors(engine: Engine, data: Tagged) -> tuple[Array, Labels]:
     vectors, tags = [], []
     for item, spans in zip(_items(engine, _Tokens(), data), data.spans, strict=True):
         vectors.append(item["vectors"])
-        tags += [_tag(start, end, spans) for start, end in item["places"]]
+        tags += [tag_of(start, end, spans) for start, end in item["places"]]
     return np.concatenate(vectors), np.array(tags)
 
 
@@ -54,14 +55,6 @@ def _items(engine: Engine, decoder: Decoder, data: Labelled | Tagged) -> list[It
             raise InputError("row {place} of {path}: {why}", place=place, path=data.path, why=item)
         found.append(item)
     return found
-
-
-def _tag(start: int, end: int, spans: Sequence[Span]) -> str:
-    """Return the BIO tag of a token by the entity that it lies in."""
-    for span in spans:
-        if start < span.end and end > span.start:
-            return f"{'B' if start <= span.start else 'I'}-{span.label}"
-    return "O"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from bertonnx.exporters.training.baselines import entity_baselines, label_baseli
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.exporters.training.split import Split, split_labelled, split_tagged
 from bertonnx.models.figures import TrainingFigures
-from bertonnx.runtime.evaluation.evaluate import measured_tags, measured_texts
+from bertonnx.runtime.evaluation.evaluate import left_out, measured_tags, measured_texts
 from bertonnx.runtime.evaluation.figures import Evaluation
 from bertonnx.runtime.evaluation.labelled import Labelled, read_labelled
 from bertonnx.runtime.evaluation.outcome import evaluated
@@ -97,7 +97,7 @@ def read_lesson(data: str | Path, options: TrainOptions) -> Lesson:
         columns = replace(options.columns, problem_type=labelled.kind)
         other = read_labelled(options.validation, columns, needs_pair=labelled.pairs is not None)
     split = split_labelled(labelled, other, options)
-    messages = (*labelled.messages, *_left_out(labelled), *split.messages)
+    messages = (*labelled.messages, *left_out(labelled), *split.messages)
     return Lesson(split, _digests(files), messages)
 
 
@@ -105,14 +105,7 @@ def _entities(files: dict[str, Path], options: TrainOptions) -> Lesson:
     tagged = read_tagged(files["train"])
     other = None if options.validation is None else read_tagged(options.validation)
     split = split_tagged(tagged, other, options)
-    return Lesson(split, _digests(files), (*_left_out(tagged), *split.messages))
-
-
-def _left_out(data: Labelled | Tagged) -> tuple[Message, ...]:
-    return tuple(
-        Message("{count} rows {why} were left out", count=count, why=why)
-        for why, count in data.left_out.items()
-    )
+    return Lesson(split, _digests(files), (*left_out(tagged), *split.messages))
 
 
 def _digests(files: dict[str, Path]) -> dict[str, str]:

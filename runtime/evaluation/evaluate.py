@@ -30,6 +30,7 @@ __all__ = [
     "Measured",
     "aligned",
     "evaluate",
+    "left_out",
     "measured",
     "measured_entities",
     "measured_labels",
@@ -148,7 +149,7 @@ def measured_texts(model: Methods, labelled: Labelled) -> Measured:
     """Return what a model of whole texts says of labelled ones that were read."""
     card = model.card
     items = model.classify(labelled.texts, labelled.pairs)
-    messages = (*labelled.messages, *_left_out(labelled))
+    messages = (*labelled.messages, *left_out(labelled))
     if labelled.kind == REGRESSION:
         predicted = np.array([_amount(item) for item in items], dtype=np.float64)
         amounts = Amounts(np.array(labelled.labels, dtype=np.float64), predicted)
@@ -195,7 +196,7 @@ def measured_tags(model: Methods, tagged: Tagged) -> Measured:
     ]
     # F1 of nothing said is 0: there is no majority to say.
     none: list[tuple[Span, ...]] = [()] * len(tagged)
-    messages = tuple(_left_out(tagged))
+    messages = tuple(left_out(tagged))
     return Measured(
         tagged.texts,
         Entities(tagged.spans, predicted),
@@ -250,7 +251,8 @@ def _amount(item: Any) -> float:
     return float(item["score"])
 
 
-def _left_out(data: Labelled | Tagged) -> list[Message]:
+def left_out(data: Labelled | Tagged) -> list[Message]:
+    """Return what is said of rows that were left out."""
     return [
         Message("{count} rows {why} were left out", count=count, why=why)
         for why, count in data.left_out.items()
