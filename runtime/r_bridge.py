@@ -26,7 +26,9 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-import bertonnx
+# Its own modules by their names: in a folder that holds one called bertonnx, an editable install's package itself
+# is hidden behind it.
+import bertonnx.source_weights as source_weights
 from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.runtime.golden import check
 from bertonnx.runtime.model import Model, load
@@ -149,7 +151,7 @@ def golden(path: str) -> Answer:
 @_answering
 def weights(source: str) -> Answer:
     """Read the weights of a source or a model file; the answer holds columns, and `handle` the numbers."""
-    found = bertonnx.weights(source)
+    found = source_weights.weights(source)
     return {
         "handle": Weights(found),
         "name": [plain(one.name) for one in found],
@@ -165,7 +167,7 @@ def weights(source: str) -> Answer:
 @_answering
 def compare_weights(path: str, source: str) -> Answer:
     """Compare a model file's weights with its source's; the answer holds columns, NaN for no number."""
-    found = bertonnx.compare_weights(path, source)
+    found = source_weights.compare_weights(path, source)
     return {
         "name": [plain(one.name) for one in found],
         "difference": [nan if one.difference is None else one.difference for one in found],
