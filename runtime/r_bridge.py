@@ -26,7 +26,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-# Its own modules by their names: in a folder that holds one called bertonnx, an editable install's package itself
+# Its own modules by their names: in a folder that holds one called bertonnx, an editable install itself
 # is hidden behind it.
 import bertonnx.source_weights as source_weights
 from bertonnx.errors import BertonnxError, RowError, UsageError

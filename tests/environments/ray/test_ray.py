@@ -46,8 +46,11 @@ def _started(cpus: int, gpus: int = 0) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Three CPUs, and a GPU that is only said to be there."""
-    _started(3, 1)
+    """CPUs, and a GPU, that are only said to be there.
+
+    So many, because what failed may hold its actor until it is collected, and the next one would wait for ever.
+    """
+    _started(12, 1)
     yield
     ray.shutdown()
 
