@@ -48,7 +48,7 @@ def _started(cpus: int, gpus: int = 0) -> None:
 def cluster() -> Iterator[None]:
     """CPUs, and a GPU, that are only said to be there.
 
-    So many, because what failed may hold its actor until it is collected, and the next one would wait for ever.
+    So many, because what failed may hold its actor until it is collected, and the next one would wait for it.
     """
     _started(12, 1)
     yield
