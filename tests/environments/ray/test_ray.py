@@ -209,6 +209,8 @@ def test_actors_leave_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cluster_of_one_cpu_is_not_waited_for(exported: dict[str, Path]) -> None:
+    # That of the other tests is there until all of them are done.
+    ray.shutdown()
     _started(1)
     try:
         # Read in tasks, which need the CPU that an actor must not take.
