@@ -41,6 +41,11 @@ class Cores:
         """How many are taken."""
         return self._taken
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return len(self._waiting)
+
     def take(self, who: Waiting) -> bool:
         """Take a core and return True; where none is free, note who is to have the next."""
         with self._lock:

@@ -74,6 +74,7 @@ def test_a_busy_model_leaves_turns_to_another(two: Sides) -> None:
     first = put(two.queue(busy), [2, 3, 4, 5, 6, 7, 8])
     busy.wait_for(2)
     second = put(two.queue(other), [2])
+    until(lambda: two.cores.waiting == 1)  # a thread of the other has asked, in vain
     assert other.sizes == []
     busy.let(1)
     other.wait_for(1)  # the first core that is free is the other model's, though the busy one has more
