@@ -9,14 +9,20 @@ function answers with a dict instead of raising:
     {"ok": False, "error": {"type", "message", "kind", "expected", "traceback"}}
 
 Rows and places count from 1, and spans include both ends, as in R; 0 stands for "none".
+
+R notices an interrupt, or the end of its time, only between two calls. What can take long is therefore
+done by another thread, and answers `{"ok": True, "pending": Pending}` where it is not done soon;
+`Pending.wait` answers in its place, or is pending again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
 from itertools import count, islice
@@ -43,17 +49,19 @@ from bertonnx.wording import Option, R
 __all__ = [
     "PROTOCOL",
     "Handle",
+    "Pending",
     "Run",
     "Weights",
     "compare_weights",
     "golden",
+    "heed",
     "open_model",
     "signature",
     "verify",
     "weights",
 ]
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
@@ -80,7 +88,54 @@ def _answering(function: Callable[P, Answer]) -> Callable[P, Answer]:
     return answer
 
 
-def _described(error: Exception) -> dict[str, str]:
+_patience: float | None = None
+"""Seconds that R waits for an answer at most before it looks whether it is interrupted; None is for ever."""
+
+
+def heed(seconds: float) -> None:
+    """Let no call keep R waiting for longer than this."""
+    global _patience
+    _patience = seconds
+
+
+class Pending:
+    """An answer that another thread still works on."""
+
+    def __init__(self, work: Callable[[], Answer]) -> None:
+        self._work = work
+        self._answer: Answer = {}
+        self._patience = _patience
+        # Nobody waits for a daemon when R ends.
+        self._thread = threading.Thread(target=self._run, name="bertonnx-r", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> Answer:
+        """Return the answer, or that it is pending still; only the first time is any time waited."""
+        self._thread.join(self._patience)
+        self._patience = 0
+        return {"ok": True, "pending": self} if self._thread.is_alive() else self._answer
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._work()
+        except BaseException as error:  # a panic of a tokenizer is no Exception
+            self._answer = {"ok": False, "error": _described(error)}
+
+
+def _long(function: Callable[P, Answer]) -> Callable[P, Answer]:
+    """Answer as `_answering`, of what can take long: in time, or with what is pending."""
+    answering = _answering(function)
+
+    @wraps(function)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> Answer:
+        if _patience is None:
+            return answering(*args, **kwargs)
+        return Pending(lambda: answering(*args, **kwargs)).wait()
+
+    return answer
+
+
+def _described(error: BaseException) -> dict[str, str]:
     return {
         "type": type(error).__name__,
         "message": plain(error.worded(R) if isinstance(error, BertonnxError) else str(error)),
@@ -90,7 +145,7 @@ def _described(error: Exception) -> dict[str, str]:
     }
 
 
-@_answering
+@_long
 def open_model(
     path: str,
     device: Any,
@@ -113,7 +168,7 @@ def open_model(
     return {"handle": Handle(model), "info": _info(model)}
 
 
-@_answering
+@_long
 def verify(path: str, device: Any) -> Answer:
     """Replay a file's golden examples; the answer holds what `bertonnx.check` reports."""
     report = check(path, device)
@@ -138,7 +193,7 @@ def signature(path: str, public_key: str | None) -> Answer:
     return {"signer": (signer_of(place) or "nobody") if place.is_file() else "", "verified": False}
 
 
-@_answering
+@_long
 def golden(path: str) -> Answer:
     """Read a file's golden examples; the answer holds `texts` and `pairs` ("" for no pair)."""
     examples = read_model_file(Path(path)).golden
@@ -148,7 +203,7 @@ def golden(path: str) -> Answer:
     }
 
 
-@_answering
+@_long
 def weights(source: str) -> Answer:
     """Read the weights of a source or a model file; the answer holds columns, and `handle` the numbers."""
     found = source_weights.weights(source)
@@ -164,7 +219,7 @@ def weights(source: str) -> Answer:
     }
 
 
-@_answering
+@_long
 def compare_weights(path: str, source: str) -> Answer:
     """Compare a model file's weights with its source's; the answer holds columns, NaN for no number."""
     found = source_weights.compare_weights(path, source)
@@ -183,7 +238,7 @@ class Weights:
     def __init__(self, found: Sequence[Weight]) -> None:
         self._found = found
 
-    @_answering
+    @_long
     def values(self, place: int) -> Answer:
         """Return the numbers of a weight, counted from 1, as R orders them: `bytes`."""
         values = self._found[int(place) - 1].values
@@ -245,14 +300,14 @@ class Handle:
             )
         return _started(Run(model.stream(rows, replace(table.decode, prompt=prompt)), table, places))
 
-    @_answering
+    @_long
     def timed(self, texts: Sequence[str]) -> Answer:
         """Predict in Python alone; the answer holds `seconds` and `rows`."""
         started = time.perf_counter()
         rows = sum(1 for _ in self._model.stream(as_rows(texts)))
         return {"seconds": time.perf_counter() - started, "rows": float(rows)}
 
-    @_answering
+    @_long
     def fingerprint(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Answer:
         """Predict in Python alone.
 
@@ -293,8 +348,10 @@ class Run:
         self.table = table
         self._places = iter(places) if places is not None else count(1)
         self._held: list[tuple[int, Any]] = []
+        self._closed = False
+        self._taking = threading.Lock()
 
-    @_answering
+    @_long
     def chunk(self) -> Answer:
         """Return what comes next: `texts`, their number, 0 at the end; and `columns`, by name.
 
@@ -303,7 +360,9 @@ class Run:
         predicting, without making columns. A text that failed gives a RowError that names its row.
         """
         started = time.perf_counter()
-        taken = list(self._take())
+        with self._taking:
+            taken = list(self._take())
+        self._settle()
         seconds = time.perf_counter() - started
         self._held += taken
         # Small blocks are bound together in R, which copies them; a table's rows come as they are.
@@ -314,11 +373,19 @@ class Run:
         cut = sum(isinstance(result, dict) and "truncated" in result for _, result in taken)
         return {"texts": float(len(taken)), "cut": float(cut), "seconds": seconds, "columns": columns}
 
-    @_answering
+    @_long
     def close(self) -> Answer:
-        """Drop what has not started, and wait for what has."""
-        self._results.close()
+        """Drop what has not started; what has ends by itself."""
+        self._closed = True
+        self._settle()
         return {}
+
+    def _settle(self) -> None:
+        # Whoever holds the lock looks here again when it has let it go.
+        if self._closed and self._taking.acquire(blocking=False):
+            with suppress(BertonnxError):
+                self._results.close()
+            self._taking.release()
 
     def _take(self) -> Iterator[tuple[int, Any]]:
         ends = time.monotonic() + _CHUNK_SECONDS

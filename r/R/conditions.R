@@ -12,21 +12,39 @@ bert_abort <- function(message, kind, ..., parent = NULL, call, .envir = parent.
 }
 
 # Returns what Python answered, or raises its error as an R condition.
-#
-# Python is called in here (`answer` is a promise), where an interrupt cannot take R out of the
-# middle of Python's code, which crashes. Python itself is interrupted, and answers with nothing;
-# R's own interrupt is raised afterwards.
 unwrap <- function(answer, call) {
-  answer <- suspendInterrupts(answer)
-  if (is.null(answer)) {
-    allowInterrupts(Sys.sleep(0))
-    rlang::interrupt()
-  }
+  answer <- awaited(answer)
   if (isTRUE(answer$ok)) {
     return(answer)
   }
   abort_python(answer$error, call)
 }
+
+# Returns what Python answered, an error as it is. What takes long is done by a thread of Python's;
+# R waits for it by itself, where it notices an interrupt and the end of its time (setTimeLimit()): were
+# it to wait in Python, reticulate would look there as well, and swallow the latter.
+#
+# Python is called in here (`answer` is a promise), where an interrupt cannot take R out of the
+# middle of Python's code, which crashes. Python itself is interrupted, and answers with nothing;
+# R's own interrupt is raised afterwards.
+awaited <- function(answer) {
+  answer <- suspendInterrupts(answer)
+  pause <- SHORTEST_PAUSE
+  repeat {
+    # Of no time at all, R would look at nothing.
+    allowInterrupts(Sys.sleep(pause))
+    if (is.null(answer)) rlang::interrupt()
+    if (is.null(answer$pending)) {
+      return(answer)
+    }
+    answer <- suspendInterrupts(answer$pending$wait())
+    pause <- min(2 * pause, LONGEST_PAUSE)
+  }
+}
+
+# Seconds between two looks at what Python does.
+SHORTEST_PAUSE <- 1e-4
+LONGEST_PAUSE <- 0.02
 
 abort_python <- function(error, call) {
   parent <- python_condition(error$type, error$message, error$traceback)

@@ -1,7 +1,10 @@
 # Which Python, and the bridge into it. Python starts with the first model, never before.
 
 # The number of the interface that this package was written for (runtime/r_bridge.py, PROTOCOL).
-PROTOCOL <- 7L
+PROTOCOL <- 8L
+
+# Seconds that a call waits for Python at most. What takes longer, R asks for again.
+PATIENCE <- 0.005
 
 ENVIRONMENT <- "r-bertonnx"
 
@@ -11,6 +14,7 @@ bridge <- function(call = rlang::caller_env()) {
     start_python(call)
     module <- import_bridge(call)
     check_protocol(module$PROTOCOL, call)
+    module$heed(PATIENCE)
     the$bridge <- module
     the$pid <- Sys.getpid()
   }

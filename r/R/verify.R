@@ -109,7 +109,7 @@ verified_export <- function(model) {
 }
 
 verified_file <- function(model, call) {
-  answer <- suspendInterrupts(bridge(call)$verify(enc2utf8(model$path), model$device))
+  answer <- awaited(bridge(call)$verify(enc2utf8(model$path), model$device))
   check <- "The file answers here as it did at export"
   if (!isTRUE(answer$ok) && identical(answer$error$type, "DriftError")) {
     return(verified(check, FALSE, NA_real_, NA_real_, answer$error$message))
@@ -125,7 +125,7 @@ verified_file <- function(model, call) {
 # No row where there is no signature, and none was asked for.
 verified_signature <- function(model, public_key, call) {
   key <- if (!is.null(public_key)) enc2utf8(public_key)
-  answer <- suspendInterrupts(bridge(call)$signature(enc2utf8(model$path), key))
+  answer <- awaited(bridge(call)$signature(enc2utf8(model$path), key))
   check <- "The file is what the owner of a key signed"
   if (!isTRUE(answer$ok) && identical(answer$error$type, "SignatureError")) {
     return(verified(check, FALSE, NA_real_, NA_real_, answer$error$message))

@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,68 @@ def test_an_interrupt_goes_through() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         r_bridge._answering(interrupted)()
+
+
+def finished(answer: dict[str, Any]) -> dict[str, Any]:
+    """Wait as R does."""
+    while "pending" in answer:
+        answer = answer["pending"].wait()
+    return answer
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer as R asks for it: at once, or later."""
+    monkeypatch.setattr(r_bridge, "_patience", None)
+    r_bridge.heed(0)
+
+
+def outcome(gate: threading.Event, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def long() -> dict[str, Any]:
+        gate.wait()
+        return work()
+
+    return r_bridge._long(long)()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_takes_long_is_pending_until_it_is_done() -> None:
+    gate = threading.Event()
+    answer = outcome(gate, lambda: {"found": 1})
+    assert answer["ok"]
+    assert "pending" in answer["pending"].wait()
+    gate.set()
+    assert finished(answer) == {"ok": True, "found": 1}
+
+
+class Panic(BaseException):
+    """As tokenizers raises it."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, Panic])
+@pytest.mark.usefixtures("impatient")
+def test_an_error_of_what_takes_long_comes_with_its_end(kind: type[BaseException]) -> None:
+    def broken() -> dict[str, Any]:
+        raise kind("it broke")
+
+    gate = threading.Event()
+    answer = outcome(gate, broken)
+    gate.set()
+    error = finished(answer)["error"]
+    assert (error["type"], error["message"]) == (kind.__name__, "it broke")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_is_the_same_and_can_be_closed_while_it_runs(exported: dict[str, Path]) -> None:
+    opening = open_model(str(exported["feature-extraction"]), "cpu", None, None)
+    handle = finished(opening)["handle"]
+    run = start(handle, "embeddings", TEXTS)["run"]
+    taken = finished(run.chunk())
+    assert 0 < taken["texts"] <= len(TEXTS)
+    run.chunk()
+    assert finished(run.close()) == {"ok": True}
+    again = start(handle, "embeddings", TEXTS[:1])["run"]
+    assert finished(again.chunk())["texts"] == 1
 
 
 def test_a_model_of_pairs_needs_them(exported: dict[str, Path]) -> None:

@@ -62,6 +62,38 @@ test_that("an interrupt in the middle leaves the session usable", {
   expect_true(found$same)
 })
 
+test_that("the end of R's time is noticed, and leaves the session usable", {
+  found <- in_fresh_r(function(path) {
+    model <- bertonnx::bert_load(path)
+    before <- bertonnx::bert_embed(model, c("a text", "another"))
+    many <- paste("so many words of text", seq_len(1e6))
+    limited <- function() {
+      setTimeLimit(elapsed = 2, transient = TRUE)
+      on.exit(setTimeLimit())
+      bertonnx::bert_embed(model, many)
+    }
+    started <- Sys.time()
+    what <- tryCatch(limited(), error = conditionMessage)
+    seconds <- as.double(Sys.time() - started, units = "secs")
+    list(what = what, seconds = seconds, same = identical(bertonnx::bert_embed(model, c("a text", "another")), before))
+  }, list(model_file("embeddings")), timeout = 300)
+  expect_identical(found$what, "reached elapsed time limit")
+  expect_lt(found$seconds, 30)
+  expect_true(found$same)
+})
+
+test_that("what Python still works on is asked for until it is there", {
+  asked <- 0
+  still <- list(ok = TRUE, pending = list(wait = function() {
+    asked <<- asked + 1
+    if (asked < 3) still else list(ok = TRUE, value = 1)
+  }))
+  expect_identical(unwrap(still, NULL)$value, 1)
+  expect_identical(asked, 3)
+  interrupted <- list(ok = TRUE, pending = list(wait = function() NULL))
+  expect_identical(tryCatch(unwrap(interrupted, NULL), interrupt = function(condition) "interrupted"), "interrupted")
+})
+
 test_that("texts that were cut are counted, once a call, and can be read whole", {
   model <- bert_load(model_file("embeddings"), max_length = 16)
   texts <- c(strrep("word ", 50), "short", NA, strrep("more ", 50))
