@@ -52,7 +52,7 @@ can_require_python <- function() {
 }
 
 # What pip and uv install: the package of the index, or one of the user's own.
-python_package <- function(extras = "cpu", source = Sys.getenv("BERTONNX_PYTHON_PACKAGE")) {
+python_package <- function(extras = "cpu", source = default_source()) {
   wanted <- sprintf("bertonnx[%s]", paste(extras, collapse = ","))
   if (!nzchar(source)) {
     return(wanted)

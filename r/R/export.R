@@ -46,10 +46,11 @@ python_to_export_with <- function(call) {
       return(python)
     }
   }
+  line <- install_line("export = TRUE")
   bert_abort(
     c(
       "Exporting takes PyTorch, and no Python with it and the package bertonnx was found.",
-      "i" = "Type {.run bertonnx::bert_install(export = TRUE)}, once, in a fresh R; or name one: {.arg python}."
+      "i" = "Type {.run {line}}, once, in a fresh R; or name one: {.arg python}."
     ),
     "no_python",
     call = call

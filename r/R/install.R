@@ -5,9 +5,13 @@
 #' newer, which makes an environment by itself, or where `RETICULATE_PYTHON` names a Python that
 #' has the package.
 #'
-#' The Python package comes from the package index, unless `source`, or the environment variable
-#' `BERTONNX_PYTHON_PACKAGE`, says otherwise. Set the variable in `~/.Renviron` to have reticulate 1.41
-#' or newer take it from there as well.
+#' A new environment is made beside one that is there, and takes its place when it is complete and
+#' works. Where that fails, or is interrupted, all stays as it was.
+#'
+#' Without `source`, the Python package comes from where the environment variable
+#' `BERTONNX_PYTHON_PACKAGE` says; else from the copy of the repository that this R package, or the
+#' environment that is there, was installed from; else from the package index. Set the variable in
+#' `~/.Renviron` to have reticulate 1.41 or newer take it from there as well.
 #'
 #' @param python A Python (3.11 or newer) to make the environment with. By default the `python3`
 #'   that a terminal would start; `/usr/bin/python3` where R's own libraries would otherwise stand
@@ -16,10 +20,13 @@
 #'   address, or a version (`"bertonnx==0.1.0"`).
 #' @param export Whether to install what [bert_export()] needs as well (PyTorch and transformers:
 #'   some gigabytes).
-#' @param gpu Whether to install ONNX Runtime for an NVIDIA GPU.
+#' @param gpu Whether to install ONNX Runtime for an NVIDIA GPU; by default where the environment that
+#'   is there has it.
 #' @param adapters Whether to install what exporting PEFT adapters needs as well, with `export`.
-#' @param force Whether to begin again where the environment exists already, as is done where it has
-#'   the other ONNX Runtime of the two.
+#' @param extras Further extras of the Python package, such as `"arrow"` (Parquet), `"train"`,
+#'   `"evaluate"` or `"tensorflow"`.
+#' @param force Whether to leave out what else an environment that is there was made with (`export`,
+#'   `gpu`, `adapters`, `extras`); it is installed again otherwise.
 #' @param pip_options Further options of `pip install`, such as `c("--no-cache-dir")`.
 #' @return The path of the environment's Python, invisibly.
 #' @seealso [bert_sitrep()] for what is there.
@@ -34,39 +41,159 @@ bert_install <- function(
   python = NULL,
   source = NULL,
   export = FALSE,
-  gpu = FALSE,
+  gpu = NULL,
   adapters = FALSE,
+  extras = character(),
   force = FALSE,
   pip_options = character()
 ) {
   call <- rlang::current_env()
-  check_flag(export)
-  check_flag(gpu)
-  check_flag(adapters)
+  flags <- c(export = check_flag(export), adapters = check_flag(adapters))
+  extras <- c(names(flags)[flags], check_extras(extras, call))
+  if (!is.null(gpu)) check_flag(gpu)
   check_flag(force)
   if (!is.null(source)) check_string(source)
-  extras <- c(if (gpu) "gpu" else "cpu", if (export) "export", if (adapters) "adapters")
-  package <- python_package(extras, source %||% Sys.getenv("BERTONNX_PYTHON_PACKAGE"))
-  check_package(package, call)
   folder <- environment_folder()
   check_not_running(folder, call)
+  restore_environment(folder)
+  extras <- all_extras(extras, gpu, folder, force)
+  package <- python_package(extras, source %||% default_source())
+  check_package(package, call)
+  python <- if (is.null(python)) python_to_build_with(call) else check_string(python)
+  check_builds(python, call)
+  new <- paste0(folder, ".new")
+  on.exit(unlink(new, recursive = TRUE))
+  fill_environment(new, python, package, extras, pip_options, call)
+  put_in_place(new, folder, call)
   own <- file.path(folder, python_in_environment())
-  if (force || !is_for(examine_python(own), gpu)) {
-    python <- if (is.null(python)) python_to_build_with(call) else check_string(python)
-    make_environment(python, folder, call)
-  }
-  cli::cli_inform(c("i" = "Installing {package} into {.file {folder}}."))
-  options <- c("--upgrade", "--disable-pip-version-check", "--progress-bar", "off", pip_options)
-  packages <- c(package, if (export) EXPORT_TORCH)
-  pip <- c("-m", "pip", "install", options, packages)
-  run_to_the_end(own, pip, "install", not_installed(package), call)
   cli::cli_inform(c("v" = "Done.", "i" = what_next(own)))
   invisible(own)
 }
 
-# ONNX Runtime for the CPU and the one for GPUs do not go together in one environment.
-is_for <- function(seen, gpu) {
-  !is.null(seen) && (!nzchar(seen$onnxruntime) || nzchar(seen$gpu) == gpu)
+check_extras <- function(extras, call) {
+  if (!is.character(extras) || anyNA(extras) || !all(grepl("^[a-z]+$", extras))) {
+    bert_abort("{.arg extras} must be names of extras, such as {.val arrow}.", "input", call = call)
+  }
+  extras
+}
+
+EXTRAS_FILE <- "bertonnx-extras"
+
+# What is asked for, and what the environment that is there was made with. ONNX Runtime for the CPU and
+# the one for GPUs do not go together in one environment.
+all_extras <- function(asked, gpu, folder, force) {
+  before <- if (!force) extras_of(folder)
+  runtime <- if (isTRUE(gpu %||% ("gpu" %in% before))) "gpu" else "cpu"
+  unique(c(runtime, asked, setdiff(before, c("cpu", "gpu"))))
+}
+
+extras_of <- function(folder) {
+  noted <- file.path(folder, EXTRAS_FILE)
+  if (file.exists(noted)) {
+    return(readLines(noted))
+  }
+  seen <- examine_python(file.path(folder, python_in_environment()))
+  c(if (isTRUE(nzchar(seen$gpu))) "gpu", if (isTRUE(nzchar(seen$torch))) "export")
+}
+
+fill_environment <- function(folder, python, package, extras, pip_options, call) {
+  unlink(folder, recursive = TRUE)
+  cli::cli_inform(c("i" = "Making an environment with {.file {python}}."))
+  run_to_the_end(python, c("-m", "venv", folder), "install", "The Python environment could not be made.", call)
+  own <- file.path(folder, python_in_environment())
+  cli::cli_inform(c("i" = "Installing {package}."))
+  options <- c("--upgrade", "--disable-pip-version-check", "--progress-bar", "off", pip_options)
+  packages <- c(package, if (any(c("export", "train") %in% extras)) EXPORT_TORCH)
+  run_to_the_end(own, c("-m", "pip", "install", options, packages), "install", not_installed(package), call)
+  check_protocol(protocol_of(own, call), call)
+  writeLines(extras, file.path(folder, EXTRAS_FILE))
+}
+
+# By importing it, so that an environment that does not work never takes the place of one that does.
+protocol_of <- function(python, call) {
+  code <- "from bertonnx.runtime.r_bridge import PROTOCOL; print(PROTOCOL)"
+  problem <- "The Python package was installed, and does not work."
+  said <- run_to_the_end(python, c("-c", code), "install", problem, call, show = FALSE)
+  suppressWarnings(as.integer(said[[length(said)]]))
+}
+
+# The folder's name is in some of its files.
+put_in_place <- function(new, folder, call) {
+  before <- paste0(folder, ".before")
+  unlink(before, recursive = TRUE)
+  name_anew(new, folder)
+  if (dir.exists(folder)) file.rename(folder, before)
+  if (suppressWarnings(file.rename(new, folder))) {
+    unlink(before, recursive = TRUE)
+    return(invisible())
+  }
+  restore_environment(folder)
+  bert_abort(
+    c("{.file {folder}} could not be replaced.", "i" = "Close what uses it, such as another R, and type it again."),
+    "install",
+    call = call
+  )
+}
+
+name_anew <- function(from, to) {
+  scripts <- list.files(dirname(file.path(from, python_in_environment())), full.names = TRUE)
+  # Of links to Python itself, nothing is read.
+  scripts <- scripts[!nzchar(Sys.readlink(scripts)) & file.size(scripts) < 1e5]
+  for (script in scripts) {
+    bytes <- readBin(script, "raw", file.size(script))
+    if (any(bytes == as.raw(0))) next
+    text <- rawToChar(bytes)
+    named <- gsub(from, to, text, fixed = TRUE, useBytes = TRUE)
+    if (!identical(named, text)) writeBin(charToRaw(named), script)
+  }
+}
+
+# Where R was killed between taking the old one away and putting the new one there.
+restore_environment <- function(folder) {
+  before <- paste0(folder, ".before")
+  if (!dir.exists(folder) && dir.exists(before)) suppressWarnings(file.rename(before, folder))
+}
+
+# Whether pip finds the Python package by its name.
+ON_INDEX <- FALSE
+
+# The copy of the repository that this R package is installed from: R CMD INSTALL reads this line there.
+COPY <- local({
+  above <- dirname(getwd())
+  if (file.exists(file.path(above, "pyproject.toml")) && dir.exists(file.path(above, "runtime"))) above else ""
+})
+
+default_source <- function(folder = environment_folder()) {
+  named <- Sys.getenv("BERTONNX_PYTHON_PACKAGE")
+  if (nzchar(named)) {
+    return(named)
+  }
+  if (nzchar(COPY) && file.exists(file.path(COPY, "pyproject.toml"))) {
+    return(COPY)
+  }
+  source_of(folder)
+}
+
+# What pip notes of a package that is not from an index; "" where it is.
+source_of <- function(folder) {
+  noted <- Sys.glob(file.path(package_info(folder), "direct_url.json"))
+  if (length(noted) == 0) {
+    return("")
+  }
+  address <- regmatches(text <- paste(readLines(noted[[1]], warn = FALSE), collapse = ""), regexpr("\"url\": *\"[^\"]*\"", text))
+  path <- utils::URLdecode(sub("^\"url\": *\"file://([^\"]*)\"$", "\\1", address))
+  if (length(path) == 1L && file.exists(path)) path else ""
+}
+
+package_info <- function(folder) {
+  Sys.glob(file.path(folder, c("lib/python*", "Lib"), "site-packages", "bertonnx-*.dist-info"))
+}
+
+# What to type to install, with what has to be named: `options` as they are typed.
+install_line <- function(options = NULL) {
+  known <- ON_INDEX || nzchar(default_source())
+  given <- c(if (!known) "source = \"path/to/a/copy/of/the/repository\"", options)
+  sprintf("bertonnx::bert_install(%s)", paste(given, collapse = ", "))
 }
 
 what_next <- function(own, named = Sys.getenv("RETICULATE_PYTHON")) {
@@ -85,7 +212,7 @@ what_next <- function(own, named = Sys.getenv("RETICULATE_PYTHON")) {
 EXPORT_TORCH <- "torch==2.13.0"
 
 not_installed <- function(package) {
-  advice <- if (is.null(attr(package, "path"))) {
+  advice <- if (!grepl(" @ ", package, fixed = TRUE)) {
     c("i" = "From a copy of the repository: {.code bert_install(source = \"path/to/it\")}.")
   }
   c("The Python package could not be installed.", advice)
@@ -121,23 +248,6 @@ check_not_running <- function(folder, call) {
   }
 }
 
-make_environment <- function(python, folder, call) {
-  check_builds(python, call)
-  before <- paste0(folder, ".before")
-  unlink(before, recursive = TRUE)
-  if (dir.exists(folder)) file.rename(folder, before)
-  cli::cli_inform(c("i" = "Making {.file {folder}} with {.file {python}}."))
-  done <- FALSE
-  # Half an environment would be taken for a whole one the next time.
-  on.exit({
-    unlink(if (done) before else folder, recursive = TRUE)
-    if (!done && dir.exists(before)) file.rename(before, folder)
-  })
-  problem <- "The Python environment could not be made."
-  run_to_the_end(python, c("-m", "venv", folder), "install", problem, call)
-  done <- TRUE
-}
-
 check_builds <- function(python, call) {
   seen <- examine_python(python)
   if (suits_r(seen)) {
@@ -152,8 +262,9 @@ check_builds <- function(python, call) {
   } else {
     "R's library path holds another {.file {basename(seen$libpython)}} than that of {.file {python}}."
   }
+  line <- install_line()
   bert_abort(
-    c(problem, "i" = "Name another, or none: {.code bert_install()} looks for one that fits."),
+    c(problem, "i" = "Name another, or none: {.code {line}} looks for one that fits."),
     "no_python",
     call = call
   )
@@ -169,11 +280,12 @@ python_to_build_with <- function(call) {
       return(seen$executable)
     }
   }
+  line <- install_line("python = \"/path/to/python3\"")
   bert_abort(
     c(
       "No Python of at least 3.11 was found that R could load.",
       "i" = "Install one ({.code apt-get install python3-venv libpython3-dev}, or from python.org), or
-             name one: {.code bert_install(python = \"/path/to/python3\")}."
+             name one: {.code {line}}."
     ),
     "no_python",
     call = call
@@ -207,12 +319,12 @@ shadowing_libpython <- function(seen, path = the$library_path) {
 OUR_ERROR <- "error: "
 
 # Runs a program, says what it says, and raises where it fails.
-run_to_the_end <- function(program, args, kind, problem, call) {
+run_to_the_end <- function(program, args, kind, problem, call, show = TRUE) {
   lines <- character()
   # What our own command says last, its error, the condition says: shown here too, it would be there twice.
   status <- run_showing(program, args, function(line) {
     lines <<- c(lines, line)
-    !any(startsWith(lines, OUR_ERROR))
+    show && !any(startsWith(lines, OUR_ERROR))
   })
   if (status == 0L) {
     return(invisible(lines))
@@ -230,17 +342,82 @@ run_to_the_end <- function(program, args, kind, problem, call) {
   )
 }
 
+# Where a pipe is read, R notices no interrupt; so the program writes to a file, which is looked at.
 run_showing <- function(program, args, heard) {
-  clean <- if (.Platform$OS.type == "unix") "LD_LIBRARY_PATH= PYTHONUNBUFFERED=1 "
-  command <- paste0(clean, paste(shQuote(c(program, args)), collapse = " "), " 2>&1")
+  say <- function(lines) {
+    for (line in lines) if (isTRUE(heard(line))) cli::cli_verbatim(line)
+  }
+  if (.Platform$OS.type != "unix") {
+    return(run_piped(program, args, say))
+  }
+  folder <- tempfile("run")
+  dir.create(folder)
+  on.exit(unlink(folder, recursive = TRUE))
+  places <- file.path(folder, c("output", "pid", "status"))
+  command <- paste(shQuote(c(program, args)), collapse = " ")
+  script <- sprintf(
+    "LD_LIBRARY_PATH= PYTHONUNBUFFERED=1 %s > %s 2>&1 < /dev/null & echo $! > %s; wait $!; echo $? > %s.part; mv %s.part %s",
+    command, shQuote(places[[1]]), shQuote(places[[2]]), shQuote(places[[3]]), shQuote(places[[3]]), shQuote(places[[3]])
+  )
+  system2("/bin/sh", c("-c", shQuote(script)), stderr = FALSE, wait = FALSE)
+  status <- NULL
+  # By its number, since it does not hear what is typed; what it was about to make is unfinished.
+  on.exit(if (is.null(status)) end_program(places[[2]]), add = TRUE, after = FALSE)
+  status <- followed(places[[1]], places[[3]], say)
+  status
+}
+
+followed <- function(output, status, say) {
+  read <- 0
+  rest <- raw()
+  repeat {
+    ended <- file.exists(status)
+    size <- file.size(output)
+    if (isTRUE(size > read)) {
+      bytes <- c(rest, bytes_of(output, read, size))
+      read <- size
+      ends <- which(bytes == as.raw(10L))
+      whole <- if (length(ends) > 0) max(ends) else 0L
+      say(lines_of(bytes[seq_len(whole)]))
+      rest <- bytes[-seq_len(whole)]
+      if (whole == 0L) rest <- bytes
+    }
+    if (ended) break
+    Sys.sleep(0.05)
+  }
+  say(lines_of(rest))
+  as.integer(readLines(status))
+}
+
+bytes_of <- function(path, from, to) {
+  connection <- file(path, "rb")
+  on.exit(close(connection))
+  seek(connection, from)
+  readBin(connection, "raw", to - from)
+}
+
+lines_of <- function(bytes) {
+  if (length(bytes) == 0) {
+    return(character())
+  }
+  text <- rawToChar(bytes[bytes != as.raw(0)])
+  Encoding(text) <- "UTF-8"
+  lines <- strsplit(enc2utf8(text), "\r?\n", perl = TRUE)[[1]]
+  # Of what draws over its own line, the last.
+  sub("^.*\r", "", lines)
+}
+
+end_program <- function(place) {
+  pid <- if (file.exists(place)) suppressWarnings(as.integer(readLines(place)))
+  if (length(pid) == 1L && !is.na(pid)) tools::pskill(pid)
+}
+
+run_piped <- function(program, args, say) {
+  command <- paste(paste(shQuote(c(program, args)), collapse = " "), "2>&1")
   connection <- pipe(command, open = "r", encoding = "UTF-8")
   status <- NULL
   on.exit(if (is.null(status)) close(connection))
-  while (length(line <- readLines(connection, n = 1L, warn = FALSE)) > 0) {
-    if (isTRUE(heard(line))) {
-      cli::cli_verbatim(line)
-    }
-  }
+  while (length(line <- readLines(connection, n = 1L, warn = FALSE)) > 0) say(line)
   status <- close(connection)
   exit_status(status)
 }

@@ -55,7 +55,7 @@ start_python <- function(call) {
   )
   failure <- with_variables(variables, tryCatch(
     {
-      reticulate::py_config()
+      without_poetry(reticulate::py_config())
       NULL
     },
     error = identity
@@ -75,10 +75,11 @@ with_variables <- function(variables, code) {
 }
 
 abort_not_started <- function(chosen, failure, call) {
+  line <- install_line()
   text <- if (chosen$source == "managed") {
     c(
       "reticulate could not make a Python environment with {.val {python_package()}}; what it tried stands above.",
-      "i" = "With a copy of the repository, type {.code bertonnx::bert_install(source = \"path/to/it\")}, once.",
+      "i" = "To have one without reticulate's help, type {.run {line}}, once.",
       "i" = "Without a network, an environment that was made before is used where {.envvar UV_OFFLINE} is 1."
     )
   } else {
@@ -92,10 +93,11 @@ import_bridge <- function(call) {
     reticulate::import("bertonnx.runtime.r_bridge", convert = TRUE),
     error = function(error) {
       python <- reticulate::py_config()$python
+      line <- install_line()
       bert_abort(
         c(
           "Python at {.file {python}} is running, and it has no package bertonnx that fits.",
-          "i" = "Restart R, then type {.run bertonnx::bert_install()}; or name another Python in the
+          "i" = "Restart R, then type {.run {line}}; or name another Python in the
                  environment variable {.envvar RETICULATE_PYTHON}."
         ),
         "no_python",
@@ -112,7 +114,8 @@ check_protocol <- function(found, call) {
   }
   older <- if (as.integer(found) < PROTOCOL) "Python" else "R"
   advice <- if (older == "Python") {
-    c("i" = "Restart R and type {.run bertonnx::bert_install(force = TRUE)} to update the Python package.")
+    line <- install_line()
+    c("i" = "Restart R and type {.run {line}} to update the Python package.")
   } else {
     c("i" = "Update the R package bertonnx.")
   }
@@ -162,7 +165,18 @@ choice <- function(python, source) {
 # Without asking, and without making, anything: reticulate may offer Miniconda on the way.
 discovered <- function() {
   quiet <- c(RETICULATE_MINICONDA_ENABLED = "FALSE", RETICULATE_AUTOCREATE_PACKAGE_VENV = "no")
-  tryCatch(with_variables(quiet, reticulate::py_discover_config("bertonnx")), error = function(error) NULL)
+  tryCatch(
+    without_poetry(with_variables(quiet, reticulate::py_discover_config("bertonnx"))),
+    error = function(error) NULL
+  )
+}
+
+# reticulate takes any pyproject.toml for Poetry's, and warns where there is no Poetry.
+without_poetry <- function(code) {
+  withCallingHandlers(code, warning = function(warning) {
+    said <- conditionMessage(warning)
+    if (grepl("Poetry|pyproject.toml", said)) rlang::cnd_muffle(warning)
+  })
 }
 
 # By use_python() and its like, an environment variable, or the program that started R; not by what
@@ -185,9 +199,13 @@ in_working_folder <- function(python) {
   startsWith(folder, here) && folder != here
 }
 
-own_python <- function() {
-  python <- file.path(environment_folder(), python_in_environment())
-  if (file.exists(python)) python
+# An environment without the package is as good as none.
+own_python <- function(folder = environment_folder()) {
+  restore_environment(folder)
+  python <- file.path(folder, python_in_environment())
+  if (file.exists(python) && (length(package_info(folder)) > 0 || isTRUE(nzchar(examine_python(python)$bertonnx)))) {
+    python
+  }
 }
 
 environment_folder <- function(envname = ENVIRONMENT) {
@@ -227,27 +245,37 @@ no_python_because <- function(chosen, seen) {
 }
 
 no_python_advice <- function(chosen) {
+  line <- install_line()
   if (chosen$source %in% c("search", "none", "bert_install")) {
-    return(c("i" = "Type {.run bertonnx::bert_install()}, once."))
+    return(c("i" = cli::format_inline("Type {.run {line}}, once.")))
   }
   undo <- if (chosen$source == "VIRTUAL_ENV") {
     "start R outside of that environment ({.code deactivate})"
   } else {
     "take that choice back ({.code Sys.unsetenv(\"RETICULATE_PYTHON\")}, or no {.code use_python()}), restart R"
   }
+  pip <- pip_line(chosen$python)
   c(
-    "i" = "Either install it there: {.code pip install \"{python_package()}\"};",
-    "i" = paste("or", undo, "and type {.run bertonnx::bert_install()}.")
+    "i" = cli::format_inline("Either install it there: {.code {pip}};"),
+    "i" = cli::format_inline(paste("or", undo, "and type {.run {line}}."))
   )
+}
+
+# For a terminal.
+pip_line <- function(python) {
+  package <- python_package()
+  if (!ON_INDEX && !grepl(" @ ", package, fixed = TRUE)) package <- "path/to/a/copy/of/the/repository[cpu]"
+  sprintf("%s -m pip install \"%s\"", python, package)
 }
 
 abort_working_folder <- function(python, call) {
   folder <- dirname(dirname(python))
+  line <- install_line()
   bert_abort(
     c(
       "A Python environment lies in the working folder, {.file {folder}}, and nobody asked for it.",
       "i" = "To use it, type {.code reticulate::use_virtualenv(\"{folder}\")} first.",
-      "i" = "Not to use it, type {.run bertonnx::bert_install()}, once."
+      "i" = "Not to use it, type {.run {line}}, once."
     ),
     "no_python",
     call = call

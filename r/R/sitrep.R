@@ -76,25 +76,23 @@ found_choice <- function(chosen, seen) {
   }
   if (is.null(seen)) {
     value <- if (is.na(chosen$python)) "none found" else paste(chosen$python, "does not run")
-    remedy <- if (chosen$source == "RETICULATE_PYTHON") {
-      "Sys.unsetenv(\"RETICULATE_PYTHON\"), then bert_install()"
-    } else {
-      "bert_install()"
-    }
+    unset <- if (chosen$source == "RETICULATE_PYTHON") "Sys.unsetenv(\"RETICULATE_PYTHON\"); "
+    remedy <- paste0(unset, install_line())
     return(finding("Python", FALSE, value, remedy))
   }
   value <- sprintf("%s, %s (%s)", seen$python, chosen$python, chosen$source)
-  finding("Python", recent_enough(seen$python), value, "bert_install(python = ...) with 3.11 or newer")
+  finding("Python", recent_enough(seen$python), value, install_line("python = \"/path/to/python3.11\""))
 }
 
 found_packages <- function(seen) {
-  install <- "bert_install()"
+  install <- install_line()
   needed <- c(bertonnx = seen$bertonnx, onnxruntime = seen$onnxruntime, tokenizers = seen$tokenizers)
   rows <- lapply(names(needed), function(name) {
     there <- nzchar(needed[[name]])
     finding(paste("Python package", name), there, if (there) needed[[name]] else "not installed", install)
   })
-  torch <- if (nzchar(seen$torch)) seen$torch else "not installed; bert_install(export = TRUE) if you need it"
+  wanted <- install_line("export = TRUE")
+  torch <- if (nzchar(seen$torch)) seen$torch else sprintf("not installed; %s if you need it", wanted)
   c(rows, list(finding("PyTorch, for bert_export() alone", TRUE, torch)))
 }
 
@@ -105,7 +103,7 @@ found_shadow <- function(seen) {
   }
   value <- sprintf("%s may be loaded in place of %s", rival, seen$libpython)
   # It works as long as both are of one minor version, which they are: their names are the same.
-  finding("libpython", TRUE, paste0(value, "; if Python crashes, bert_install(force = TRUE)"))
+  finding("libpython", TRUE, paste0(value, "; if Python crashes, ", install_line("force = TRUE")))
 }
 
 found_folder <- function(chosen) {
@@ -116,7 +114,7 @@ found_folder <- function(chosen) {
   }
   value <- paste0("holds ", paste0(here, "/", collapse = ", "))
   if (chosen$source == "working folder") {
-    remedy <- sprintf("bert_install(), or reticulate::use_virtualenv(\"./%s\") if you mean it", here[[1]])
+    remedy <- sprintf("%s, or reticulate::use_virtualenv(\"./%s\") if you mean it", install_line(), here[[1]])
     return(finding("Working folder", FALSE, paste0(value, ", which nobody asked for"), remedy))
   }
   finding("Working folder", TRUE, paste0(value, ", which is not used unless it is asked for"))

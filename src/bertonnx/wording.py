@@ -280,9 +280,13 @@ class _R(_Python):
 
     def install(self, what: Install) -> str:
         extras = what.extra.split(",")
-        options = [f"{name} = TRUE" for name in ("gpu", "export", "adapters") if name in extras]
-        force = ["force = TRUE"] if what.remove else []
-        return f"bert_install({', '.join([*options, *force])})"
+        flags = ("gpu", "export", "adapters")
+        options = [f"{name} = TRUE" for name in flags if name in extras]
+        others = [extra for extra in extras if extra not in (*flags, "cpu", "")]
+        if others:
+            options.append(f"extras = {self._literal(others if others[1:] else others[0])}")
+        # An environment is always made anew, so that nothing has to be removed first.
+        return f"bert_install({', '.join(options)})"
 
     def _function(self, name: str) -> str:
         return "bert_verify" if name == "check" else f"bert_{name}"

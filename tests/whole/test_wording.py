@@ -64,7 +64,15 @@ WORDED = [
         (
             'pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"',
             'pip uninstall -y onnxruntime && pip install "bertonnx[gpu]"',
-            "bert_install(gpu = TRUE, force = TRUE)",
+            "bert_install(gpu = TRUE)",
+        ),
+    ),
+    (
+        Install("train,arrow,export"),
+        (
+            'pip install "bertonnx[train,arrow,export]"',
+            'pip install "bertonnx[train,arrow,export]"',
+            'bert_install(export = TRUE, extras = c("train", "arrow"))',
         ),
     ),
 ]

@@ -1,66 +1,76 @@
 # A wheel of no dependencies, so that nothing is downloaded.
-tiny_wheel <- function(python, .local_envir = parent.frame()) {
+tiny_wheel <- function(python, protocol = PROTOCOL, version = "7.8.9", .local_envir = parent.frame()) {
   folder <- withr::local_tempdir(.local_envir = .local_envir)
   script <- file.path(folder, "wheel.py")
   writeLines(c(
     "import sys, zipfile",
-    "with zipfile.ZipFile(sys.argv[1], 'w') as wheel:",
-    "    wheel.writestr('bertonnx/__init__.py', '')",
-    "    info = 'bertonnx-7.8.9.dist-info/'",
-    "    wheel.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: bertonnx\\nVersion: 7.8.9\\n')",
+    "path, bridge, version = sys.argv[1:]",
+    "with zipfile.ZipFile(path, 'w') as wheel:",
+    "    for name in ('bertonnx/__init__.py', 'bertonnx/runtime/__init__.py'): wheel.writestr(name, '')",
+    "    wheel.writestr('bertonnx/runtime/r_bridge.py', bridge)",
+    "    info = f'bertonnx-{version}.dist-info/'",
+    "    wheel.writestr(info + 'METADATA', f'Metadata-Version: 2.1\\nName: bertonnx\\nVersion: {version}\\n')",
     "    wheel.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')",
+    "    wheel.writestr(info + 'entry_points.txt', '[console_scripts]\\nbertonnx = bertonnx.runtime.r_bridge:main\\n')",
     "    wheel.writestr(info + 'RECORD', '')"
   ), script)
-  wheel <- file.path(folder, "bertonnx-7.8.9-py3-none-any.whl")
-  run_python(python, shQuote(c(script, wheel)))
+  wheel <- file.path(folder, sprintf("bertonnx-%s-py3-none-any.whl", version))
+  bridge <- sprintf("PROTOCOL = %d\ndef main(): print('it runs')\n", protocol)
+  run_python(python, shQuote(c(script, wheel, bridge, version)))
   wheel
 }
 
-test_that("an environment is made, found again, and made anew", {
+python_for_tests <- function() {
   skip_on_os("windows")
   python <- tryCatch(python_to_build_with(NULL), error = function(error) skip("no Python that R could load"))
   skip_if_not(
     identical(run_python(python, c("-c", shQuote("import ensurepip; print(1)"))), "1"),
     "this Python cannot make environments; on Debian: apt-get install python3-venv"
   )
+  python
+}
+
+quietly_installed <- function(...) {
+  suppressMessages(bert_install(..., pip_options = c("--no-index", "--no-deps")))
+}
+
+test_that("an environment is made, and replaced only by one that works", {
+  python <- python_for_tests()
   home <- withr::local_tempdir()
+  folder <- file.path(home, "r-bertonnx")
   withr::local_envvar(WORKON_HOME = home, BERTONNX_PYTHON_PACKAGE = tiny_wheel(python))
-  options <- c("--no-index", "--no-deps")
-  made <- suppressMessages(bert_install(pip_options = options))
-  expect_identical(made, file.path(home, "r-bertonnx", "bin", "python"))
+  made <- quietly_installed()
+  expect_identical(made, file.path(folder, "bin", "python"))
   expect_identical(examine_python(made)$bertonnx, "7.8.9")
   expect_identical(own_python(), made)
+  # Its scripts know where they are now.
+  expect_identical(system2(file.path(folder, "bin", "bertonnx"), stdout = TRUE), "it runs")
+  expect_identical(extras_of(folder), "cpu")
 
-  old <- file.path(home, "r-bertonnx", "old")
-  file.create(old)
-  suppressMessages(bert_install(pip_options = options))
-  expect_true(file.exists(old))
-  suppressMessages(bert_install(python = python, force = TRUE, pip_options = options))
-  expect_false(file.exists(old))
-
-  withr::local_envvar(BERTONNX_PYTHON_PACKAGE = "no-such-package-at-all")
-  error <- expect_bert_error(suppressMessages(bert_install(pip_options = options)), "install", "could not be installed")
-  expect_match(paste(error$output, collapse = "\n"), "no-such-package-at-all")
-  expect_bert_error(bert_install(python = "/nowhere/python", force = TRUE), "no_python", "not a Python that runs")
+  # Nothing that fails changes anything: no such package, one that does not work, another protocol.
+  for (source in list("no-such-package-at-all", tiny_wheel(python, PROTOCOL + 1L, "9.9.9"))) {
+    expect_error(quietly_installed(source = source), class = "bertonnx_error")
+    expect_identical(examine_python(own_python())$bertonnx, "7.8.9")
+    expect_identical(list.files(home), "r-bertonnx")
+  }
+  expect_bert_error(quietly_installed(python = "/nowhere/python"), "no_python", "not a Python that runs")
   expect_identical(own_python(), made)
+
+  # A Python that is named is used where there is an environment already.
+  link <- file.path(withr::local_tempdir(), "python3")
+  file.symlink(python, link)
+  quietly_installed(python = link, source = tiny_wheel(python, version = "8.0.0"))
+  expect_identical(examine_python(made)$bertonnx, "8.0.0")
+  expect_match(readLines(file.path(folder, "pyvenv.cfg")), dirname(link), fixed = TRUE, all = FALSE)
 })
 
-test_that("one ONNX Runtime is not installed over the other", {
-  expect_false(is_for(NULL, FALSE))
-  expect_true(is_for(list(onnxruntime = "", gpu = ""), TRUE))
-  expect_true(is_for(list(onnxruntime = "1.30", gpu = "1.30"), TRUE))
-  expect_false(is_for(list(onnxruntime = "1.30", gpu = "1.30"), FALSE))
-  expect_false(is_for(list(onnxruntime = "1.30", gpu = ""), TRUE))
-})
-
-test_that("what stands in the way of the new environment is said", {
-  expect_match(what_next("/own/python", "/another/python"), "RETICULATE_PYTHON.*comes first")
-  expect_match(what_next("/own/python", "/own/python"), "bert_load")
-})
-
-test_that("an environment that could not be made leaves the old one, or none", {
-  skip_on_os("windows")
-  python <- tryCatch(python_to_build_with(NULL), error = function(error) skip("no Python that R could load"))
+test_that("the first installation that fails leaves nothing", {
+  python <- python_for_tests()
+  home <- withr::local_tempdir()
+  withr::local_envvar(WORKON_HOME = home)
+  error <- expect_bert_error(quietly_installed(source = "no-such-package-at-all"), "install", "could not be installed")
+  expect_match(paste(error$output, collapse = "\n"), "no-such-package-at-all")
+  expect_identical(list.files(home), character())
   # As Debian's without python3-venv: venv makes a folder with a Python in it, and then fails.
   broken <- withr::local_tempfile(lines = c(
     "#!/bin/sh",
@@ -69,14 +79,82 @@ test_that("an environment that could not be made leaves the old one, or none", {
     "echo 'ensurepip is not available: apt install python3-venv'; exit 1"
   ))
   Sys.chmod(broken)
-  home <- withr::local_tempdir()
-  withr::local_envvar(WORKON_HOME = home, REAL_PYTHON = python)
-  expect_bert_error(suppressMessages(bert_install(broken)), "install", "could not be made.*apt install python3-venv")
+  withr::local_envvar(REAL_PYTHON = python)
+  expect_bert_error(quietly_installed(broken), "install", "could not be made.*apt install python3-venv")
   expect_identical(list.files(home), character())
-  dir.create(file.path(home, "r-bertonnx"))
-  file.create(file.path(home, "r-bertonnx", "old"))
-  expect_bert_error(suppressMessages(bert_install(broken, force = TRUE)), "install")
-  expect_identical(list.files(home, recursive = TRUE), "r-bertonnx/old")
+})
+
+test_that("an environment without the package does not count, and one that was put aside is found", {
+  skip_on_os("windows")
+  home <- withr::local_tempdir()
+  withr::local_envvar(WORKON_HOME = home)
+  bin <- file.path(home, "r-bertonnx", "bin")
+  dir.create(bin, recursive = TRUE)
+  file.create(file.path(bin, "python"))
+  expect_null(own_python())
+  dir.create(file.path(home, "r-bertonnx", "lib", "python3.11", "site-packages", "bertonnx-1.dist-info"), recursive = TRUE)
+  expect_identical(own_python(), file.path(bin, "python"))
+  # R was killed in the middle of replacing it.
+  file.rename(file.path(home, "r-bertonnx"), file.path(home, "r-bertonnx.before"))
+  expect_identical(own_python(), file.path(bin, "python"))
+})
+
+test_that("what an environment was made with is kept, unless it is left out", {
+  folder <- withr::local_tempdir()
+  expect_identical(all_extras(c("export", "arrow"), NULL, folder, FALSE), c("cpu", "export", "arrow"))
+  writeLines(c("gpu", "export"), file.path(folder, EXTRAS_FILE))
+  expect_identical(all_extras("arrow", NULL, folder, FALSE), c("gpu", "arrow", "export"))
+  expect_identical(all_extras("arrow", FALSE, folder, FALSE), c("cpu", "arrow", "export"))
+  expect_identical(all_extras("arrow", NULL, folder, TRUE), c("cpu", "arrow"))
+  expect_bert_error(bert_install(extras = "a b"), "input", "extras")
+})
+
+test_that("what is said to type names a source where none is known", {
+  withr::local_envvar(BERTONNX_PYTHON_PACKAGE = "/a/copy", WORKON_HOME = withr::local_tempdir())
+  expect_identical(install_line(), "bertonnx::bert_install()")
+  expect_identical(install_line("export = TRUE"), "bertonnx::bert_install(export = TRUE)")
+  skip_if(nzchar(COPY), "this package was installed from a copy of the repository, which is known")
+  withr::local_envvar(BERTONNX_PYTHON_PACKAGE = NA)
+  expect_match(install_line(), "source = ", fixed = TRUE)
+  expect_match(pip_line("/x/python"), "/x/python -m pip install \"path/to/a/copy", fixed = TRUE)
+})
+
+test_that("the source of an environment is found again", {
+  folder <- withr::local_tempdir()
+  info <- file.path(folder, "lib", "python3.11", "site-packages", "bertonnx-1.dist-info")
+  dir.create(info, recursive = TRUE)
+  expect_identical(source_of(folder), "")
+  copy <- file.path(normalizePath(withr::local_tempdir()), "a copy")
+  dir.create(copy)
+  address <- sprintf('{"dir_info": {}, "url": "file://%s"}', utils::URLencode(copy))
+  writeLines(address, file.path(info, "direct_url.json"))
+  expect_identical(source_of(folder), copy)
+  writeLines('{"url": "file:///nowhere"}', file.path(info, "direct_url.json"))
+  expect_identical(source_of(folder), "")
+})
+
+test_that("an interrupt ends the program that runs", {
+  skip_on_os("windows")
+  place <- withr::local_tempfile()
+  limited <- function() {
+    setTimeLimit(elapsed = 1, transient = TRUE)
+    on.exit(setTimeLimit())
+    run_showing("sh", c("-c", paste("echo $$ >", place, "; exec sleep 60")), identity)
+  }
+  expect_error(limited(), "time limit")
+  pid <- as.integer(readLines(place))
+  gone <- FALSE
+  for (i in 1:100) {
+    gone <- !tools::pskill(pid, 0L)
+    if (gone) break
+    Sys.sleep(0.05)
+  }
+  expect_true(gone)
+})
+
+test_that("what stands in the way of the new environment is said", {
+  expect_match(what_next("/own/python", "/another/python"), "RETICULATE_PYTHON.*comes first")
+  expect_match(what_next("/own/python", "/own/python"), "bert_load")
 })
 
 test_that("a Python that R could not load is refused, with the reason", {

@@ -74,6 +74,30 @@ test_that("RETICULATE_PYTHON is respected, and use_python() too", {
   expect_match(chosen$source, "use_python")
 })
 
+# As bert_install() makes it, as far as it is looked at.
+own_environment <- function(home) {
+  folder <- file.path(home, "r-bertonnx")
+  dir.create(file.path(folder, "bin"), recursive = TRUE)
+  file.create(file.path(folder, "bin", "python"))
+  dir.create(file.path(folder, "lib", "python3.11", "site-packages", "bertonnx-1.dist-info"), recursive = TRUE)
+}
+
+test_that("a folder with a pyproject.toml is not taken for a project of Poetry's", {
+  folder <- withr::local_tempdir()
+  writeLines(c("[tool.ruff]", "line-length = 110"), file.path(folder, "pyproject.toml"))
+  warned <- in_fresh_r(function(folder) {
+    setwd(folder)
+    said <- NULL
+    withCallingHandlers(bertonnx::bert_available(), warning = function(warning) said <<- conditionMessage(warning))
+    withCallingHandlers(
+      tryCatch(bertonnx::bert_load("x.onnx"), error = identity),
+      warning = function(warning) said <<- conditionMessage(warning)
+    )
+    said
+  }, list(folder), env = nobodys_python())
+  expect_null(warned)
+})
+
 test_that("an environment in the working folder never wins silently", {
   folder <- withr::local_tempdir()
   dir.create(file.path(folder, "venv", "bin"), recursive = TRUE)
@@ -102,9 +126,7 @@ test_that("an environment in the working folder never wins silently", {
   asked <- in_fresh_r(choose, list(found, "use_python function"), env = nobodys_python(home))
   expect_identical(asked$source, "use_python function")
 
-  own <- file.path(home, "r-bertonnx", "bin")
-  dir.create(own, recursive = TRUE)
-  file.create(file.path(own, "python"))
+  own_environment(home)
   expect_identical(in_fresh_r(choose, list(found, NULL), env = nobodys_python(home))$source, "bert_install")
 })
 
@@ -131,8 +153,7 @@ test_that("reticulate makes an environment where it can, and nothing else is the
     expect_identical(chosen(list(python = "/x/bin/python", forced = forced), TRUE)$source, "search")
   }
   home <- withr::local_tempdir()
-  dir.create(file.path(home, "r-bertonnx", "bin"), recursive = TRUE)
-  file.create(file.path(home, "r-bertonnx", "bin", "python"))
+  own_environment(home)
   expect_identical(chosen(NULL, TRUE, home = home)$source, "bert_install")
   expect_identical(chosen(NULL, TRUE, RETICULATE_USE_MANAGED_VENV = "yes", home = home)$source, "managed")
   fallback <- list(python = "/x/bin/python", forced = "RETICULATE_PYTHON_FALLBACK")

@@ -20,7 +20,7 @@ test_that("missing packages are named", {
   seen <- list(bertonnx = "0.1.0", onnxruntime = "", tokenizers = "", torch = "")
   rows <- do.call(rbind, found_packages(seen))
   expect_identical(rows$ok, c(TRUE, FALSE, FALSE, TRUE))
-  expect_identical(rows$remedy, c(NA, "bert_install()", "bert_install()", NA))
+  expect_identical(rows$remedy, c(NA, install_line(), install_line(), NA))
 })
 
 test_that("an environment in the working folder is mentioned", {
