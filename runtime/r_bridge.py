@@ -37,6 +37,7 @@ import numpy as np
 import bertonnx.source_weights as source_weights
 from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.runtime.golden import check
+from bertonnx.runtime.memory import give_back
 from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.modelfile.named_weights import Weight
@@ -253,6 +254,11 @@ class Handle:
     def __init__(self, model: Model) -> None:
         self._model = model
 
+    def __del__(self) -> None:
+        # A run that is under way keeps its model; without one, this is the last that holds it.
+        if self.__dict__.pop("_model", None) is not None:
+            give_back()
+
     @_answering
     def start(
         self,
@@ -329,8 +335,9 @@ class Handle:
 
     @_answering
     def close(self) -> Answer:
-        """Let the model's threads go."""
+        """Let the model's threads and memory go."""
         self._model.close()
+        give_back()
         return {}
 
     def _tokenized(self, rows: Iterable[Row | RowError]) -> Generator[Encoded | RowError, None, None]:

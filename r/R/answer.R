@@ -9,7 +9,8 @@
 #'   SQuAD 2 can tell: `answer` is then empty.
 #' @param raw_scores Whether `score` is the sum of the logits of the answer's start and end.
 #' @return A tibble with the columns `.row` (which question), `answer`, `score`, `start` and `end`,
-#'   so that `substr(context, start, end)` is the answer. `NA` in either gives a row of `NA`.
+#'   so that `substring(context[.row], start, end)` are the answers (of one context for all,
+#'   `substring(context, start, end)`). `NA` in either gives a row of `NA`.
 #' @examplesIf file.exists("answers.onnx") && bert_available()
 #' model <- bert_load("answers.onnx")
 #' bert_answer(model, "Where did she live?", "Ada Lovelace lived in London.")

@@ -39,6 +39,8 @@ the$bridge <- NULL
 the$pid <- NULL
 the$predicting <- 0
 the$library_path <- ""
+the$loaded <- list()
+the$opened <- 0
 
 .onLoad <- function(libname, pkgname) {
   the$library_path <- Sys.getenv("LD_LIBRARY_PATH")

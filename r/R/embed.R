@@ -8,7 +8,7 @@
 #' @param progress Whether to show a progress bar; by default where it takes a while and R is used
 #'   interactively.
 #' @return A double matrix with a row for each text and a column for each dimension. The names of
-#'   `text` are the row names; `NA` gives a row of `NA`; no text gives no rows, and all columns.
+#'   `text` are the row names, and the columns are called `dim_1`, ...; `NA` gives a row of `NA`; no text gives no rows, and all columns.
 #'   The numbers are those of Python, to the last bit.
 #' @examplesIf file.exists("embeddings.onnx") && bert_available()
 #' model <- bert_load("embeddings.onnx")

@@ -6,8 +6,8 @@
 #'   `"first"`, `"average"` and `"max"` also give all parts of a word one kind; `"none"` gives every
 #'   token by itself.
 #' @return A tibble with a row for each entity: `.row` (which text), `entity` (a factor of the
-#'   model's kinds), `text`, `score`, `start` and `end`, so that `substr(text, start, end)` is the
-#'   entity. A text without entities has no row; `NA` has a row of `NA`.
+#'   model's kinds), `text`, `score`, `start` and `end`, so that `substring(text[.row], start, end)`
+#'   are the entities. A text without entities has no row; `NA` has a row of `NA`.
 #' @examplesIf file.exists("entities.onnx") && bert_available()
 #' model <- bert_load("entities.onnx")
 #' text <- c("Ada Lovelace lived in London.", "Nobody was there.")

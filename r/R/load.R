@@ -4,7 +4,7 @@
 #' needed: the network, the tokenizer, the labels. A folder that `optimum-cli` made works as well.
 #'
 #' The object can be saved with [saveRDS()], or sent to another process: there it opens the file
-#' again, from the same path, and makes sure that it is the same model. It cannot be used in a
+#' again, from the same path (see [bert_relocate()] for one that was moved), and makes sure that it is the same model. It cannot be used in a
 #' process that was forked after a model was loaded (`parallel::mclapply()`); that is an error.
 #'
 #' @param path The file, or folder.
@@ -41,6 +41,7 @@ bert_load <- function(path, device = "cpu", threads = NULL, max_length = NULL, l
     tf32 = check_flag(tf32),
     gpu_memory = if (!is.null(gpu_memory)) check_number(gpu_memory)
   )
+  collect_models(arguments$path)
   opened <- open_file(arguments, call)
   task <- paste0("bert_", gsub("-", "_", opened$info$task))
   structure(
@@ -48,6 +49,19 @@ bert_load <- function(path, device = "cpu", threads = NULL, max_length = NULL, l
     class = c(task, "bert_model")
   )
 }
+
+# R counts its own memory alone, and would keep models that nothing refers to for long.
+collect_models <- function(path) {
+  the$opened <- the$opened + max(file.size(path), FEWEST_BYTES, na.rm = TRUE)
+  if (the$opened > MOST_BYTES) {
+    the$opened <- 0
+    gc(verbose = FALSE)
+  }
+}
+
+# Of models that were opened since R's memory was last looked at.
+MOST_BYTES <- 2e8
+FEWEST_BYTES <- 2e7
 
 check_device <- function(device, call) {
   if (!rlang::is_string(device, c("cpu", "cuda", "auto"))) {
@@ -81,7 +95,8 @@ as_info <- function(info) {
 
 # An environment, so that all copies of a model share one handle, also after it was opened again.
 new_connection <- function(handle) {
-  connection <- new.env(parent = emptyenv())
+  # This package's own as the parent: where a model is read from a file, the package is loaded with it.
+  connection <- new.env(parent = topenv())
   connection$handle <- handle
   connection$pid <- Sys.getpid()
   connection
@@ -93,6 +108,8 @@ live_handle <- function(model, call) {
   check_not_forked(call)
   connection <- model$connection
   if (!identical(connection$pid, Sys.getpid()) || reticulate::py_is_null_xptr(connection$handle)) {
+    model$path <- present_path(model)
+    check_present(model$path, call)
     opened <- open_file(model[c("path", "device", "threads", "max_length", "long_text", "tf32", "gpu_memory")], call)
     check_same_model(model, opened$info, call)
     connection$handle <- opened$handle

@@ -1,19 +1,24 @@
 #' Predict, the tidymodels way
 #'
 #' @param object A model, from [bert_load()].
-#' @param new_data A character vector. Of a data frame, give the column: `reviews$text`.
+#' @param new_data A character vector, or a data frame: the texts are then its column called `text`
+#'   (`question`, for question answering), or the only column of text, unless `text` names another.
 #' @param type Of text classification, what to predict: `"class"`, the best label, or `"prob"`, the
 #'   score of every label; of regression, `"numeric"`, which is the only one.
-#' @param pair Second texts, for models that were trained on pairs.
+#' @param pair Second texts, for models that were trained on pairs; of a data frame, the name of their column,
+#'   by default `"pair"` if there is one.
+#' @param text Of a data frame, the name of the column of texts.
 #' @param top_n For a task that has no function here: how many results to list for each text.
 #' @param prompt For a task that has no function here: as in [bert_embed()].
-#' @param context Of question answering, where to look for the answers.
+#' @param context Of question answering, where to look for the answers; of a data frame, the name of the
+#'   column, by default `"context"`.
 #' @param ... Arguments of the function for the model's task, where it is another.
 #' @return A tibble with a row for each element of `new_data`: `.pred_class` (a factor; of a
 #'   multi-label model a list of factors), or a column `.pred_<label>` for each label, or `.pred`.
 #'   For models of other tasks, what [bert_embed()], [bert_entities()], [bert_answer()] or
 #'   [bert_fill_mask()] returns; where a task has no function here, a tibble (or matrix) of what
-#'   its results hold.
+#'   its results hold. Of embeddings of a data frame, a tibble with a column `.dim_1`, ... for each dimension.
+#' @seealso [augment()] for predictions beside the data.
 #' @examplesIf file.exists("sentiment.onnx") && bert_available()
 #' model <- bert_load("sentiment.onnx")
 #' predict(model, c("What a lovely film!", "It was far too long."))
@@ -23,7 +28,7 @@ NULL
 
 #' @rdname predict.bert_model
 #' @export
-predict.bert_text_classification <- function(object, new_data, type = NULL, ..., pair = NULL) {
+predict.bert_text_classification <- function(object, new_data, type = NULL, ..., text = NULL, pair = NULL) {
   rlang::check_dots_empty()
   call <- rlang::current_env()
   types <- prediction_types(object)
@@ -31,7 +36,7 @@ predict.bert_text_classification <- function(object, new_data, type = NULL, ...,
   if (!rlang::is_string(type, types)) {
     bert_abort("{.arg type} must be {.or {.val {types}}} for this model.", "input", call = call)
   }
-  texts <- as_pairs(as_text(new_data), pair)
+  texts <- new_texts(new_data, text, pair, call)
   switch(
     type,
     class = predict_class(object, texts, call),
@@ -42,37 +47,47 @@ predict.bert_text_classification <- function(object, new_data, type = NULL, ...,
 
 #' @rdname predict.bert_model
 #' @export
-predict.bert_feature_extraction <- function(object, new_data, ...) {
-  bert_embed(object, new_data, ...)
+predict.bert_feature_extraction <- function(object, new_data, ..., text = NULL) {
+  call <- rlang::current_env()
+  if (!is.data.frame(new_data)) {
+    return(bert_embed(object, new_data, ...))
+  }
+  values <- bert_embed(object, unname(text_of(new_data, text, call = call)), ...)
+  tibble::new_tibble(columns_of(values, dimension_names(ncol(values), ".dim_")), nrow = nrow(values))
 }
 
 #' @rdname predict.bert_model
 #' @export
-predict.bert_token_classification <- function(object, new_data, ...) {
-  bert_entities(object, new_data, ...)
+predict.bert_token_classification <- function(object, new_data, ..., text = NULL) {
+  bert_entities(object, text_of(new_data, text), ...)
 }
 
 #' @rdname predict.bert_model
 #' @export
-predict.bert_question_answering <- function(object, new_data, context, ...) {
-  bert_answer(object, new_data, context, ...)
+predict.bert_question_answering <- function(object, new_data, context = NULL, ..., text = NULL) {
+  bert_answer(object, text_of(new_data, text, "question"), pair_of(new_data, context, "context"), ...)
 }
 
 #' @rdname predict.bert_model
 #' @export
-predict.bert_fill_mask <- function(object, new_data, ...) {
-  bert_fill_mask(object, new_data, ...)
+predict.bert_fill_mask <- function(object, new_data, ..., text = NULL) {
+  bert_fill_mask(object, text_of(new_data, text), ...)
 }
 
 #' @rdname predict.bert_model
 #' @export
-predict.bert_model <- function(object, new_data, ..., pair = NULL, top_n = NULL, prompt = NULL) {
+predict.bert_model <- function(object, new_data, ..., text = NULL, pair = NULL, top_n = NULL, prompt = NULL) {
   rlang::check_dots_empty()
   call <- rlang::current_env()
   top <- if (is.null(top_n)) 0L else check_count(top_n)
   check_prompt(prompt, call)
-  texts <- as_pairs(as_text(new_data), pair)
+  texts <- new_texts(new_data, text, pair, call)
   predict_table(object, object$info$tables[[1]], texts, top = top, prompt = prompt, call = call)
+}
+
+new_texts <- function(new_data, text, pair, call) {
+  texts <- as_text(text_of(new_data, text, call = call), "new_data", call)
+  as_pairs(texts, pair_of(new_data, pair, call = call), call = call)
 }
 
 # A table of a task, as the matrix or tibble that it is.

@@ -81,7 +81,7 @@ run_matrix <- function(model, table, texts, ...) {
     if (is.null(result)) result <<- matrix(NA_real_, texts$n, started$width)
     result[rows, ] <<- values
   }, ...)
-  if (!is.null(texts$names)) dimnames(result) <- list(texts$names, NULL)
+  dimnames(result) <- list(texts$names, dimension_names(ncol(result)))
   result
 }
 

@@ -60,6 +60,10 @@ step_bert_embed <- function(
 
 #' @exportS3Method recipes::prep
 prep.step_bert_embed <- function(x, training, info = NULL, ...) {
+  prepared_step(x, training, info)
+}
+
+prepared_step <- function(x, training, info) {
   x$columns <- unname(recipes::recipes_eval_select(x$terms, training, info))
   for (column in x$columns) {
     as_text(training[[column]], column, rlang::current_env())
@@ -70,25 +74,34 @@ prep.step_bert_embed <- function(x, training, info = NULL, ...) {
 
 #' @exportS3Method recipes::bake
 bake.step_bert_embed <- function(object, new_data, ...) {
-  call <- rlang::current_env()
+  baked(object, new_data, rlang::current_env())
+}
+
+baked <- function(object, new_data, call) {
   absent <- setdiff(object$columns, names(new_data))
   if (length(absent) > 0) {
     bert_abort("{.arg new_data} has no column {.val {absent}}.", "input", call = call)
   }
   for (column in object$columns) {
-    new_data <- with_embeddings(object, new_data, column, call)
+    new_data <- with_results(object, new_data, column, call)
   }
   tibble::as_tibble(new_data)
 }
 
-with_embeddings <- function(step, data, column, call) {
-  texts <- as_text(data[[column]], column, call)
-  texts$names <- NULL
-  width <- step$model$info$width
-  values <- run_matrix(step$model, "embeddings", texts, prompt = step$prompt, call = call)
-  digits <- nchar(width)
-  names <- sprintf("%s_%s_%0*d", step$prefix, column, digits, seq_len(width))
-  taken <- intersect(names, names(data))
+# Of each kind of step: a named list of columns for a column of texts.
+new_columns <- function(step, texts, column, call) {
+  UseMethod("new_columns")
+}
+
+#' @export
+new_columns.step_bert_embed <- function(step, texts, column, call) {
+  values <- bert_embed(step$model, unname(texts), prompt = step$prompt)
+  columns_of(values, dimension_names(ncol(values), sprintf("%s_%s_", step$prefix, column)))
+}
+
+with_results <- function(step, data, column, call) {
+  new <- new_columns(step, data[[column]], column, call)
+  taken <- intersect(names(new), names(data))
   if (length(taken) > 0) {
     bert_abort(
       c("There are columns of these names already: {.val {taken}}.", "i" = "Set {.arg prefix}."),
@@ -96,9 +109,8 @@ with_embeddings <- function(step, data, column, call) {
       call = call
     )
   }
-  new <- stats::setNames(lapply(seq_len(width), function(j) values[, j]), names)
   if (!isTRUE(step$keep_original_cols)) data[[column]] <- NULL
-  data[names] <- new
+  data[names(new)] <- new
   data
 }
 

@@ -29,6 +29,10 @@ as_pairs <- function(text, pair, arg = "pair", call = rlang::caller_env()) {
 }
 
 as_strings <- function(x, arg, call) {
+  # Of quanteda: a corpus is text already, and tokens are words that stood in one.
+  if (inherits(x, "tokens")) {
+    x <- vapply(as.list(x), paste, "", collapse = " ")
+  }
   if (is.data.frame(x)) {
     abort_data_frame(x, arg, call)
   }
@@ -41,13 +45,23 @@ as_strings <- function(x, arg, call) {
   if (!is.character(x)) {
     abort_not_text(x, arg, call)
   }
-  structure(valid_utf8(as.vector(x), arg, call), names = names(x))
+  structure(valid_utf8(as.vector(unclass(x)), arg, call), names = names(x))
+}
+
+# What the user wrote for an argument, where it is short enough to be written again.
+typed <- function(arg, call) {
+  if (!is.environment(call) || !exists(arg, call, inherits = FALSE)) {
+    return(arg)
+  }
+  written <- eval(call("substitute", as.name(arg)), call)
+  again <- is.name(written) || (is.call(written) && all(all.names(written, functions = TRUE) %in% c("$", "[[", all.vars(written))))
+  if (again && !identical(written, quote(expr = ))) deparse1(written) else arg
 }
 
 abort_data_frame <- function(x, arg, call) {
   columns <- names(x)[vapply(x, function(column) is.character(column) || is.factor(column), NA)]
   advice <- if (length(columns) > 0) {
-    asked <- paste0(arg, "$", columns[[1]])
+    asked <- paste0(typed(arg, call), "$", columns[[1]])
     c("i" = "Give one of its columns: {.code {asked}}.")
   } else {
     c("i" = "None of its columns is text.")
@@ -61,14 +75,17 @@ abort_data_frame <- function(x, arg, call) {
 
 abort_not_text <- function(x, arg, call) {
   what <- class(x)[[1]]
-  advice <- if (is.list(x)) {
-    c("i" = "Make one vector of it: {.code unlist({arg})}.")
+  arg_typed <- typed(arg, call)
+  advice <- if (inherits(x, c("dfm", "DocumentTermMatrix", "TermDocumentMatrix"))) {
+    c("i" = "Counts of words hold no texts; give those that they were counted in, such as the corpus.")
+  } else if (is.list(x)) {
+    c("i" = "Make one vector of it: {.code unlist({arg_typed})}.")
   } else if (is.raw(x)) {
-    c("i" = "Make a text of it: {.code rawToChar({arg})}; a text cannot hold a NUL.")
+    c("i" = "Make a text of it: {.code rawToChar({arg_typed})}; a text cannot hold a NUL.")
   } else if (is.null(x)) {
     c("i" = "For no text at all, give {.code character(0)}.")
   } else {
-    c("i" = "Turn it into text if you mean it: {.code as.character({arg})}.")
+    c("i" = "Turn it into text if you mean it: {.code as.character({arg_typed})}.")
   }
   bert_abort(
     c("{.arg {arg}} must be a character vector, and it is of class {.cls {what}}.", advice),
@@ -102,7 +119,7 @@ abort_encoding <- function(bad, problem, arg, call) {
     return(invisible())
   }
   shown <- cli::cli_vec(bad, list("vec-trunc" = 10))
-  latin1 <- sprintf("iconv(%s, \"latin1\", \"UTF-8\")", arg)
+  latin1 <- sprintf("iconv(%s, \"latin1\", \"UTF-8\")", typed(arg, call))
   bert_abort(
     c(
       "{.arg {arg}} {problem} in {length(bad)} element{?s}: {.val {shown}}.",

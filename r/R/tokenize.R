@@ -5,7 +5,7 @@
 #' @param pair Second texts: as many as `text`, or one.
 #' @return A tibble with a row for each token: `.row` (which text), `position`, `token`, `id`,
 #'   `type_id` (0 for the text, 1 for the pair, where the model tells them apart), `start` and `end`,
-#'   so that `substr(text, start, end)` is what the token stands for (of a pair's token, in `pair`),
+#'   so that `substring(text[.row], start, end)` is what each token stands for (of a pair's token, in `pair`),
 #'   and `special`. `start` and `end` are `NA` for tokens that stand for no text. What a model would
 #'   cut is not there; where it reads in windows, they follow one another.
 #' @examplesIf file.exists("embeddings.onnx") && bert_available()

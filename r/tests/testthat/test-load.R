@@ -95,7 +95,7 @@ test_that("another model in the same place is not taken for the old one", {
   file.copy(model_file("stars"), path, overwrite = TRUE)
   expect_bert_error(bert_classify(readRDS(saved), "text"), "model_file", "another model now")
   unlink(path)
-  expect_bert_error(bert_classify(readRDS(saved), "text"), "model_file", "there is no file")
+  expect_bert_error(bert_classify(readRDS(saved), "text"), "model_file", "not there any more.*bert_relocate")
 })
 
 test_that("a method that the model cannot serve names the one that can", {
@@ -105,4 +105,20 @@ test_that("a method that the model cannot serve names the one that can", {
   expect_bert_error(bert_answer(tiny("entities"), "x", "y"), "task", "bert_entities")
   expect_bert_error(bert_fill_mask(tiny("answers"), "x"), "task", "bert_answer")
   expect_bert_error(bert_embed("model.onnx", "x"), "input", "bert_load")
+})
+
+test_that("memory is given back when models go", {
+  skip_if_not(file.exists("/proc/self/status"), "only Linux says how much memory is resident")
+  found <- in_fresh_r(function(path) {
+    resident <- function() {
+      line <- grep("^VmRSS", readLines("/proc/self/status"), value = TRUE)
+      as.numeric(gsub("[^0-9]", "", line)) / 1024
+    }
+    once <- function() bertonnx::bert_embed(bertonnx::bert_load(path), c("a text", "another"))
+    for (i in 1:20) once()
+    before <- resident()
+    for (i in 1:40) once()
+    c(before, resident())
+  }, list(model_file("embeddings")), timeout = 300)
+  expect_lt(found[[2]], 1.1 * found[[1]])
 })

@@ -16,7 +16,6 @@ test_that("classes and probabilities have tidymodels' names", {
 test_that("a type that the model does not have is refused", {
   expect_bert_error(predict(tiny("sentiment"), "x", type = "numeric"), "input", "class.*prob")
   expect_bert_error(predict(tiny("stars"), "x", type = "prob"), "input", "numeric")
-  expect_bert_error(predict(tiny("sentiment"), data.frame(words = "x")), "input", "new_data\\$words")
   expect_error(predict(tiny("sentiment"), "x", typo = "prob"), class = "rlib_error_dots_nonempty")
 })
 
@@ -55,4 +54,26 @@ test_that("other tasks predict what their function gives", {
   expect_identical(
     predict(tiny("answers"), "Who?", context = "Ada was."), bert_answer(tiny("answers"), "Who?", "Ada was.")
   )
+})
+
+test_that("data frames are predicted by their column of text", {
+  data <- data.frame(id = 1:3, text = unname(texts), other = "x")
+  expect_identical(predict(tiny("sentiment"), data), predict(tiny("sentiment"), unname(texts)))
+  expect_identical(predict(tiny("sentiment"), data, type = "prob", text = "other")[[1]][[1]], predict(tiny("sentiment"), "x", type = "prob")[[1]])
+  only <- data.frame(id = 1:3, review = factor(texts))
+  expect_identical(predict(tiny("stars"), only), predict(tiny("stars"), texts))
+  expect_identical(predict(tiny("entities"), only), predict(tiny("entities"), unname(texts)))
+  wide <- predict(tiny("embeddings"), only)
+  expect_s3_class(wide, "tbl_df")
+  expect_identical(names(wide)[c(1, 32)], c(".dim_01", ".dim_32"))
+  expect_identical(unname(as.matrix(wide)), unname(bert_embed(tiny("embeddings"), texts)))
+  asked <- data.frame(question = c("Who?", "Where?"), context = "Ada was in London.")
+  expect_identical(predict(tiny("answers"), asked), bert_answer(tiny("answers"), asked$question, asked$context))
+})
+
+test_that("a data frame whose texts nobody can guess says what to type", {
+  two <- data.frame(title = "a", body = "b", n = 1)
+  expect_bert_error(predict(tiny("sentiment"), two), "input", "\"title\" and \"body\".*text = \"title\"")
+  expect_bert_error(predict(tiny("sentiment"), two["n"]), "input", "None of the columns is text")
+  expect_bert_error(predict(tiny("sentiment"), two, text = "boby"), "input", "no column \"boby\".*\"body\"")
 })

@@ -170,7 +170,7 @@ test_that("variables are as they were afterwards", {
 
 test_that("a Python that does not start, or cannot be made, is an error with what to type", {
   error <- expect_bert_error(
-    abort_not_started(choice(NA_character_, "managed"), simpleError("no uv"), NULL), "no_python", "bert_install\\(source"
+    abort_not_started(choice(NA_character_, "managed"), simpleError("no uv"), NULL), "no_python", "bert_install\\("
   )
   expect_identical(conditionMessage(error$parent), "no uv")
   expect_bert_error(abort_not_started(choice("/x/python", "search"), simpleError("x"), NULL), "no_python", "/x/python")

@@ -11,7 +11,7 @@ test_that("texts become columns", {
   expect_identical(ncol(baked), 33L)
   expect_true(all(c("stars", "bert_text_01", "bert_text_32") %in% names(baked)))
   expected <- bert_embed(tiny("embeddings"), reviews$text)
-  expect_identical(unname(as.matrix(baked[grep("^bert_", names(baked))])), expected)
+  expect_identical(unname(as.matrix(baked[grep("^bert_", names(baked))])), unname(expected))
   roles <- summary(prepared())
   expect_identical(unique(roles$role[grepl("^bert_", roles$variable)]), "predictor")
 })
@@ -24,7 +24,7 @@ test_that("columns can be kept, and named", {
 test_that("a step can ask for a prompt", {
   baked <- recipes::bake(prepared(prompt = "title"), reviews)
   expected <- bert_embed(tiny("embeddings"), reviews$text, prompt = "title")
-  expect_identical(unname(as.matrix(baked[grep("^bert_", names(baked))])), expected)
+  expect_identical(unname(as.matrix(baked[grep("^bert_", names(baked))])), unname(expected))
 })
 
 test_that("the step prints and tidies, before and after", {
@@ -63,4 +63,34 @@ test_that("the wrong model, column or data are refused", {
   expect_bert_error(recipes::bake(trained, reviews["stars"]), "input", "no column \"text\"")
   taken <- cbind(reviews, bert_text_01 = 1)
   expect_bert_error(recipes::bake(trained, taken), "input", "prefix")
+})
+
+test_that("a baked recipe needs no library(bertonnx)", {
+  file <- withr::local_tempfile(fileext = ".rds")
+  trained <- prepared()
+  # As from the console, where the step remembers the user's workspace and not this package's.
+  for (i in seq_along(trained$steps[[1]]$terms)) {
+    trained$steps[[1]]$terms[[i]] <- rlang::quo_set_env(trained$steps[[1]]$terms[[i]], globalenv())
+  }
+  saveRDS(trained, file)
+  there <- in_fresh_r(function(file, reviews) {
+    loaded <- "bertonnx" %in% loadedNamespaces()
+    list(loaded, recipes::bake(readRDS(file), reviews))
+  }, list(file, reviews))
+  expect_false(there[[1]])
+  expect_identical(as.data.frame(there[[2]]), as.data.frame(recipes::bake(trained, reviews)))
+})
+
+test_that("texts become the scores of labels", {
+  skip_if_not_installed("recipes")
+  rec <- step_bert_classify(recipes::recipe(stars ~ text, reviews), text, model = tiny("sentiment"), id = "mine")
+  expect_output(print(rec$steps[[1]]), "BERT label probabilities of.*text")
+  trained <- recipes::prep(rec, reviews)
+  baked <- recipes::bake(trained, new_data = NULL)
+  expect_named(baked, c("stars", "bert_text_negative", "bert_text_neutral", "bert_text_positive"))
+  expect_identical(baked$bert_text_neutral, predict(tiny("sentiment"), reviews$text, type = "prob")$.pred_neutral)
+  tidied <- recipes::tidy(trained, number = 1)
+  expect_identical(tidied$labels, list(levels(tiny("sentiment"))))
+  expect_identical(recipes::required_pkgs(trained$steps[[1]]), "bertonnx")
+  expect_bert_error(step_bert_classify(recipes::recipe(stars ~ text, reviews), text, model = tiny("embeddings")), "task")
 })

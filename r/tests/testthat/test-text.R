@@ -23,6 +23,37 @@ test_that("a data frame is refused, and the column is named", {
   expect_bert_error(as_text(data["id"], "data"), "input", "None of its columns is text")
 })
 
+test_that("what is said to type names the user's own objects", {
+  reviews <- data.frame(id = 1, review = "fine")
+  shelf <- list(reviews = reviews, n = 3)
+  expect_bert_error(bert_tokenize(tiny("words"), reviews), "input", "`reviews\\$review`")
+  expect_bert_error(bert_tokenize(tiny("words"), shelf$reviews), "input", "`shelf\\$reviews\\$review`")
+  expect_bert_error(bert_tokenize(tiny("words"), shelf$n), "input", "as.character\\(shelf\\$n\\)")
+  expect_bert_error(bert_tokenize(tiny("words"), data.frame(review = "fine")), "input", "`text\\$review`")
+})
+
+# Stand-ins: quanteda is not in Debian. Its corpus is a character vector with a class, its tokens are a list
+# by as.list(), and its counts have a class.
+as.list.tokens <- function(x, ...) unclass(x)
+registerS3method("as.list", "tokens", as.list.tokens)
+
+test_that("objects of quanteda are texts where they hold some", {
+  corpus <- structure(c(d1 = "fine film", d2 = "too long"), class = c("corpus", "character"), docvars = data.frame(x = 1:2))
+  expect_identical(as_text(corpus), as_text(c(d1 = "fine film", d2 = "too long")))
+  tokens <- structure(list(d1 = c("fine", "film"), d2 = c("too", "long")), class = "tokens")
+  expect_identical(as_text(tokens), as_text(c(d1 = "fine film", d2 = "too long")))
+  counts <- structure(list(), class = "dfm")
+  expect_bert_error(as_text(counts), "input", "Counts of words hold no texts")
+})
+
+test_that("tables of tidytext are data frames as others", {
+  skip_if_not_installed("tidytext")
+  texts <- tibble::tibble(doc = 1:2, text = c("A fine film. It was short.", "Too long."))
+  sentences <- tidytext::unnest_tokens(texts, sentence, text, token = "sentences")
+  found <- augment(tiny("sentiment"), sentences)
+  expect_identical(found$.pred_class, bert_classify(tiny("sentiment"), sentences$sentence)$label)
+})
+
 test_that("what is not text is refused, with what to type", {
   expect_bert_error(as_text(1:2, "x"), "input", "as.character\\(x\\)")
   expect_bert_error(as_text(TRUE, "x"), "input", "as.character\\(x\\)")
