@@ -344,22 +344,6 @@ class Methods(ABC):
         items = self._all(texts, None, DecodeOptions(prompt=prompt, top_k=top_k, task=task))
         return [{"ids": item["sparse"].ids, "weights": item["sparse"].weights} for item in items]
 
-    def embed_tokens(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Item]:
-        """Return one dict for each text: `vectors`, float32 of shape (tokens, width).
-
-        Args:
-            texts: the texts.
-            prompt: "query" or "document": how the texts are read. None is the model's default, a document
-                where it says nothing else.
-
-        Raises:
-            TaskError: the model's task is another.
-            RowError: a text failed; its place is in the message.
-            UsageError: there is no such prompt.
-        """
-        task = self._require("embed_tokens")
-        return list(self._all(texts, None, DecodeOptions(prompt=prompt, task=task)))
-
     def predict(
         self,
         texts: Sequence[str],

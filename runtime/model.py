@@ -8,43 +8,24 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from bertonnx.errors import BertonnxError, ModelFileError, RowError, UsageError
-from bertonnx.models.tasks import served
-from bertonnx.runtime.decoders import DecoderContext, decoder_for, require_options
-from bertonnx.runtime.decoders.tokens import POOLED, Pooled, TokenDecoder, output_of
+from bertonnx.runtime.arrow_methods import ArrowMethods
+from bertonnx.runtime.decoders import DecoderContext, decoder_for
+from bertonnx.runtime.decoders.tokens import TokenDecoder, TokenOptions, output_of
 from bertonnx.runtime.decoders.uses import Answers, Run, Running, use_of
 from bertonnx.runtime.engine.cores import Cores
 from bertonnx.runtime.engine.engine import Engine
-from bertonnx.runtime.methods import Methods, in_row, listed
 from bertonnx.runtime.modelfile.agreement import sizes_of
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.opening import opened
-from bertonnx.runtime.options import (
-    TEMPLATE,
-    Aggregation,
-    BatchOptions,
-    DecodeOptions,
-    Encoding,
-    LoadOptions,
-    LongText,
-    OnError,
-    RunOptions,
-    chosen,
-    require_whole,
-    taken,
-)
+from bertonnx.runtime.options import DecodeOptions, LoadOptions, LongText
 from bertonnx.runtime.places import require_name
 from bertonnx.runtime.rows import POOLING_MASK, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Call, Message, Option
-
-if TYPE_CHECKING:
-    import pyarrow
-
-    ArrowRows = TypeVar("ArrowRows", pyarrow.RecordBatch, pyarrow.Table)
 
 __all__ = ["Model", "load"]
 
@@ -91,7 +72,7 @@ def load(
     return Model(path, options)
 
 
-class Model(Methods):
+class Model(ArrowMethods):
     """A model, opened; safe to call from several threads, a context manager, and picklable.
 
     Args:
@@ -190,201 +171,6 @@ class Model(Methods):
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def predict_batch(
-        self,
-        batch: ArrowRows,
-        *,
-        column: str | None = None,
-        pair_column: str | None = None,
-        keep: bool = False,
-        plain: bool = False,
-        first_row: int | None = 0,
-        prefix: str = "",
-        on_error: OnError = "record",
-        top_k: int | None = None,
-        aggregation: Aggregation = "simple",
-        prompt: str | None = None,
-        no_answer: bool = False,
-        raw_scores: bool = False,
-        query: str | None = None,
-        task: str | None = None,
-        dimensions: int | None = None,
-        normalize: bool | None = None,
-        encoding: Encoding = "float32",
-        labels: Sequence[str] = (),
-        template: str = TEMPLATE,
-        multi_label: bool = False,
-        entailment: str | None = None,
-        threshold: float | None = None,
-    ) -> ArrowRows:
-        """Return predictions for an Arrow record batch or table, a row for a row, errors as columns.
-
-        Args:
-            batch: the rows.
-            column: the column of the texts; default `text`, or the only column of strings; of question
-                answering also `question`.
-            pair_column: the column of the second texts; default `pair`, or `context`.
-            keep: put the columns of the batch before those of the results.
-            plain: leave out types that not every engine has: an embedding is `list<float>`, in place of
-                `fixed_size_list<float>[width]`.
-            first_row: number of the first row in the column `row`; None for no such column.
-            prefix: what the names of the results' columns begin with.
-            on_error: "record" puts a failed row's error into `error_type` and `error_message`, "fail" raises
-                it.
-            top_k: how many candidates a result lists.
-            aggregation: as `entities`.
-            prompt: as `embed`.
-            no_answer: as `answer`.
-            raw_scores: whether scores are logits.
-            query: as `rank`; the column of the texts is then that of the documents.
-            task: as `predict`.
-            dimensions: as `embed`.
-            normalize: as `embed`.
-            encoding: as `embed`.
-            labels: as `zero_shot`; none for what the model was trained for.
-            template: as `zero_shot`.
-            multi_label: as `zero_shot`.
-            entailment: as `zero_shot`.
-            threshold: as `classify` and `zero_shot`.
-
-        Raises:
-            InputError: nothing says which column holds the text, or the pair; or a kept column has the name
-                of one of the results, which `prefix` mends.
-            RowError: a row failed, with `on_error="fail"`; its number is in the message.
-            UsageError: an argument is out of range, or for another task.
-        """
-        given = locals()
-        from bertonnx.runtime.io.arrow_batch import predict_batch
-
-        decode, columns = taken(DecodeOptions, given), taken(RunOptions, given)
-        require_options(self.card, decode)
-        return predict_batch(self, batch, decode, columns, taken(BatchOptions, given))
-
-    def batch_schema(
-        self,
-        schema: pyarrow.Schema | None = None,
-        *,
-        keep: bool = False,
-        plain: bool = False,
-        first_row: int | None = 0,
-        prefix: str = "",
-        top_k: int | None = None,
-        aggregation: Aggregation = "simple",
-        prompt: str | None = None,
-        no_answer: bool = False,
-        raw_scores: bool = False,
-        query: str | None = None,
-        task: str | None = None,
-        dimensions: int | None = None,
-        normalize: bool | None = None,
-        encoding: Encoding = "float32",
-        labels: Sequence[str] = (),
-        template: str = TEMPLATE,
-        multi_label: bool = False,
-        entailment: str | None = None,
-        threshold: float | None = None,
-    ) -> pyarrow.Schema:
-        """Return the Arrow schema of what `predict_batch` gives with the same arguments; no row is read.
-
-        Args:
-            schema: that of the batches; only needed with `keep`.
-            keep: as `predict_batch`, and so are the others.
-            plain: as there.
-            first_row: as there.
-            prefix: as there.
-            top_k: as there.
-            aggregation: as there.
-            prompt: as there.
-            no_answer: as there.
-            raw_scores: as there.
-            query: as there.
-            task: as there.
-            dimensions: as there.
-            normalize: as there.
-            encoding: as there.
-            labels: as there.
-            template: as there.
-            multi_label: as there.
-            entailment: as there.
-            threshold: as there.
-
-        Raises:
-            InputError: a kept column has the name of one of the results.
-            UsageError: an argument is out of range, or for another task.
-        """
-        given = locals()
-        from bertonnx.runtime.io.arrow_batch import batch_schema
-
-        decode = taken(DecodeOptions, given)
-        require_options(self.card, decode)
-        return batch_schema(self.card, schema, decode, taken(BatchOptions, given))
-
-    def embed_tokens(
-        self, texts: Sequence[str], *, layer: int = -1, words: Pooled | None = None, prompt: str | None = None
-    ) -> list[Item]:
-        """Return one dict for each text: `tokens`, `offsets` and `vectors`, special tokens included.
-
-        Of a model with many vectors for a text (ColBERT, bge-m3) the vectors are those that it compares, of
-        the tokens that count; of others transformers' `hidden_states[layer]`. They are float32 of shape
-        (tokens, width). `offsets` are pairs of code points, half open, into the text; (0, 0) for special
-        tokens and those of a prompt.
-
-        Args:
-            texts: the texts.
-            layer: -1 for the last one, which every file of embeddings holds; others where the file was
-                exported with `hidden_states`: 0 is what enters the first layer, and negative numbers count
-                from the last.
-            words: give words in place of tokens (`words` in place of `tokens`), as the tokenizer splits a
-                text before it looks for tokens; a word's vector is the "mean", "first", "last" or "max" of
-                its tokens'. Special tokens are then left out.
-            prompt: as `embed`.
-
-        Raises:
-            TaskError: the model's task is another.
-            RowError: a text failed; its place is in the message.
-            UsageError: the file does not hold the layer, or there is no such pooling or prompt.
-        """
-        require_whole("layer", layer)
-        rows = served(self.card.task, self.card.also)
-        # A head that makes vectors of tokens is what they are asked of; its encoder's layers have numbers.
-        if layer == -1 and words is None and any("embed_tokens" in row.methods for row in rows):
-            task = self._require("embed_tokens")
-            options = DecodeOptions(prompt=prompt, task=task)
-            from bertonnx.runtime.decoders.multi_vector import token_vectors_decoder
-
-            made = token_vectors_decoder(DecoderContext(self.card, self.tokenizer, options))
-            self._require_open()
-            return self._tokens(listed(texts), prompt, made)
-        self._require("embed")
-        if words is not None:
-            chosen("words", words, POOLED)
-        decoder = TokenDecoder(
-            output_of(self.card, layer), prompt=len(self.card.prompt_text(prompt)), words=words
-        )
-        self._require_open()
-        return self._tokens(listed(texts), prompt, decoder)
-
-    def _tokens(self, texts: Sequence[str], prompt: str | None, decoder: Decoder) -> list[Item]:
-        found = self._engine.map(self.prompted(as_rows(texts), prompt), decoder, soon=False)
-        items = [_good(place, item) for place, item in enumerate(found)]
-        if cut := sum("truncated" in item for item in items):
-            self._say_cut(cut, len(texts))
-        return items
-
-    def tokenize(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, prompt: str | None = None
-    ) -> list[Encoded]:
-        """Return how each text reaches the model: ids, segments and offsets, cut or in windows.
-
-        Raises:
-            RowError: a text failed; its place is in the message.
-            UsageError: there is no such prompt.
-        """
-        encoded: list[Encoded] = []
-        for place, row in enumerate(self.prompted(as_rows(listed(texts), pairs), prompt)):
-            encoded.append(_good(place, self.tokenizer.encode([_good(place, row)])[0]))
-        return encoded
-
     def stream(
         self, rows: Iterable[Row | RowError], decode: DecodeOptions = _DEFAULTS
     ) -> Generator[Item | RowError, None, None]:
@@ -424,6 +210,16 @@ class Model(Methods):
         self._require_open()
         return self._answers(as_rows(texts, pairs), decode, soon=False)
 
+    def _token_results(self, texts: Sequence[str], asked: TokenOptions) -> Iterator[Item | RowError]:
+        self._require_open()
+        return self.token_answers(texts, asked, partial(self._engine.map, soon=False))
+
+    def _encoded(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, prompt: str | None
+    ) -> Iterator[Encoded | RowError]:
+        for row in self.prompted(as_rows(texts, pairs), prompt):
+            yield row if isinstance(row, RowError) else self.tokenizer.encode([row])[0]
+
     def _answers(self, rows: Iterable[Row | RowError], decode: DecodeOptions, *, soon: bool) -> Answers:
         return self.answers(rows, decode, partial(self._engine.map, soon=soon))
 
@@ -451,6 +247,26 @@ class Model(Methods):
             return run(rows, self.decoder(decode))
         return use(Running(self.card, tokenizer or self.tokenizer, decode, run), rows)
 
+    def token_answers(self, texts: Sequence[str], asked: TokenOptions, run: Run) -> Answers:
+        """Return the vectors of each text's tokens.
+
+        Args:
+            texts: the texts.
+            asked: of which tokens.
+            run: computes rows for a decoder, as `Engine.map` does.
+
+        Raises:
+            UsageError: there is no such prompt, or the file does not hold the layer.
+        """
+        rows = self.prompted(as_rows(texts), asked.prompt)
+        if self._compares_tokens(asked):
+            from bertonnx.runtime.decoders.multi_vector import token_vectors_decoder
+
+            options = DecodeOptions(prompt=asked.prompt, task=self._require("embed_tokens"))
+            return run(rows, token_vectors_decoder(DecoderContext(self.card, self.tokenizer, options)))
+        before = len(self.card.prompt_text(asked.prompt))
+        return run(rows, TokenDecoder(output_of(self.card, asked.layer), prompt=before, words=asked.words))
+
     def decoder(self, options: DecodeOptions) -> Decoder:
         """Return what makes results of what the graph puts out.
 
@@ -462,9 +278,3 @@ class Model(Methods):
     def _require_open(self) -> None:
         if self._closed:
             raise BertonnxError("this model was closed; open it again with {call}", call=Call("load"))
-
-
-def _good(place: int, result: Any) -> Any:
-    if isinstance(result, RowError):
-        raise in_row(place, result) from result
-    return result

@@ -11,15 +11,39 @@ import numpy as np
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.hidden import hidden_name
+from bertonnx.runtime.options import chosen, require_whole
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
 from bertonnx.wording import Call, Option
 
-__all__ = ["POOLED", "Pooled", "TokenDecoder", "output_of"]
+__all__ = ["POOLED", "Pooled", "TokenDecoder", "TokenOptions", "output_of"]
 
 Pooled = Literal["mean", "first", "last", "max"]
 POOLED: tuple[Pooled, ...] = ("mean", "first", "last", "max")
 
 _LAST = "last_hidden_state"
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """Which vectors of tokens are asked for.
+
+    Attributes:
+        layer: as transformers counts `hidden_states`; -1 for the last one.
+        words: how the vectors of a word's tokens become one; None for tokens.
+        prompt: name of the prompt that is put before each text; None for the model's default.
+
+    Raises:
+        UsageError: `layer` is no whole number, or there is no such pooling.
+    """
+
+    layer: int = -1
+    words: Pooled | None = None
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        require_whole("layer", self.layer)
+        if self.words is not None:
+            chosen("words", self.words, POOLED)
 
 
 def output_of(card: Card, layer: int) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
 from typing import Any, TypeVar
 
-from bertonnx.errors import RowError
+from bertonnx.errors import RowError, UsageError
 from bertonnx.runtime.options import DecodeOptions
-from bertonnx.runtime.rows import Item
+from bertonnx.runtime.rows import Encoded, Item
 from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.fleet import Fleet
 from bertonnx.runtime.serving.http import Header, parsed
@@ -144,14 +144,62 @@ class Call:
             RefusedError: too many texts wait.
         """
         both = [*texts, *(pairs or ())]
+        return await self.results(
+            served, lambda methods: methods.results(texts, pairs, decode), both, reading, texts=len(texts)
+        )
+
+    async def results(
+        self,
+        served: Served,
+        method: Callable[[Replayed], Iterable[Item | RowError]],
+        about: Sequence[Any],
+        reading: Reading,
+        *,
+        texts: int | None = None,
+    ) -> list[Item | RowError]:
+        """Return what a method gives of each text.
+
+        Args:
+            served: the model.
+            method: calls it, and does the same each time that it is called.
+            about: all that it is about, for which there must be room.
+            reading: how long texts are read.
+            texts: how many texts that is, where some of it is their pairs.
+
+        Raises:
+            BertonnxError: as the method.
+            RefusedError: too many texts wait.
+        """
         answer = await served.answer(
-            lambda methods: list(methods.results(texts, pairs, decode)),
+            lambda methods: list(method(methods)),
             reading,
-            texts=len(texts),
-            characters=sum(len(text) for text in both if isinstance(text, str)),
+            texts=len(about) if texts is None else texts,
+            characters=sum(len(text) for text in about if isinstance(text, str)),
         )
         self._add(answer)
         return answer.value
+
+    async def encoded(
+        self,
+        served: Served,
+        texts: Sequence[Any],
+        pairs: Sequence[Any] | None,
+        prompt: str | None,
+        reading: Reading,
+    ) -> list[Encoded | RowError]:
+        """Return how each text reaches the model, an error in place of one that failed.
+
+        Raises:
+            BertonnxError: pairs are missing or too few, or there is no such prompt.
+            RefusedError: too many texts wait.
+        """
+        if pairs is not None and len(pairs) != len(texts):
+            raise UsageError(
+                "there are {texts} texts and {pairs} pairs; each text needs its own",
+                texts=len(texts),
+                pairs=len(pairs),
+            )
+        return await served.encoded(texts, pairs, prompt, reading)
 
     async def apart(self, work: Callable[[], T]) -> T:
         """Do something in a thread, so that others are answered meanwhile."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bertonnx.errors import UsageError
 from bertonnx.models.entailment import inference_of
+from bertonnx.models.tasks import served as tasks_of
 from bertonnx.runtime.serving.errors import RefusedError
-from bertonnx.runtime.serving.served import Served, Workers
 
-__all__ = ["Fleet", "named_paths", "serves"]
+if TYPE_CHECKING:
+    from bertonnx.runtime.serving.served import Served, Workers
+
+__all__ = ["Fleet", "named_paths", "serves", "task_of"]
 
 _ENDING = ".onnx"
 
-_ANY = "predict"
-"""The method that every model has."""
+_ANY = ("predict", "tokenize")
+"""The methods that every model has."""
+
+_OF: Mapping[str, tuple[str, ...]] = dict.fromkeys(("embed_tokens", "embed_chunks", "similarity"), ("embed",))
+"""Methods -> those whose models have them too."""
 
 _ZERO_SHOT = "zero_shot"
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f?#\\]|^\.{0,2}$|^/|/$|//")
@@ -113,9 +120,10 @@ class Fleet:
         Raises:
             RefusedError: it cannot, or none can.
         """
-        for one in self if served is None else (served,):
-            if serves(one, method):
-                return one
+        able = [one for one in (self if served is None else (served,)) if serves(one, method)]
+        # Vectors of tokens are those of a head that makes them, where a model has one.
+        for one in (*(one for one in able if _made_for(one, method)), *able):
+            return one
         wanted = method.replace("_", "-")
         if served is None:
             raise RefusedError("wrong_task", f"no model here can {wanted}; {self._tasks()}")
@@ -128,8 +136,22 @@ class Fleet:
 
 
 def serves(served: Served, method: str) -> bool:
-    """Return whether a model answers a method."""
-    if method == _ZERO_SHOT:
+    """Return whether a model answers a method, for its own task or another that its file serves."""
+    if method in _ANY:
+        return True
+    if method == _ZERO_SHOT and inference_of(served.card.labels, None) is None:
         # Any classifier has the method, and only those of inference can say what entails what.
-        return method in served.task.methods and inference_of(served.card.labels, None) is not None
-    return method in (_ANY, *served.task.methods)
+        return False
+    return _made_for(served, method) or any(_made_for(served, name) for name in _OF.get(method, ()))
+
+
+def _made_for(served: Served, method: str) -> bool:
+    return any(method in row.methods for row in tasks_of(served.card.task, served.card.also))
+
+
+def task_of(served: Served, method: str) -> str | None:
+    """Return the task for which a model answers a method; None for its own."""
+    own, *others = tasks_of(served.card.task, served.card.also)
+    if method in own.methods:
+        return None
+    return next((row.name for row in others if method in row.methods), None)

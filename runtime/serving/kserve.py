@@ -11,12 +11,15 @@ from bertonnx import __version__
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
+from bertonnx.models.tasks import Task, task_meant
+from bertonnx.models.tasks import served as tasks_of
 from bertonnx.runtime.io.text import json_line
 from bertonnx.runtime.methods import in_row
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.runtime.serving.call import Call
 from bertonnx.runtime.serving.errors import RefusedError, refusal_of
+from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.http import Response, as_json
 from bertonnx.runtime.serving.served import Replayed, Served
 from bertonnx.runtime.serving.tensors import Request, Tensor, responded
@@ -45,6 +48,7 @@ class Asked:
         texts: its texts.
         pairs: their second texts, as many.
         truncate: whether long texts are cut, if it says.
+        task: of a file that serves several, the one that is asked for; None for its own.
     """
 
     call: Call
@@ -52,6 +56,7 @@ class Asked:
     texts: list[str]
     pairs: list[str] | None
     truncate: bool | None
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ async def metadata(call: Call) -> Response:
     if served.card.takes_pair:
         inputs.append({"name": "pair", "datatype": "BYTES", "shape": [-1]})
     outputs = [
-        {"name": name, "datatype": kind, "shape": shape} for name, kind, shape in _outputs(served).described
+        {"name": name, "datatype": kind, "shape": shape}
+        for name, kind, shape in _outputs(served, served.task).described
     ]
     return as_json(
         {
@@ -117,10 +123,12 @@ async def infer(call: Call) -> Response:
     request = Request.read(call.body, call.headers.get(b"inference-header-content-length"))
     texts, pairs = request.texts("text"), request.texts_or_none("pair")
     request.only("text", "pair")
-    outputs = _outputs(served)
+    row = _row(served, request.parameters)
+    outputs = _outputs(served, row)
     wanted = request.outputs([name for name, _, _ in outputs.described])
     truncate = request.parameters.flag_or_none("truncate")
-    made = await outputs.make(Asked(call, served, texts, pairs, truncate))
+    task = None if row is served.task else row.name
+    made = await outputs.make(Asked(call, served, texts, pairs, truncate, task))
     by_name = {tensor.name: tensor for tensor in made}
     return responded(served.name, request, [(by_name[name], binary) for name, binary in wanted])
 
@@ -130,8 +138,20 @@ def _served(call: Call) -> Served:
     return call.named
 
 
-def _outputs(served: Served) -> Outputs:
-    found: Outputs = resolve(served.task.tensors)(served.card)
+def _row(served: Served, parameters: Fields) -> Task:
+    """Return the task that `parameters.task` names, of those that the file serves; its own where none is."""
+    asked = parameters.text_or_none("task")
+    rows = tasks_of(served.card.task, served.card.also)
+    if asked is None:
+        return rows[0]
+    for row in rows:
+        if row.name == task_meant(asked):
+            return row
+    raise parameters.refused("task", f"must be one of {', '.join(row.name for row in rows)}")
+
+
+def _outputs(served: Served, row: Task) -> Outputs:
+    found: Outputs = resolve(row.tensors)(served.card)
     return found
 
 
@@ -187,7 +207,7 @@ def line_outputs(card: Card) -> Outputs:  # noqa: ARG001
 async def _lines(asked: Asked) -> list[Tensor]:
     call, served = asked.call, asked.served
     reading = call.reading(served, asked.truncate)
-    results = await call.lines(served, asked.texts, asked.pairs, DecodeOptions(), reading)
+    results = await call.lines(served, asked.texts, asked.pairs, DecodeOptions(task=asked.task), reading)
     for place, result in enumerate(results):
         if isinstance(result, RowError):
             raise refusal_of(in_row(place, result))

@@ -26,6 +26,9 @@ _HEAD_SECONDS = 30.0
 _IDLE_SECONDS = 75
 """For which a connection is kept open; clients that keep some for a minute close them first."""
 
+_STUCK_SECONDS = 30.0
+"""For which a client may take nothing of its answer: answers that nobody reads would fill the memory."""
+
 _LAST_SECONDS = 20
 """For slow readers of their answers, once the server ends."""
 
@@ -106,6 +109,7 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]
     _head = 0
     _in_head = False
     _late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -114,7 +118,33 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        self._reads_again()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called once a client reads more slowly than it is answered."""
+        super().pause_writing()
+        self._look_later(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Called once it has read nearly all."""
+        self._reads_again()
+        super().resume_writing()
+
+    def _look_later(self, left: int) -> None:
+        self._stuck = self.loop.call_later(_STUCK_SECONDS, self._look, left)
+
+    def _look(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._look_later(left)
+        else:
+            self.transport.abort()
+
+    def _reads_again(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:

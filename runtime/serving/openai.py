@@ -65,6 +65,8 @@ def _model(served: Served) -> dict[str, Any]:
         "max_length": served.model.max_length,
         "long_text": served.model.tokenizer.long_text,
         "provider": served.model.provider,
+        "identity": served.model.identity,
+        "notes": list(served.model.notes),
         "card": served.card.as_dict(),
     }
 

@@ -13,18 +13,20 @@ from typing import Generic, Literal, TypeVar
 
 from bertonnx.errors import RowError
 from bertonnx.models.tasks import task as task_named
+from bertonnx.runtime.decoders.tokens import TokenOptions
 from bertonnx.runtime.decoders.uses import Answers
 from bertonnx.runtime.engine.batches import Chunk
-from bertonnx.runtime.methods import Methods, in_row
+from bertonnx.runtime.methods import in_row
 from bertonnx.runtime.model import Model
 from bertonnx.runtime.options import DecodeOptions, LongText
 from bertonnx.runtime.rows import Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.serving.admission import Admission
 from bertonnx.runtime.serving.bell import Bell
 from bertonnx.runtime.serving.errors import RefusedError
+from bertonnx.runtime.token_methods import TokenMethods
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["Answer", "Reading", "Replayed", "Served", "Workers"]
+__all__ = ["Answer", "Reading", "Replayed", "Results", "Served", "Workers"]
 
 T = TypeVar("T")
 
@@ -112,7 +114,7 @@ class _AskedError(Exception):
         self.decoder = decoder
 
 
-class Replayed(Methods):
+class Replayed(TokenMethods):
     """The methods of a model whose results come later.
 
     A method runs until it asks for results, which ends it. Once they are there it runs again from its
@@ -139,6 +141,14 @@ class Replayed(Methods):
         self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
     ) -> Iterator[Item | RowError]:
         return self._model.answers(as_rows(texts, pairs), decode, self._run, self._tokenizer)
+
+    def _token_results(self, texts: Sequence[str], asked: TokenOptions) -> Iterator[Item | RowError]:
+        return self._model.token_answers(texts, asked, self._run)
+
+    def _encoded(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, prompt: str | None
+    ) -> Iterator[Encoded | RowError]:
+        return iter(_encoded(self._tokenizer, list(self._model.prompted(as_rows(texts, pairs), prompt))))
 
     def items(self, rows: Iterable[Encoded | RowError], decode: DecodeOptions) -> list[Item]:
         """Return the results of what is tokenized already.
@@ -277,6 +287,19 @@ class Served:
         _count(encoded, took)
         # Here too results of a few texts are made sooner than a thread is woken.
         return list(chunk.items()) if here else await self._workers.do(lambda: _items(chunk))
+
+    async def encoded(
+        self, texts: Sequence[object], pairs: Sequence[object] | None, prompt: str | None, reading: Reading
+    ) -> list[Encoded | RowError]:
+        """Return how texts reach the model, an error in place of one that failed.
+
+        Raises:
+            RefusedError: too many texts wait.
+            UsageError: there is no such prompt.
+        """
+        rows = list(self.model.prompted(as_rows(texts, pairs), prompt))
+        with self.admission.admitted(len(rows), sum(map(_characters, rows))):
+            return await self._workers.do(lambda: _encoded(self._tokenizer(reading), rows))
 
     def tokenizer(self, reading: Reading) -> TextTokenizer:
         """Return what reads texts so."""

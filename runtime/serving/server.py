@@ -107,12 +107,14 @@ async def served(
             default the address is said on standard error.
     """
     from bertonnx.runtime.serving.building import built
-    from bertonnx.runtime.serving.ending import Ending
-    from bertonnx.runtime.serving.listening import listen
 
     host, port = listening.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     with built(paths, load, options) as (application, log):
+        # Here, since they bring packages that are imported while models are opened.
+        from bertonnx.runtime.serving.ending import Ending
+        from bertonnx.runtime.serving.listening import listen
+
         ending = Ending(application)
         with ending.on_signals():
 

@@ -31,6 +31,8 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     plain = _plain_run(arguments)
     if plain is None:
+        if arguments[:1] == ["serve"] and _served(arguments):
+            return
         from bertonnx.cli import app
 
         app()
@@ -43,6 +45,19 @@ def _run(arguments: list[str]) -> None:
         # The reader has gone (run ... | head); Python would complain again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _served(arguments: list[str]) -> bool:
+    """Serve models, if the line is plain; return whether it was."""
+    from bertonnx.plain_serve import plain_serve
+
+    plain = plain_serve(arguments)
+    if plain is None:
+        return False
+    from bertonnx.runtime.serving.server import run
+
+    run(*plain)
+    return True
 
 
 def _plain_run(arguments: list[str]) -> tuple[Path, str, Path | None] | None:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding
 
 from bertonnx import errors
 from bertonnx.errors import BertonnxError, MissingDependencyError, ModelFileError, RowError, ServerError
 from bertonnx.models.card import Card
+from bertonnx.runtime.arrow_methods import ArrowMethods
 from bertonnx.runtime.decoders.sparse import Words
-from bertonnx.runtime.methods import Methods
-from bertonnx.runtime.options import DecodeOptions, Encoding
-from bertonnx.runtime.rows import Item, Row, as_rows
-from bertonnx.runtime.vectors.encodings import DTYPES
-from bertonnx.wording import Install, Option, printable
+from bertonnx.runtime.decoders.tokens import TokenOptions
+from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.rows import Encoded, Item, Piece, Row, as_rows
+from bertonnx.wording import Install, Message, Option, printable
 
 if TYPE_CHECKING:
     import httpx
@@ -39,15 +42,21 @@ _LEAST_WAIT, _MOST_WAIT = 0.05, 5.0
 
 _UNAUTHORIZED = 401
 
-_WORDS = {"tokens", "ids", "weights"}
+_PREDICT = "predict"
+
+_WORDS, _ARRAY = {"tokens", "ids", "weights"}, {"dtype", "shape", "data"}
+"""Fields of a sparse embedding, and of an array."""
 
 _NUMBERS = ("score",)
 """Fields of results that are numbers, wherever they stand."""
 
+_MAKE_PAIRS = {"query", "labels"}
+"""Options that make pairs of single texts."""
+
 _USUAL = DecodeOptions()
 
 
-class Client(Methods):
+class Client(ArrowMethods):
     """The methods of `bertonnx.Model`, answered by a server: the same bits, and the same errors.
 
     Safe to call from several threads, and a context manager. Long texts are cut as a local model cuts them,
@@ -62,6 +71,7 @@ class Client(Methods):
     Attributes:
         card: what the model says of itself.
         model: its name.
+        provider: what runs it there, "cpu" or "cuda".
 
     Raises:
         ServerError: the server cannot be reached, or has no such model.
@@ -77,6 +87,8 @@ class Client(Methods):
         try:
             found = self._model(model)
             self.model: str = found["id"]
+            self.provider = str(found["provider"])
+            self._identity, self._notes = str(found["identity"]), tuple(map(str, found["notes"]))
             self._max_length = int(found["max_length"])
             self._options: Mapping[str, Any] = {"long_text": found["long_text"]}
             self.card = _card(found["card"])
@@ -109,31 +121,86 @@ class Client(Methods):
         """Longest input in tokens, special tokens included."""
         return self._max_length
 
+    @property
+    def identity(self) -> str:
+        """SHA-256, in hex, of what decides a prediction, as `Model.identity`."""
+        return self._identity
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the model there, as it was when this client began."""
+        return self._notes
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The notes, as `Model.messages`."""
+        return tuple(Message("{said}", said=note) for note in self._notes)
+
+    def stream(
+        self, rows: Iterable[Row | RowError], decode: DecodeOptions = _USUAL
+    ) -> Generator[Item | RowError, None, None]:
+        """Yield one result for each row, in order, reading ahead only a bounded number of rows.
+
+        An error stands in place of a row's result; embeddings are float32 arrays of shape (width,).
+
+        Raises:
+            ServerError: the server cannot be reached, or has no answer.
+            UsageError: an option is of other tasks, or there is no such prompt.
+        """
+        usual = {item.name: getattr(_USUAL, item.name) for item in fields(decode)}
+        chosen = {name: getattr(decode, name) for name in usual if getattr(decode, name) != usual[name]}
+        for line in self._lines(_PREDICT, rows, chosen):
+            yield line if isinstance(line, RowError) else _result(line)
+
     def _results(
         self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
     ) -> Iterator[Item | RowError]:
-        chosen = {
-            item.name: getattr(decode, item.name)
-            for item in fields(decode)
-            if getattr(decode, item.name) != getattr(_USUAL, item.name)
-        }
+        return self.stream(as_rows(texts, pairs), decode)
+
+    def _token_results(self, texts: Sequence[str], asked: TokenOptions) -> Iterator[Item | RowError]:
+        options = {name: value for name, value in vars(asked).items() if value is not None}
+        for line in self._lines("embed_tokens", as_rows(texts), options):
+            yield line if isinstance(line, RowError) else _tokens(line)
+
+    def _encoded(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, prompt: str | None
+    ) -> Iterator[Encoded | RowError]:
         rows = list(as_rows(texts, pairs))
+        options = {} if prompt is None else {"prompt": prompt}
+        lines = self._lines("tokenize", rows, options)
+        for row, line in zip(rows, lines, strict=True):
+            if isinstance(row, RowError):
+                yield row
+            elif isinstance(line, RowError):
+                yield line
+            else:
+                yield _pieces(line, row if prompt is None else replace(row, prompt=prompt))
+
+    def _lines(
+        self, method: str, rows: Iterable[Row | RowError], options: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any] | RowError]:
+        """Yield the server's line for each row, in order; an error in place of a row that failed."""
         for part in _parts(rows):
             # What is no text has its error here: JSON may not even be able to hold it.
             good = [row for row in part if isinstance(row, Row)]
+            if part and not good:
+                yield from (row for row in part if isinstance(row, RowError))
+                continue
+            prompt = next((row.prompt for row in good if row.prompt is not None), None)
             body: dict[str, Any] = {
                 "model": self.model,
-                "method": "predict",
+                "method": method,
                 "texts": [row.text for row in good],
-                "options": {**chosen, **self._options},
+                "options": {**options, **({} if prompt is None else {"prompt": prompt}), **self._options},
                 "exact": True,
             }
-            if pairs is not None:
+            # Of no rows nobody knows whether they are pairs; a model that must have them is given none.
+            none = not good and self.card.needs_pair and not options.keys() & _MAKE_PAIRS
+            if none or any(row.pair is not None for row in good):
                 body["pairs"] = [row.pair for row in good]
-            answer = self._asked("POST", "/v1/predict", body)
-            lines = iter(answer["results"])
+            lines = iter(self._asked("POST", "/v1/predict", body)["results"])
             for row in part:
-                yield row if isinstance(row, RowError) else _result(next(lines), decode.encoding)
+                yield row if isinstance(row, RowError) else _line(next(lines))
 
     def _model(self, name: str | None) -> dict[str, Any]:
         if name is None:
@@ -207,16 +274,26 @@ def _card(values: Any) -> Card:
         raise ServerError("the server's model cannot be used here: {why}", why=error.message) from error
 
 
-def _parts(rows: Sequence[Row | RowError]) -> Iterator[Sequence[Row | RowError]]:
+def _parts(rows: Iterable[Row | RowError]) -> Iterator[list[Row | RowError]]:
     """Yield rows that are sent together; once where there are none, so that options are checked."""
-    start = characters = 0
-    for place, row in enumerate(rows):
-        characters += 0 if isinstance(row, RowError) else len(row.text) + len(row.pair or "")
-        if place + 1 - start >= _TEXTS or characters >= _CHARACTERS:
-            yield rows[start : place + 1]
-            start, characters = place + 1, 0
-    if start < len(rows) or not rows:
-        yield rows[start:]
+    part: list[Row | RowError] = []
+    characters, kind, any_yet = 0, _kind(None), False
+    for row in rows:
+        # One body has one prompt, and pairs of all texts or of none.
+        full = len(part) >= _TEXTS or characters >= _CHARACTERS
+        if full or (isinstance(row, Row) and kind is not None and _kind(row) != kind):
+            yield part
+            part, characters, kind, any_yet = [], 0, None, True
+        part.append(row)
+        if isinstance(row, Row):
+            kind = _kind(row)
+            characters += len(row.text) + len(row.pair or "")
+    if part or not any_yet:
+        yield part
+
+
+def _kind(row: Row | None) -> tuple[str | None, bool] | None:
+    return None if row is None else (row.prompt, row.pair is not None)
 
 
 def _wait(response: httpx.Response) -> float:
@@ -228,33 +305,64 @@ def _wait(response: httpx.Response) -> float:
     return min(max(asked, _LEAST_WAIT), _MOST_WAIT) * random.uniform(1.0, 1.2)
 
 
-def _result(line: dict[str, Any], encoding: Encoding) -> Item | RowError:
-    """Return the item of a line of `run`, with the float32 that its numbers stand for."""
+def _line(line: dict[str, Any]) -> dict[str, Any] | RowError:
+    """Return a line without its number, or the error that it tells."""
     error = line.get("error")
     if isinstance(error, dict) and set(error) == {"type", "message"}:
         return RowError(str(error["type"]), "{said}", said=str(error["message"]))
-    items = ((name, value) for name, value in line.items() if name != "row")
-    return {name: _score(value) if name in _NUMBERS else _field(value, encoding) for name, value in items}
+    return {name: value for name, value in line.items() if name != "row"}
 
 
-def _field(value: Any, encoding: Encoding) -> Any:
-    if isinstance(value, dict) and set(value) == _WORDS:
-        ids, weights = np.array(value["ids"], dtype=np.int64), np.array(value["weights"], dtype=np.float32)
-        return Words(value["tokens"], ids, weights)
-    # Lists of numbers are vectors, and no other result has any.
-    first = value
-    while isinstance(first, list) and first:
-        first = first[0]
-    if isinstance(value, list) and (first is None or isinstance(first, int | float)):
-        return np.array(value, dtype=DTYPES[encoding])
-    if isinstance(value, list):
-        return [_field(inner, encoding) for inner in value]
+def _result(line: dict[str, Any]) -> Item:
+    """Return the item of a line of `run`, with the float32 that its numbers stand for."""
+    return {name: _score(value) if name in _NUMBERS else _field(value) for name, value in line.items()}
+
+
+def _tokens(line: dict[str, Any]) -> Item:
+    """Return the item of `embed_tokens`, whose places are pairs."""
+    item = _result(line)
+    item["offsets"] = [(start, end) for start, end in line["offsets"]]
+    return item
+
+
+def _pieces(line: dict[str, Any], row: Row) -> Encoded:
+    """Return how a row reaches the model, as its tokenizer made it."""
+    pieces = tuple(
+        Piece(
+            _field(piece["ids"]),
+            _field(piece["type_ids"]),
+            _encoding(piece["encoding"]),
+            prompt=int(piece["prompt"]),
+            unseen=int(piece["unseen"]),
+        )
+        for piece in line["pieces"]
+    )
+    return Encoded(row, pieces, truncated=bool(line.get("truncated")))
+
+
+def _encoding(values: Any) -> Encoding:
+    made = Encoding()
+    made.__setstate__(json.dumps(values).encode())
+    return made
+
+
+def _field(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            name: _score(inner) if name in _NUMBERS else _field(inner, encoding)
-            for name, inner in value.items()
-        }
+        if set(value) == _ARRAY:
+            return _array(value)
+        if set(value) == _WORDS:
+            return Words(value["tokens"], _field(value["ids"]), _field(value["weights"]))
+        return {name: _score(inner) if name in _NUMBERS else _field(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_field(inner) for inner in value]
     return _exact(value)
+
+
+def _array(packed: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """Return the array that base64 of little-endian numbers stands for, which the caller may write into."""
+    kind = np.dtype(packed["dtype"])
+    numbers = np.frombuffer(base64.b64decode(packed["data"]), kind.newbyteorder("<"))
+    return numbers.astype(kind).reshape(packed["shape"])
 
 
 def _exact(value: Any) -> Any:

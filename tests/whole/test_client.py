@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Encoding
 
 import bertonnx
 from bertonnx import Client, Model, TruncationWarning
 from bertonnx.errors import RowError, ServerError, TaskError, UsageError
+from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.rows import Encoded, Piece, Row, as_rows
 
 for _package in ("httpx", "uvicorn", "httptools", "orjson", "prometheus_client", "starlette"):
     pytest.importorskip(_package, reason="the server's packages are those of the extra `serve`")
@@ -51,6 +55,15 @@ def equal(found: Any, wanted: Any) -> None:
     if isinstance(wanted, np.ndarray):
         assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
         assert found.tobytes() == wanted.tobytes()
+    elif isinstance(wanted, Encoded | Piece):
+        for name in wanted.__dataclass_fields__:
+            equal(getattr(found, name), getattr(wanted, name))
+    elif isinstance(wanted, Encoding):
+        for name in ("ids", "type_ids", "tokens", "offsets", "word_ids", "sequence_ids"):
+            assert getattr(found, name) == getattr(wanted, name)
+        assert found.special_tokens_mask == wanted.special_tokens_mask
+    elif isinstance(wanted, RowError):
+        assert (found.kind, str(found)) == (wanted.kind, str(wanted))
     elif isinstance(wanted, dict):
         assert list(found) == list(wanted)
         for name in wanted:
@@ -62,6 +75,11 @@ def equal(found: Any, wanted: Any) -> None:
     else:
         assert found == wanted
 
+
+MIXED = [Row("a"), Row("b", "c"), RowError("missing-text", "there is none"), Row("d")]
+"""Rows of one stream, of which some are pairs."""
+
+PROMPTED = [Row("a"), Row("a", prompt="query"), Row("a", prompt=""), Row("b", prompt="")]
 
 CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("feature-extraction", lambda m: m.embed(TEXTS)),
@@ -86,7 +104,40 @@ CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("fill-mask", lambda m: m.fill_mask(MASKED, top_k=1)),
     ("sparse-embedding", lambda m: m.embed_sparse(TEXTS)),
     ("sparse-embedding", lambda m: m.embed_sparse(TEXTS, top_k=3)),
+    ("feature-extraction", lambda m: m.embed_tokens(TEXTS)),
+    ("feature-extraction", lambda m: m.embed_tokens(TEXTS, words="mean", prompt="")),
+    ("feature-extraction", lambda m: m.embed_tokens([])),
+    ("multi-vector", lambda m: m.embed_tokens(TEXTS, prompt="query")),
+    ("multi-vector", lambda m: m.embed_tokens([f"text {number}" for number in range(300)])),
+    ("multi-vector", lambda m: m.rank("Where?", TEXTS)),
+    ("feature-extraction", lambda m: m.tokenize([*TEXTS, "word " * 3000])),
+    ("feature-extraction", lambda m: m.tokenize(TEXTS, prompt="query")),
+    ("question-answering", lambda m: m.tokenize(["Who?", "Where?"], ["Ada " * 900, "here"])),
+    ("multi-vector", lambda m: m.tokenize(TEXTS, prompt="query")),
+    ("text-classification", lambda m: list(m.stream(MIXED))),
+    ("text-classification", lambda m: list(m.stream([]))),
+    ("text-ranking", lambda m: list(m.stream([]))),
+    ("text-ranking", lambda m: m.predict([], [])),
+    ("text-ranking", lambda m: list(m.stream(as_rows([None], ["a"])))),
+    ("feature-extraction", lambda m: list(m.stream(PROMPTED, DecodeOptions(dimensions=8)))),
+    ("feature-extraction", lambda m: m.max_length),
+    ("feature-extraction", lambda m: m.identity),
+    ("feature-extraction", lambda m: m.provider),
 ]
+
+OF_THE_MACHINE = {
+    "answers": "takes what computes rows",
+    "decoder": "makes results of what the graph puts out",
+    "engine": "is what computes rows",
+    "placement": "is where the graph's nodes are",
+    "prompted": "is for who computes rows",
+    "token_answers": "takes what computes rows",
+    "threads": "are those of the machine",
+    "options": "say how a file was opened",
+    "path": "is of a file here",
+    "tokenizer": "is of a file here",
+}
+"""What a local model has besides, and why a client does not."""
 
 
 @pytest.mark.parametrize(("task", "call"), CALLS)
@@ -97,9 +148,42 @@ def test_every_method_has_the_results_of_a_local_model(
     equal(call(client), call(model))
 
 
-def test_a_client_has_all_methods_that_a_model_shares() -> None:
-    shared = {name for name in vars(bertonnx.runtime.methods.Methods) if not name.startswith("_")}
-    assert shared <= set(dir(Client))
+def test_a_client_has_all_that_a_model_has(both: Mapping[str, Both]) -> None:
+    model, client = both["feature-extraction"]
+    public = {name for name in dir(model) if not name.startswith("_")}
+    missing = {name for name in public if not hasattr(client, name)}
+    assert missing == set(OF_THE_MACHINE)
+    for name in public - missing:
+        own, theirs = getattr(type(model), name, None), getattr(type(client), name, None)
+        if callable(own) and name != "close":
+            assert inspect.signature(theirs) == inspect.signature(own), name  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("feature-extraction", {"encoding": "ubinary"}),
+        ("feature-extraction", {"keep": True, "prefix": "bert_", "plain": True}),
+        ("text-classification", {"pair_column": "pair", "first_row": None}),
+        ("token-classification", {"column": "text"}),
+        ("sparse-embedding", {"top_k": 2}),
+    ],
+)
+def test_arrow_batches_are_those_of_a_local_model(
+    both: Mapping[str, Both], task: str, options: dict[str, Any]
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="Arrow is the extra `arrow`")
+    model, client = both[task]
+    batch = pa.record_batch({"text": [*TEXTS, None], "pair": [*TEXTS[::-1], "a"]})
+    options = {"column": "text", **options}
+    wanted = model.predict_batch(batch, **options)
+    found = client.predict_batch(batch, **options)
+    assert found.schema == wanted.schema
+    assert found.equals(wanted)
+    table = pa.Table.from_batches([batch])
+    assert client.predict_batch(table, **options).equals(model.predict_batch(table, **options))
+    shape = {name: value for name, value in options.items() if "column" not in name}
+    assert client.batch_schema(batch.schema, **shape) == model.batch_schema(batch.schema, **shape)
 
 
 FAULTS: list[tuple[str, Callable[[Any], Any], type[Exception]]] = [
@@ -115,6 +199,15 @@ FAULTS: list[tuple[str, Callable[[Any], Any], type[Exception]]] = [
     ("text-ranking", lambda m: m.rank(" ", TEXTS), UsageError),
     ("fill-mask", lambda m: m.fill_mask(["no mask"]), RowError),
     ("token-classification", lambda m: m.entities(TEXTS, aggregation="best"), UsageError),
+    ("feature-extraction", lambda m: m.embed_tokens(TEXTS, layer=0), UsageError),
+    ("feature-extraction", lambda m: m.embed_tokens(TEXTS, layer=True), UsageError),
+    ("feature-extraction", lambda m: m.embed_tokens(["a", None]), RowError),
+    ("text-classification", lambda m: m.embed_tokens(TEXTS), TaskError),
+    ("feature-extraction", lambda m: m.tokenize(["a"] * 300 + [None]), RowError),
+    ("feature-extraction", lambda m: m.tokenize(TEXTS, prompt="absent"), UsageError),
+    ("feature-extraction", lambda m: m.tokenize("one text"), UsageError),
+    ("feature-extraction", lambda m: list(m.stream([Row("a")], DecodeOptions(top_k=1))), UsageError),
+    ("feature-extraction", lambda m: list(m.stream([Row("a", prompt="absent")])), UsageError),
 ]
 
 

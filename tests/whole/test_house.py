@@ -46,6 +46,8 @@ ROOMS: Mapping[str, str] = {
     "runtime/tokenization.py",
     "runtime/opening.py": "runtime/modelfile runtime/session runtime/tokenization.py runtime/optimum.py",
     "runtime/methods.py": "runtime/rows.py runtime/vectors",
+    "runtime/token_methods.py": "runtime/rows.py runtime/decoders runtime/methods.py",
+    "runtime/arrow_methods.py": "runtime/rows.py runtime/decoders runtime/io runtime/token_methods.py",
     "runtime/model.py": ALL,
     "runtime/evaluation": "runtime/rows.py runtime/io runtime/methods.py runtime/model.py",
     "runtime/golden.py": "runtime/modelfile runtime/session runtime/rows.py runtime/tokenization.py",
@@ -53,7 +55,7 @@ ROOMS: Mapping[str, str] = {
     "runtime/bench": "runtime/session runtime/rows.py runtime/tokenization.py runtime/io runtime/model.py",
     "runtime/run.py": ALL,
     "runtime/serving": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
-    "runtime/engine runtime/io runtime/methods.py runtime/model.py",
+    "runtime/engine runtime/io runtime/methods.py runtime/token_methods.py runtime/model.py",
     "runtime/search.py": ALL,
     "runtime/workers.py": ALL,
     "runtime/signing.py": "runtime/modelfile",

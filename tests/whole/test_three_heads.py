@@ -20,6 +20,7 @@ import transformers
 import bertonnx
 from bertonnx.errors import BertonnxError, CheckpointError, TaskError, UsageError
 from bertonnx.exporters.options import Trust
+from bertonnx.runtime.io.text import json_line
 from tests.checkpoints import message, read
 from tests.commands import Command
 from tests.tiny import save_tiny
@@ -127,6 +128,67 @@ def test_which_task_is_chosen(file: Path, tmp_path: Path, command: Command) -> N
     refused = command("run", file, tmp_path / "in.txt", "--task", "colbert", "-o", tmp_path / "out.npy")
     assert "the results of multi-vector are more than that" in refused.err
     assert "also        sparse-embedding, multi-vector" in command("info", file).out
+
+
+def test_each_kind_of_client_reaches_each_head(file: Path) -> None:
+    httpx: Any = pytest.importorskip("httpx", reason="clients of the server are the extra `client`")
+    pytest.importorskip("uvicorn", reason="the server's packages are those of the extra `serve`")
+    from tests.serving import serving
+
+    texts = ["Ada wrote", "No."]
+    with (
+        bertonnx.load(file, "cpu", 1) as model,
+        serving({"m3": file}) as running,
+        bertonnx.Client(running.url) as client,
+        httpx.Client(base_url=running.url, timeout=60) as http,
+    ):
+
+        def posted(path: str, **body: Any) -> Any:
+            answer = http.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        def close(found: Any, wanted: Any) -> None:
+            assert np.array_equal(np.array(found, dtype=np.float32), wanted)
+
+        dense, ranked = model.embed(texts), model.rank("who?", texts)
+        sparse = [dict(zip(*map(list, item.values()), strict=True)) for item in model.embed_sparse(texts)]
+        vectors = [item["vectors"] for item in model.embed_tokens(texts)]
+        # text-embeddings-inference, by its paths.
+        close(posted("/embed", inputs=texts), dense)
+        found = posted("/embed_sparse", inputs=texts)
+        assert [{one["index"]: np.float32(one["value"]) for one in row} for row in found] == sparse
+        for own, row in zip(vectors, posted("/embed_all", inputs=texts), strict=True):
+            close(row, own)
+        assert posted("/rerank", query="who?", texts=texts) == ranked
+        # OpenAI has embeddings alone, Cohere rerankers.
+        close([one["embedding"] for one in posted("/v1/embeddings", input=texts)["data"]], dense)
+        cohere = posted("/v2/rerank", query="who?", documents=texts)["results"]
+        assert [{"index": one["index"], "score": one["relevance_score"]} for one in cohere] == ranked
+        # KServe by `parameters.task`, our own wire by `method`, or `options.task`.
+        given = [{"name": "text", "shape": [2], "datatype": "BYTES", "data": texts}]
+        for task, method, field in (
+            ("sparse-embedding", "embed_sparse", "sparse"),
+            ("colbert", "predict", "vectors"),
+        ):
+            items = enumerate(model.predict(texts, task=task))
+            lines = [json.loads(json_line(place, item)) for place, item in items]
+            (output,) = posted("/v2/models/m3/infer", inputs=given, parameters={"task": task})["outputs"]
+            assert [json.loads(line)[field] for line in output["data"]] == [line[field] for line in lines]
+            options = {} if method == "embed_sparse" else {"task": task}
+            rows = posted("/v1/predict", texts=texts, method=method, options=options)["results"]
+            assert [row[field] for row in rows] == [line[field] for line in lines]
+        close(posted("/v2/models/m3/infer", inputs=given)["outputs"][0]["data"], dense.ravel())
+        refused = http.post("/v2/models/m3/infer", json={"inputs": given, "parameters": {"task": "ner"}})
+        assert (refused.status_code, "multi-vector" in refused.text) == (400, True)
+        # And `Client` by its methods.
+        close(client.embed(texts), dense)
+        assert [
+            dict(zip(*map(list, one.values()), strict=True)) for one in client.embed_sparse(texts)
+        ] == sparse
+        for own, item in zip(vectors, client.embed_tokens(texts), strict=True):
+            close(item["vectors"], own)
+        assert client.rank("who?", texts) == ranked
 
 
 def test_columns_of_each_task(file: Path) -> None:

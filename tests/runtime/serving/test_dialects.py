@@ -247,6 +247,12 @@ def test_vectors_of_tokens(posted: Posted, local: Models) -> None:
         same(found, item["vectors"])
     ranked = local["late"].rank("Where?", TEXTS)
     assert posted("/models/late/rerank", {"query": "Where?", "texts": TEXTS}) == (200, ranked)
+    # Of an ordinary model for embeddings, the vectors of its last layer, special tokens included.
+    status, answer = posted("/models/mini/embed_all", {"inputs": TEXTS})
+    assert status == 200
+    for found, item in zip(answer, local["mini"].embed_tokens(TEXTS), strict=True):
+        same(found, item["vectors"])
+    assert posted("/models/mood/embed_all", {"inputs": "a"})[0] == 424
 
 
 def test_similarity(posted: Posted, local: Models) -> None:

@@ -185,6 +185,34 @@ def test_a_model_that_fails_for_one_text_answers_the_others(
         assert ["error" in one for one in answer] == [False, True]
 
 
+def test_answers_that_nobody_reads_are_dropped(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertonnx.runtime.serving import listening
+
+    monkeypatch.setattr(listening, "_STUCK_SECONDS", 0.05)
+    # Megabytes of tokens: more than the system itself keeps for a connection.
+    body = json.dumps({"inputs": "a " * 200_000}).encode()
+    head = b"POST /tokenize HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
+    lost = threading.Event()
+    ended = listening._Protocol.connection_lost
+
+    def connection_lost(protocol: Any, error: Exception | None) -> None:
+        ended(protocol, error)
+        lost.set()
+
+    monkeypatch.setattr(listening._Protocol, "connection_lost", connection_lost)
+    with serving({"mini": paths["mini"]}) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(head + body)
+        assert lost.wait(PATIENCE)
+        connection.settimeout(PATIENCE)
+        found = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+    wanted = int(found.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+    assert len(found) < wanted
+
+
 # The command.
 
 
