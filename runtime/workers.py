@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,10 @@ MODELS_HELD = 4
 
 _TELLING = 40
 """Characters of a cell that may say which row failed."""
+
+_PARTIAL, _LEFT = "partial-", 3600.0
+"""What folders of models that are being copied are called, and seconds without a change after which nobody is
+copying there any more."""
 
 _open: OrderedDict[tuple[str, str, LoadOptions], Model] = OrderedDict()
 _opening = threading.Lock()
@@ -278,7 +283,8 @@ def _copied(assignment: Assignment, fetch: Fetch) -> Path:
     """Return a folder of this machine with the model's files, which its workers share."""
     folder = _own_folder() / assignment.digest
     if not folder.is_dir():
-        made = Path(tempfile.mkdtemp(dir=folder.parent))
+        _sweep(folder.parent)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PARTIAL))
         try:
             for name in assignment.files:
                 target = made / name
@@ -292,6 +298,14 @@ def _copied(assignment: Assignment, fetch: Fetch) -> Path:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what workers left that were killed while they copied a model: it may be large."""
+    for left in folder.glob(f"{_PARTIAL}*"):
+        with suppress(OSError):
+            if time.time() - max(part.stat().st_mtime for part in (left, *left.iterdir())) > _LEFT:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _own_folder() -> Path:

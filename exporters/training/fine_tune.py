@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from bertonnx.errors import CheckpointError, MissingDependencyError, OutputError, UsageError
 from bertonnx.exporters.checkpoint.length import positions
@@ -21,7 +22,7 @@ from bertonnx.exporters.training.encoded import encoded_labels, encoded_tags, ta
 from bertonnx.exporters.training.lesson import Lesson
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.models.tasks import CLASSIFIER, TAGGER
-from bertonnx.runtime.evaluation.labelled import MULTI, REGRESSION, SINGLE, Labelled
+from bertonnx.runtime.evaluation.labelled import MULTI, REGRESSION, Labelled
 from bertonnx.runtime.evaluation.tagged import Tagged
 from bertonnx.wording import Install, Message, Option
 
@@ -77,7 +78,30 @@ def fine_tune(
         OutputError: the disk is full.
         MissingDependencyError: peft is not installed, and adapters were asked for.
     """
-    begun = _prepared(work, named or str(base.resolve()), lesson, options)
+    if options.lora is not None:
+        _peft(options.lora)
+    try:
+        return _tuned(base, lesson, work, options, progress, named or str(base.resolve()))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_full(error):
+            raise
+        raise OutputError(
+            "{work} cannot be written: {why}; make room, then go on with {resume}",
+            work=work,
+            why=error,
+            resume=Option("resume", True),
+        ) from error
+
+
+def _tuned(
+    base: Path,
+    lesson: Lesson,
+    work: Path,
+    options: TrainOptions,
+    progress: Callable[[str], None],
+    named: str,
+) -> Tuned:
+    begun = _prepared(work, named, lesson, options)
     transformers.set_seed(options.seed)
     with quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
@@ -87,18 +111,8 @@ def fine_tune(
     train, measured = (_rows(part, tokenizer, names, longest) for part in _parts(lesson))
     trained = model if options.lora is None else _with_adapters(model, options.lora, tagged=lesson.tagged)
     trainer = _trainer(trained, tokenizer, (train, measured), work, lesson, options, progress)
-    try:
-        with quiet():
-            trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
-    except (OSError, RuntimeError) as error:
-        if not _is_full(error):
-            raise
-        raise OutputError(
-            "{work} cannot be written: {why}; make room, then go on with {resume}",
-            work=work,
-            why=error,
-            resume=Option("resume", True),
-        ) from error
+    with quiet():
+        trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     finished = trainer.model if options.lora is None else trainer.model.merge_and_unload()
     folder = work / "finished"
     with quiet():
@@ -190,7 +204,7 @@ def _longest(model: Any, tokenizer: Any, options: TrainOptions) -> int:
     return int(min(limit for limit in limits if limit))
 
 
-def _with_adapters(model: Any, rank: int, *, tagged: bool) -> Any:
+def _peft(rank: int) -> Any:
     try:
         import peft
     except ImportError as error:
@@ -199,6 +213,11 @@ def _with_adapters(model: Any, rank: int, *, tagged: bool) -> Any:
             asked=Option("lora", rank),
             install=Install("cpu,train,adapters"),
         ) from error
+    return peft
+
+
+def _with_adapters(model: Any, rank: int, *, tagged: bool) -> Any:
+    peft = _peft(rank)
     kind = peft.TaskType.TOKEN_CLS if tagged else peft.TaskType.SEQ_CLS
     # Of the encoder: the head is new, and is trained whole.
     prefix = model.base_model_prefix
@@ -249,13 +268,13 @@ def _trainer(
     }
     # What a version does not know it does by itself.
     known = {item.name for item in fields(transformers.TrainingArguments)}
-    weights = _class_weights(lesson, options)
+    weights = _class_weights(lesson, train, options)
     collator = (
         transformers.DataCollatorForTokenClassification(tokenizer)
         if lesson.tagged
         else transformers.DataCollatorWithPadding(tokenizer)
     )
-    trainer = _weighted_trainer(weights)(
+    trainer = _weighted_trainer(weights, several=_kind(lesson) == MULTI)(
         model=model,
         args=transformers.TrainingArguments(**{name: given[name] for name in given if name in known}),
         train_dataset=train,
@@ -268,6 +287,8 @@ def _trainer(
             _Progress(progress),
         ],
     )
+    # Losses are means of a step's rows, which it would add up, and not average, where steps are accumulated.
+    trainer.model_accepts_loss_kwargs = False
     # It prints to standard output, which is for results.
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -278,16 +299,33 @@ def _rate(options: TrainOptions) -> float:
     return usual if options.learning_rate is None else options.learning_rate
 
 
-def _class_weights(lesson: Lesson, options: TrainOptions) -> Any:
-    """Return a weight for each label, so that all count as much in sum; None for equal ones."""
+def _kind(lesson: Lesson) -> str | None:
     train = lesson.split.train
-    if options.class_weights == "none" or isinstance(train, Tagged) or train.kind != SINGLE:
+    return None if isinstance(train, Tagged) else train.kind
+
+
+def _class_weights(lesson: Lesson, rows: Sequence[Any], options: TrainOptions) -> Any:
+    """Return a weight for each label, so that rare ones count as much; None for equal ones.
+
+    Of single labels and tags it is that of each with it, of several that of a row that has it over one that
+    has not.
+    """
+    if options.class_weights == "none":
         return None
-    counts = np.array([train.labels.count(name) for name in train.names], dtype=np.float64)
-    return torch.tensor(len(train) / (len(counts) * counts), dtype=torch.float32)
+    several, labels = _kind(lesson) == MULTI, [row["labels"] for row in rows]
+    if several:
+        counts, total = np.sum(labels, axis=0), float(len(rows))
+    else:
+        flat = np.concatenate([np.atleast_1d(label) for label in labels])
+        counts = np.bincount(flat[flat >= 0], minlength=len(_names(lesson))).astype(np.float64)
+        total = counts.sum()
+    # One that never comes has no weight to be found, and needs none.
+    held = np.maximum(counts, 1.0)
+    weights = (total - counts) / held if several else total / (np.count_nonzero(counts) * held)
+    return torch.tensor(weights, dtype=torch.float32)
 
 
-def _weighted_trainer(weights: Any) -> Any:
+def _weighted_trainer(weights: Any, *, several: bool) -> Any:
     if weights is None:
         return transformers.Trainer
 
@@ -301,9 +339,16 @@ def _weighted_trainer(weights: Any) -> Any:
         ) -> Any:
             labels = inputs.pop("labels")
             outputs = model(**inputs)
-            loss = torch.nn.functional.cross_entropy(
-                outputs.logits, labels, weight=weights.to(outputs.logits.device)
-            )
+            weight = weights.to(outputs.logits.device)
+            if several:
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                    outputs.logits, labels, pos_weight=weight
+                )
+            else:
+                # Of texts (rows, labels), of tokens (rows, tokens, labels).
+                loss = torch.nn.functional.cross_entropy(
+                    outputs.logits.flatten(0, -2), labels.flatten(), weight=weight
+                )
             return (loss, outputs) if return_outputs else loss
 
     return Weighted

@@ -6,17 +6,18 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bertonnx.errors import UsageError
 from bertonnx.exporters.training.baselines import entity_baselines, label_baselines
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.exporters.training.split import Split, split_labelled, split_tagged
 from bertonnx.models.figures import TrainingFigures
 from bertonnx.runtime.evaluation.evaluate import left_out, measured_tags, measured_texts
 from bertonnx.runtime.evaluation.figures import Evaluation
-from bertonnx.runtime.evaluation.labelled import Labelled, read_labelled
+from bertonnx.runtime.evaluation.labelled import REGRESSION, Labelled, read_labelled
 from bertonnx.runtime.evaluation.outcome import evaluated
 from bertonnx.runtime.evaluation.tagged import Tagged, has_entities, read_tagged
 from bertonnx.runtime.methods import Methods
-from bertonnx.wording import Message
+from bertonnx.wording import Message, Option
 
 __all__ = ["Lesson", "read_lesson"]
 
@@ -89,23 +90,30 @@ def read_lesson(data: str | Path, options: TrainOptions) -> Lesson:
     files = {"train": Path(data)}
     if options.validation is not None:
         files["validation"] = options.validation
-    if options.columns.label_column is None and has_entities(data):
+    if has_entities(data, options.columns):
         return _entities(files, options)
     labelled = read_labelled(data, options.columns)
     other = None
     if options.validation is not None:
         columns = replace(options.columns, problem_type=labelled.kind)
         other = read_labelled(options.validation, columns, needs_pair=labelled.pairs is not None)
+    if labelled.kind == REGRESSION and options.class_weights != "none":
+        # Refused, not ignored, as all that would do nothing.
+        raise UsageError(
+            "{asked} is for labels, and those of {path} are amounts; leave it out",
+            asked=Option("class_weights", options.class_weights),
+            path=data,
+        )
     split = split_labelled(labelled, other, options)
     messages = (*labelled.messages, *left_out(labelled), *split.messages)
     return Lesson(split, _digests(files), messages)
 
 
 def _entities(files: dict[str, Path], options: TrainOptions) -> Lesson:
-    tagged = read_tagged(files["train"])
-    other = None if options.validation is None else read_tagged(options.validation)
+    tagged = read_tagged(files["train"], options.columns)
+    other = None if options.validation is None else read_tagged(options.validation, options.columns)
     split = split_tagged(tagged, other, options)
-    return Lesson(split, _digests(files), (*left_out(tagged), *split.messages))
+    return Lesson(split, _digests(files), (*tagged.messages, *left_out(tagged), *split.messages))
 
 
 def _digests(files: dict[str, Path]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -57,14 +56,12 @@ def split_labelled(data: Labelled, validation: Labelled | None, options: TrainOp
         _require_known(data, validation)
         return _parted(data, validation, messages)
     strata = _strata(data)
-    groups = data.groups or [_key(data, place) for place in range(len(data))]
+    groups = _groups(data)
     held = _held_out(strata, groups, options)
     rest = [place for place in range(len(data)) if place not in held]
     train, measured = data.chosen(rest), data.chosen(sorted(held))
     _require_both(train, measured)
-    few = sorted(set(train.names) - set(measured.names))
-    if few:
-        messages += (Message("too few rows to be measured: {labels}", labels=", ".join(few)),)
+    messages += _unmeasured(sorted(set(train.names) - set(measured.names)))
     split = Split(train, measured, messages)
     alone = sorted(set(split.validation.names) - set(split.train.names))
     if alone:
@@ -100,7 +97,21 @@ def split_tagged(data: Tagged, validation: Tagged | None, options: TrainOptions)
     strata = [min((span.label for span in spans), key=counts.__getitem__, default="") for spans in data.spans]
     held = _held_out(strata, data.texts, options)
     rest = [place for place in range(len(data)) if place not in held]
-    return Split(data.chosen(rest), data.chosen(sorted(held)))
+    train, measured = data.chosen(rest), data.chosen(sorted(held))
+    if not measured.names:
+        raise InputError(
+            "{path} has {texts} different texts with entities, too few to part into some to train on and "
+            "some to measure on; give more, or a file to measure on with {option}",
+            path=data.path,
+            texts=len({text for text, spans in zip(data.texts, data.spans, strict=True) if spans}),
+            option=Option("validation", "FILE"),
+        )
+    few = sorted(set(train.names) - set(measured.names))
+    return Split(train, measured, _unmeasured(few))
+
+
+def _unmeasured(names: Sequence[str]) -> tuple[Message, ...]:
+    return (Message("too few rows to be measured: {labels}", labels=", ".join(names)),) if names else ()
 
 
 def _require_learnable(data: Labelled) -> None:
@@ -112,12 +123,14 @@ def _require_learnable(data: Labelled) -> None:
             rows=rows,
             least=_LEAST_ROWS,
         )
-    if len(set(data.texts)) == 1 and data.pairs is None:
+    if len({_key(data, place) for place in range(rows)}) == 1:
         raise InputError("all texts of {path} are equal; there is nothing to learn from them", path=data.path)
     if data.kind == REGRESSION:
         if len(set(data.labels)) == 1:
             raise InputError("all labels of {path} are {label:g}", path=data.path, label=data.labels[0])
         return
+    if not names:
+        raise InputError("no row of {path} has a label: all lists of them are empty", path=data.path)
     if data.kind == SINGLE and len(names) == 1:
         raise InputError(
             "{path} has one label, {label!r}, in all its rows; two at least are needed",
@@ -154,10 +167,29 @@ def _unknown(validation: str, unknown: Sequence[str], path: str) -> InputError:
 def _require_both(train: Labelled, validation: Labelled) -> None:
     if not len(train) or not len(validation):
         raise InputError(
-            "the rows cannot be parted into some to train on and some to measure on: all are of one group; "
-            "give a file to measure on with {option}",
+            "the rows cannot be parted into some to train on and some to measure on: there are too few, or "
+            "too many of one group; give more, or a file to measure on with {option}",
             option=Option("validation", "FILE"),
         )
+
+
+def _groups(data: Labelled) -> list[str]:
+    """Return what keeps each row together with others: its group and its text, each of which joins rows."""
+    texts = [f"text {_key(data, place)}" for place in range(len(data))]
+    if data.groups is None:
+        return texts
+    leader: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            # Shorter from time to time, so that long chains do not cost their square.
+            leader[name] = name = leader.setdefault(leader[name], leader[name])
+        return name
+
+    for group, text in zip(data.groups, texts, strict=True):
+        if group:
+            leader[first(text)] = first(f"group {group}")
+    return [first(text) for text in texts]
 
 
 def _key(data: Labelled, place: int) -> str:
@@ -213,7 +245,9 @@ def _repeated(count: int) -> tuple[Message, ...]:
 def _strata(data: Labelled) -> list[str]:
     """Return by what each row is parted: its label; of several its rarest; of numbers its tenth."""
     if data.kind == REGRESSION:
-        edges = np.quantile(data.labels, np.linspace(0, 1, 11)[1:-1])
+        # Of few rows fewer parts: one of a single row could give none of it.
+        parts = max(1, min(10, len(data) // 5))
+        edges = np.quantile(data.labels, np.linspace(0, 1, parts + 1)[1:-1])
         return [str(tenth) for tenth in np.searchsorted(edges, data.labels).tolist()]
     if data.kind == SINGLE:
         return list(data.labels)
@@ -224,26 +258,27 @@ def _strata(data: Labelled) -> list[str]:
 def _held_out(strata: Sequence[str], groups: Sequence[str], options: TrainOptions) -> set[int]:
     """Return the places of the rows to measure on.
 
-    A stratum of one group alone is trained on: held out, it could not be learned.
+    Each stratum gives its share, and keeps a group at least: held out whole, it could not be learned. A group
+    counts for the stratum that the fewest groups have.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    folds = max(2, round(1 / options.validation_share))
-    of_stratum: defaultdict[str, set[str]] = defaultdict(set)
-    for stratum, group in zip(strata, groups, strict=True):
-        of_stratum[stratum].add(group)
-    lone = {group for found in of_stratum.values() if len(found) == 1 for group in found}
-    places = [place for place, group in enumerate(groups) if group not in lone]
-    if len({groups[place] for place in places}) < folds:
-        return set()
-    grouped = len(set(groups)) < len(groups)
-    # The other takes its time where every row is a group of its own.
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(n_splits=folds, shuffle=True, random_state=options.seed)
-    with warnings.catch_warnings():
-        # A label with fewer rows than folds is well: it is then in few of them.
-        warnings.simplefilter("ignore")
-        _, held = next(
-            splitter.split(places, [strata[place] for place in places], [groups[place] for place in places])
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    having: defaultdict[str, set[str]] = defaultdict(set)
+    for place, (stratum, group) in enumerate(zip(strata, groups, strict=True)):
+        rows[group].append(place)
+        having[stratum].add(group)
+    parts: defaultdict[str, list[str]] = defaultdict(list)
+    for group, places in rows.items():
+        parts[min({strata[place] for place in places}, key=lambda name: (len(having[name]), name))].append(
+            group
         )
-    return {places[number] for number in held}
+    draws = np.random.default_rng(options.seed)
+    held: set[int] = set()
+    wanted = 0.0
+    for stratum in sorted(parts):
+        found = [parts[stratum][place] for place in draws.permutation(len(parts[stratum]))]
+        # What one stratum's whole rows leave of its share goes to the next.
+        wanted += options.validation_share * sum(len(rows[group]) for group in found)
+        for group in found[1:]:
+            if len(held) + len(rows[group]) / 2 <= wanted:
+                held.update(rows[group])
+    return held

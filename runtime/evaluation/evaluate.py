@@ -171,9 +171,9 @@ def measured_texts(model: Methods, labelled: Labelled) -> Measured:
     return Measured(labelled.texts, outcome, {"majority": baseline}, messages)
 
 
-def measured_entities(model: Model, data: str | Path, columns: Columns) -> Measured:  # noqa: ARG001
+def measured_entities(model: Model, data: str | Path, columns: Columns) -> Measured:
     """Return what a model of tokens says of texts with marked entities."""
-    tagged = read_tagged(data)
+    tagged = read_tagged(data, columns)
     return measured_tags(model, tagged)
 
 
@@ -196,7 +196,7 @@ def measured_tags(model: Methods, tagged: Tagged) -> Measured:
     ]
     # F1 of nothing said is 0: there is no majority to say.
     none: list[tuple[Span, ...]] = [()] * len(tagged)
-    messages = tuple(left_out(tagged))
+    messages = (*tagged.messages, *left_out(tagged))
     return Measured(
         tagged.texts,
         Entities(tagged.spans, predicted),
@@ -214,9 +214,11 @@ def aligned(labels: Sequence[str], card: Card, path: str) -> tuple[dict[str, str
     Raises:
         InputError: the file has a label that the model does not know.
     """
-    # Files of labels often write in small letters what a model has in capitals.
+    # Files of labels often write in small letters what a model has in capitals; a model may tell them apart.
     plain = {label.casefold(): label for label in card.labels}
-    same = {label: plain[label.casefold()] for label in labels if label.casefold() in plain}
+    plain |= {label: label for label in card.labels}
+    same = {label: plain.get(label, plain.get(label.casefold(), "")) for label in labels}
+    same = {label: name for label, name in same.items() if name}
     if len(same) == len(labels):
         return same, ()
     places = {label: label.casefold().removeprefix("label_") for label in labels}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ SINGLE, MULTI, REGRESSION = KINDS = (
 
 _TEXTS = (*TEXTS, "review", "content", "comment", "message", "body", "tweet", "document", "title", "input")
 _LABELS = ("label", "labels", "class", "category", "target", "sentiment", "rating", "score", "y", "output")
+_HALF = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which JSON can write, and no tokenizer reads."""
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+
 _MOST_CLASSES = 50
 """Different whole numbers up to which they are classes and no amounts, where nobody says."""
 
@@ -70,7 +76,8 @@ class Labelled:
         labels: of each text its label as text; of `MULTI` a tuple of those that hold, in no order; of
             `REGRESSION` a number.
         kind: one of `KINDS`.
-        groups: of each text what keeps it together with others; None where nothing does.
+        groups: of each text what keeps it together with others, empty where its row says nothing; None where
+            there is no such column.
         columns: the columns by what they hold: "text", "pair", "label", "group".
         left_out: why rows were left out, and how many.
         messages: what was taken to be meant.
@@ -132,12 +139,15 @@ def read_labelled(path: str | Path, columns: Columns, *, needs_pair: bool = Fals
     left_out: Counter[str] = Counter()
     rows = list(_whole(records, found, names, left_out))
     if not rows:
+        reasons = [f"{count} {reason}" for reason, count in left_out.items()]
+        unread = [f"the first: {row}" for row in records.rows if isinstance(row, RowError)]
         raise InputError(
             "no row of {path} has a text and a label: {why}",
             path=records.path,
-            why=", ".join(f"{count} {reason}" for reason, count in left_out.items()),
+            why=", ".join([*reasons, *unread[:1]]),
         )
-    kind, labels = _typed([row[2] for row in rows], names, columns.problem_type)
+    rows = _without_gaps(rows, left_out)
+    kind, labels = _typed([row[2] for row in rows], names, columns.problem_type, records.path)
     return Labelled(
         records.path,
         [row[0] for row in rows],
@@ -147,7 +157,7 @@ def read_labelled(path: str | Path, columns: Columns, *, needs_pair: bool = Fals
         [row[3] for row in rows] if "group" in found else None,
         found,
         dict(left_out),
-        tuple(_messages(records, found)),
+        (*_messages(records, found), *_never(names, labels)),
     )
 
 
@@ -162,7 +172,9 @@ def _found(records: Records, columns: Columns, *, needs_pair: bool) -> dict[str,
     label = columns.label_column
     if label is not None:
         parts = [label] if _match(records.names, label) else label.split(",")
-        found["label"] = ",".join(_named(records, part) for part in parts)
+        taken = [_named(records, part) for part in parts]
+        # Named twice, a column would be two labels.
+        found["label"] = ",".join(dict.fromkeys(taken))
     # Before the label is guessed, which may be the only column that is left then.
     if needs_pair and ("text" not in found or "pair" not in found):
         found = _pair(records, found) | found
@@ -256,20 +268,38 @@ def _whole(
             left_out["without a text"] += 1
         elif not any(text.strip() for text in texts):
             left_out["with an empty text"] += 1
+        elif any(_HALF.search(text) for text in texts):
+            left_out["with a text that is not valid Unicode"] += 1
         elif _missing(label):
             left_out["without a label"] += 1
         else:
-            rows.append((texts[0], texts[-1], label, str(row.get(found.get("group", "")))))
+            group = row.get(found.get("group", ""))
+            # Rows of nobody are no group.
+            rows.append((texts[0], texts[-1], label, "" if _missing(group) else str(group)))
     return rows
+
+
+def _without_gaps(
+    rows: list[tuple[str, str, Any, str]], left_out: Counter[str]
+) -> list[tuple[str, str, Any, str]]:
+    """Leave out the rows whose label is NA or NaN where all others are numbers: tables write gaps so."""
+    gaps = [isinstance(row[2], str) and row[2].strip().casefold() in ("na", "nan") for row in rows]
+    others = [row[2] for row, gap in zip(rows, gaps, strict=True) if not gap]
+    if not any(gaps) or not others or any(_number(label) is None for label in others):
+        return rows
+    left_out["without a label"] += sum(gaps)
+    return [row for row, gap in zip(rows, gaps, strict=True) if not gap]
 
 
 def _missing(label: Any) -> bool:
     if isinstance(label, list):
         return any(part is None for part in label)
+    if isinstance(label, float):
+        return not math.isfinite(label)
     return label is None or (isinstance(label, str) and not label.strip()) or label != label
 
 
-def _typed(labels: list[Any], names: Sequence[str], asked: str | None) -> tuple[str, list[Any]]:
+def _typed(labels: list[Any], names: Sequence[str], asked: str | None, path: str) -> tuple[str, list[Any]]:
     """Return the kind of labels, and the labels as that kind."""
     if len(names) > 1:
         return _held(labels, names, asked)
@@ -277,13 +307,22 @@ def _typed(labels: list[Any], names: Sequence[str], asked: str | None) -> tuple[
     lists = [_as_list(label) for label in labels]
     if all(item is not None for item in lists):
         if asked not in (None, MULTI):
-            raise UsageError("{asked}, and the labels are lists", asked=Option("problem_type", asked))
-        return MULTI, [tuple(dict.fromkeys(_word(part) for part in item or ())) for item in lists]
+            raise UsageError(
+                "{asked}, and the labels of {path} are lists", asked=Option("problem_type", asked), path=path
+            )
+        return MULTI, [tuple(dict.fromkeys(_word(part, path) for part in item or ())) for item in lists]
+    mixed = next((label for label, item in zip(labels, lists, strict=True) if item is not None), None)
+    if mixed is not None:
+        raise InputError(
+            "some labels of {path} are lists, such as {label!r}, and some are not; write all as lists",
+            path=path,
+            label=str(mixed)[:80],
+        )
     # Numbers are classes or amounts, and which is seen only of all of them.
     numbers = [_number(label) for label in labels]
     if asked == REGRESSION or (asked is None and _are_amounts(numbers)):
-        return REGRESSION, _amounts(labels, numbers)
-    words = [_word(label) for label in labels]
+        return REGRESSION, _amounts(labels, numbers, path)
+    words = [_word(label, path) for label in labels]
     return (MULTI, [(word,) for word in words]) if asked == MULTI else (SINGLE, words)
 
 
@@ -305,6 +344,13 @@ def _held(rows: list[Any], names: Sequence[str], asked: str | None) -> tuple[str
             )
         labels.append(tuple(name.strip() for name, holds in zip(names, held, strict=True) if holds))
     return MULTI, labels
+
+
+def _never(names: Sequence[str], labels: Sequence[Any]) -> list[Message]:
+    """Say which of several columns of labels no row says yes in: they are not learned."""
+    held = set(chain.from_iterable(labels)) if len(names) > 1 else {name.strip() for name in names}
+    never = [name.strip() for name in names if name.strip() not in held]
+    return [Message("no row has these labels: {names}", names=", ".join(never))] if never else []
 
 
 def _truth(value: Any) -> bool | None:
@@ -339,22 +385,31 @@ def _are_amounts(numbers: Sequence[float | None]) -> bool:
     return any(number != int(number) for number in known) or len(set(known)) > _MOST_CLASSES
 
 
-def _amounts(labels: Sequence[Any], numbers: Sequence[float | None]) -> list[float]:
+def _amounts(labels: Sequence[Any], numbers: Sequence[float | None], path: str) -> list[float]:
     for label, number in zip(labels, numbers, strict=True):
         if number is None:
             raise UsageError(
-                "{asked}, and the label {label!r} is no number",
+                "{asked}, and the label {label!r} of {path} is no number",
                 asked=Option("problem_type", REGRESSION),
                 label=label,
+                path=path,
             )
     return [number for number in numbers if number is not None]
 
 
-def _word(label: Any) -> str:
+def _word(label: Any, path: str) -> str:
     """Return a label as text: 1.0 of a table with gaps is the class 1."""
-    if isinstance(label, float) and label == int(label):
+    if isinstance(label, float) and math.isfinite(label) and label == int(label):
         return str(int(label))
-    return str(label).strip()
+    # What is none is written as its parts, which nobody would call a label.
+    if isinstance(label, (Mapping, list, bytes, float)) or label is None:
+        raise InputError(
+            "{path} has the label {label!r}; give words, numbers, or lists of them",
+            path=path,
+            label=str(label)[:80],
+        )
+    # On one line, and without what moves a terminal's cursor.
+    return " ".join(_CONTROLS.sub(" ", str(label)).split())
 
 
 def _in_order(name: str) -> tuple[bool, float, str]:

@@ -66,6 +66,16 @@ def read_records(path: str | Path) -> Records:
 def _table(path: str) -> Records:
     first, *rest = read_table(path) or [[]]
     assert isinstance(first, list)
+    other = next((mark for mark in ";\t|" if mark in first[0]), None) if len(first) == 1 else None
+    if other is not None:
+        raise InputError(
+            "the columns of {path} are parted by {mark!r}, and those of a {ending} file are by {wanted!r}; "
+            "save it so",
+            path=path,
+            mark=other,
+            ending=ending_of(path),
+            wanted="\t" if ending_of(path) == ".tsv" else ",",
+        )
     if _is_row(first, rest):
         names = tuple(f"column {number}" for number in range(1, len(first) + 1))
         return Records(path, names, _named(names, [first, *rest]), headless=True)

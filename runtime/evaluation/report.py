@@ -10,29 +10,49 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from bertonnx.errors import MissingDependencyError, OutputError, UsageError
 from bertonnx.runtime.evaluation.figures import Evaluation
 from bertonnx.wording import Install, printable
 
-__all__ = ["check_report", "lines", "write_report"]
+__all__ = ["check_report", "lines", "name_of", "write_report"]
 
 _ENDINGS = (".html", ".json")
 _SHOWN = 30
 """Labels up to which a confusion matrix can be read."""
 
 _STYLE = """
+:root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
   padding: 0 1rem; max-width: 70rem; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; max-width: 100%; }
-figure svg { max-width: 100%; height: auto; }
+h1 { font-size: 1.6rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2rem; }
+figure { display: inline-block; margin: 1.5rem 1rem 0 0; vertical-align: top; max-width: 100%; width: 29rem; }
+figure svg { width: 100%; height: auto; }
+figcaption { color: #555; font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
-th:first-child, td:first-child, td.text { text-align: left; }
-td.text { max-width: 36rem; overflow-wrap: anywhere; }
-.warning { color: #a33; font-weight: 600; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+th:first-child, td.text, th.text { text-align: left; }
+tbody th { font-weight: 400; overflow-wrap: anywhere; max-width: 20rem; }
+.scores tbody tr:first-child > * { font-weight: 600; }
+td.text { max-width: 36rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.warning { color: #8a1f1f; background: #fdf1f0; border-left: 4px solid #8a1f1f; padding: .4rem .8rem; }
+@media print {
+  body { margin: 0; max-width: none; font-size: 11pt; }
+  figure, tr, .warning { break-inside: avoid; }
+  h2 { break-after: avoid; }
+  figure { width: 45%; }
+  thead { display: table-header-group; }
+  .wide { overflow: visible; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+}
 """
+
+_SURE = {"regression": "error", "entities": "wrong entities"}
+"""What the last figure of a mistake is; else its score."""
 
 _NAMES = {
     "accuracy": "accuracy",
@@ -106,6 +126,11 @@ def write_report(path: Path, evaluation: Evaluation, *, title: str, about: Seque
         aside.unlink(missing_ok=True)
 
 
+def name_of(figure: str) -> str:
+    """Return what people call a figure."""
+    return _NAMES[figure]
+
+
 def lines(evaluation: Evaluation) -> Iterator[str]:
     """Yield an evaluation in lines for a terminal."""
     yield f"  measured    on {evaluation.rows} rows"
@@ -149,74 +174,100 @@ def _figure(value: float) -> str:
 def _html(evaluation: Evaluation, title: str, about: Sequence[str]) -> str:
     # One file without links or scripts can be mailed, and read where there is no network.
     said = "".join(f"<li>{escape(str(line))}</li>" for line in (*about, *evaluation.messages))
-    warned = "".join(f"<p class='warning'>{escape(line)}</p>" for line in warnings(evaluation))
-    figures = "".join(f"<figure>{picture}</figure>" for picture in _pictures(evaluation))
+    warned = "".join(f"<p class='warning'>Warning: {escape(line)}</p>" for line in warnings(evaluation))
+    figures = "".join(_pictures(evaluation))
+    done = f"<h2>What was done</h2><ul>{said}</ul>" if said else ""
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>{escape(title)}</h1>{warned}{_score_table(evaluation)}{figures}{_labels(evaluation)}"
-        f"{_mistakes(evaluation)}<h2>What was done</h2><ul>{said}</ul></body></html>\n"
+        f"{_mistakes(evaluation)}{done}</main></body></html>\n"
     )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Sequence[int] = ()) -> str:
+    """Return a table; the first cell of a row says what the row is. `texts` are the columns of words."""
+
+    def cell(kind: str, column: int, text: str) -> str:
+        words = " class='text'" if column in texts else ""
+        return f"<{kind}{words}>{escape(text)}</{kind.partition(' ')[0]}>"
+
+    top = "".join(cell("th scope='col'", at, name) for at, name in enumerate(head))
+    body = "".join(
+        "<tr>"
+        + cell("th scope='row'", 0, row[0])
+        + "".join(cell("td", at, text) for at, text in enumerate(row) if at)
+        + "</tr>"
+        for row in rows
+    )
+    return f"<div class='wide'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _score_table(evaluation: Evaluation) -> str:
     names = list(evaluation.scores)
-    rows = [("model", evaluation.scores), *evaluation.baselines.items()]
-    head = "".join(f"<th scope='col'>{_NAMES[name]}</th>" for name in names)
-    body = "".join(
-        f"<tr><td>{escape(who)}</td>"
-        + "".join(f"<td>{_figure(scores[name])}</td>" for name in names)
-        + "</tr>"
-        for who, scores in rows
-    )
-    main = f"<p>{evaluation.rows} rows{_interval(evaluation, evaluation.main)}</p>"
-    return f"{main}<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    rows = [
+        (who, *(_figure(scores[name]) for name in names))
+        for who, scores in (("model", evaluation.scores), *evaluation.baselines.items())
+    ]
+    name = _NAMES[evaluation.main]
+    measured = f"Measured on {evaluation.rows} rows. {name[0].upper()}{name[1:]}"
+    main = f"<p>{measured}{_interval(evaluation, evaluation.main) or '.'}</p>"
+    return f"{main}<div class='scores'>{_table(['', *(_NAMES[name] for name in names)], rows)}</div>"
 
 
 def _labels(evaluation: Evaluation) -> str:
     if not evaluation.labels:
         return ""
-    body = "".join(
-        f"<tr><td>{escape(name)}</td><td>{item.precision:.3f}</td><td>{item.recall:.3f}</td>"
-        f"<td>{item.f1:.3f}</td><td>{item.rows}</td></tr>"
+    rows = [
+        (name, f"{item.precision:.3f}", f"{item.recall:.3f}", f"{item.f1:.3f}", str(item.rows))
         for name, item in evaluation.labels.items()
-    )
-    head = "<th>label</th><th>precision</th><th>recall</th><th>F1</th><th>rows</th>"
-    return f"<h2>Labels</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    ]
+    return f"<h2>Labels</h2>{_table(['label', 'precision', 'recall', 'F1', 'rows'], rows)}"
 
 
 def _mistakes(evaluation: Evaluation) -> str:
     if not evaluation.mistakes:
         return ""
-    body = "".join(
-        f"<tr><td class='text'>{escape(item.text)}</td><td>{escape(item.label)}</td>"
-        f"<td>{escape(item.predicted)}</td><td>{item.score:.3f}</td></tr>"
+    rows = [
+        (str(item.row), item.text, item.label or "none", item.predicted or "none", f"{item.score:.3f}")
         for item in evaluation.mistakes
+    ]
+    table = _table(
+        ["row", "text", "is", "predicted", _SURE.get(evaluation.kind, "score")], rows, texts=(1, 2, 3)
     )
-    head = "<th>text</th><th>is</th><th>predicted</th><th>score</th>"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<h2>The worst mistakes</h2><div class='wide'>{table}</div>"
+    return f"<h2>The worst mistakes</h2>{table}"
 
 
 def _pictures(evaluation: Evaluation) -> Iterator[str]:
-    """Yield SVG: the confusion matrix and the reliability diagram, where the labels are single ones."""
+    """Yield figures: the confusion matrix and the reliability diagram, where the labels are single ones."""
     if evaluation.confusion and len(evaluation.confusion) <= _SHOWN:
-        yield _drawn(_draw_confusion, evaluation)
+        right = sum(row[place] for place, row in enumerate(evaluation.confusion))
+        said = f"Each row of labels, by what was predicted: {right} of {evaluation.rows} are right."
+        yield _drawn(_draw_confusion, evaluation, "Confusion matrix", said)
     if evaluation.bins:
-        yield _drawn(_draw_reliability, evaluation)
+        gap = "" if evaluation.ece is None else f" On average they are {evaluation.ece:.3f} apart (ECE)."
+        said = f"How often a prediction with a score is right; on the dashed line scores are honest.{gap}"
+        yield _drawn(_draw_reliability, evaluation, "Reliability diagram", said)
 
 
-def _drawn(draw: Any, evaluation: Evaluation) -> str:
+def _drawn(draw: Any, evaluation: Evaluation, name: str, said: str) -> str:
     matplotlib = _matplotlib()
-    with matplotlib.rc_context({"svg.hashsalt": "bertonnx", "svg.fonttype": "none", "font.size": 10}):
+    drawn = {"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10}
+    with matplotlib.rc_context(drawn), catch_warnings():
+        # Of letters that its own font has not; the reader's browser has.
+        simplefilter("ignore")
         figure = matplotlib.figure.Figure(figsize=(5, 4.4), layout="constrained")
         draw(figure.subplots(), evaluation)
         text = io.StringIO()
         # Without a date, the same figures give the same page.
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    # One picture with a name to whoever hears the page, and not a heap of numbers.
+    svg = (
+        f"<svg role='img' aria-label='{escape(f'{name}. {said}', quote=True)}'{svg[svg.index('<svg') + 4 :]}"
+    )
+    return f"<figure>{svg}<figcaption>{escape(said)}</figcaption></figure>"
 
 
 def _draw_confusion(axes: Any, evaluation: Evaluation) -> None:
@@ -228,13 +279,14 @@ def _draw_confusion(axes: Any, evaluation: Evaluation) -> None:
     axes.set(xlabel="predicted", ylabel="is", title="Confusion matrix")
     for i, row in enumerate(evaluation.confusion):
         for j, count in enumerate(row):
-            colour = "white" if shares[i][j] > 0.5 else "black"
+            # The other could not be read on the blue of a share of two thirds.
+            colour = "white" if shares[i][j] > 0.7 else "black"
             axes.text(j, i, str(count), ha="center", va="center", color=colour)
 
 
 def _draw_reliability(axes: Any, evaluation: Evaluation) -> None:
     bins = [item for item in evaluation.bins if item.rows]
-    axes.plot([0, 1], [0, 1], linestyle="--", color="#9a9a9a", label="as promised")
+    axes.plot([0, 1], [0, 1], linestyle="--", color="#595959", label="as promised")
     points = [item.confidence for item in bins], [item.accuracy for item in bins]
     axes.plot(*points, marker="o", color="#0072b2", label="model")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right", title="Reliability")

@@ -9,10 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertonnx.errors import InputError, RowError
+from bertonnx.errors import InputError, RowError, UsageError
+from bertonnx.runtime.evaluation.labelled import Columns
 from bertonnx.runtime.evaluation.records import Record, Records, read_records
 from bertonnx.runtime.io.formats import ending_of
 from bertonnx.runtime.io.lines import TooLong, lines_of
+from bertonnx.wording import Message, Option
 
 __all__ = ["CONLL", "Span", "Tagged", "has_entities", "read_tagged", "spans_of"]
 
@@ -21,6 +23,10 @@ CONLL = (".conll", ".txt", ".bio", ".iob", ".iob2", ".bioes")
 
 _TEXTS, _SPANS = ("text", "sentence", "content"), ("entities", "spans", "label", "labels")
 _WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels", "label", "entities")
+
+
+_ANY = Columns()
+_PREFIXES = ("B", "I", "E", "S", "L", "U", "M")
 
 
 class Span(NamedTuple):
@@ -40,12 +46,14 @@ class Tagged:
         texts: the texts; of a file of words these, with a space between them.
         spans: of each text its entities, in order of their places.
         left_out: why rows were left out, and how many.
+        messages: what there is to know of the entities.
     """
 
     path: str
     texts: list[str]
     spans: list[tuple[Span, ...]]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -62,31 +70,40 @@ class Tagged:
         )
 
 
-def has_entities(path: str | Path) -> bool:
+def has_entities(path: str | Path, columns: Columns = _ANY) -> bool:
     """Return whether a labelled file marks entities, and not whole texts."""
     if ending_of(path) in CONLL:
         return True
     if ending_of(path) not in (".jsonl", ".ndjson", ".parquet", ".arrow", ".feather"):
         return False
     records = read_records(path)
-    return _fields(records) is not None
+    return _fields(records, columns) is not None
 
 
-def read_tagged(path: str | Path) -> Tagged:
+def read_tagged(path: str | Path, columns: Columns = _ANY) -> Tagged:
     """Read texts with marked entities.
 
     In a CoNLL file the first column is the word and the last its tag. JSON lines have `text` and `entities`
     (objects with `start`, `end` and `label`, or lists of these), or `tokens` and `ner_tags` (names). Tags are
-    BIO, BIOES or those without a prefix; a document's `-DOCSTART-` is passed over.
+    BIO, BIOES or those without a prefix; a document's `-DOCSTART-` and comments before a sentence (`# id 7`)
+    are passed over.
+
+    Args:
+        path: the file.
+        columns: what the user says of its columns: of the texts or words, and of the entities or tags.
 
     Raises:
         InputError: it cannot be read, or no row of it has words and tags.
+        UsageError: columns were named that such a file has not.
     """
     left_out: Counter[str] = Counter()
-    if ending_of(path) in CONLL:
+    lined = ending_of(path) in CONLL
+    _require_none(path, columns, ("pair_column", "group_column", "problem_type"))
+    if lined:
+        _require_none(path, columns, ("column", "label_column"))
         rows = list(_sentences(str(path)))
     else:
-        rows = list(_of_records(read_records(path), left_out))
+        rows = list(_of_records(read_records(path), columns, left_out))
     if not rows:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise InputError(
@@ -96,7 +113,36 @@ def read_tagged(path: str | Path) -> Tagged:
             why=f" ({why})" if why else "",
             example='{"text": "Ada lives.", "entities": [{"start": 0, "end": 3, "label": "PER"}]}',
         )
-    return Tagged(str(path), [text for text, _ in rows], [spans for _, spans in rows], dict(left_out))
+    texts, spans = [text for text, _ in rows], [spans for _, spans in rows]
+    return Tagged(str(path), texts, spans, dict(left_out), tuple(_cut_words(texts, spans)))
+
+
+def _require_none(path: str | Path, columns: Columns, names: Sequence[str]) -> None:
+    for name in names:
+        if (asked := getattr(columns, name)) is not None:
+            raise UsageError(
+                "{asked} is for texts with a label each, and {path} marks entities; leave it out",
+                asked=Option(name, asked),
+                path=path,
+            )
+
+
+def _cut_words(texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> Iterator[Message]:
+    """Say where entities begin or end within a word: what is learned and found are whole words."""
+    cut = [
+        (text[span.start : span.end], text)
+        for text, found in zip(texts, spans, strict=True)
+        for span in found
+        if _is_within(text, span.start) or _is_within(text, span.end)
+    ]
+    if cut:
+        yield Message(
+            "{count} entities begin or end within a word, such as {part!r} in {text!r}; whole words are "
+            "learned",
+            count=len(cut),
+            part=cut[0][0][:40],
+            text=cut[0][1][:80],
+        )
 
 
 def spans_of(words: Sequence[str], tags: Sequence[str]) -> tuple[str, tuple[Span, ...]]:
@@ -114,7 +160,8 @@ def spans_of(words: Sequence[str], tags: Sequence[str]) -> tuple[str, tuple[Span
     for word, tag, start in zip(words, tags, starts, strict=True):
         prefix, label = _parts(tag)
         end = start + len(word)
-        if prefix != "O":
+        # Nothing can be marked of an empty word.
+        if prefix != "O" and word:
             # After E or S the entity is over, whatever follows.
             goes_on = label == last[1] and prefix in ("I", "E") and last[0] in ("B", "I")
             if goes_on:
@@ -125,12 +172,17 @@ def spans_of(words: Sequence[str], tags: Sequence[str]) -> tuple[str, tuple[Span
     return text, tuple(spans)
 
 
+def _is_within(text: str, place: int) -> bool:
+    """Return whether a place lies between two letters or digits."""
+    return 0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum()
+
+
 def _parts(tag: str) -> tuple[str, str]:
     """Return a tag's prefix, one of O B I E S, and its type."""
-    if tag in ("O", "", "_"):
+    if tag.upper() in ("O", "", "_", "-", "*"):
         return "O", ""
     prefix, dash, label = tag.partition("-")
-    if dash and prefix.upper() in ("B", "I", "E", "S", "L", "U", "M"):
+    if dash and label and prefix.upper() in _PREFIXES:
         # BILOU says L and U where BIOES says E and S; some write M for what is in the middle.
         return {"L": "E", "U": "S", "M": "I"}.get(prefix.upper(), prefix.upper()), label
     return "I", tag
@@ -141,11 +193,14 @@ def _sentences(path: str) -> Iterator[tuple[str, tuple[Span, ...]]]:
         raise InputError("there is no file {path}; give an existing file", path=path)
     words: list[str] = []
     tags: list[str] = []
-    lines = lines_of(path)
+    lines, width = lines_of(path), 0
     try:
         for line in lines:
             cells = _cells(line, lines.number, path)
+            if cells and not words and _is_comment(cells, width):
+                continue
             if cells and cells[0] != "-DOCSTART-":
+                width = width or len(cells)
                 if len(cells) < 2:
                     raise InputError(
                         "line {line} of {path} has no tag; each line needs a word and its tag, and an empty "
@@ -175,12 +230,21 @@ def _cells(line: bytes, number: int, path: str) -> list[str]:
     return text.split("\t") if "\t" in text else text.split()
 
 
-def _fields(records: Records) -> tuple[str, str, bool] | None:
+def _is_comment(cells: Sequence[str], width: int) -> bool:
+    """Return whether a line before a sentence is a comment, as `# id 7`, and no word `#` with its tag."""
+    if not cells[0].startswith("#"):
+        return False
+    prefix, _, label = cells[-1].partition("-")
+    tagged = cells[-1].upper() == "O" or bool(label and prefix in _PREFIXES)
+    return not tagged or "=" in cells[1:3] or len(cells) != (width or len(cells))
+
+
+def _fields(records: Records, columns: Columns) -> tuple[str, str, bool] | None:
     """Return the fields of texts and entities, and whether they are words and tags; None without them."""
     rows = [row for row in records.rows if not isinstance(row, RowError)]
     for texts, marks, worded in ((_WORDS, _TAGS, True), (_TEXTS, _SPANS, False)):
-        for text in texts:
-            for mark in marks:
+        for text in texts if columns.column is None else (columns.column,):
+            for mark in marks if columns.label_column is None else (columns.label_column,):
                 kind = (list if worded else str, list)
                 values = [(row.get(text), row.get(mark)) for row in rows]
                 held = [(a, b) for a, b in values if a is not None and b is not None]
@@ -196,8 +260,10 @@ def _is_span(item: Any) -> bool:
     return isinstance(item, list) and len(item) == 3 and all(isinstance(place, int) for place in item[:2])
 
 
-def _of_records(records: Records, left_out: Counter[str]) -> Iterator[tuple[str, tuple[Span, ...]]]:
-    fields = _fields(records)
+def _of_records(
+    records: Records, columns: Columns, left_out: Counter[str]
+) -> Iterator[tuple[str, tuple[Span, ...]]]:
+    fields = _fields(records, columns)
     if fields is None:
         return
     text_name, mark_name, worded = fields
@@ -206,10 +272,20 @@ def _of_records(records: Records, left_out: Counter[str]) -> Iterator[tuple[str,
             left_out["could not be read"] += 1
         elif row.get(text_name) is None or row.get(mark_name) is None:
             left_out["without words or tags"] += 1
+        elif not _is_text(row[text_name]):
+            left_out["with a text that is empty or not valid Unicode"] += 1
         elif worded:
             yield _tagged(row[text_name], row[mark_name], records.path)
         else:
             yield row[text_name], _marked(row, text_name, mark_name, records.path)
+
+
+def _is_text(text: Any) -> bool:
+    """Return whether a text or list of words can be read by a model."""
+    if isinstance(text, list):
+        return all(isinstance(word, str) for word in text) and _is_text(" ".join(text))
+    # JSON can write halves of characters.
+    return bool(text.strip()) and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tagged(words: list[Any], tags: list[Any], path: str) -> tuple[str, tuple[Span, ...]]:
@@ -217,20 +293,20 @@ def _tagged(words: list[Any], tags: list[Any], path: str) -> tuple[str, tuple[Sp
         raise InputError(
             "a row of {path} has {words} words and {tags} tags", path=path, words=len(words), tags=len(tags)
         )
-    if any(isinstance(tag, int) for tag in tags):
+    if any(not isinstance(tag, str) for tag in tags):
         raise InputError(
-            "the tags of {path} are numbers, and nothing says what they mean; write their names, such as "
-            "B-PER",
+            "the tags of {path} are no names, such as {tag!r}, and nothing says what they mean; write names, "
+            "such as B-PER",
             path=path,
+            tag=next(tag for tag in tags if not isinstance(tag, str)),
         )
-    return spans_of([str(word) for word in words], [str(tag) for tag in tags])
+    return spans_of(words, tags)
 
 
 def _marked(row: Record, text_name: str, mark_name: str, path: str) -> tuple[Span, ...]:
     text = row[text_name]
-    found = [_span(item, len(text), path) for item in row[mark_name]]
-    # By their places: what overlaps then lies side by side.
-    found.sort()
+    # By their places: what overlaps then lies side by side. One that is marked twice is one.
+    found = sorted({_span(item, text, path) for item in row[mark_name]})
     for before, after in pairwise(found):
         if after.start < before.end:
             raise InputError(
@@ -241,20 +317,24 @@ def _marked(row: Record, text_name: str, mark_name: str, path: str) -> tuple[Spa
     return tuple(found)
 
 
-def _span(item: Any, length: int, path: str) -> Span:
+def _span(item: Any, text: str, path: str) -> Span:
     if isinstance(item, dict):
         label = next((item[name] for name in ("label", "entity", "type", "tag") if name in item), None)
         values: tuple[Any, ...] = item.get("start"), item.get("end"), label
     else:
         values = tuple(item) if _is_span(item) else (None, None, None)
     start, end, label = values
-    whole = isinstance(start, int) and isinstance(end, int) and label is not None
-    if not whole or not 0 <= start < end <= length:
+    # True is an int too.
+    whole = type(start) is int and type(end) is int and label is not None and str(label).strip()
+    if not whole or not 0 <= start < end <= len(text) or not text[start:end].strip():
         raise InputError(
             "an entity of {path} is {item!r}, and the text has {length} characters; give start, end "
             "(from 0, half open) and label",
             path=path,
             item=str(item)[:80],
-            length=length,
+            length=len(text),
         )
-    return Span(start, end, str(label))
+    # White space around it belongs to no word, and is never found.
+    part = text[start:end]
+    start, end = end - len(part.lstrip()), start + len(part.rstrip())
+    return Span(start, end, str(label).strip())

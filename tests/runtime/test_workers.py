@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import tempfile
@@ -118,6 +119,19 @@ def test_what_travelled_is_compared_too(model: Path) -> None:
     assignment = assigned(model)
     with pytest.raises(ModelFileError, match="is not the model of the driver"):
         open_once(assignment, lambda _, target: target.write_bytes(b"cut short"), threads=1)
+
+
+def test_what_a_killed_worker_left_is_taken_away(model: Path) -> None:
+    own = workers._own_folder()
+    left, busy = own / "partial-left", own / "partial-busy"
+    for folder in (left, busy):
+        folder.mkdir()
+        (folder / "my model.onnx").write_bytes(b"half")
+        os.utime(folder, (0, 0))
+    os.utime(left / "my model.onnx", (0, 0))
+    open_once(assigned(model), lambda name, target: shutil.copy(model.parent / name, target), threads=1)
+    assert not left.exists()
+    assert busy.exists(), "somebody writes to its file"
 
 
 def test_a_folder_that_others_can_write_to_is_not_used() -> None:

@@ -16,8 +16,9 @@ from bertonnx.cli.options import (
     PairColumnOption,
     ProviderOption,
 )
+from bertonnx.display import say
 from bertonnx.runtime.options import LONG_TEXT, chosen
-from bertonnx.wording import Message
+from bertonnx.wording import Message, Option
 
 __all__ = ["evaluate"]
 
@@ -56,7 +57,7 @@ def evaluate(
 ) -> None:
     """Measure how good a model is on labelled texts."""
     from bertonnx.runtime.evaluation.evaluate import evaluate as measure
-    from bertonnx.runtime.evaluation.report import lines
+    from bertonnx.runtime.evaluation.report import lines, name_of
 
     result = measure(
         model,
@@ -77,4 +78,12 @@ def evaluate(
     if report is not None:
         echo(f"wrote {report}")
     if not result.enough:
+        say(
+            Message(
+                "{name} is {figure:.4f}, less than {asked}",
+                name=name_of(result.judged),
+                figure=result.scores[result.judged],
+                asked=Option("min_f1", min_f1),
+            )
+        )
         raise typer.Exit(1)

@@ -124,6 +124,28 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_job_that_is_left_ends_its_workers(
+    exported: dict[str, Path],
+    table_of: Table,
+    descendants: Callable[[str], list[int]],
+    until: Callable[[Callable[[], Any]], Any],
+    tmp_path: Path,
+) -> None:
+    gated = ray.data.from_arrow(table_of("text-classification", 3000)).repartition(
+        target_num_rows_per_block=250
+    )
+    # It never opens.
+    gate = Gate(str(tmp_path / "open")).__call__
+    gated = gated.map_batches(gate, batch_format="pyarrow", batch_size=None, num_cpus=0)
+    ds = bertonnx.ray.predict(gated, exported["text-classification"], column="text", workers=2, rows=250)
+    batches = iter(ds.iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert next(batches).num_rows
+    assert descendants("ray::MapWorker")
+    del batches
+    until(lambda: not descendants("ray::MapWorker"))
+
+
+@pytest.mark.usefixtures("cluster")
 def test_the_model_travels_through_the_object_store(
     exported: dict[str, Path], table_of: Table, results_of_run: Table, tmp_path: Path
 ) -> None:
@@ -208,15 +230,26 @@ def test_actors_leave_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool(None) == (1, 1, 0)
 
 
-def test_a_cluster_of_one_cpu_is_not_waited_for(exported: dict[str, Path]) -> None:
+def test_small_clusters_are_not_waited_for(exported: dict[str, Path], table_of: Table) -> None:
     # That of the other tests is there until all of them are done.
     ray.shutdown()
+    model = exported["text-classification"]
     _started(1)
     try:
         # Read in tasks, which need the CPU that an actor must not take.
         ds = ray.data.range(300).map(lambda row: {"text": f"Ada wrote {row['id']}"})
         with pytest.warns(UserWarning, match="this cluster has 1: they share"):
-            result = bertonnx.ray.predict(ds, exported["text-classification"], column="text")
+            result = bertonnx.ray.predict(ds, model, column="text")
         assert result.count() == 300
+    finally:
+        ray.shutdown()
+    _started(2)
+    try:
+        # One block, which is cut, and fewer CPUs than asked.
+        ds = ray.data.from_arrow(table_of("text-classification", 300))
+        with pytest.warns(UserWarning, match="1 workers fit into this cluster"):
+            result = bertonnx.ray.predict(ds, model, column="text", workers=5, rows=50).materialize()
+        assert (result.count(), result.num_blocks()) == (300, 6)
+        assert sorted(row["id"] for row in rows_of(result)) == list(range(300))
     finally:
         ray.shutdown()

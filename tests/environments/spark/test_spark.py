@@ -31,7 +31,7 @@ Table = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def _session(master: str) -> Any:
+def _session(master: str, **settings: str) -> Any:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYTHONPATH"] = str(ROOT)
     builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
@@ -40,6 +40,8 @@ def _session(master: str) -> Any:
         "spark.sql.shuffle.partitions": "2",
         "spark.driver.memory": "1g",
         "spark.task.cpus": "1",
+        "spark.dynamicAllocation.enabled": "false",
+        **{name.replace("_", "."): value for name, value in settings.items()},
     }.items():
         builder = builder.config(name, value)
     made = builder.getOrCreate()
@@ -151,6 +153,48 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     assert without(found.to_pylist(), *table.schema.names) == expected
 
 
+def attempts(folder: str) -> Callable[[Iterator[Any]], Iterator[Any]]:
+    """Return what notes each attempt at a task with row 3, and lets its rows through."""
+
+    def run(batches: Iterator[Any]) -> Iterator[Any]:
+        from pathlib import Path
+
+        from pyspark import TaskContext
+
+        for batch in batches:
+            if 3 in batch["id"].to_pylist():
+                (Path(folder) / f"attempt {TaskContext.get().attemptNumber()} of 3").touch()
+            yield batch
+
+    return run
+
+
+def test_a_job_that_is_cancelled_ends_its_workers(
+    spark: Any,
+    exported: dict[str, Path],
+    table_of: Table,
+    descendants: Callable[[str], list[int]],
+    until: Callable[[Callable[[], Any]], Any],
+    tmp_path: Path,
+) -> None:
+    table, model = table_of("text-classification", 6000), exported["text-classification"]
+    df = spark.createDataFrame(table).repartitionByRange(12, "id")
+    # It never opens.
+    gated = df.mapInArrow(gate(str(tmp_path / "open"), str(tmp_path)), df.schema)
+    result = bertonnx.spark.predict(gated, model, column="text")
+    with ThreadPoolExecutor(1) as beside:
+        rows = beside.submit(result.toArrow)
+        until(lambda: (tmp_path / "waits").exists())
+        daemon, *workers = descendants("pyspark.daemon")
+        spark.sparkContext.cancelAllJobs()
+        with pytest.raises(Exception, match="cancelled"):
+            rows.result(120)
+    until(lambda: not {*workers} & {*descendants("pyspark.daemon")})
+    assert daemon
+    # And the next one finds its cores.
+    assert bertonnx.spark.predict(df.where("id < 9"), model, column="text").count() == 9
+
+
 def test_what_fails_reaches_the_driver(
     spark: Any, exported: dict[str, Path], table_of: Table, tmp_path: Path
 ) -> None:
@@ -168,8 +212,11 @@ def test_what_fails_reaches_the_driver(
     assert "bert_label" in bertonnx.spark.predict(df, model, column="text", prefix="bert_").columns
     with pytest.raises(UsageError, match="aggregation='max' is for token-classification"):
         bertonnx.spark.predict(df, model, column="text", aggregation="max")
+    noted = df.mapInArrow(attempts(str(tmp_path)), df.schema)
     with pytest.raises(Exception, match=r"partition \d, rows from \d+ on, row \d+ of \d+ \(id=3\): .*null"):
-        bertonnx.spark.predict(df, model, column="text", on_error="fail").collect()
+        bertonnx.spark.predict(noted, model, column="text", on_error="fail").collect()
+    tried = {path.name for path in tmp_path.glob("attempt *")}
+    assert tried >= {f"attempt {number} of 3" for number in range(4)}
     own = Path(shutil.copy(model, tmp_path / "a model.onnx"))
     gone = bertonnx.spark.predict(df, own, column="text")
     own.unlink()
@@ -236,19 +283,62 @@ def test_workers_of_another_python_are_said(
         bertonnx.spark.predict(df, exported["text-classification"], column="text")
 
 
-def test_a_cluster_gets_the_model_and_two_threads(
-    spark: Any, exported: dict[str, Path], table_of: Table, results_of_run: Table, tmp_path: Path
+def opened_by(function: Callable[[Any], Any]) -> Callable[[Iterator[Any]], Iterator[Any]]:
+    """Return what gives, in place of the results, the threads of each model that the Python worker holds."""
+
+    def run(batches: Iterator[Any]) -> Iterator[Any]:
+        import pyarrow as pa
+
+        from bertonnx.runtime import workers
+
+        for _ in function(batches):
+            threads = [key[-1].threads for key in workers._open]
+            yield pa.RecordBatch.from_pydict({"threads": [threads]})
+
+    return run
+
+
+def test_a_cluster_whose_executors_come_and_go(
+    spark: Any,
+    exported: dict[str, Path],
+    table_of: Table,
+    results_of_run: Table,
+    until: Callable[[Callable[[], Any]], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """The last: a context of its own. Executors are processes, as on other machines."""
+    """The last: a context of its own. Executors are processes, as elsewhere, and a task has two CPUs."""
     spark.stop()
     model = Path(shutil.copy(exported["text-classification"], tmp_path / "a model.onnx"))
     table = table_of("text-classification")
     expected = plain(results_of_run(model, table))
-    cluster = _session("local-cluster[1,2,1024]")
+    cluster = _session(
+        "local-cluster[1,2,1024]",
+        spark_task_cpus="2",
+        spark_dynamicAllocation_enabled="true",
+        spark_dynamicAllocation_shuffleTracking_enabled="true",
+        spark_dynamicAllocation_executorIdleTimeout="1s",
+    )
+
+    def executors() -> int:
+        # With the driver.
+        return int(cluster.sparkContext._jsc.sc().getExecutorMemoryStatus().size()) - 1
+
     try:
-        result = bertonnx.spark.predict(cluster.createDataFrame(table), model, column="text")
+        frame = cluster.createDataFrame(table)
+        given: list[Callable[[Any], Any]] = []
+        mapped = type(frame).mapInArrow
+        monkeypatch.setattr(
+            type(frame), "mapInArrow", lambda self, *of: (given.append(of[0]), mapped(self, *of))[1]
+        )
+        result = bertonnx.spark.predict(frame, model, column="text")
         model.unlink()
-        rows = result.toArrow().sort_by("id")
-        assert without(rows.to_pylist(), *table.schema.names) == expected
+        for _ in range(2):
+            rows = result.toArrow().sort_by("id")
+            assert without(rows.to_pylist(), *table.schema.names) == expected
+            # One engine in a process, with the task's threads.
+            held = frame.mapInArrow(opened_by(given[0]), "threads array<long>").toArrow()
+            assert set(map(tuple, held.column("threads").to_pylist())) == {(2,)}
+            until(lambda: executors() == 0)
     finally:
         cluster.stop()

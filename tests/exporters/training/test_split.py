@@ -39,8 +39,23 @@ def test_groups_stay_together() -> None:
     assert found.validation.groups is not None
     assert not {*found.train.groups} & {*found.validation.groups}
     assert len(found.validation) in (12, 18)
-    with pytest.raises(InputError, match="all are of one group"):
+    with pytest.raises(InputError, match="too many of one group"):
         split_labelled(data(["a", "b"] * 30, groups=["x"] * 60), None, TrainOptions())
+
+
+def test_rows_of_no_group_are_no_group_and_a_text_joins_groups() -> None:
+    rows = data(["a", "b"] * 30, groups=["", "x"] + [""] * 58)
+    assert len(split_labelled(rows, None, TrainOptions()).validation) == 12
+    # Each text twice, with another label and of another group: none is on both sides.
+    texts = [f"text {n}" for n in range(40)] * 2
+    rows = data(
+        ["a"] * 40 + ["b"] * 40,
+        texts,
+        groups=[str(n % 40) for n in range(40)] + [f"other {n}" for n in range(40)],
+    )
+    found = split_labelled(rows, None, TrainOptions())
+    assert not {*found.train.texts} & {*found.validation.texts}
+    assert len(found.validation) == 16
 
 
 def test_rows_that_repeat_another_are_on_one_side() -> None:
@@ -86,6 +101,8 @@ def test_a_file_to_measure_on() -> None:
         (data(["a", "b"]), "has 2 rows with a text and a label, and 10 at least are needed"),
         (data(["a"] * 20), "has one label, 'a', in all its rows"),
         (data(["a", "b"] * 10, ["same"] * 20), "all texts of rows.csv are equal"),
+        (data(["a", "b"] * 10, ["same", " SAME"] * 10), "all texts of rows.csv are equal"),
+        (data([()] * 20, kind="multi_label_classification"), "no row of rows.csv has a label"),
         (data([str(n) for n in range(20)]), "has 20 different values in 20 rows; is it the label"),
         (data([2.0] * 20, kind="regression"), "all labels of rows.csv are 2"),
     ],
@@ -112,13 +129,25 @@ def test_entities() -> None:
     found = split_tagged(rows, None, TrainOptions())
     assert found.validation.names == ("X", "Y")
     assert len(found.validation) == 12
+    with pytest.raises(InputError, match="has 1 different texts with entities, too few to part"):
+        split_tagged(Tagged("a.conll", ["same"] * 60, spans[:1] * 60), None, TrainOptions())
     with pytest.raises(InputError, match="has 60 texts with 0 types of entities"):
         split_tagged(Tagged("a.conll", rows.texts, [()] * 60), None, TrainOptions())
     with pytest.raises(InputError, match="could not be learned: Z"):
         split_tagged(rows, Tagged("b.conll", ["new"], [(Span(0, 1, "Z"),)]), TrainOptions())
 
 
-def test_a_share_of_one_half_and_one_of_a_tenth() -> None:
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.4, 0.5, 0.9])
+def test_the_share_is_what_was_asked_for(share: float) -> None:
     rows = data(["a", "b"] * 50)
-    for share, count in ((0.5, 50), (0.1, 10)):
-        assert len(split_labelled(rows, None, TrainOptions(validation_share=share)).validation) == count
+    assert len(split_labelled(rows, None, TrainOptions(validation_share=share)).validation) == 100 * share
+
+
+def test_few_rows_of_each_label_and_few_amounts() -> None:
+    found = split_labelled(data([f"label {n // 2}" for n in range(40)]), None, TrainOptions())
+    # One of the two at most.
+    assert len(found.validation) == len(found.validation.names) == 8
+    assert len(found.train.names) == 20
+    for rows in (10, 12, 33):
+        amounts = data([n + 0.5 for n in range(rows)], kind="regression")
+        assert len(split_labelled(amounts, None, TrainOptions()).validation) == round(rows / 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import bertonnx
-from bertonnx.errors import InputError, OutputError, TaskError, UsageError
+from bertonnx.errors import InputError, MissingDependencyError, OutputError, TaskError, UsageError
+from bertonnx.exporters.training.lesson import read_lesson
+from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from tests.commands import Command, process
 from tests.tiny import save_tiny
@@ -152,6 +155,33 @@ def test_entities(exported: dict[str, Path], folder: Path, tmp_path: Path) -> No
     assert {("PER", "Ada"), ("LOC", "Bonn")} <= {(e["entity"], e["text"]) for e in item["entities"]}
 
 
+def test_entities_on_an_int8_file(int8: Path, folder: Path, tmp_path: Path) -> None:
+    made = bertonnx.train(int8, folder / "tagged.jsonl", tmp_path / "m.onnx")
+    assert (made.card.precision, made.card.task) == ("int8", "token-classification")
+    with bertonnx.load(made.path) as model:
+        texts = ["Ada moved from the sea to Bonn in 7.", "Bonn"]
+        # Bits do not depend on the batch.
+        assert model.entities(texts)[0] == model.entities(texts[:1])[0]
+
+
+@pytest.mark.parametrize("phase", range(6))
+def test_a_head_that_is_interrupted_leaves_nothing(
+    exported: dict[str, Path], folder: Path, tmp_path: Path, phase: int
+) -> None:
+    said: list[str] = []
+
+    def stop(line: str) -> None:
+        said.append(line)
+        if len(said) > phase:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bertonnx.train(
+            exported["feature-extraction"], folder / "single.jsonl", tmp_path / "m.onnx", progress=stop
+        )
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_head_needs_no_torch(exported: dict[str, Path], folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys, bertonnx\n"
@@ -174,6 +204,10 @@ def test_what_is_refused(exported: dict[str, Path], folder: Path, tmp_path: Path
         bertonnx.train(base, single, tmp_path / "m.onnx", epochs=5)
     with pytest.raises(UsageError, match=r"validation_share=1.5 is no share"):
         bertonnx.train(base, single, tmp_path / "m.onnx", validation_share=1.5)
+    with pytest.raises(
+        UsageError, match=r"class_weights=.balanced. is for labels, and those of .* are amounts"
+    ):
+        bertonnx.train(base, folder / "numbers.jsonl", tmp_path / "m.onnx", class_weights="balanced")
     with pytest.raises(InputError, match="there is no file"):
         bertonnx.train(base, tmp_path / "none.csv", tmp_path / "m.onnx")
     (tmp_path / "m.onnx").write_bytes(b"mine")
@@ -221,6 +255,78 @@ def test_fine_tuning_is_deterministic(folder: Path, tmp_path: Path) -> None:
     ]
     assert made[0].card.weights_sha256 == made[1].card.weights_sha256
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("base") / "base", task="fill-mask")
+
+
+def test_a_fine_tuning_that_is_interrupted_is_kept_and_goes_on(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    phases = ["fine-tuning: epoch 1", "comparing with PyTorch"]
+
+    def stop(line: str) -> None:
+        if phases and line.startswith(phases[0]):
+            del phases[0]
+            raise KeyboardInterrupt
+
+    given: dict[str, Any] = {"epochs": 2, "measure_int8": False, "progress": stop}
+    single = folder / "single.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        bertonnx.train(base, single, tmp_path / "m.onnx", **given)
+    # Trained, and stopped while it is exported.
+    with pytest.raises(KeyboardInterrupt):
+        bertonnx.train(base, single, tmp_path / "m.onnx", resume=True, **given)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx.training"]
+    whole = bertonnx.train(base, single, tmp_path / "m.onnx", resume=True, **given)
+    assert whole.card.training is not None
+    assert whole.card.training.settings["epochs"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_full_disk_is_said_and_what_was_saved_stays(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transformers.Trainer, "_save_checkpoint", full)
+    with pytest.raises(OutputError, match=r"m\.onnx\.training cannot be written: .*resume=True"):
+        bertonnx.train(base, folder / "single.jsonl", tmp_path / "m.onnx", epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx.training"]
+
+
+def test_adapters_without_peft_are_refused_before_anything_is_trained(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingDependencyError, match="lora=4 needs peft"):
+        bertonnx.train(base, folder / "single.jsonl", tmp_path / "m.onnx", lora=4)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["several", "tagged"])
+def test_rare_labels_count_as_much(base: Path, folder: Path, tmp_path: Path, name: str) -> None:
+    import torch
+
+    from bertonnx.exporters.training import fine_tune
+
+    options = TrainOptions(class_weights="balanced", epochs=1)
+    lesson = read_lesson(folder / f"{name}.jsonl", options)
+    tuned = fine_tune.fine_tune(base, lesson, tmp_path / "work", options, lambda _: None)
+    assert (tuned.folder / "model.safetensors").is_file()
+    rows = [{"labels": [1.0, 0.0, 1.0]}, {"labels": [1.0, 0.0, 0.0]}, {"labels": [1.0, 1.0, 0.0]}]
+    if name == "several":
+        weights = fine_tune._class_weights(lesson, rows, options)
+        assert torch.equal(weights, torch.tensor([0.0, 2.0, 2.0]))
+    else:
+        # Of the tags that are there each weighs as much in sum; special tokens are none.
+        weights = fine_tune._class_weights(lesson, [{"labels": [-100, 0, 0, 0, 1, -100]}], options)
+        assert torch.equal(weights[:2], torch.tensor([4 / 6, 2.0]))
 
 
 def test_fine_tuning_of_entities_with_adapters(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from sklearn import metrics
 
 import bertonnx
 from bertonnx.errors import InputError, OutputError, TaskError, UsageError
+from bertonnx.runtime.evaluation.evaluate import aligned
+from bertonnx.runtime.modelfile.modelfile import read_model_file
 from tests.commands import Command
 from tests.corpus import SENTENCES
 
@@ -41,6 +45,13 @@ def test_figures_are_those_of_the_predictions(classifier: Path, labelled: Path) 
         metrics.f1_score(actual, predicted, average="macro", zero_division=0.0)
     )
     assert found.baselines["majority"]["accuracy"] == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_labels_that_differ_in_capitals_alone_are_told_apart(classifier: Path) -> None:
+    card = replace(read_model_file(classifier).card, labels=("GOOD", "good", "Bad"))
+    names, said = aligned(["good", "GOOD", "bad"], card, "rows.csv")
+    assert names == {"good": "good", "GOOD": "GOOD", "bad": "Bad"}
+    assert not said
 
 
 def test_numbers_are_places_of_labels_and_other_names_are_refused(
@@ -86,12 +97,16 @@ def test_the_command(command: Command, classifier: Path, labelled: Path, tmp_pat
     assert "majority baseline" in done.out
     assert "not better than the majority baseline" in done.out
     page = (tmp_path / "r.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg role='img' aria-label='") == page.count("<svg") == page.count("<figcaption>") == 2
+    # No cell of a table is without a heading that says what it is.
+    assert "<th>" not in page
     assert "<script" not in page
     assert "The worst mistakes" in page
     command("evaluate", classifier, labelled, "--report", tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text() == page
-    assert command("evaluate", classifier, labelled, "--min-f1", "0.99").code == 1
+    low = command("evaluate", classifier, labelled, "--min-f1", "0.99")
+    assert low.code == 1
+    assert re.search(r"macro F1 is 0\.\d{4}, less than --min-f1 0\.99", low.err)
     assert command("evaluate", classifier, labelled, "--min-f1", "0").code == 0
     assert command("evaluate", classifier, labelled, "--min-f1", "7").code == 2
 

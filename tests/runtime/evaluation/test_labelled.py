@@ -83,7 +83,7 @@ def test_several_columns_are_labels_that_may_hold(tmp_path: Path) -> None:
 def test_a_kind_that_was_asked_for(tmp_path: Path) -> None:
     found = read(tmp_path, "a.csv", "text,label\na,1\nb,2\n", Columns(problem_type="regression"))
     assert found.labels == [1.0, 2.0]
-    with pytest.raises(UsageError, match="the label 'x' is no number"):
+    with pytest.raises(UsageError, match=r"the label 'x' of .*b\.csv is no number"):
         read(tmp_path, "b.csv", "text,label\na,x\n", Columns(problem_type="regression"))
     with pytest.raises(UsageError, match="problem_type='ranking' is unknown"):
         Columns(problem_type="ranking")
@@ -102,6 +102,62 @@ def test_rows_without_what_they_need_are_left_out_and_counted(tmp_path: Path) ->
     }
     with pytest.raises(InputError, match=r"no row of .* has a text and a label: 2 without a label"):
         read(tmp_path, "b.csv", "text,label\na,\nb,\n")
+
+
+def test_gaps_among_numbers_are_no_labels(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", "text,label\na,1.5\nb,NA\nc, nan \nd,2.5\n")
+    assert (found.kind, found.labels, found.left_out) == ("regression", [1.5, 2.5], {"without a label": 2})
+    # Among words it may well be one.
+    assert read(tmp_path, "b.csv", "text,label\na,no\nb,NA\n").labels == ["no", "NA"]
+    rows = [
+        {"text": "a", "label": 1.5},
+        {"text": "b", "label": float("inf")},
+        {"text": "c", "label": float("nan")},
+    ]
+    assert read(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows))).labels == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ({"a": 1}, r"has the label \"\{'a': 1\}\"; give words, numbers, or lists"),
+        ([["a"]], r"has the label \"\['a'\]\"; give words"),
+        (["b"], r"some labels of .* are lists, such as \"\['b'\]\", and some are not"),
+    ],
+)
+def test_labels_that_are_none(tmp_path: Path, label: Any, said: str) -> None:
+    rows = [{"text": "a", "label": label}, {"text": "b", "label": ["x"] if said.startswith("has") else "x"}]
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows if said.startswith("some") else [rows[0]])))
+
+
+def test_labels_are_on_one_line_and_halves_of_characters_are_no_text(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": " two\nlines\x1b[31m "}, {"text": "\ud800", "label": "x"}]
+    found = read(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert found.labels == ["two lines [31m"]
+    assert found.left_out == {"with a text that is not valid Unicode": 1}
+
+
+def test_other_marks_between_columns_are_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"are parted by ';', and those of a \.csv file are by ','"):
+        read(tmp_path, "a.csv", "text;label\na, b;x\n")
+    (tmp_path / "b.csv").write_bytes("text,label\ncafé,x\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"no row of .*: 1 could not be read, the first: .*UTF-8"):
+        read_labelled(tmp_path / "b.csv", Columns())
+
+
+def test_several_columns_that_say_nothing_or_are_named_twice(tmp_path: Path) -> None:
+    text = "text,toxic,rude\na,0,0\nb,1,0\n"
+    found = read(tmp_path, "a.csv", text, Columns(label_column="toxic,rude"))
+    assert found.names == ("toxic",)
+    assert str(found.messages[-1]) == "no row has these labels: rude"
+    assert read(tmp_path, "a.csv", text, Columns(label_column="toxic,toxic")).columns["label"] == "toxic"
+
+
+def test_rows_of_no_group_have_none(tmp_path: Path) -> None:
+    rows = [{"text": t, "label": "x", "who": who} for t, who in (("a", 1), ("b", None), ("c", " "))]
+    found = read(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)), Columns(group_column="who"))
+    assert found.groups == ["1", "", ""]
 
 
 def test_pairs(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bertonnx.errors import InputError
+from bertonnx.errors import InputError, UsageError
+from bertonnx.runtime.evaluation.labelled import Columns
 from bertonnx.runtime.evaluation.tagged import Span, has_entities, read_tagged, spans_of
 
 WORDS = ["Ada", "Lovelace", "met", "Marie", "in", "New", "York"]
@@ -53,6 +54,56 @@ def test_a_conll_file(tmp_path: Path) -> None:
         read_tagged(path)
 
 
+def test_comments_are_no_words_and_a_word_may_be_a_number_sign(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    sentence = "Ada NNP B-PER\nslept VBD O\n\n"
+    comments = "# sent_id = 1\n# text = Ada slept by a B-52\n"
+    path.write_text(f"{comments}{sentence}#begin document (x); part 000\n{sentence}")
+    assert read_tagged(path).texts == ["Ada slept"] * 2
+    path.write_text("\ufeff# O\nAda B-PER\r\n\r\n# B-MISC\n1 I-MISC\n \n#tag o\n")
+    found = read_tagged(path)
+    assert found.texts == ["# Ada", "# 1", "#tag"]
+    assert found.spans == [(Span(2, 5, "PER"),), (Span(0, 3, "MISC"),), ()]
+
+
+def test_spans_that_cut_words_are_said_and_white_space_is_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        json.dumps({"text": "Adaline's in  Bonn ", "entities": [[0, 3, "PER"], [12, 19, "LOC"]] * 2})
+    )
+    found = read_tagged(path)
+    assert found.spans == [(Span(0, 3, "PER"), Span(14, 18, "LOC"))]
+    (message,) = map(str, found.messages)
+    assert message.startswith("1 entities begin or end within a word, such as 'Ada' in ")
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"body": "Ada", "found": [[0, 3, "PER"]]}))
+    assert not has_entities(path)
+    columns = Columns(column="body", label_column="found")
+    assert has_entities(path, columns)
+    assert read_tagged(path, columns).spans == [(Span(0, 3, "PER"),)]
+    with pytest.raises(
+        UsageError, match=r"group_column='who' is for texts with a label each, and .* marks ent"
+    ):
+        read_tagged(path, Columns(column="body", label_column="found", group_column="who"))
+    (tmp_path / "a.conll").write_text("Ada B-PER\n")
+    with pytest.raises(UsageError, match="column='body' is for texts with a label each"):
+        read_tagged(tmp_path / "a.conll", Columns(column="body"))
+
+
+def test_texts_that_no_model_reads_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [
+        {"tokens": words, "ner_tags": ["O"] * len(words)} for words in (["a"], ["b", None], [""], ["\ud800"])
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = read_tagged(path)
+    assert found.texts == ["a"]
+    assert sum(found.left_out.values()) == 3
+
+
 @pytest.mark.skipif("BERTONNX_SHARED" not in os.environ, reason="needs the data that BERTONNX_SHARED names")
 def test_the_entities_of_conll_2003() -> None:
     """5,942 entities in 3,250 sentences, as Tjong Kim Sang and De Meulder 2003 count those of the dev set."""
@@ -86,6 +137,9 @@ def test_json_lines(tmp_path: Path, row: dict[str, Any]) -> None:
         ({"text": "ab", "entities": [{"start": 0, "end": 3, "label": "X"}]}, "the text has 2 characters"),
         ({"text": "ab", "entities": [{"start": 1, "end": 1, "label": "X"}]}, "half open"),
         ({"text": "abc", "entities": [[0, 2, "X"], [1, 3, "Y"]]}, "two entities .* overlap in 'abc'"),
+        ({"text": "a b", "entities": [[1, 2, "X"]]}, "half open"),
+        ({"text": "ab", "entities": [[False, True, "X"]]}, "half open"),
+        ({"text": "ab", "entities": [[0, 1, " "]]}, "half open"),
         ({"text": "ab", "label": "x"}, "no row of .* has words and their tags"),
     ],
 )
