@@ -357,7 +357,7 @@ def killed(kills: int, workers: int, model: Path, state: Path) -> None:
     if not reference(LARGE).is_dir():
         case(Job("run", LARGE, workers), model)
     for kind in OURS[1:]:
-        done, runs, problems = 0, 0, []
+        done, runs, problems = 0, 0, list[str]()
         while done < kills:
             target = cache() / "clusters-job" / "killed"
             found = _child(Job(kind, LARGE, workers), model, target, KILLS, seed=runs)
@@ -379,8 +379,8 @@ def _state() -> Path:
 
 
 def _read(state: Path) -> dict[str, Any]:
-    empty = {"jobs": {}, "kills": {}}
-    return empty if not state.is_file() else json.loads(state.read_text(encoding="utf-8"))
+    kept: dict[str, Any] = json.loads(state.read_text("utf-8")) if state.is_file() else {}
+    return {"jobs": {}, "kills": {}, **kept}
 
 
 def _figures_of_models(model: Path) -> dict[str, Any]:
@@ -473,7 +473,7 @@ def page(figures: dict[str, Any]) -> str:
     ]
     header = ["rows", "workers", "`run`", "Ray", "Spark", "Ray over `run`", "Spark over `run`"]
     # Of the most rows, where what starts and ends a job counts least.
-    slower = max(map(float, lines[-1][-2:]))
+    slower = max(float(share) for share in map(str, lines[-1][-2:]))
     return f"{table(header, lines)}\n\n{_cost(figures, max(1.0, slower))}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import time
@@ -422,8 +423,11 @@ def _minutes(seconds: float) -> str:
 
 
 def _is_full(error: BaseException) -> bool:
-    # safetensors and torch raise their own kinds, with the system's words.
-    return getattr(error, "errno", None) == 28 or "No space left" in str(error)
+    # safetensors raises its own kind, with the system's words; torch writes none, but for its own source.
+    said = str(error)
+    return (
+        getattr(error, "errno", None) == errno.ENOSPC or "No space left" in said or "inline_container" in said
+    )
 
 
 def _settings(trainer: Any, options: TrainOptions, longest: int) -> dict[str, str | int | float | None]:

@@ -328,9 +328,12 @@ def test_a_cluster_whose_executors_come_and_go(
         frame = cluster.createDataFrame(table)
         given: list[Callable[[Any], Any]] = []
         mapped = type(frame).mapInArrow
-        monkeypatch.setattr(
-            type(frame), "mapInArrow", lambda self, *of: (given.append(of[0]), mapped(self, *of))[1]
-        )
+
+        def noted(self: Any, function: Callable[[Any], Any], schema: Any) -> Any:
+            given.append(function)
+            return mapped(self, function, schema)
+
+        monkeypatch.setattr(type(frame), "mapInArrow", noted)
         result = bertonnx.spark.predict(frame, model, column="text")
         model.unlink()
         for _ in range(2):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from sklearn.linear_model import LogisticRegression
 
 import bertonnx
@@ -286,15 +287,26 @@ def test_a_fine_tuning_that_is_interrupted_is_kept_and_goes_on(
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
+FULL = {
+    "system": OSError(errno.ENOSPC, "No space left on device"),
+    "safetensors": SafetensorError(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    ),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+}
+"""What each of those that write a checkpoint raises on a full disk."""
+
+
+@pytest.mark.parametrize("writer", FULL)
 def test_a_full_disk_is_said_and_what_was_saved_stays(
-    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
     import transformers
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise FULL[writer]
 
-    monkeypatch.setattr(transformers.Trainer, "_save_checkpoint", full)
+    monkeypatch.setattr(transformers.Trainer, "train", full)
     with pytest.raises(OutputError, match=r"m\.onnx\.training cannot be written: .*resume=True"):
         bertonnx.train(base, folder / "single.jsonl", tmp_path / "m.onnx", epochs=1)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx.training"]
