@@ -103,7 +103,9 @@ def read_tagged(path: str | Path, columns: Columns = _ANY) -> Tagged:
         _require_none(path, columns, ("column", "label_column"))
         rows = list(_sentences(str(path)))
     else:
-        rows = list(_of_records(read_records(path), columns, left_out))
+        records = read_records(path)
+        fields = _fields(records, columns)
+        rows = [] if fields is None else list(_of_records(records, fields, left_out))
     if not rows:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise InputError(
@@ -261,11 +263,8 @@ def _is_span(item: Any) -> bool:
 
 
 def _of_records(
-    records: Records, columns: Columns, left_out: Counter[str]
+    records: Records, fields: tuple[str, str, bool], left_out: Counter[str]
 ) -> Iterator[tuple[str, tuple[Span, ...]]]:
-    fields = _fields(records, columns)
-    if fields is None:
-        return
     text_name, mark_name, worded = fields
     for row in records.rows:
         if isinstance(row, RowError):
