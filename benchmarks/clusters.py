@@ -338,7 +338,7 @@ def measured(wanted: Sequence[tuple[Job, int]], model: Path, state: Path, end: f
     """Measure what was not yet, in turns; return whether all is there."""
     for number in range(max(rounds for _, rounds in wanted)):
         # Every other round goes backwards, as a busy machine is busy for all of them.
-        for job, rounds in wanted if number % 2 else [*reversed(wanted)]:
+        for job, rounds in [*reversed(wanted)] if number % 2 else wanted:
             kept = _read(state)
             if number >= rounds or len(kept["jobs"].get(job.name, ())) > number:
                 continue
