@@ -1,8 +1,8 @@
 #!/bin/sh
 # Builds the R package and checks it: sh r/check.sh [--without-python]
 #
-# Ends with a status other than 0 where R CMD check has an error, a warning or a note, or a test
-# fails. The Python is BERTONNX_TEST_PYTHON, else RETICULATE_PYTHON, else python3, and needs the
+# As CRAN does, without its network. Ends with a status other than 0 where R CMD check has an error, a
+# warning, or a note other than that the package is new there, or where a test fails or warns. The Python is BERTONNX_TEST_PYTHON, else RETICULATE_PYTHON, else python3, and needs the
 # package with its extra "export"; --without-python shows that the check passes on a machine that
 # has none. Skipped tests are printed with their reasons.
 set -eu
@@ -11,7 +11,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 export TZ="${TZ:-UTC}" LC_ALL="${LC_ALL:-C.UTF-8}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # What is suggested may be missing; what uses it says so. No check may wait for a network.
-export _R_CHECK_FORCE_SUGGESTS_=false _R_CHECK_CRAN_INCOMING_=false
+export _R_CHECK_FORCE_SUGGESTS_=false _R_CHECK_CRAN_INCOMING_REMOTE_=false _R_CHECK_SYSTEM_CLOCK_=false
+# Tests run as CRAN runs none: those with files, processes and Python of their own, too.
+export NOT_CRAN=true
 
 if [ "${1:-}" = "--without-python" ]; then
   unset BERTONNX_TEST_MODELS BERTONNX_TEST_PYTHON || true
@@ -42,8 +44,17 @@ if ! command -v pandoc >/dev/null; then
 fi
 cd "$work"
 R CMD build $build "$here" >build.log 2>&1 || { cat build.log >&2; exit 1; }
+# What R CMD INSTALL of this folder brings.
+tar -xzf bertonnx_*.tar.gz bertonnx/inst/doc 2>/dev/null || true
+for vignette in bertonnx/inst/doc/*.Rmd; do
+  [ -f "$vignette" ] || continue
+  cmp -s "$vignette" "$here/inst/doc/$(basename "$vignette")" || {
+    echo "error: $(basename "$vignette") differs from that in r/inst/doc; type: sh r/vignettes/prerender-install.sh" >&2
+    exit 1
+  }
+done
 status=0
-R CMD check --no-manual $check bertonnx_*.tar.gz || status=$?
+R CMD check --as-cran --no-manual $check bertonnx_*.tar.gz || status=$?
 
 results=bertonnx.Rcheck/tests
 echo "--- tests ---"
@@ -51,8 +62,15 @@ cat $results/testthat.Rout 2>/dev/null | sed -n '/^> test_check/,$p' || true
 if [ -f $results/testthat.Rout.fail ]; then
   cat $results/testthat.Rout.fail
 fi
-if [ $status -eq 0 ] && ! grep -q '^Status: OK' bertonnx.Rcheck/00check.log; then
+# What follows "NOTE" up to the next check, without what says that the package is new.
+notes=$(sed -n '/\.\.\. \(.*s\] \)\?\(NOTE\|WARNING\)$/,/^\* /p' bertonnx.Rcheck/00check.log | grep -v -e '^Maintainer: ' -e '^New submission$' \
+  -e '^$' -e 'checking CRAN incoming feasibility' -e '^\* checking.*OK$' || true)
+if [ $status -eq 0 ] && [ -n "$notes" ]; then
   echo "error: R CMD check has warnings or notes" >&2
+  status=1
+fi
+if [ $status -eq 0 ] && ! grep -q '| WARN 0 |' $results/testthat.Rout; then
+  echo "error: tests warn" >&2
   status=1
 fi
 if [ $status -ne 0 ] && [ -f bertonnx.Rcheck/00install.out ]; then

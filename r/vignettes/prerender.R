@@ -1,14 +1,17 @@
 # Renders the vignettes beforehand, so that building the package needs neither Python nor models:
 #
-#   Rscript vignettes/prerender.R FOLDER
+#   Rscript vignettes/prerender.R FOLDER [NAME ...]
 #
-# FOLDER holds embeddings.onnx, sentiment.onnx, entities.onnx, the checkpoint all-MiniLM-L6-v2 and
+# Those of the names, or all. Some need no more than the package; for the others FOLDER holds embeddings.onnx,
+# sentiment.onnx, entities.onnx, the checkpoint all-MiniLM-L6-v2 and
 # reviews.csv (columns text and sentiment). name.Rmd.orig becomes name.Rmd, with its results.
 folder <- normalizePath(commandArgs(TRUE)[[1]])
 here <- normalizePath(dirname(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))))
 
 names <- sub("\\.Rmd\\.orig$", "", list.files(here, "\\.Rmd\\.orig$"))
-unlink(file.path(here, "figures"), recursive = TRUE)
+asked <- commandArgs(TRUE)[-1]
+if (length(asked) > 0) names <- intersect(names, asked)
+for (name in names) unlink(list.files(file.path(here, "figures"), paste0("^", name, "-"), full.names = TRUE))
 for (name in names) {
   work <- tempfile(name)
   dir.create(work)
