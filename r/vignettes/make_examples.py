@@ -36,7 +36,15 @@ TOPICS = {
         ["interest rates", "its shares", "higher prices", "a quarterly loss", "ten million in bonds"],
     ),
 }
-PEOPLE = ["Ada Lovelace", "Emmy Noether", "Alan Turing", "Grace Hopper", "Carl Gauss", "Sofia", "Lise Meitner"]
+PEOPLE = [
+    "Ada Lovelace",
+    "Emmy Noether",
+    "Alan Turing",
+    "Grace Hopper",
+    "Carl Gauss",
+    "Sofia",
+    "Lise Meitner",
+]
 PLACES = ["London", "Berlin", "Stockholm", "New York", "Vienna", "Princeton"]
 SENTENCES = [
     "{p} lived in {c} .",
@@ -91,9 +99,7 @@ def tagged(drawn: random.Random) -> list[tuple[str, str]]:
 def save(folder: Path, texts: list[str]) -> None:
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
-    words = {
-        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-    }
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocabulary = [*SPECIAL, *sorted({*words, *letters, "?", "!"}), *[f"##{letter}" for letter in letters]]
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
@@ -116,7 +122,9 @@ def save(folder: Path, texts: list[str]) -> None:
     torch.manual_seed(0)
     # Half of the size; any number does.
     transformers.BertForMaskedLM(config).eval().half().save_pretrained(folder)
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)
+    )
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=64,

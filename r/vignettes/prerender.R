@@ -16,7 +16,7 @@ for (name in names) {
   work <- tempfile(name)
   dir.create(work)
   file.copy(list.files(folder, full.names = TRUE), work, recursive = TRUE)
-  needed <- list.files(here, "\\.(orig|py)$|^prerender-options", full.names = TRUE)
+  needed <- list.files(here, "\\.orig$|^prerender-options", full.names = TRUE)
   file.copy(needed, work)
   # A process for each, as a reader would have it.
   callr::r(function(work, name) {
