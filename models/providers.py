@@ -115,16 +115,17 @@ PROVIDERS: Registry[Provider] = Registry(
         # together.
         batching=Batching(
             runs=2,
-            ahead=1,
+            ahead=2,
             part_characters=0,
-            tokens=16_384,
+            tokens=32_768,
             tokens_vocabulary=2048,
             first_chunk=256,
-            last_chunk=16_384,
+            last_chunk=32_768,
             chunk_characters=16_000_000,
         ),
-        # cuBLAS chooses kernels by the size of a product, and they add in different orders.
-        tolerances={"fp32": 1e-3, "fp16": 5e-3, "int8": 5e-2},
+        # cuBLAS chooses kernels by the size of a product, and they add in different orders. fp16 was up to
+        # 1.3% apart on an H200, with random weights of many families (benchmarks/results/gpu.md).
+        tolerances={"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2},
         options=("tf32", "gpu_memory"),
         automatic=True,
     ),

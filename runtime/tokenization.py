@@ -97,6 +97,9 @@ class TextTokenizer:
         stride: int | None = None,
     ) -> None:
         self._tokenizer = opened(text)
+        # Reading them and making an array of them takes as long as all else that is done for a short text.
+        probe = encoded(self._tokenizer, ["a"])[0]
+        self._one_segment = isinstance(probe, Encoding) and not any(probe.type_ids)
         self._card = card
         self._task = task_named(card.task)
         self.long_text = long_text
@@ -138,7 +141,8 @@ class TextTokenizer:
                 continue
             if len(whole) > self.max_length:
                 long.append((len(results), read, whole))
-            results.append(Encoded(row, (_piece(whole, self._prompt(row.prompt)),)))
+            plain = self._one_segment and row.pair is None
+            results.append(Encoded(row, (_piece(whole, self._prompt(row.prompt), one_segment=plain),)))
         if self.long_text == "error":
             for i, read, whole in long:
                 results[i] = self.too_long(len(whole), whole_is_read=read is rows[i])
@@ -463,6 +467,6 @@ def _run_of_ones(mask: Sequence[int]) -> int:
 def _piece(encoding: Encoding, prompt: _Prompt, *, one_segment: bool = False) -> Piece:
     # tokenizers 0.22 gives the second text segment 1 in every window but the first, even where the
     # tokenizer knows one segment only (RoBERTa's), and such a model has no row for it.
-    types = [0] * len(encoding) if one_segment else encoding.type_ids
     ids = np.array(encoding.ids, dtype=np.int64)
-    return Piece(ids, np.array(types, dtype=np.int64), encoding, min(prompt.tokens, len(ids)))
+    types = np.zeros_like(ids) if one_segment else np.array(encoding.type_ids, dtype=np.int64)
+    return Piece(ids, types, encoding, min(prompt.tokens, len(ids)))

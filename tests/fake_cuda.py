@@ -36,7 +36,15 @@ OUT_OF_MEMORY = (
     "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate memory "
     "for requested buffer of size 8388608000"
 )
-"""As ONNX Runtime 1.31 says it (the first two seen, the last from its issue 20038)."""
+LIMIT_REACHED = OUT_OF_MEMORY.replace(
+    "Failed to allocate memory for requested buffer of size 8388608000",
+    "Available memory of 540672 is smaller than requested bytes of 786432",
+)
+CANNOT_RECORD = (
+    "This session cannot use the graph capture feature as requested by the user as all compute graph nodes "
+    "have not been partitioned to the CUDAExecutionProvider"
+)
+"""As ONNX Runtime 1.31 says it."""
 
 
 class FakeRuntime(ModuleType):
@@ -56,6 +64,7 @@ class FakeRuntime(ModuleType):
         self.options: list[Any] = []
         self.severities: list[int] = []
         self.fallbacks = 0
+        self.records_nothing = False
         self.run: Any = lambda *_: []
 
     def get_available_providers(self) -> list[str]:
@@ -71,6 +80,10 @@ class FakeRuntime(ModuleType):
         entries: dict[str, str] = {}
         return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
 
+    def RunOptions(self) -> Any:
+        entries: dict[str, str] = {}
+        return SimpleNamespace(entries=entries, add_run_config_entry=entries.__setitem__)
+
     def InferenceSession(
         self, _path: Any, options: Any, *, providers: list[Any], enable_fallback: int = 1
     ) -> Any:
@@ -81,6 +94,8 @@ class FakeRuntime(ModuleType):
         self.options.append(options)
         if self.error is not None and CUDA in names:
             raise self.error
+        if self.records_nothing and "enable_cuda_graph" in self.provider_options[-1]:
+            raise RuntimeError(CANNOT_RECORD)
         held = [name for name in names if name in self.loaded]
 
         def disable_fallback() -> None:
@@ -108,6 +123,10 @@ class _Pretending:
     def get_providers(self) -> list[str]:
         return [CUDA, CPU]
 
+    def run_with_iobinding(self, binding: Any, _options: Any = None) -> None:
+        """Run as the real one, which knows no option that is of a GPU."""
+        self._session.run_with_iobinding(binding)
+
     def get_provider_graph_assignment_info(self) -> list[Any]:
         return [
             SimpleNamespace(
@@ -118,12 +137,28 @@ class _Pretending:
         ]
 
 
+class _PretendingValues:
+    """Values on the device, which are copies in ordinary memory."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def ortvalue_from_numpy(self, array: Any, device: str, number: int) -> Any:
+        assert (device, number) == ("cuda", 0)
+        return self._real.ortvalue_from_numpy(array.copy())
+
+    def ortvalue_from_shape_and_type(self, shape: Any, dtype: Any, device: str, number: int) -> Any:
+        assert (device, number) == ("cuda", 0)
+        return self._real.ortvalue_from_shape_and_type(shape, dtype)
+
+
 class _PretendingRuntime(ModuleType):
     def __init__(self, real: ModuleType, on_cpu: frozenset[str]) -> None:
         super().__init__("onnxruntime")
         self._real = real
         self._on_cpu = on_cpu
         self.__file__ = real.__file__
+        self.OrtValue = _PretendingValues(real.OrtValue)
         self.sessions: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:

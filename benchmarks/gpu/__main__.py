@@ -4,13 +4,14 @@
     python benchmarks/gpu FOLDER [--part 1.0] [--rounds 5]          # on the machine with the GPU
     python benchmarks/gpu FOLDER --rehearse         # the same code on a CPU, tiny: 1 min
 
-It has been rehearsed on a CPU, and has not run on a GPU yet.
+Its parts run one by one with `--only`; what was seen so far, on one H200, is in `results/gpu.md`. Compiling
+PyTorch's engines takes a minute a model.
 
 `--prepare` writes graphs without weights (8 MB; the weights are drawn again from their names), and where
 `BERTONNX_SHARED` names a folder with models/sst2-minilm and data/sst2_dev.tsv the sentiment model in fp16
 (46 MB) with fp32's labels. The machine with the GPU needs torch, transformers, onnx, tokenizers and
-onnxruntime-gpu, and no exporter; Optimum is measured where it is installed, else a row says so. It fills
-the weights into a folder of temporary files (4 GB).
+onnxruntime-gpu, and no exporter. It fills the weights into a folder of temporary files (4 GB). Files that lie
+in FOLDER/golden (`python -m tests.exported` makes some) are checked too.
 
 Workload: 100,000 different texts of 8 to 512 tokens, evenly spread as the CPU workload's, from text to
 vectors in host memory, for MiniLM's and bert-base's sizes; single texts of 16, 128 and 512 tokens; and
@@ -37,6 +38,7 @@ import common
 
 PACKAGES = ("onnxruntime-gpu", "onnxruntime", "torch", "transformers", "optimum-onnx", "tokenizers", "numpy")
 MODELS = ("minilm", "bert-base")
+PARTS = ("correctness", "forms", "bits", "speed", "large")
 LATENCY_RUNS = 48
 REHEARSED_PART, REHEARSED_ROUNDS, REHEARSED_RUNS = 48 / 100_000, 2, 4
 
@@ -50,26 +52,37 @@ def main() -> None:
         prepare(options.folder)
         return
     import bertonnx
+    from gpu.bits import bits
+    from gpu.correctness import correctness
+    from gpu.forms import forms
     from gpu.measure import agreement, large, model
     from gpu.recipe import SHAPES, fill
-    from gpu.report import DID_NOT_RUN, device, introduction
+    from gpu.report import DID_NOT_RUN, Report, device, introduction
 
-    models = ("tiny",) if options.rehearse else MODELS
+    models = ("tiny",) if options.rehearse else options.models
     with tempfile.TemporaryDirectory(prefix="bertonnx-cuda-") as folder:
         work = Path(folder)
         for file in sorted(options.folder.glob("*-fp*.onnx")):
             name = file.stem.rpartition("-")[0]
-            if name in SHAPES and (name in models or (name == "bert-large" and not options.rehearse)):
+            large_too = "large" in options.only and not options.rehearse
+            if name in SHAPES and (name in models or (name == "bert-large" and large_too)):
                 fill(file, work / file.name, SHAPES[name])
-        parts = [introduction(options.rounds, rehearsed=options.rehearse), device(options.device)]
-        for name in models:
-            parts += list(model(name, options, work))
-        parts += list(large("tiny" if options.rehearse else "bert-large", options, work))
-        parts += list(agreement(models, options, work))
-    body = "\n\n".join(parts)
-    if options.rehearse:
-        print(body)
-    else:
+        report = Report(options.out)
+        report.add([introduction(options.rounds, rehearsed=options.rehearse), device(options.device)])
+        if "correctness" in options.only:
+            report.add(agreement(models, options, work))
+            report.add(correctness(options, work))
+        if "forms" in options.only:
+            report.add(forms(models, options, work))
+        if "bits" in options.only:
+            report.add(bits(models, options, work))
+        if "speed" in options.only:
+            for name in models:
+                report.add(model(name, options, work))
+        if "large" in options.only:
+            report.add(large("tiny" if options.rehearse else "bert-large", options, work))
+    body = report.body
+    if not options.rehearse and options.only == PARTS:
         common.publish("gpu", title=f"bertonnx {bertonnx.__version__} on CUDA", body=body, packages=PACKAGES)
     if DID_NOT_RUN in body:
         raise SystemExit(f"not measured: {DID_NOT_RUN}")
@@ -81,6 +94,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prepare", action="store_true", help="make the files; needs bertonnx[export]")
     parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU; publishes nothing")
     parser.add_argument("--part", type=common.share, default=1.0, help="share of the texts (default 1)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run; default all")
+    parser.add_argument("--engines", nargs="*", default=[], help="those whose speed is measured; default all")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="default both")
+    parser.add_argument(
+        "--shuffles", type=int, default=10, help="orders of the texts whose bits are compared"
+    )
+    parser.add_argument("--company", type=int, default=10_000, help="how many texts these are")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=("fp16", "fp32"), default=("fp16", "fp32"), help="theirs"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a file to which every part is appended as soon as it is there"
+    )
     options = parser.parse_args()
     if options.rehearse:
         options.part, options.rounds = REHEARSED_PART, min(options.rounds, REHEARSED_ROUNDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from common import say
 from gpu.engines import BUDGETS, ENGINES, Setup, matrix_rate
 from gpu.recipe import SHAPES, fill
 from gpu.report import FP32_APART, LABELS_SAME, OF_MATRIX, Entry, results, verdicts, working
-from peers.texts import LATENCY_LENGTHS, LONGEST, SHORTEST_PASSAGE, source, useful_flops
+from gpu.texts import exactly, passages
+from peers.texts import LATENCY_LENGTHS, useful_flops
 
 __all__ = ["agreement", "large", "model"]
 
@@ -36,16 +37,18 @@ def model(name: str, options: argparse.Namespace, work: Path) -> Iterator[str]:
         work: where bertonnx's filled graphs lie.
     """
     tokenizer = Tokenizer.from_file(str(options.folder / "tokenizer.json"))
-    texts = _passages(max(1, round(TEXTS * options.part)), tokenizer)
+    texts = passages(max(1, round(TEXTS * options.part)), tokenizer)
     tokens = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-    singles = {n: _exactly(n, 8, tokenizer) for n in LATENCY_LENGTHS}
+    singles = {n: exactly(n, 8, tokenizer) for n in LATENCY_LENGTHS}
     entries = _loaded(name, options, work)
     _warm_up(name, entries, texts, singles)
     for number in range(options.rounds):
         say(f"{name}: round {number + 1} of {options.rounds}")
         for entry in _turn(entries, number):
+            # A slow one gets a part of the texts; it says so by its name.
+            some = texts[: max(1, round(len(texts) * entry.engine.part))]
             with _excused(entry):
-                entry.throughput.append(_seconds(entry.engine, texts))
+                entry.throughput.append(_seconds(entry.engine, some) * len(texts) / len(some))
         for length, given in singles.items():
             for entry in _turn(entries, number):
                 with _excused(entry):
@@ -71,6 +74,8 @@ def _loaded(name: str, options: argparse.Namespace, work: Path) -> dict[str, Ent
     setup = Setup(SHAPES[name], files, filled, options.folder / "tokenizer.json", options.device)
     entries = {}
     for key, made in ENGINES.items():
+        if options.engines and key not in options.engines:
+            continue
         say(f"{name}: loading {key}")
         entries[key] = Entry(made)
         with _excused(entries[key]):
@@ -134,7 +139,7 @@ def _excused(entry: Entry) -> Iterator[None]:
 def large(name: str, options: argparse.Namespace, work: Path) -> Iterator[str]:
     """Measure one long length, and the rate of matrix products around it."""
     shape, tokenizer = SHAPES[name], Tokenizer.from_file(str(options.folder / "tokenizer.json"))
-    texts = _exactly(LARGE_TOKENS, max(8, round(LARGE_TEXTS * options.part)), tokenizer)
+    texts = exactly(LARGE_TOKENS, max(8, round(LARGE_TEXTS * options.part)), tokenizer)
     flops = useful_flops(
         [LARGE_TOKENS] * len(texts), layers=shape.layers, width=shape.width, inner=shape.inner
     )
@@ -160,7 +165,7 @@ def agreement(models: Sequence[str], options: argparse.Namespace, work: Path) ->
     """Compare the device with the CPU: fp32's numbers, and fp16's labels."""
     yield "## Agreement"
     tokenizer = Tokenizer.from_file(str(options.folder / "tokenizer.json"))
-    texts = _passages(64, tokenizer)
+    texts = passages(64, tokenizer)
     for name in models:
         path = work / f"{name}-fp32.onnx"
         with bertonnx.load(path, "cpu") as cpu, bertonnx.load(path, options.device) as other:
@@ -177,35 +182,3 @@ def agreement(models: Sequence[str], options: argparse.Namespace, work: Path) ->
     same = float(np.mean([a == b for a, b in zip(labels, expected["labels"], strict=True)]))
     claim = f"sentiment model: at least {LABELS_SAME:.1%} of fp16's labels are fp32's"
     yield common.verdict(same >= LABELS_SAME, claim, f"{same:.2%} of {len(labels)}")
-
-
-def _passages(count: int, tokenizer: Tokenizer) -> list[str]:
-    """Return texts of 8 to 512 tokens, every length as likely."""
-    shortest, above = SHORTEST_PASSAGE, LONGEST + 1
-    return mixed(count, tokenizer, lengths=lambda dice: int(dice.integers(shortest, above)))
-
-
-def _exactly(tokens: int, count: int, tokenizer: Tokenizer) -> list[str]:
-    return mixed(count, tokenizer, lengths=lambda _: tokens)
-
-
-def mixed(count: int, tokenizer: Tokenizer, *, lengths: Callable[[np.random.Generator], int]) -> list[str]:
-    """Return different texts of so many tokens each, special tokens included.
-
-    Words are tokenized one by one, so a text's length is the sum of its words'.
-    """
-    dice = np.random.default_rng(0)
-    words = np.array(" ".join(source()[1]).split())
-    known = {word: len(tokenizer.encode(word, add_special_tokens=False).ids) for word in set(words.tolist())}
-    sizes = np.array([known[word] for word in words.tolist()])
-    words, sizes = np.concatenate([words, words]), np.concatenate([sizes, sizes])
-    ends = np.cumsum(sizes)
-    texts: dict[str, None] = {}
-    while len(texts) < count:
-        length = lengths(dice) - 2
-        start = int(dice.integers(len(words) // 2))
-        before = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, before + length, side="right"))
-        missing = length - (int(ends[stop - 1]) - before if stop > start else 0)
-        texts[" ".join([*words[start:stop].tolist(), *["the"] * missing])] = None
-    return list(texts)

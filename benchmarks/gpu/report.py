@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import common
 from peers.texts import LATENCY_LENGTHS
 
-__all__ = ["DID_NOT_RUN", "FP32_APART", "LABELS_SAME", "OF_MATRIX", "Entry", "device", "introduction"]
+__all__ = [
+    "DID_NOT_RUN",
+    "FP32_APART",
+    "LABELS_SAME",
+    "OF_MATRIX",
+    "Entry",
+    "Report",
+    "device",
+    "introduction",
+]
 __all__ += ["results", "verdicts", "working"]
 
 DID_NOT_RUN = "bertonnx or torch did not run"
@@ -27,6 +37,32 @@ class Entry:
     latency: dict[int, list[float]] = field(default_factory=dict)
     cosine: float = float("nan")
     error: str = ""
+
+
+class Report:
+    """What is said, in the order in which it is found; kept in a file at once, should the rest be cut off.
+
+    Args:
+        out: the file; None for none.
+    """
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._parts: list[str] = []
+
+    @property
+    def body(self) -> str:
+        """All that was said."""
+        return "\n\n".join(self._parts)
+
+    def add(self, parts: Iterable[str]) -> None:
+        """Say something, paragraphs each."""
+        for part in parts:
+            self._parts.append(part)
+            print(part, end="\n\n", flush=True)
+            if self._out is not None:
+                with self._out.open("a", encoding="utf-8") as file:
+                    file.write(part + "\n\n")
 
 
 def working(entries: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -73,7 +73,9 @@ class Engine:
         # A device has no cores to share; it runs as many batches as it likes beside them.
         shared = cores if self._batching.runs is None else None
         self._queue = Queue(Runner(session, outputs, sizes), runs, self._tokens, shared)
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="bertonnx-tokenize")
+        # Each holds Python's lock for half of its time, when tokens become arrays.
+        ahead = max(1, self._batching.ahead)
+        self._ahead = ThreadPoolExecutor(ahead, thread_name_prefix="bertonnx-tokenize")
         self._process = os.getpid()
 
     @property
@@ -113,7 +115,8 @@ class Engine:
         """
         self._require_own_process()
         caller, repeats = Caller(decoder), Repeats()
-        intake = Intake(rows, self._batching, self._room, soon=soon)
+        # A device would wait for a large first chunk to be tokenized.
+        intake = Intake(rows, self._batching, self._room, soon=soon or self._batching.ahead > 0)
         under_way: deque[Chunk] = deque()
         try:
             with closing(self._tokenized(intake)) as tokenized:

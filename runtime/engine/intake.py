@@ -13,8 +13,8 @@ from bertonnx.runtime.rows import Encoded, Row
 __all__ = ["Intake", "Room", "in_parts"]
 
 _LARGEST_CHUNKS = 8
-"""Of the largest size, that all callers may hold together. One caller holds four at most: two under way, one
-that is tokenized ahead, and one that is read."""
+"""Of the largest size, that all callers may hold together. One caller holds five at most: two under way, two
+that are tokenized ahead, and one that is read."""
 
 
 class Room:

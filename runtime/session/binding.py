@@ -33,10 +33,20 @@ class Binding:
     Args:
         session: an `onnxruntime.InferenceSession`.
         allocate: makes the memory through which inputs go; default ordinary memory.
+        options: of ordinary runs, an `onnxruntime.RunOptions`; default none.
+        tidy: the same, of runs that give back at their end what they do not need.
+
+    Attributes:
+        untidy: whether memory ran out, so that the next run is to be such a one: what failed leaves
+            pieces behind that are too small for others.
     """
 
-    def __init__(self, session: Any, allocate: Allocate | None = None) -> None:
+    def __init__(
+        self, session: Any, allocate: Allocate | None = None, *, options: Any = None, tidy: Any = None
+    ) -> None:
         self._session = session
+        self._options, self._tidy = options, tidy
+        self.untidy = False
         self._allocate = allocate or _ordinary
         self._own = threading.local()
         self._dimensions = {item.name: item.shape for item in session.get_inputs()}
@@ -56,7 +66,8 @@ class Binding:
             binding.bind_input(name, "cpu", 0, np.int64, held.shape, held.ctypes.data)
             sizes |= zip(self._dimensions[name], array.shape, strict=True)
         results = {name: self._bind_output(binding, name, sizes) for name in outputs}
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._tidy if self.untidy else self._options)
+        self.untidy = False
         late = dict(zip(outputs, binding.get_outputs(), strict=True))
         return [
             late[name].numpy().astype(np.float32, copy=False) if result is None else result

@@ -249,7 +249,11 @@ _MESSAGES: tuple[tuple[str, Callable[[re.Match[str], int | None], Problem]], ...
         lambda found, _: _broken_driver(" ".join(found[0].split())),
     ),
     (r"CUDA failure 209\b|no kernel image is available", _no_kernels),
-    (r"CUDA failure 2:|out of memory|Failed to allocate memory|CUBLAS_STATUS_ALLOC_FAILED", _no_memory),
+    (
+        r"CUDA failure 2:|out of memory|Failed to allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
+        r"|Available memory of \d+ is smaller than requested",
+        _no_memory,
+    ),
     (r"cuDNN is not available|cuDNN library was not found|CUDNN failure \d+: [^;]*", _no_cudnn),
     (r"CUBLAS failure \d+: [^;]*", _no_cublas),
 )

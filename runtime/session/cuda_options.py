@@ -13,6 +13,11 @@ __all__ = ["CUDA", "prepared", "provider_options"]
 
 CUDA = "CUDAExecutionProvider"
 
+_CUDNN = 8
+_ATTENTION = 255 - _CUDNN
+"""Attention kernels that ONNX Runtime may take (bits of its `AttentionBackend`): all but cuDNN's, which plans
+for some 30 ms for every new number and length of texts, and is hardly faster (benchmarks/results/gpu.md)."""
+
 
 def provider_options(options: SessionOptions) -> dict[str, str]:
     """Return the options of ONNX Runtime's CUDA provider."""
@@ -20,6 +25,7 @@ def provider_options(options: SessionOptions) -> dict[str, str]:
         "use_tf32": str(int(options.tf32)),
         # The other strategy doubles the arena at every step, which texts of many lengths drive up.
         "arena_extend_strategy": "kSameAsRequested",
+        "sdpa_kernel": str(_ATTENTION),
     }
     if options.gpu_memory is not None:
         chosen["gpu_mem_limit"] = str(int(options.gpu_memory * 2**30))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import InferenceError, ModelFileError, OutOfMemoryError
+from bertonnx.runtime.modelfile.device_form import device_form
 from bertonnx.runtime.modelfile.held import Held, held
 from bertonnx.runtime.modelfile.mapped import without_weights
 from bertonnx.runtime.modelfile.own_memory import detach
@@ -22,13 +23,15 @@ from bertonnx.runtime.modelfile.unpadded import assume_unpadded
 from bertonnx.runtime.session.binding import Binding
 from bertonnx.runtime.session.memory import LastOut
 from bertonnx.runtime.session.placement import Placement
+from bertonnx.runtime.session.recorded import Recorded, Turns
 from bertonnx.runtime.session.session import Feeds
 from bertonnx.wording import Message
 
 __all__ = ["OrtSession", "create", "options_for"]
 
 _NO_MEMORY = re.compile(
-    r"Failed to allocate memory|out of memory|CUDA failure 2:|_ALLOC_FAILED|bad_alloc|bad allocation"
+    r"Failed to allocate memory|Available memory of \d+ is smaller than requested|out of memory"
+    r"|CUDA failure 2:|_ALLOC_FAILED|bad_alloc|bad allocation"
 )
 """What ONNX Runtime says where memory is short (bfc_arena.cc, cuda_call.cc, the C++ library)."""
 
@@ -55,6 +58,8 @@ class OrtSession:
         binding: runs the session on a GPU.
         unpadded: whether the graph was told that nothing is padded.
         placement: as above.
+        recorded: replays batches that come alone, on a GPU.
+        turns: keeps other runs from those meanwhile.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class OrtSession:
         binding: Binding | None = None,
         unpadded: bool = False,
         placement: Placement | None = None,
+        recorded: Recorded | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.provider = provider
         self.placement = placement
@@ -76,6 +83,8 @@ class OrtSession:
         self.outputs = tuple(item.name for item in session.get_outputs())
         self._session = session
         self._binding = binding
+        self._recorded = recorded
+        self._turns = turns or Turns()
         self._unpadded = unpadded
         self._widen = widen
         self._wide: Any = None
@@ -93,13 +102,18 @@ class OrtSession:
         session = self._wider() if alone else self._session
         try:
             if self._binding is not None:
-                return self._binding.run(outputs, feeds)
+                replayed = self._recorded.run(outputs, feeds) if alone and self._recorded else None
+                if replayed is not None:
+                    return replayed
+                with self._turns.together():
+                    return self._binding.run(outputs, feeds)
             results: list[npt.NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             if not _is_of_onnxruntime(error):
                 raise
             message = str(error) or type(error).__name__
             if _is_of_memory(error):
+                self._free_memory()
                 raise OutOfMemoryError(message) from error
             raise InferenceError(message) from error
         for name, array in zip(outputs, results, strict=True):
@@ -107,6 +121,12 @@ class OrtSession:
             if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.ndim:
                 raise ModelFileError("the model puts out no numbers as {name}", name=name)
         return results
+
+    def _free_memory(self) -> None:
+        if self._recorded is not None:
+            self._recorded.stop()
+        if self._binding is not None:
+            self._binding.untidy = True
 
     def _wider(self) -> Any:
         with self._lock:
@@ -167,6 +187,7 @@ def create(
             model = _prepared(options, real, file, stack, mapped=mapped)
             if unpadded and isinstance(model, bytes):
                 model = assume_unpadded(model) or model
+                model = device_form(model, file.data) or model
             # Its fallback would open the file with another provider, and say so on standard output only.
             session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
             _detach(real, file)

@@ -38,8 +38,8 @@ def sizes(intake: Intake, chunks: int, *, collected: bool = True) -> list[int]:
     [
         ("cpu", True, [32, 128, 512, 2048, 2048]),
         ("cpu", False, [2048, 2048]),
-        ("cuda", True, [256, 1024, 4096, 16_384, 16_384]),
-        ("cuda", False, [16_384, 16_384]),
+        ("cuda", True, [256, 1024, 4096, 16_384, 32_768, 32_768]),
+        ("cuda", False, [32_768, 32_768]),
     ],
 )
 def test_chunks_grow_fourfold(name: str, soon: bool, expected: list[int]) -> None:

@@ -17,7 +17,7 @@ from bertonnx.runtime.session.cuda_options import prepared, provider_options
 from bertonnx.runtime.session.problem import Problem
 from bertonnx.runtime.session.session import SessionOptions
 from bertonnx.wording import COMMAND_LINE, Install
-from tests.fake_cuda import CPU, CUDA, DRIVER_TOO_OLD, NO_DEVICE, OUT_OF_MEMORY, FakeRuntime
+from tests.fake_cuda import CPU, CUDA, DRIVER_TOO_OLD, LIMIT_REACHED, NO_DEVICE, OUT_OF_MEMORY, FakeRuntime
 
 GPU_BUILD = FakeRuntime([CUDA, CPU], [CPU])
 INSTALL = Install("gpu", upgrade=True)
@@ -219,6 +219,7 @@ def test_no_device(machine: Machine, driver: FakeDriver, error: str, monkeypatch
             "no kernels for the GPU",
         ),
         (OUT_OF_MEMORY, "the memory of the GPU does not suffice"),
+        (LIMIT_REACHED, "the memory of the GPU does not suffice"),
         ("CUDA failure 2: out of memory ; GPU=0", "the memory of the GPU does not suffice"),
         (
             "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED ; GPU=0",
@@ -259,6 +260,7 @@ def test_options() -> None:
     assert provider_options(SessionOptions()) == {
         "use_tf32": "0",
         "arena_extend_strategy": "kSameAsRequested",
+        "sdpa_kernel": "247",
     }
     chosen = provider_options(SessionOptions(tf32=True, gpu_memory=2.0))
     assert (chosen["use_tf32"], chosen["gpu_mem_limit"]) == ("1", "2147483648")
