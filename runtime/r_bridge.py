@@ -17,6 +17,7 @@ done by another thread, and answers `{"ok": True, "pending": Pending}` where it 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import threading
 import time
@@ -37,13 +38,13 @@ import numpy as np
 import bertonnx.source_weights as source_weights
 from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.runtime.golden import check
-from bertonnx.runtime.memory import give_back
 from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.modelfile.named_weights import Weight
 from bertonnx.runtime.options import Aggregation, DecodeOptions
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of
 from bertonnx.runtime.rows import Encoded, Row, as_rows, require_single
+from bertonnx.runtime.session.memory import trim
 from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
 from bertonnx.wording import Option, R
 
@@ -248,6 +249,12 @@ class Weights:
         return {"bytes": bytearray(np.asarray(values, "<f8").tobytes(order="F"))}
 
 
+def _give_back() -> None:
+    """Free what only cycles still hold, and let the C library return it: R's memory is this process's."""
+    gc.collect()
+    trim()
+
+
 class Handle:
     """An open model, as R holds it."""
 
@@ -257,7 +264,7 @@ class Handle:
     def __del__(self) -> None:
         # A run that is under way keeps its model; without one, this is the last that holds it.
         if self.__dict__.pop("_model", None) is not None:
-            give_back()
+            _give_back()
 
     @_answering
     def start(
@@ -337,7 +344,7 @@ class Handle:
     def close(self) -> Answer:
         """Let the model's threads and memory go."""
         self._model.close()
-        give_back()
+        _give_back()
         return {}
 
     def _tokenized(self, rows: Iterable[Row | RowError]) -> Generator[Encoded | RowError, None, None]:

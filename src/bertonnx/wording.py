@@ -150,6 +150,10 @@ class Method(Term):
         return face.method(self.name)
 
 
+_BROUGHT = "cpu"
+"""The extra that R's `bert_install()` brings where no other runtime is asked for."""
+
+
 @dataclass(frozen=True)
 class Install(Term):
     """What to type to install bertonnx with an extra.
@@ -282,7 +286,7 @@ class _R(_Python):
         extras = what.extra.split(",")
         flags = ("gpu", "export", "adapters")
         options = [f"{name} = TRUE" for name in flags if name in extras]
-        others = [extra for extra in extras if extra not in (*flags, "cpu", "")]
+        others = [extra for extra in extras if extra not in (*flags, _BROUGHT, "")]
         if others:
             options.append(f"extras = {self._literal(others if others[1:] else others[0])}")
         # An environment is always made anew, so that nothing has to be removed first.
