@@ -15,7 +15,7 @@ takes more of the time. Each case is a process of its own, and cases take turns:
   the model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone,
   once. One thread a worker.
 
-Jobs of more than 20,000 rows run once, on the most workers alone.
+Jobs of more than 20,000 rows run once, on the most workers alone; on fewer workers all run once.
 
 Measured, for each case: the engine's own start (`ray.init`, a session); a job of 100 rows (with it, all that
 starting takes: workers, imports, the model); the same without a model (what of it is the engine's); and the
@@ -298,10 +298,11 @@ def jobs(chosen: Any) -> list[tuple[Job, int]]:
     most = max(chosen.workers)
     found = []
     for workers in sorted(chosen.workers):
+        often = chosen.rounds if workers == most else 1
         for rows in sorted(chosen.rows):
             if rows <= LARGE or workers == most:
-                found += [(Job(kind, rows, workers), chosen.rounds if rows <= LARGE else 1) for kind in OURS]
-        found += [(Job(kind, 100, workers), chosen.rounds) for kind in OWN]
+                found += [(Job(kind, rows, workers), often if rows <= LARGE else 1) for kind in OURS]
+        found += [(Job(kind, 100, workers), often) for kind in OWN]
         found += [(Job(kind, chosen.peer_rows, workers), 1) for kind in PEERS]
     return found
 
@@ -319,8 +320,7 @@ def main() -> None:
     if chosen.page:
         write_page()
         return
-    model = exported(minilm(), "minilm-int8", "--quantize")
-    state = _state()
+    model, state = exported(minilm(), "minilm-int8", "--quantize"), _state()
     if chosen.anew:
         state.unlink(missing_ok=True)
     if chosen.kills:
@@ -354,14 +354,14 @@ def measured(wanted: Sequence[tuple[Job, int]], model: Path, state: Path, end: f
 
 def killed(kills: int, workers: int, model: Path, state: Path) -> None:
     """End workers in the middle of jobs, and count what became of the rows."""
+    killing = cache() / "clusters-job" / "killed"
     if not reference(LARGE).is_dir():
         case(Job("run", LARGE, workers), model)
     for kind in OURS[1:]:
         done, runs, problems = 0, 0, list[str]()
         while done < kills:
-            target = cache() / "clusters-job" / "killed"
-            found = _child(Job(kind, LARGE, workers), model, target, KILLS, seed=runs)
-            problem = ", ".join(found["failed"]) or difference(target, reference(LARGE), source(LARGE))
+            found = _child(Job(kind, LARGE, workers), model, killing, KILLS, seed=runs)
+            problem = ", ".join(found["failed"]) or difference(killing, reference(LARGE), source(LARGE))
             done, runs, problems = done + found["kills"], runs + 1, [*problems, *filter(None, [problem])]
             say(f"{kind}: {done} kills in {runs} jobs: {problem or 'every row once, bits equal'}")
         kept = _read(state)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,16 @@ def test_every_benchmark_has_its_line() -> None:
     page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     listed = {name.removesuffix(".py") for name in re.findall(r"^\| `([\w.]+)`", page, re.MULTILINE)}
     assert listed == (FILES | FOLDERS | {"r_bridge.R"}) - set(SHARED)
+
+
+def test_the_page_on_clusters_has_the_figures_of_the_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = BENCHMARKS / "results" / "clusters.json"
+    if not figures.is_file():
+        pytest.skip("python benchmarks/clusters.py has not run whole yet")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    clusters: Any = importlib.import_module("clusters")
+    page = clusters.page(json.loads(figures.read_text(encoding="utf-8")))
+    assert page in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8"), "say: clusters.py --page"
 
 
 @pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - set(SHARED)))
