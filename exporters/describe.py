@@ -63,6 +63,8 @@ def _source(source: Source) -> dict[str, str | None]:
     said = {"id": shown, "kind": source.kind, "revision": source.revision}
     if source.replica is not None:
         said["layout"] = source.replica.layout
+    if source.passed_over:
+        said["passed_over"] = ", ".join(source.passed_over)
     adapter = source.adapter
     if adapter is None:
         return said

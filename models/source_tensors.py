@@ -63,6 +63,7 @@ CHANGES: Registry[Change] = Registry(
         lambda array, shape: array.T.reshape(shape),
         lambda shape: tuple(reversed(shape)),
     ),
+    # A bias of heads: its numbers lie as joined heads have them, and only its axes are others.
     Change(
         "flattened",
         lambda array: array.reshape(-1),

@@ -231,6 +231,7 @@ def compare_weights(path: str, source: str) -> Answer:
         "allowed": [one.allowed for one in found],
         "same": ["yes" if one.ok else "" for one in found],
         "misplaced": [plain(one.misplaced) for one in found],
+        "turned": ["yes" if one.turned else "" for one in found],
     }
 
 

@@ -5,6 +5,7 @@
 #
 # A folder in tests/environments is such an environment: what it installs is in requirements.txt, and its tests
 # run there alone. Elsewhere they are skipped, and say so. torch, where one asks for it, comes by its exact version.
+# What is in alone.txt comes without what it asks for, where that would be another version of what is tested.
 set -eu
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -29,6 +30,9 @@ for given in "$@"; do
   [ -x "$own/bin/python" ] || "${PYTHON:-python3}" -m venv "$own"
   "$own/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
   "$own/bin/python" -m pip install --quiet --requirement "$folder/requirements.txt"
+  if [ -f "$folder/alone.txt" ]; then
+    "$own/bin/python" -m pip install --quiet --no-deps --requirement "$folder/alone.txt"
+  fi
   echo "environment $name"
   "$own/bin/python" -m pytest "$folder"
 done

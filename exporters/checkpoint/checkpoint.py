@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +163,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
     plan = replace(plan, pairs=pairs)
     notes = (
         *(source.replica.notes if source.replica is not None else ()),
+        *_passed_over(source),
         *plan.notes,
         *_weight_notes(loaded, plan.row, plan.embedding.used),
         *pair_notes,
@@ -179,6 +180,14 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         private_keys=account.private_keys,
         ignored_keys=account.ignored_keys,
     )
+
+
+def _passed_over(source: Source) -> Iterator[Message]:
+    if source.passed_over:
+        yield Message(
+            "PyTorch's weights are read; those of TensorFlow beside them are not: {names}",
+            names=", ".join(source.passed_over),
+        )
 
 
 def _sequence_limit(plan: _Plan, options: ExportOptions) -> int | None:

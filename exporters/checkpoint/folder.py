@@ -209,6 +209,17 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
     require_encoder(read_json(place / "config.json"), what)
 
 
+def require_small_tensorflow(what: str, folder: Path, trust: Trust) -> None:
+    """Refuse what the small files beside TensorFlow's weights rule out, where they are Hugging Face's.
+
+    Raises:
+        BertonnxError: as `require_small_files`.
+    """
+    config = folder / "config.json"
+    if config.is_file() and "model_type" in read_json(config):
+        require_small_files(what, folder, trust)
+
+
 def wanted_files(names: list[str], trust: Trust) -> tuple[list[str], list[str]]:
     """Return which of a model's files are wanted: the small ones, then weights; modules' folders included."""
     safe = _matches_any(_below(names, _root(names) or ""), _SAFE_WEIGHTS)

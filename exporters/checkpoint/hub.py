@@ -19,9 +19,10 @@ from bertonnx.exporters.checkpoint.folder import (
     file_names,
     require_files,
     require_small_files,
+    require_small_tensorflow,
     wanted_files,
 )
-from bertonnx.exporters.checkpoint.tensorflow.locate import locate
+from bertonnx.exporters.checkpoint.tensorflow.locate import locate_snapshot
 from bertonnx.exporters.checkpoint.tensorflow.locate import wanted as tensorflow_files
 from bertonnx.exporters.options import Trust
 from bertonnx.wording import Install, Message, said_by
@@ -74,12 +75,15 @@ def download(model: str, revision: str | None, trust: Trust) -> Path:
                 "local_files_only": True,
             }
             folder = Path(hub.snapshot_download(model, revision=revision, **least))
-            if locate(folder, trust) is None:
+            if locate_snapshot(folder, trust) is None:
                 _require_whole_cache(model, folder, trust)
             return folder
-        files = tensorflow_files(names, trust)
-        if files:
-            return Path(hub.snapshot_download(model, revision=revision, allow_patterns=files))
+        small, weights = tensorflow_files(model, names, trust)
+        if weights:
+            folder = Path(hub.snapshot_download(model, revision=revision, allow_patterns=small or weights))
+            require_small_tensorflow(model, folder, trust)
+            hub.snapshot_download(model, revision=folder.name, allow_patterns=weights)
+            return folder
         require_files(model, names, trust)
         small, weights = wanted_files(names, trust)
         folder = Path(hub.snapshot_download(model, revision=revision, allow_patterns=small))

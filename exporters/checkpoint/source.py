@@ -21,13 +21,13 @@ from bertonnx.exporters.checkpoint.folder import (
     file_names,
     has_base,
     model_folder,
-    read_json,
     require_files,
     require_small_files,
+    require_small_tensorflow,
 )
 from bertonnx.exporters.checkpoint.hub import download
 from bertonnx.exporters.checkpoint.module_list import LIST, read_list, require_known
-from bertonnx.exporters.checkpoint.tensorflow.locate import Located, locate
+from bertonnx.exporters.checkpoint.tensorflow.locate import Located, beside, locate, locate_snapshot
 from bertonnx.exporters.checkpoint.tensorflow.replica import Replica, replicate
 from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.wording import Call, Option
@@ -69,6 +69,11 @@ class Source:
         """Where config.json and the weights lie: of an adapter, those of its base model."""
         return model_folder(self.folder) if self.adapter is None else self.adapter.base
 
+    @property
+    def passed_over(self) -> list[str]:
+        """TensorFlow's weights beside those of PyTorch, which are read."""
+        return [] if self.located is not None else beside(self.model_folder)
+
 
 def resolve(
     source: str | os.PathLike[str],
@@ -108,7 +113,8 @@ def _found(source: str | os.PathLike[str], at: str | None, trust: Trust) -> Sour
     located = locate(path, trust)
     if located is not None:
         _require_no_revision(text, at)
-        return _tensorflow(Source(text, "tensorflow", None, located.folder, trust, located=located))
+        require_small_tensorflow(text, located.folder, trust)
+        return Source(text, "tensorflow", None, located.folder, trust, located=located)
     if path.is_dir():
         _require_no_revision(text, at)
         found = Source(text, _kind(path), None, path, trust)
@@ -117,9 +123,11 @@ def _found(source: str | os.PathLike[str], at: str | None, trust: Trust) -> Sour
     else:
         folder = download(text, at, trust)
         # The cache names a snapshot's folder after its commit.
-        found = Source(text, "hub", folder.name, folder, trust, located=locate(folder, trust))
-        if found.located is not None:
-            return _tensorflow(found)
+        located = locate_snapshot(folder, trust)
+        found = Source(text, "hub", folder.name, folder, trust, located=located)
+        if located is not None:
+            require_small_tensorflow(text, located.folder, trust)
+            return replace(found, folder=located.folder)
     try:
         require_files(text, file_names(found.folder), trust)
     except SourceError:
@@ -139,14 +147,6 @@ def _require_no_revision(text: str, at: str | None) -> None:
             folder=text,
             option=Option("revision"),
         )
-
-
-def _tensorflow(found: Source) -> Source:
-    """Refuse what the small files beside TensorFlow's weights rule out, where they are Hugging Face's."""
-    config = found.folder / "config.json"
-    if config.is_file() and "model_type" in read_json(config):
-        require_small_files(found.id, found.folder, found.trust)
-    return found
 
 
 @contextmanager

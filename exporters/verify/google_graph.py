@@ -1,8 +1,10 @@
-"""Google's BERT as TensorFlow computes it, over the variables of a checkpoint and by their own names.
+"""Google's BERT, ALBERT and ELECTRA as TensorFlow computes them, by the names of a checkpoint's variables.
 
-Written after `modeling.py` of https://github.com/google-research/bert (Devlin et al., 2018): the same
-variables, the same GELU by tanh unless told otherwise, the same constant for what is masked. It shares no
-reader and no names with the rest of this package, so that it can judge them.
+Written after `modeling.py` of https://github.com/google-research/bert (Devlin et al., 2018), of
+https://github.com/google-research/albert (Lan et al., 2019), and `model/modeling.py` and
+`run_pretraining.py` of https://github.com/google-research/electra (Clark et al., 2020): the same variables,
+the same GELU unless told otherwise, the same constant for what is masked. It shares no reader and no names
+with the rest of this package, so that it can judge them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GoogleGraph"]
+__all__ = ["AlbertGraph", "ElectraGraph", "GoogleGraph"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,17 @@ class GoogleGraph:
 
     def sequence(self, ids: Any, mask: Any, segments: Any) -> Any:
         """Return the last layer, float32 (batch, tokens, hidden), of int32 arrays (batch, tokens)."""
-        hidden = self._embedded(ids, segments)
-        adder = (1.0 - self.tf.cast(mask[:, None, None, :], self.tf.float32)) * -10000.0
+        hidden = self._embedded("bert/embeddings", ids, segments)
+        return self._layered("bert/encoder", hidden, mask)
+
+    def _layered(self, scope: str, hidden: Any, mask: Any) -> Any:
+        adder = self._adder(mask)
         for number in range(self.layers):
-            hidden = self._layer(f"bert/encoder/layer_{number}", hidden, adder)
+            hidden = self._layer(f"{scope}/layer_{number}", hidden, adder)
         return hidden
+
+    def _adder(self, mask: Any) -> Any:
+        return (1.0 - self.tf.cast(mask[:, None, None, :], self.tf.float32)) * -10000.0
 
     def pooled(self, sequence: Any) -> Any:
         """Return the first token, pooled, (batch, hidden)."""
@@ -47,10 +55,12 @@ class GoogleGraph:
 
     def words(self, sequence: Any) -> Any:
         """Return the logits of masked words, (batch, tokens, vocabulary)."""
-        hidden = self._act(self._dense("cls/predictions/transform/dense", sequence))
-        hidden = self._norm("cls/predictions/transform/LayerNorm", hidden)
-        table = self.variables["bert/embeddings/word_embeddings"]
-        return self.tf.einsum("bth,vh->btv", hidden, table) + self.variables["cls/predictions/output_bias"]
+        return self._words("cls/predictions/transform", "bert/embeddings", "cls/predictions", sequence)
+
+    def _words(self, transform: str, tables: str, head: str, sequence: Any) -> Any:
+        hidden = self._norm(f"{transform}/LayerNorm", self._act(self._dense(f"{transform}/dense", sequence)))
+        table = self.variables[f"{tables}/word_embeddings"]
+        return self.tf.einsum("bth,vh->btv", hidden, table) + self.variables[f"{head}/output_bias"]
 
     def next_sentence(self, sequence: Any) -> Any:
         """Return the logits of the next sentence, (batch, 2)."""
@@ -73,13 +83,12 @@ class GoogleGraph:
         weights = self.variables[f"{prefix}output_weights"]
         return self.tf.matmul(value, weights, transpose_b=True) + self.variables[f"{prefix}output_bias"]
 
-    def _embedded(self, ids: Any, segments: Any) -> Any:
+    def _embedded(self, scope: str, ids: Any, segments: Any) -> Any:
         tables = {
-            part: self.variables[f"bert/embeddings/{part}_embeddings"]
-            for part in ("word", "position", "token_type")
+            part: self.variables[f"{scope}/{part}_embeddings"] for part in ("word", "position", "token_type")
         }
         total = self.tf.gather(tables["word"], ids) + self.tf.gather(tables["token_type"], segments)
-        return self._norm("bert/embeddings/LayerNorm", total + tables["position"][None, : ids.shape[1]])
+        return self._norm(f"{scope}/LayerNorm", total + tables["position"][None, : ids.shape[1]])
 
     def _layer(self, name: str, hidden: Any, adder: Any) -> Any:
         mixed = self._dense(
@@ -114,3 +123,54 @@ class GoogleGraph:
             return 0.5 * value * (1.0 + self.tf.math.erf(value / math.sqrt(2.0)))
         inner = math.sqrt(2 / math.pi) * (value + 0.044715 * self.tf.pow(value, 3))
         return 0.5 * value * (1.0 + self.tf.tanh(inner))
+
+
+@dataclass(frozen=True)
+class AlbertGraph(GoogleGraph):
+    """An ALBERT, whose layers share their weights in groups."""
+
+    def sequence(self, ids: Any, mask: Any, segments: Any) -> Any:
+        """Return the last layer, float32 (batch, tokens, hidden), of int32 arrays (batch, tokens)."""
+        adder = self._adder(mask)
+        hidden = self._embedded("bert/embeddings", ids, segments)
+        hidden = self._dense("bert/encoder/embedding_hidden_mapping_in", hidden)
+        for number in range(self.layers):
+            group = f"bert/encoder/transformer/group_{number * self._count('group') // self.layers}"
+            for inner in range(self._count("inner_group")):
+                hidden = self._shared(f"{group}/inner_group_{inner}", hidden, adder)
+        return hidden
+
+    def _count(self, kind: str) -> int:
+        parts = {part for name in self.variables for part in name.split("/")}
+        return sum(part.startswith(f"{kind}_") for part in parts)
+
+    def _shared(self, name: str, hidden: Any, adder: Any) -> Any:
+        context = self._attention(f"{name}/attention_1/self", hidden, adder)
+        mixed = self._dense(f"{name}/attention_1/output/dense", context)
+        hidden = self._norm(f"{name}/LayerNorm", mixed + hidden)
+        inner = self._act(self._dense(f"{name}/ffn_1/intermediate/dense", hidden))
+        out = self._dense(f"{name}/ffn_1/intermediate/output/dense", inner)
+        return self._norm(f"{name}/LayerNorm_1", out + hidden)
+
+
+@dataclass(frozen=True)
+class ElectraGraph(GoogleGraph):
+    """One of ELECTRA's two encoders.
+
+    Attributes:
+        scope: "electra" for the discriminator, "generator" for the other, which has the same embeddings.
+    """
+
+    scope: str = "electra"
+
+    def sequence(self, ids: Any, mask: Any, segments: Any) -> Any:
+        """Return the last layer, float32 (batch, tokens, hidden), of int32 arrays (batch, tokens)."""
+        hidden = self._embedded("electra/embeddings", ids, segments)
+        if f"{self.scope}/embeddings_project/kernel" in self.variables:
+            hidden = self._dense(f"{self.scope}/embeddings_project", hidden)
+        return self._layered(f"{self.scope}/encoder", hidden, mask)
+
+    def words(self, sequence: Any) -> Any:
+        """Return the generator's logits of masked words, (batch, tokens, vocabulary)."""
+        head = "generator_predictions"
+        return self._words(head, "electra/embeddings", head, sequence)

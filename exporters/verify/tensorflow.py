@@ -5,12 +5,10 @@ Nothing that was read, renamed or turned for the export is used here, but the re
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import importlib.util
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.tensorflow.replica import Replica
 from bertonnx.exporters.options import ExportOptions
-from bertonnx.exporters.verify.google_graph import GoogleGraph
+from bertonnx.exporters.verify.google_graph import AlbertGraph, ElectraGraph, GoogleGraph
 from bertonnx.exporters.verify.independent import Answers, CannotCheckError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import Task
@@ -164,14 +162,21 @@ def _signature(wanted: _Wanted, names: Mapping[str, str]) -> Model:
     return run
 
 
-def _google(wanted: _Wanted) -> Model:
-    tf, config = wanted.tf, wanted.checkpoint.config
-    reader = tf.train.load_checkpoint(str(wanted.path))
-    used = [one.name for one in wanted.replica.tensors if one.became]
-    variables = {name.removeprefix("module/"): tf.constant(reader.get_tensor(name)) for name in used}
-    graph = GoogleGraph(
-        tf, variables, config.num_hidden_layers, config.num_attention_heads, str(config.hidden_act)
-    )
+def _google(kind: Callable[..., GoogleGraph]) -> Callable[[_Wanted], Model]:
+    """Return what opens a checkpoint of Google's, by the graph of its kind."""
+
+    def open_model(wanted: _Wanted) -> Model:
+        tf, config = wanted.tf, wanted.checkpoint.config
+        reader = tf.train.load_checkpoint(str(wanted.path))
+        used = [one.name for one in wanted.replica.tensors if one.became]
+        variables = {name.removeprefix("module/"): tf.constant(reader.get_tensor(name)) for name in used}
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        return _of_graph(kind(tf, variables, layers, heads, str(config.hidden_act)), wanted)
+
+    return open_model
+
+
+def _of_graph(graph: GoogleGraph, wanted: _Wanted) -> Model:
     heads: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
         "AutoModel": lambda last: {"last_hidden_state": last},
         "AutoModelForMaskedLM": lambda last: {"logits": graph.words(last)},
@@ -188,42 +193,6 @@ def _google(wanted: _Wanted) -> Model:
         return head(last)
 
     return run
-
-
-def _converted(loader: str, module: str) -> Callable[[_Wanted], Model]:
-    """Return transformers' own conversion, which reads with TensorFlow and computes with PyTorch."""
-
-    def open_model(wanted: _Wanted) -> Model:
-        import torch
-        import transformers
-
-        load = getattr(importlib.import_module(module), loader, None)
-        if load is None:
-            raise CannotCheckError(
-                Message(
-                    "transformers {version} has no conversion of its own for this kind, and version 4 has",
-                    version=transformers.__version__,
-                )
-            )
-        kind = (wanted.checkpoint.config.architectures or [""])[0]
-        whole = getattr(transformers, kind)(wanted.checkpoint.config).float().eval()
-        with contextlib.redirect_stdout(io.StringIO()):
-            load(whole, wanted.checkpoint.config, str(wanted.path))
-        headless = wanted.row.auto_class == "AutoModel"
-        model = whole.base_model if headless else whole
-
-        def run(feed: Feed) -> Mapping[str, Any]:
-            given = {name: torch.from_numpy(np.asarray(value, np.int64)) for name, value in feed.items()}
-            with torch.no_grad():
-                out = model(**given)
-            return {
-                name: out["prediction_logits"] if "prediction_logits" in out else out[name]
-                for name in wanted.outputs
-            }
-
-        return run
-
-    return open_model
 
 
 def _garden(wanted: _Wanted) -> Model:
@@ -318,11 +287,10 @@ def _named(wanted: _Wanted, out: Any) -> Mapping[str, Any]:
 
 _MODELS: Mapping[str, Callable[[_Wanted], Model]] = {
     "hugging-face": _hugging_face,
-    "google-bert": _google,
-    "google-albert": _converted("load_tf_weights_in_albert", "transformers.models.albert.modeling_albert"),
-    "google-electra": _converted(
-        "load_tf_weights_in_electra", "transformers.models.electra.modeling_electra"
-    ),
+    "google-bert": _google(GoogleGraph),
+    "google-albert": _google(AlbertGraph),
+    "google-electra": _google(ElectraGraph),
+    "google-electra-generator": _google(partial(ElectraGraph, scope="generator")),
     "model-garden": _garden,
     "keras-hub": _keras_hub,
 }

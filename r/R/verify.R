@@ -5,7 +5,7 @@
 #' export, says whether the file is signed and by whom, and predicts the same texts in Python and in R to compare them bit for bit.
 #'
 #' With `source`, the model is also compared with the TensorFlow checkpoint that it was exported from:
-#' tensor by tensor, by name and number, where one that stands in another's place is named; and by what
+#' tensor by tensor, by name and number, where one that stands in another's place or transposed is named; and by what
 #' a fresh export of that checkpoint, which is compared with PyTorch, predicts for the same texts.
 #'
 #' @param model A model, from [bert_load()].
@@ -42,11 +42,14 @@ verified_weights <- function(model, source, call) {
     all(ok) && any(compared),
     if (any(compared)) max(difference[compared]) else NA_real_,
     max(as.double(unlist(found$allowed))),
-    weights_detail(as.character(unlist(found$name)), ok, compared, as.character(unlist(found$misplaced)))
+    weights_detail(
+      as.character(unlist(found$name)), ok, compared,
+      as.character(unlist(found$misplaced)), nzchar(as.character(unlist(found$turned)))
+    )
   )
 }
 
-weights_detail <- function(names, ok, compared, misplaced) {
+weights_detail <- function(names, ok, compared, misplaced, turned) {
   if (all(ok)) {
     return(sprintf("%d tensors compared, of %d", sum(compared), length(names)))
   }
@@ -55,7 +58,10 @@ weights_detail <- function(names, ok, compared, misplaced) {
   wrong <- wrong[order(!nzchar(misplaced[wrong]))]
   first <- wrong[[1]]
   if (nzchar(misplaced[[first]])) {
-    return(sprintf("in place of %s stands %s (%d tensors differ)", names[[first]], misplaced[[first]], length(wrong)))
+    how <- if (turned[[first]]) ", transposed" else ""
+    return(
+      sprintf("in place of %s stands %s%s (%d tensors differ)", names[[first]], misplaced[[first]], how, length(wrong))
+    )
   }
   sprintf("%s differs (%d tensors differ)", names[[first]], length(wrong))
 }

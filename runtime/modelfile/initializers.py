@@ -13,9 +13,10 @@ import numpy.typing as npt
 from bertonnx.runtime.modelfile import wire
 from bertonnx.runtime.modelfile.wire import Readable, Span, fields, number_at
 
-__all__ = ["Initializer", "read_initializers"]
+__all__ = ["Initializer", "read_initializers", "read_products"]
 
 _DIMS = 1
+_INPUT, _NAME, _KIND = 1, 3, 4  # NodeProto
 _KINDS: Mapping[int, str] = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
 """Numbers of onnx.TensorProto.DataType."""
 
@@ -50,10 +51,26 @@ def read_initializers(path: Path) -> dict[str, Initializer]:
     return found
 
 
-def _spans(raw: Readable, whole: Span) -> Iterator[Span]:
+def read_products(path: Path) -> dict[str, str]:
+    """Return node -> what it multiplies with, of the matrix products of a file."""
+    data = np.memmap(path, np.uint8, "r")
+    raw: Any = data.data
+    found = {}
+    for span in _spans(raw, (0, len(data)), wire.NODE):
+        texts: dict[int, list[str]] = {}
+        for number, part in fields(raw, span):
+            if number in (_INPUT, _NAME, _KIND):
+                texts.setdefault(number, []).append(bytes(raw[slice(*part)]).decode())
+        inputs, name = texts.get(_INPUT, []), texts.get(_NAME, [""])[-1]
+        if texts.get(_KIND) == ["MatMul"] and len(inputs) > 1 and name:
+            found[name] = inputs[1]
+    return found
+
+
+def _spans(raw: Readable, whole: Span, wanted: int = wire.INITIALIZER) -> Iterator[Span]:
     for number, graph in fields(raw, whole):
         if number == wire.GRAPH:
-            yield from (span for kind, span in fields(raw, graph) if kind == wire.INITIALIZER)
+            yield from (span for kind, span in fields(raw, graph) if kind == wanted)
 
 
 def _initializer(raw: Readable, span: Span, data: npt.NDArray[np.uint8], path: Path) -> Initializer | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ModelFileError
-from bertonnx.models.card import PLACES_KEY, Card
+from bertonnx.models.card import PLACES_KEY
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.source_tensors import SourceTensor, change
-from bertonnx.runtime.modelfile.initializers import Initializer, read_initializers
+from bertonnx.runtime.modelfile.initializers import Initializer, read_initializers, read_products
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.wording import Call
 
-__all__ = ["Place", "Weight", "as_text", "read_weights", "stored_values"]
+__all__ = ["Place", "Weight", "as_text", "named_alike", "read_weights", "stored_values"]
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +77,11 @@ class Weight:
     exact: bool
     values: Array | None
 
+    @property
+    def source_tensor(self) -> SourceTensor:
+        """Its account, without a digest."""
+        return SourceTensor(self.name, self.shape, self.dtype, "", self.became, self.how)
+
 
 def as_text(places: list[Place]) -> str:
     """Return places as JSON, the same for the same places."""
@@ -119,11 +125,59 @@ def read_weights(path: Path) -> list[Weight]:
             path=path,
             why=error,
         ) from error
-    return _weights(card, places, read_initializers(path))
-
-
-def _weights(card: Card, places: Mapping[str, Place], there: Mapping[str, Initializer]) -> list[Weight]:
+    there = read_initializers(path)
     return [_weight(one, places, there) for one in card.tensors]
+
+
+def named_alike(path: Path, tensors: Sequence[SourceTensor]) -> list[Weight]:
+    """Return the weights of a file that keeps no account of them, by PyTorch's names in its graph.
+
+    Args:
+        path: the file.
+        tensors: of the checkpoint that it is compared with.
+
+    Raises:
+        ModelFileError: it cannot be read, is in INT8, or its weights have other names.
+    """
+    card = read_model_file(path).card
+    there = read_initializers(path)
+    places = {} if card.precision == "int8" else _by_names(there, read_products(path))
+    for one in tensors:
+        place, shape = _place_of(one, places), change(one.how).shape(one.shape)
+        if place is not None and place.shape != shape:
+            raise ModelFileError(
+                "{path} is of another size than the checkpoint: {name} has the shape {shape} there, and "
+                "{other} in the file",
+                path=path,
+                name=one.became,
+                shape=shape,
+                other=place.shape,
+            )
+    found = [_weight(one, places, there) for one in tensors]
+    if all(one.values is None for one in found):
+        raise ModelFileError(
+            "{path} keeps no account of its weights, and {why}; compare a file in fp32, or type: {call}",
+            path=path,
+            why="INT8 has joined and smoothed them" if card.precision == "int8" else "they have other names",
+            call=Call("export", "SOURCE"),
+        )
+    return found
+
+
+def _by_names(there: Mapping[str, Initializer], products: Mapping[str, str]) -> dict[str, Place]:
+    """Return the places of parameters that a graph names, itself or by the product that they are part of."""
+    places = {}
+    for own, one in there.items():
+        name = own.removesuffix("/float16")
+        places[name] = Place(name, one.shape, own)
+    for product, own in products.items():
+        # "/bert/pooler/dense/MatMul" multiplies with what PyTorch calls "bert.pooler.dense.weight"; where
+        # only the first token is wanted, it is "/bert/pooler/dense/MatMul_output_0/first/MatMul".
+        layer = re.sub(r"(/MatMul_output_0/\w+)?/MatMul$", "", product)
+        name = layer.strip("/").replace("/", ".") + ".weight"
+        if own in there and name not in places:
+            places[name] = Place(name, tuple(reversed(there[own].shape)), own, turned=True)
+    return places
 
 
 _NOT_THERE = "not in this file, as the task has no use for it or it is part of other numbers"
@@ -131,9 +185,13 @@ _HELD = ("float32", "float16", "bfloat16")
 """Kinds of numbers that float32 holds exactly."""
 
 
-def _weight(one: SourceTensor, places: Mapping[str, Place], there: Mapping[str, Initializer]) -> Weight:
+def _place_of(one: SourceTensor, places: Mapping[str, Place]) -> Place | None:
     # An encoder alone has no name of its own before the names of its parts.
-    place = places.get(one.became) or places.get(one.became.partition(".")[2])
+    return places.get(one.became) or places.get(one.became.partition(".")[2])
+
+
+def _weight(one: SourceTensor, places: Mapping[str, Place], there: Mapping[str, Initializer]) -> Weight:
+    place = _place_of(one, places)
     if not one.became or place is None or place.initializer not in there:
         how = f"{one.how}; {_NOT_THERE}" if one.became else one.how
         return Weight(one.name, one.shape, one.dtype, one.became, how, False, None)

@@ -15,7 +15,8 @@ import numpy as np
 
 from bertonnx.errors import SourceError
 from bertonnx.models.card import Card
-from bertonnx.runtime.modelfile.named_weights import Weight, read_weights
+from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.modelfile.named_weights import Weight, named_alike, read_weights
 
 __all__ = ["Difference", "compare_weights", "csv_of", "json_of", "weights"]
 
@@ -40,8 +41,11 @@ def weights(source: str | Path) -> list[Weight]:
         MissingDependencyError: h5py is not installed and needed.
     """
     path = Path(source).expanduser()
-    if path.suffix == ".onnx":
-        return read_weights(path)
+    return read_weights(path) if path.suffix == ".onnx" else _of_source(path, "")
+
+
+def _of_source(path: Path, layout: str) -> list[Weight]:
+    """Return the weights of a checkpoint, read as a kind of that name where it holds two models."""
     # Only those who look at checkpoints pay for importing what reads them.
     from bertonnx.exporters.checkpoint.tensorflow.account import open_account
     from bertonnx.exporters.checkpoint.tensorflow.locate import locate
@@ -52,12 +56,14 @@ def weights(source: str | Path) -> list[Weight]:
     if located is None:
         raise SourceError(
             "{source} is no TensorFlow checkpoint, nor a model file that was exported from one",
-            source=str(source),
+            source=str(path),
         )
     with tempfile.TemporaryDirectory(prefix="bertonnx-") as scratch:
         found, _ = read_tensors(located, Path(scratch))
-        layout = kind_of(str(source), found)
-        entries = open_account(str(source), found, layout, ("ExponentialMovingAverage",)).entries
+        kind = kind_of(str(path), found)
+        if kind.generator is not None and kind.generator.name == layout:
+            kind = kind.generator
+        entries = open_account(str(path), found, kind, ("ExponentialMovingAverage",)).entries
         return [_of_entry(one) for one in entries]
 
 
@@ -88,7 +94,9 @@ class Difference:
         difference: largest absolute difference; None where the file does not hold it.
         allowed: what its precision may make of it; 0 where it holds them exactly.
         ok: whether it is no further.
-        misplaced: name of the tensor of the source whose numbers stand in its place; "" for none.
+        misplaced: name of the tensor of the source whose numbers stand in its place, its own where they are
+            there and turned; "" for none.
+        turned: whether those stand there transposed.
     """
 
     name: str
@@ -98,20 +106,29 @@ class Difference:
     difference: float | None
     allowed: float
     ok: bool
-    misplaced: str
+    misplaced: str = ""
+    turned: bool = False
 
 
 def compare_weights(model: str | Path, source: str | Path) -> list[Difference]:
     """Return how the weights of a model file differ from those of a TensorFlow checkpoint, tensor by tensor.
 
-    A tensor that has another's numbers is told from one that was changed: swapped layers are the mistake that
-    is hardest to see.
+    A tensor that has another's numbers, or its own transposed, is told from one that was changed: swapped
+    layers are the mistake that is hardest to see.
+
+    A model file of the same model in PyTorch can be compared too, where it is in fp32 or fp16: its weights
+    are found by their names in PyTorch.
 
     Raises:
+        ModelFileError: the file's weights have other names, or are in INT8 and not made from a TensorFlow
+            checkpoint.
         BertonnxError: as `weights`.
     """
-    there = {one.became: one for one in weights(model) if one.became}
-    wanted = [one for one in weights(source) if one.became]
+    path, other = Path(model).expanduser(), Path(source).expanduser()
+    card = read_model_file(path).card
+    wanted = [one for one in _of_source(other, str(card.source.get("layout", ""))) if one.became]
+    held = read_weights(path) if card.tensors else named_alike(path, [one.source_tensor for one in wanted])
+    there = {one.became: one for one in held if one.became}
     by_shape: dict[tuple[int, ...], list[Weight]] = {}
     for one in wanted:
         by_shape.setdefault(one.shape, []).append(one)
@@ -121,23 +138,17 @@ def compare_weights(model: str | Path, source: str | Path) -> list[Difference]:
 def _difference(one: Weight, held: Weight | None, others: Sequence[Weight]) -> Difference:
     if held is None or held.values is None or one.values is None:
         # What a file folds into others is there in its predictions alone.
-        known = held is not None
-        return Difference(one.name, one.became, one.shape, False, None, 0.0, known, "")
+        return Difference(one.name, one.became, one.shape, False, None, 0.0, held is not None)
     if held.shape != one.shape:
-        return Difference(one.name, one.became, one.shape, held.exact, None, 0.0, False, "")
-    distance = _distance(held.values, one.values)
-    allowed = 0.0 if held.exact else 2 * _ALIKE * float(np.abs(one.values).max(initial=0.0))
+        return Difference(one.name, one.became, one.shape, held.exact, None, 0.0, False)
+    distance, allowed = _distance(held.values, one.values), _allowed(held, one.values)
     ok = distance <= allowed
-    return Difference(
-        one.name,
-        one.became,
-        one.shape,
-        held.exact,
-        distance,
-        allowed,
-        ok,
-        "" if ok else _whose(held, others, one),
-    )
+    misplaced, turned = ("", False) if ok else _whose(held, others, one)
+    return Difference(one.name, one.became, one.shape, held.exact, distance, allowed, ok, misplaced, turned)
+
+
+def _allowed(held: Weight, wanted: Any) -> float:
+    return 0.0 if held.exact else 2 * _ALIKE * float(np.abs(wanted).max(initial=0.0))
 
 
 def _distance(one: Any, other: Any) -> float:
@@ -146,16 +157,18 @@ def _distance(one: Any, other: Any) -> float:
         return float(np.abs(one - other).max(initial=0.0))
 
 
-def _whose(held: Weight, others: Sequence[Weight], own: Weight) -> str:
-    """Return the tensor of the source whose numbers these are; "" where they are nobody's."""
+def _whose(held: Weight, others: Sequence[Weight], own: Weight) -> tuple[str, bool]:
+    """Return the tensor of the source whose numbers these are, "" for none, and whether they are turned."""
     assert held.values is not None
-    for other in others:
-        if other.name != own.name and other.values is not None:
-            size = float(np.abs(other.values).max(initial=0.0))
-            distance = _distance(held.values, other.values)
-            if distance <= (0.0 if held.exact else 2 * _ALIKE * size):
-                return other.name
-    return ""
+    square = held.values.ndim == 2 and held.values.shape[0] == held.values.shape[1]
+    for turned in (False, True) if square else (False,):
+        for other in others:
+            if other.values is None or (other.name == own.name and not turned):
+                continue
+            wanted = other.values.T if turned else other.values
+            if _distance(held.values, wanted) <= _allowed(held, wanted):
+                return other.name, turned
+    return "", False
 
 
 _COLUMNS = ("name", "shape", "dtype", "sha256", "became", "how")

@@ -6,8 +6,9 @@ Both forms of checkpoints are such bundles, and so are the variables of a SavedM
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.tensorflow import object_graph
+from bertonnx.exporters.checkpoint.tensorflow.crc32c import crc32c, masked
 from bertonnx.exporters.checkpoint.tensorflow.sstable import DamagedError, entries, varint
 from bertonnx.exporters.checkpoint.tensorflow.stored import Stored
 from bertonnx.runtime.modelfile.wire import fields, number_at
@@ -32,6 +34,10 @@ _DTYPES: Mapping[int, str] = {
 """Numbers of tensorflow/core/framework/types.proto."""
 
 
+class SlicedError(Exception):
+    """A variable lies in slices; the argument is its name."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     key: str
@@ -40,10 +46,13 @@ class _Entry:
     shard: int
     offset: int
     size: int
+    crc: int
 
 
 def read_bundle(prefix: Path) -> list[Stored]:
     """Return the tensors of a checkpoint, by the name that each variable has, in the order of the keys.
+
+    The numbers of each are compared with their checksum when they are read.
 
     Args:
         prefix: the path before `.index`.
@@ -54,6 +63,13 @@ def read_bundle(prefix: Path) -> list[Stored]:
     index = prefix.with_name(f"{prefix.name}.index")
     try:
         shards, found = _entries(index.read_bytes())
+    except SlicedError as error:
+        raise CheckpointError(
+            "{index} is of a checkpoint whose variable {name} lies in slices, as it was partitioned when it "
+            "was saved; restore it in TensorFlow without a partitioner, and save it whole",
+            index=index,
+            name=error,
+        ) from error
     except (DamagedError, IndexError, ValueError, OSError) as error:
         raise CheckpointError(
             "{index} cannot be read as the index of a TensorFlow checkpoint: {why}; copy the checkpoint's "
@@ -62,14 +78,71 @@ def read_bundle(prefix: Path) -> list[Stored]:
             why=error,
         ) from error
     # Mapped, not read: the optimizer's slots, two thirds of a training checkpoint, cost nothing then.
-    files = _opened(data_files(prefix, shards))
+    paths = data_files(prefix, shards)
+    files = _opened(paths)
     stored = [_stored(entry, files, prefix) for entry in found]
-    names = _full_names(stored, index)
-    return [
-        replace(one, name=names.get(one.key, one.key), label=names.get(one.key, one.key))
-        for one in stored
-        if one.key != _GRAPH
-    ]
+    names = _full_names(stored, found, index)
+
+    def named(one: Stored, entry: _Entry) -> Stored:
+        label = names.get(one.key, one.key)
+        raw = files[entry.shard][entry.offset : entry.offset + entry.size]
+        checked = _checked(one.read, raw, _Sum(entry, label, paths[entry.shard]))
+        return replace(one, name=label, label=label, read=checked)
+
+    return [named(one, entry) for one, entry in zip(stored, found, strict=True) if one.key != _GRAPH]
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """What is said where numbers and checksum of an entry do not agree.
+
+    Attributes:
+        entry: of the index.
+        label: the variable's name.
+        path: the file of its numbers.
+    """
+
+    entry: _Entry
+    label: str
+    path: Path
+
+    def require(self, raw: npt.NDArray[np.uint8]) -> None:
+        """Compare.
+
+        Raises:
+            CheckpointError: they differ.
+        """
+        found = _sum_of_texts(raw, self.entry) if self.entry.dtype == "string" else crc32c(raw)
+        if masked(found) != self.entry.crc:
+            raise CheckpointError(
+                "{path} is damaged: the checksum of {label} is wrong; copy the checkpoint's files again",
+                path=self.path,
+                label=self.label,
+            )
+
+
+def _checked(
+    read: Callable[[], npt.NDArray[Any]], raw: npt.NDArray[np.uint8], check: _Sum
+) -> Callable[[], npt.NDArray[Any]]:
+    done = False
+
+    def checked() -> npt.NDArray[Any]:
+        nonlocal done
+        if not done:
+            check.require(raw)
+            done = True
+        return read()
+
+    return checked
+
+
+def _sum_of_texts(raw: npt.NDArray[np.uint8], entry: _Entry) -> int:
+    """Return the sum of a tensor of texts: of their lengths as fixed numbers, the lengths' sum, the texts."""
+    data, place, found = raw.tobytes(), 0, 0
+    for _ in range(math.prod(entry.shape)):
+        length, place = varint(data, place)
+        found = crc32c(length.to_bytes(4 if length < 1 << 32 else 8, "little"), found)
+    return crc32c(data[place:], found)
 
 
 def data_files(prefix: Path, shards: int) -> list[Path]:
@@ -120,21 +193,21 @@ def _header(value: bytes) -> int:
 
 def _entry(key: str, value: bytes) -> _Entry:
     found = {1: 0, 3: 0, 4: 0, 5: 0}
+    crc = 0
     shape: tuple[int, ...] = ()
     for number, (start, end) in fields(value, (0, len(value))):
         if number in found:
             found[number] = number_at(value, (start, end))
         elif number == 2:
             shape = _shape(value[start:end])
+        elif number == 6:
+            crc = int.from_bytes(value[start:end], "little")
         elif number == 7:
-            raise DamagedError(
-                f"the variable {key} lies in slices (it was partitioned when it was saved); restore it "
-                "without a partitioner in TensorFlow and save it whole"
-            )
+            raise SlicedError(key)
     dtype = _DTYPES.get(found[1], f"type {found[1]}")
     if dtype not in _DTYPES.values():
         raise DamagedError(f"{key} holds numbers of a kind that no BERT has ({dtype})")
-    return _Entry(key, dtype, shape, found[3], found[4], found[5])
+    return _Entry(key, dtype, shape, found[3], found[4], found[5], crc)
 
 
 def _shape(value: bytes) -> tuple[int, ...]:
@@ -209,13 +282,18 @@ def _stored(entry: _Entry, files: list[npt.NDArray[np.uint8]], prefix: Path) -> 
     return found
 
 
-def _full_names(stored: list[Stored], index: Path) -> Mapping[str, str]:
+def _full_names(stored: list[Stored], found: list[_Entry], index: Path) -> Mapping[str, str]:
     """Return key -> the variable's full name, where the checkpoint keeps a graph of its objects."""
-    graph = next((one for one in stored if one.key == _GRAPH), None)
-    if graph is None:
+    graphs = [pair for pair in zip(stored, found, strict=True) if pair[0].key == _GRAPH]
+    if not graphs:
         return {}
+    one, entry = graphs[0]
     try:
-        return object_graph.full_names(_text(bytes(graph.read())))
+        raw = one.read()
+        # A changed letter would give a variable another's name.
+        if masked(_sum_of_texts(raw, entry)) != entry.crc:
+            raise DamagedError("its checksum is wrong")
+        return object_graph.full_names(_text(raw.tobytes()))
     except (DamagedError, IndexError, ValueError) as error:
         raise CheckpointError(
             "{index} names its variables in a graph of objects that is damaged ({why}); copy the "

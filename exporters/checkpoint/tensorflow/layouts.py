@@ -7,7 +7,7 @@ first that fits holds. What no rule names is an error (`account`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bertonnx.exporters.checkpoint.tensorflow.stored import Stored
@@ -65,10 +65,12 @@ class Layout:
         marks: a pattern that one of its names has, and no other kind's.
         rules: from its names to PyTorch's.
         activation: `hidden_act` of what trained it, where its files do not say; "" where they must.
+        authors: the GELU that its authors' own code means by "gelu", where it is another one than that.
         rename: what is done to a name before the rules are tried.
         prepare: what is done to all names before that, where one says what another means.
         words: what its head of masked words has otherwise than its encoder; None for the same.
         leaves: patterns of what belongs to no model that is exported, with the reason.
+        generator: the kind that is read in its place for masked words; None for this one.
     """
 
     name: str
@@ -77,10 +79,12 @@ class Layout:
     marks: re.Pattern[str]
     rules: tuple[Rule, ...]
     activation: str = ""
+    authors: str = ""
     rename: Callable[[str], str] = lambda name: name
     prepare: Callable[[Sequence[Stored]], Sequence[Stored]] = lambda found: found
     words: WordHead | None = None
     leaves: Sequence[tuple[re.Pattern[str], str]] = ()
+    generator: Layout | None = None
 
     def placed(self, one: Stored) -> Placed | None:
         """Return where a tensor goes; None where no rule names it."""
@@ -198,6 +202,7 @@ _GOOGLE = Layout(
         *((rf"((?:bert|cls)/{pattern[1:]}", name, how) for pattern, name, how in _KERNELS),
     ),
     activation="gelu",
+    authors="gelu_new",
     rename=_google_name,
 )
 
@@ -265,27 +270,69 @@ def _electra_name(name: str) -> str:
     return re.sub(r"/layer_(\d+)/", r"/layer/\1/", name)
 
 
+_ELECTRA_TABLES = (r"(electra/embeddings/(?:word|position|token_type)_embeddings)", r"\1/weight", COPIED)
+
+_GENERATOR = Layout(
+    "google-electra-generator",
+    "the generator of Google's ELECTRA",
+    family="electra",
+    # Read where it is asked for: its names lie in the same files as the discriminator's.
+    marks=re.compile(r"^generator/encoder/layer_\d+/attention/self/"),
+    rules=_rules(
+        (r"generator_predictions/output_bias", "generator_lm_head/bias", COPIED),
+        _ELECTRA_TABLES,
+        *_of_parts(
+            (
+                # It has the discriminator's tables, with the layer normalization behind them.
+                (r"electra/embeddings/LayerNorm", "electra/embeddings/LayerNorm"),
+                (r"generator/(embeddings_project|encoder/.*)", r"electra/\1"),
+                (r"generator_predictions/(dense|LayerNorm)", r"generator_predictions/\1"),
+            )
+        ),
+    ),
+    activation="gelu",
+    rename=_electra_name,
+    leaves=(
+        (
+            re.compile(r"electra/(encoder|embeddings_project)/.*|discriminator_predictions/.*"),
+            "the discriminator, which has no part in masked words",
+        ),
+    ),
+)
+
 _ELECTRA = Layout(
     "google-electra",
     "a checkpoint of Google's ELECTRA",
     family="electra",
     marks=re.compile(r"^electra/encoder/layer_\d+/attention/self/"),
     rules=_rules(
-        (r"discriminator_predictions/dense_1/(.*)", r"discriminator_predictions/dense_prediction/\1", COPIED),
-        (r"(electra/embeddings/(?:word|position|token_type)_embeddings)", r"\1/weight", COPIED),
-        *(
-            (rf"((?:electra|discriminator_predictions)/{pattern[1:]}", name, how)
-            for pattern, name, how in _KERNELS
+        _ELECTRA_TABLES,
+        *_of_parts(
+            (
+                (r"discriminator_predictions/dense_1", "discriminator_predictions/dense_prediction"),
+                (r"(electra|discriminator_predictions)/(.*)", r"\1/\2"),
+            )
         ),
     ),
+    # By erf in its authors' code too.
     activation="gelu",
     rename=_electra_name,
-    leaves=((re.compile(r"generator(_predictions)?/.*"), "the generator, which only pre-training has"),),
+    leaves=((re.compile(r"generator(_predictions)?/.*"), "the generator, which is for masked words alone"),),
+    generator=_GENERATOR,
 )
 
 
 _LAYER = r"bert/encoder/layer/\1"
 _GARDEN_SCOPE = r"(?:.*/)?"
+
+
+def _attention(names: Mapping[str, str], endings: tuple[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield rules of Keras' attention, whose kernels have an axis of heads, and its biases too."""
+    for part, name in names.items():
+        inner = part != "output"
+        target = f"{_LAYER}/attention/{f'self/{part}' if inner else 'output/dense'}"
+        yield f"{name}/{endings[0]}", f"{target}/weight", HEADS_IN if inner else HEADS_OUT
+        yield f"{name}/{endings[1]}", f"{target}/bias", FLATTENED if inner else COPIED
 
 
 def _garden_rules() -> tuple[tuple[str, str, str], ...]:
@@ -298,17 +345,10 @@ def _garden_rules() -> tuple[tuple[str, str, str], ...]:
             ("type_embeddings", "token_type_embeddings"),
         )
     ]
-    for part in ("query", "key", "value"):
-        target = f"{_LAYER}/attention/self/{part}"
-        rows += [
-            (rf"{block}/self_attention/{part}/kernel", f"{target}/weight", HEADS_IN),
-            (rf"{block}/self_attention/{part}/bias", f"{target}/bias", FLATTENED),
-        ]
+    mine = rf"{block}/self_attention"
+    names = {part: f"{mine}/{part}" for part in ("query", "key", "value")}
+    rows += _attention({**names, "output": f"{mine}/attention_output"}, ("kernel", "bias"))
     out = f"{_LAYER}/attention/output"
-    rows += [
-        (rf"{block}/self_attention/attention_output/kernel", f"{out}/dense/weight", HEADS_OUT),
-        (rf"{block}/self_attention/attention_output/bias", f"{out}/dense/bias", COPIED),
-    ]
     rows += _of_parts(
         (
             (rf"{block}/self_attention_layer_norm", f"{out}/LayerNorm"),
@@ -365,18 +405,9 @@ def _keras_hub_rules() -> tuple[tuple[str, str, str], ...]:
             ("embedding", "token_type_embeddings"),
         )
     ]
-    attention = f"{_LAYER}/attention"
-    for part in ("query", "key", "value"):
-        mine = rf"{_HUB_LAYER}/_self_attention_layer/{part}_dense/vars"
-        rows += [
-            (f"{mine}/0", f"{attention}/self/{part}/weight", HEADS_IN),
-            (f"{mine}/1", f"{attention}/self/{part}/bias", FLATTENED),
-        ]
-    mine = rf"{_HUB_LAYER}/_self_attention_layer/output_dense/vars"
-    rows += [
-        (f"{mine}/0", f"{attention}/output/dense/weight", HEADS_OUT),
-        (f"{mine}/1", f"{attention}/output/dense/bias", COPIED),
-    ]
+    mine, attention = rf"{_HUB_LAYER}/_self_attention_layer", f"{_LAYER}/attention"
+    parts = ("query", "key", "value", "output")
+    rows += _attention({part: f"{mine}/{part}_dense" for part in parts}, ("vars/0", "vars/1"))
     for layer, target, how in (
         (rf"{_HUB_LAYER}/_self_attention_layer_norm", f"{attention}/output/LayerNorm", COPIED),
         (rf"{_HUB_LAYER}/_feedforward_intermediate_dense", f"{_LAYER}/intermediate/dense", TRANSPOSED),

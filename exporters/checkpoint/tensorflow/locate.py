@@ -13,7 +13,7 @@ from bertonnx.errors import CheckpointError, SourceError
 from bertonnx.exporters.options import Trust
 from bertonnx.wording import Call
 
-__all__ = ["Located", "beside", "locate", "wanted"]
+__all__ = ["Located", "beside", "locate", "locate_snapshot", "wanted"]
 
 _ORDINARY = (
     "model.safetensors",
@@ -22,6 +22,7 @@ _ORDINARY = (
     "adapter_config.json",
 )
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+_SENTENCE = "modules.json"
 _INDEX, _DATA = ".index", re.compile(r"\.data-\d{5}-of-\d{5}$")
 _HDF5 = (".h5", ".hdf5")
 
@@ -61,7 +62,8 @@ def locate(path: Path, trust: Trust) -> Located | None:
         CheckpointError: a part is missing.
     """
     if path.is_dir():
-        if _any(path, _ORDINARY) or (trust.allow_pickle and _any(path, _PICKLED)):
+        # One of Sentence-Transformers is more than its weights: read with its modules, or not at all.
+        if _any(path, (*_ORDINARY, _SENTENCE)) or (trust.allow_pickle and _any(path, _PICKLED)):
             return None
         return _in_folder(path)
     return _of_file(path)
@@ -74,27 +76,61 @@ def beside(folder: Path) -> list[str]:
     )
 
 
-def wanted(names: Sequence[str], trust: Trust) -> list[str]:
-    """Return which files of a Hub model make its TensorFlow checkpoint: all weights and what lies beside.
+def locate_snapshot(folder: Path, trust: Trust) -> Located | None:
+    """Return the TensorFlow checkpoint of a Hub model's folder, which may lie in a folder of its own there.
+
+    Raises:
+        SourceError, CheckpointError: as `locate`.
+    """
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    home = _home(str(folder), names, trust)
+    return None if home is None else locate(folder / home, trust)
+
+
+def wanted(what: str, names: Sequence[str], trust: Trust) -> tuple[list[str], list[str]]:
+    """Return which files of a Hub model make its TensorFlow checkpoint: the small ones, then all weights.
 
     None where PyTorch's weights come first, as in `locate`.
+
+    Raises:
+        SourceError: it has several, in folders of their own.
     """
-    first = (*_ORDINARY, *(_PICKLED if trust.allow_pickle else ()))
-    if any(fnmatchcase(name, pattern) for name in names for pattern in first):
-        return []
-    tops = [name for name in names if "/" not in name]
-    weights = [
-        name
-        for name in names
-        if _DATA.search(name)
-        or name.endswith((_INDEX, ".keras", "saved_model.pb"))
-        or (name in tops and name.endswith((*_HDF5, ".h5.index.json")))
-    ]
-    if not weights:
-        return []
+    home = _home(what, names, trust)
+    if home is None:
+        return [], []
+    start = f"{home}/" if home else ""
+    inner = [name.removeprefix(start) for name in names if name.startswith(start)]
+    tops = [name for name in inner if "/" not in name]
     small = [name for name in tops if name.endswith((".json", ".txt", ".model"))]
-    assets = [name for name in names if "assets/" in name]
-    return list(dict.fromkeys([*small, *assets, *weights]))
+    assets = [name for name in inner if "assets/" in name]
+    weights = [name for name in inner if _DATA.search(name) or _is_weights(name)]
+    below = [name for name in weights if "/" not in name or "variables/" in name or "saved_model" in name]
+    return [start + name for name in dict.fromkeys((*small, *assets))], [start + name for name in below]
+
+
+def _home(what: str, names: Sequence[str], trust: Trust) -> str | None:
+    """Return the folder of a model's TensorFlow checkpoint, "" for its own; None where none is to be read."""
+    first = (*_ORDINARY, *(_PICKLED if trust.allow_pickle else ()))
+    if _SENTENCE in names or any(fnmatchcase(name, pattern) for name in names for pattern in first):
+        return None
+    homes = sorted({_parent(name) for name in names if _is_weights(name) and "assets/" not in name})
+    if "" in homes or len(homes) < 2:
+        return "" if "" in homes else next(iter(homes), None)
+    raise SourceError(
+        "{what} has TensorFlow checkpoints in several folders ({homes}); download the one that is meant, and "
+        "type its folder",
+        what=what,
+        homes=", ".join(homes),
+    )
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((_INDEX, ".keras", "saved_model.pb", *_HDF5, ".h5.index.json"))
+
+
+def _parent(name: str) -> str:
+    # A SavedModel is a folder, which transformers puts into another, with a number.
+    return re.sub(r"(^|/)(saved_model/\d+/)?(variables/)?[^/]*$", "", name)
 
 
 def _any(folder: Path, patterns: Sequence[str]) -> bool:
@@ -119,6 +155,8 @@ def _of_file(path: Path) -> Located | None:
             path=path,
             file=index.name,
         )
+    if not path.exists() and path.with_name(f"{name}.meta").is_file():
+        raise _graph_alone(path.with_name(f"{name}.meta"))
     if not path.is_file():
         return None
     if name == "saved_model.pb":
@@ -127,13 +165,23 @@ def _of_file(path: Path) -> Located | None:
         return Located("archive", (path,), path.parent)
     if name.endswith(_HDF5):
         return Located("hdf5", (path,), path.parent)
-    if name.endswith((".ckpt", ".meta")):
+    if name.endswith(".meta"):
+        raise _graph_alone(path)
+    if name.endswith(".ckpt"):
         raise SourceError(
             "{path} is no checkpoint that can be read: those of TensorFlow are files that end in .index and "
             ".data-00000-of-00001, and older ones are to be saved again with tf.compat.v1.train.Saver",
             path=path,
         )
     return None
+
+
+def _graph_alone(path: Path) -> SourceError:
+    return SourceError(
+        "{path} holds a graph of TensorFlow without its weights, which are in the files that end in .index "
+        "and .data-00000-of-00001; copy these into its folder, and type how their names begin",
+        path=path,
+    )
 
 
 def _in_folder(folder: Path) -> Located | None:
@@ -163,8 +211,12 @@ def _lone_file(folder: Path) -> Located | None:
         raise _several(folder, [path.name for path in others])
     if others:
         return Located("archive" if others[0].suffix == ".keras" else "hdf5", (others[0],), folder)
-    lost = next((path for path in sorted(folder.iterdir()) if _DATA.search(path.name)), None)
-    return None if lost is None else _of_file(folder / _DATA.sub("", lost.name))
+    names = sorted(path.name for path in folder.iterdir())
+    lost = next((name for name in names if _DATA.search(name)), None)
+    if lost is not None:
+        return _of_file(folder / _DATA.sub("", lost))
+    alone = next((name for name in names if name.endswith((".meta", ".ckpt"))), None)
+    return None if alone is None else _of_file(folder / alone)
 
 
 def _shards(folder: Path, files: Sequence[Path]) -> Sequence[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.tensorflow.account import Account, open_account
-from bertonnx.exporters.checkpoint.tensorflow.layouts import WordHead
+from bertonnx.exporters.checkpoint.tensorflow.layouts import Layout, WordHead
 from bertonnx.exporters.checkpoint.tensorflow.locate import Located
 from bertonnx.exporters.checkpoint.tensorflow.reading import kind_of, read_tensors
 from bertonnx.exporters.checkpoint.tensorflow.sizes import draw
@@ -80,7 +80,7 @@ def replicate(what: str, located: Located, into: Path, options: ExportOptions) -
     scratch = into / "source"
     scratch.mkdir()
     found, folder = read_tensors(located, scratch)
-    layout = kind_of(what, found)
+    layout = _read_as(kind_of(what, found), options)
     account = open_account(what, found, layout, options.ignore_keys)
     shapes = {name: one.shape for name, one in account.placed.items()}
     drawn = draw(layout, folder, shapes, _heads(account))
@@ -93,10 +93,16 @@ def replicate(what: str, located: Located, into: Path, options: ExportOptions) -
     notes += _labelled(config, architecture, account, options)
     notes += copy_tokenizer(list(dict.fromkeys((folder, located.folder))), into, config)
     config["architectures"] = [architecture]
-    _settle(account, config, architecture)
+    _settle(account, config, architecture, named=not layout.family)
     (into / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     tensors = _write(account, into / "model.safetensors")
     return Replica(located, layout.name, tensors, (*_said(tensors, layout.title), *notes), layout.words)
+
+
+def _read_as(layout: Layout, options: ExportOptions) -> Layout:
+    """Return the kind that is read for the task that was asked for."""
+    words = options.task is not None and "ForMaskedLM" in TASKS[options.task].architectures
+    return layout.generator if words and layout.generator is not None else layout
 
 
 def _said(tensors: tuple[SourceTensor, ...], title: str) -> tuple[Message, ...]:
@@ -152,6 +158,14 @@ def _labelled(
     named = config.get("id2label")
     if isinstance(named, Mapping) and len(named) == count:
         return []
+    if isinstance(named, Mapping) and options.labels is None:
+        raise CheckpointError(
+            "config.json names {named} labels, and the head tells {count} apart; correct id2label, or add "
+            "{option}",
+            named=len(named),
+            count=count,
+            option=Option("labels", "FILE"),
+        )
     config["id2label"] = {str(number): f"LABEL_{number}" for number in range(count)}
     config["label2id"] = {f"LABEL_{number}": number for number in range(count)}
     config.pop("num_labels", None)
@@ -167,8 +181,8 @@ def _labelled(
     ]
 
 
-def _settle(account: Account, config: Mapping[str, Any], architecture: str) -> None:
-    """Compare the tensors with what transformers' class has."""
+def _settle(account: Account, config: Mapping[str, Any], architecture: str, *, named: bool) -> None:
+    """Compare the tensors with what transformers' class has; their own names say what they are, or not."""
     # Asked of transformers itself, so that what it needs in this version is what is compared.
     model = _empty(config, architecture)
     prefix = f"{model.base_model_prefix}."
@@ -178,7 +192,7 @@ def _settle(account: Account, config: Mapping[str, Any], architecture: str) -> N
         for name, value in model.state_dict().items()
         if not name.endswith(("position_ids", "token_type_ids"))
     }
-    if "qa_outputs.weight" in wanted:
+    if "qa_outputs.weight" in wanted and not named:
         account.rename({_CLASSIFIER + end: f"qa_outputs.{end}" for end in ("weight", "bias")})
     tied = {
         name

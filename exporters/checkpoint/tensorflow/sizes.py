@@ -67,6 +67,15 @@ def draw(layout: Layout, folder: Path, shapes: Shapes, heads: int | None) -> Dra
     """
     file, own = _own(folder)
     family = layout.family or str((own or {}).get("model_type") or _family(shapes))
+    named = (own or {}).get("model_type", family)
+    if named != family:
+        raise CheckpointError(
+            "{file} is of a {named} model, and the weights are those of {title}; put the configuration that "
+            "belongs to the weights beside them",
+            file=file,
+            named=named,
+            title=layout.title,
+        )
     if not family or (own is None and family not in _SIZES):
         raise CheckpointError(
             "{folder} has no config.json, which says what kind of model the weights are; put the one that "
@@ -80,6 +89,12 @@ def draw(layout: Layout, folder: Path, shapes: Shapes, heads: int | None) -> Dra
     config = {"model_type": family, **derived, **(own or {})}
     if family not in _SIZES:
         return Drawn(config, _architecture(config, family, shapes), ())
+    if "num_hidden_layers" not in {*config, *(key for key, _, _ in _SIZES[family])}:
+        raise CheckpointError(
+            "nothing in {folder} says how many layers the model has, which share their weights; put the "
+            "configuration that belongs to them, which says it as num_hidden_layers, beside them",
+            folder=folder,
+        )
     notes = [*_heads(config, folder), *_gelu(config, layout)]
     # Of all these kinds; transformers has another default for ELECTRA's relatives.
     config.setdefault("layer_norm_eps", 1e-12)
@@ -208,8 +223,8 @@ def _heads(config: dict[str, Any], folder: Path) -> list[Message]:
     config["num_attention_heads"] = size // _PER_HEAD
     return [
         Message(
-            "{heads} heads of attention, {each} numbers each as all published models have; no configuration "
-            "beside the weights says it",
+            "heads of attention: {heads}, of {each} numbers each as all published models have; no "
+            "configuration beside the weights says it",
             heads=size // _PER_HEAD,
             each=_PER_HEAD,
         )
@@ -226,13 +241,13 @@ def _gelu(config: dict[str, Any], layout: Layout) -> list[Message]:
         config["hidden_act"] = "gelu_new"
         return [Message("GELU by tanh (gelu_new), as {title} computes it", title=layout.title)]
     config.setdefault("hidden_act", layout.activation)
-    if config["hidden_act"] != "gelu":
+    if config["hidden_act"] != "gelu" or not layout.authors:
         return []
     return [
         Message(
             "GELU by erf, as Hugging Face reads {title}; {option} is by tanh, as Google's own code",
             title=layout.title,
-            option=Option("activation", "gelu_new"),
+            option=Option("activation", layout.authors),
         )
     ]
 
@@ -246,6 +261,10 @@ _CLASSES: Mapping[str, str] = {
 
 def _architecture(config: Mapping[str, Any], family: str, shapes: Shapes) -> str:
     """Return the class that config.json names, or that has the heads that are there."""
+    tops = {name.split(".")[0] for name in shapes}
+    # Read in another's place, whose class a configuration beside it names.
+    if "generator_lm_head" in tops:
+        return "ElectraForMaskedLM"
     named = config.get("architectures")
     if isinstance(named, list) and named and isinstance(named[0], str):
         return named[0].removeprefix("TF")
@@ -253,7 +272,6 @@ def _architecture(config: Mapping[str, Any], family: str, shapes: Shapes) -> str
     if not start:
         return ""
     # By the heads that are there: no TensorFlow checkpoint but Hugging Face's names its class.
-    tops = {name.split(".")[0] for name in shapes}
     words = {"cls", "predictions"} & tops
     if words and (
         "sop_classifier" in tops or any(name.startswith("cls.seq_relationship.") for name in shapes)

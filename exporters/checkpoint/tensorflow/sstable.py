@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bertonnx.exporters.checkpoint.tensorflow.crc32c import crc32c, masked
+
 __all__ = ["DamagedError", "entries"]
 
 _MAGIC = 0xDB4775248B80FB57
@@ -71,7 +73,7 @@ def _block(data: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]
     content = data[offset:end]
     # TensorFlow checks it too; a flipped bit in a shape or an offset would give other weights.
     wanted = int.from_bytes(data[end + 1 : end + _TRAILER], "little")
-    if _masked(_crc32c(data[offset : end + 1])) != wanted:
+    if masked(crc32c(data[offset : end + 1])) != wanted:
         raise DamagedError("the checksum of a block is wrong, so it was damaged")
     restarts = int.from_bytes(content[-4:], "little")
     limit = len(content) - 4 - 4 * restarts
@@ -112,27 +114,3 @@ def varint(data: bytes, place: int) -> tuple[int, int]:
                 break
             return value, place + count + 1
     raise DamagedError("a number in it takes more than 64 bits")
-
-
-def _table() -> tuple[int, ...]:
-    numbers = []
-    for number in range(256):
-        for _ in range(8):
-            number = number >> 1 ^ (0x82F63B78 if number & 1 else 0)
-        numbers.append(number)
-    return tuple(numbers)
-
-
-_TABLE = _table()
-
-
-def _crc32c(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
-
-
-def _masked(crc: int) -> int:
-    """Return a checksum as LevelDB stores it."""
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -28,7 +28,6 @@ _VOCABULARIES = (
 )
 _PIECES = ("spiece.model", "*.model", "assets/*.model", "assets/*/*.model")
 _SPECIAL = re.compile(r"\[[A-Z]+\d*\]|<[^>]*>")
-_CLASSES: Mapping[str, str] = {"albert": "AlbertTokenizer", "electra": "ElectraTokenizer"}
 
 
 def copy_tokenizer(folders: Sequence[Path], into: Path, config: dict[str, Any]) -> list[Message]:
@@ -83,9 +82,8 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 def _pieces(model: Path, into: Path, config: Mapping[str, Any]) -> list[Message]:
     shutil.copyfile(model, into / "spiece.model")
-    kind = _CLASSES.get(str(config["model_type"]), "AlbertTokenizer")
     # All of Google's ALBERT models of SentencePiece were trained on lower-case texts.
-    _write(into, {"tokenizer_class": kind, "do_lower_case": True, **_limit(config)})
+    _write(into, {"tokenizer_class": "AlbertTokenizer", "do_lower_case": True, **_limit(config)})
     return [Message("texts are lower-cased, as in Google's ALBERT")]
 
 
@@ -95,10 +93,13 @@ def _wordpiece(
     text = vocabulary.read_text(encoding="utf-8", errors="replace")
     (into / "vocab.txt").write_text(text, encoding="utf-8")
     words = text.splitlines()
+    _require_rows(vocabulary, len(words), config)
     if "[PAD]" in words:
         # Google's is 0; those who train their own put it anywhere.
         config.setdefault("pad_token_id", words.index("[PAD]"))
-    settings: dict[str, Any] = {"tokenizer_class": _CLASSES.get(str(config["model_type"]), "BertTokenizer")}
+    # The Chinese ALBERTs are of word pieces, as BERT.
+    kind = "ElectraTokenizer" if config["model_type"] == "electra" else "BertTokenizer"
+    settings: dict[str, Any] = {"tokenizer_class": kind}
     said = _said(folders[0], config)
     config.pop("do_lower_case", None)
     lower, notes = said.get("do_lower_case"), []
@@ -109,6 +110,19 @@ def _wordpiece(
         notes.append(Message("{kept}, since the vocabulary {found}", kept=kept, found=found))
     _write(into, {**settings, **said, "do_lower_case": bool(lower), **_limit(config)})
     return notes
+
+
+def _require_rows(vocabulary: Path, words: int, config: Mapping[str, Any]) -> None:
+    # Fewer are common: tables are rounded up.
+    rows = config.get("vocab_size")
+    if not words or (isinstance(rows, int) and words > rows):
+        raise CheckpointError(
+            "{vocabulary} has {words} words, and the weights have embeddings for {rows}; put the vocabulary "
+            "that belongs to the weights beside them",
+            vocabulary=vocabulary,
+            words=words,
+            rows=rows,
+        )
 
 
 def _said(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ VOCABULARY = [
     "!",
 ]
 SIZES: Mapping[str, int] = {"hidden": 16, "layers": 2, "heads": 2, "inner": 24, "positions": 64, "types": 2}
+EMBEDDED = 8
+"""Width of embeddings where it is not that of layers."""
 IDS = ([2, 5, 31, 40, 3, 9, 57, 3], [2, 20, 4, 33, 44, 35, 58, 59, 3], [2, 3])
 SEGMENTS = ([0, 0, 0, 0, 0, 1, 1, 1], [0] * 9, [0, 0])
 LABELS = 3
@@ -135,8 +137,8 @@ def _dense(name: str, width: int, out: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}/kernel": (width, out), f"{name}/bias": (out,)}
 
 
-def _norm(name: str) -> dict[str, tuple[int, ...]]:
-    return {f"{name}/gamma": (SIZES["hidden"],), f"{name}/beta": (SIZES["hidden"],)}
+def _norm(name: str, width: int = SIZES["hidden"]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}/gamma": (width,), f"{name}/beta": (width,)}
 
 
 def save_tf1(prefix: Path, variables: Mapping[str, Any]) -> None:
@@ -152,28 +154,79 @@ def save_tf1(prefix: Path, variables: Mapping[str, Any]) -> None:
         v1.train.Saver().save(session, str(prefix), write_meta_graph=False, write_state=False)
 
 
+def albert_variables() -> dict[str, Any]:
+    """Return the variables of a pre-trained ALBERT, of two groups of one layer, by Google's names."""
+    hidden, inner = SIZES["hidden"], SIZES["inner"]
+    shapes = {
+        **_tables("bert/embeddings", EMBEDDED),
+        **_dense("bert/encoder/embedding_hidden_mapping_in", EMBEDDED, hidden),
+        **_dense("bert/pooler/dense", hidden, hidden),
+        **_dense("cls/predictions/transform/dense", hidden, EMBEDDED),
+        **_norm("cls/predictions/transform/LayerNorm", EMBEDDED),
+        "cls/predictions/output_bias": (len(VOCABULARY),),
+        "cls/seq_relationship/output_weights": (2, hidden),
+        "cls/seq_relationship/output_bias": (2,),
+    }
+    for group in range(2):
+        layer = f"bert/encoder/transformer/group_{group}/inner_group_0"
+        for part in ("self/query", "self/key", "self/value", "output/dense"):
+            shapes |= _dense(f"{layer}/attention_1/{part}", hidden, hidden)
+        shapes |= {**_norm(f"{layer}/LayerNorm"), **_norm(f"{layer}/LayerNorm_1")}
+        shapes |= _dense(f"{layer}/ffn_1/intermediate/dense", hidden, inner)
+        shapes |= _dense(f"{layer}/ffn_1/intermediate/output/dense", inner, hidden)
+    return {name: drawn(name, shape) for name, shape in shapes.items()}
+
+
+def electra_variables() -> dict[str, Any]:
+    """Return the variables of a pre-trained ELECTRA by Google's names; heads take 64 numbers, as always."""
+    shapes: dict[str, tuple[int, ...]] = {
+        **_tables("electra/embeddings", EMBEDDED),
+        **_encoder("electra", 128, 1),
+        **_encoder("generator", 64, 1),
+        **_dense("discriminator_predictions/dense", 128, 128),
+        **_dense("discriminator_predictions/dense_1", 128, 1),
+        **_dense("generator_predictions/dense", 64, EMBEDDED),
+        **_norm("generator_predictions/LayerNorm", EMBEDDED),
+        "generator_predictions/output_bias": (len(VOCABULARY),),
+    }
+    variables = {name: drawn(name, shape) for name, shape in shapes.items()}
+    # Wider than the others, so that their products are kept as small.
+    return {
+        name: value / 4 if name.endswith("kernel") and value.shape[0] >= 64 else value
+        for name, value in variables.items()
+    }
+
+
+def _tables(scope: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{scope}/word_embeddings": (len(VOCABULARY), width),
+        f"{scope}/position_embeddings": (SIZES["positions"], width),
+        f"{scope}/token_type_embeddings": (SIZES["types"], width),
+        **_norm(f"{scope}/LayerNorm", width),
+    }
+
+
+def _encoder(scope: str, hidden: int, layers: int) -> dict[str, tuple[int, ...]]:
+    shapes = _dense(f"{scope}/embeddings_project", EMBEDDED, hidden)
+    for number in range(layers):
+        layer = f"{scope}/encoder/layer_{number}"
+        for part in ("self/query", "self/key", "self/value", "output/dense"):
+            shapes |= _dense(f"{layer}/attention/{part}", hidden, hidden)
+        shapes |= _dense(f"{layer}/intermediate/dense", hidden, SIZES["inner"])
+        shapes |= _dense(f"{layer}/output/dense", SIZES["inner"], hidden)
+        shapes |= _norm(f"{layer}/attention/output/LayerNorm", hidden)
+        shapes |= _norm(f"{layer}/output/LayerNorm", hidden)
+    return shapes
+
+
 def google(head: str, *, slots: bool = False) -> Callable[[Path], None]:
     """Return what makes a checkpoint of Google's BERT with a head, and with the optimizer's slots."""
 
     def make(folder: Path) -> None:
-        import tensorflow as tf
-
         from bertonnx.exporters.verify.google_graph import GoogleGraph
 
         variables = google_variables(head)
-        more: Values = {}
-        if slots:
-            more = {
-                f"{name}/adam_{kind}": value * 0 + 0.5 for name, value in variables.items() for kind in "mv"
-            }
-            more["global_step"] = np.array(7, np.int64)
-        source = folder / "source"
-        save_tf1(source / "bert_model.ckpt", {**variables, **more})
-        (source / "bert_config.json").write_text(json.dumps(GOOGLE_CONFIG))
-        write_vocabulary(source)
-        # Through TensorFlow's own reader, so that what was written is what is computed.
-        reader = tf.train.load_checkpoint(str(source / "bert_model.ckpt"))
-        stored = {name: tf.constant(reader.get_tensor(name)) for name in variables}
+        tf, stored = saved_by_google(folder, "bert", variables, GOOGLE_CONFIG, slots=slots)
         graphs = {
             kind: GoogleGraph(tf, stored, SIZES["layers"], SIZES["heads"], kind)
             for kind in ("gelu", "gelu_new")
@@ -198,6 +251,61 @@ def google(head: str, *, slots: bool = False) -> Callable[[Path], None]:
     return make
 
 
+def google_albert(folder: Path) -> None:
+    """Make a checkpoint of Google's ALBERT."""
+    from bertonnx.exporters.verify.google_graph import AlbertGraph
+
+    tf, stored = saved_by_google(folder, "albert", albert_variables(), ALBERT_CONFIG)
+    graph = AlbertGraph(tf, stored, ALBERT_CONFIG["num_hidden_layers"], SIZES["heads"])
+
+    def outputs(ids: Any, mask: Any, segments: Any) -> Values:
+        last = graph.sequence(ids, mask, segments)
+        return {"last_hidden_state": last, "logits": graph.words(last)}
+
+    write_values(folder, outputs)
+
+
+def google_electra(folder: Path) -> None:
+    """Make a checkpoint of Google's ELECTRA, which comes without a configuration."""
+    from bertonnx.exporters.verify.google_graph import ElectraGraph
+
+    tf, stored = saved_by_google(folder, "electra", electra_variables(), None)
+    discriminator = ElectraGraph(tf, stored, 1, 2, "gelu")
+    generator = ElectraGraph(tf, stored, 1, 1, "gelu", scope="generator")
+
+    def outputs(ids: Any, mask: Any, segments: Any) -> Values:
+        words = generator.words(generator.sequence(ids, mask, segments))
+        return {"last_hidden_state": discriminator.sequence(ids, mask, segments), "logits": words}
+
+    write_values(folder, outputs)
+
+
+def saved_by_google(
+    folder: Path,
+    kind: str,
+    variables: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    *,
+    slots: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Write a checkpoint with what lies beside it; returns TensorFlow, and the variables as it reads them."""
+    import tensorflow as tf
+
+    source = folder / "source"
+    more: Values = {}
+    if slots:
+        more = {f"{name}/adam_{part}": value * 0 + 0.5 for name, value in variables.items() for part in "mv"}
+        more["global_step"] = np.array(7, np.int64)
+    prefix = source / f"{kind}_model.ckpt"
+    save_tf1(prefix, {**variables, **more})
+    if config is not None:
+        (source / f"{kind}_config.json").write_text(json.dumps(config))
+    write_vocabulary(source)
+    # Through TensorFlow's own reader, so that what was written is what is computed.
+    reader = tf.train.load_checkpoint(str(prefix))
+    return tf, {name: tf.constant(reader.get_tensor(name)) for name in variables}
+
+
 GOOGLE_CONFIG: Mapping[str, Any] = {
     "attention_probs_dropout_prob": 0.1,
     "directionality": "bidi",
@@ -210,6 +318,26 @@ GOOGLE_CONFIG: Mapping[str, Any] = {
     "num_attention_heads": SIZES["heads"],
     "num_hidden_layers": SIZES["layers"],
     "pooler_fc_size": 768,
+    "type_vocab_size": SIZES["types"],
+    "vocab_size": len(VOCABULARY),
+}
+ALBERT_CONFIG: Mapping[str, Any] = {
+    "attention_probs_dropout_prob": 0,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0,
+    "embedding_size": EMBEDDED,
+    "hidden_size": SIZES["hidden"],
+    "initializer_range": 0.02,
+    "intermediate_size": SIZES["inner"],
+    "max_position_embeddings": SIZES["positions"],
+    "num_attention_heads": SIZES["heads"],
+    "num_hidden_layers": 4,
+    "num_hidden_groups": 2,
+    "net_structure_type": 0,
+    "gap_size": 0,
+    "num_memory_blocks": 0,
+    "inner_group_num": 1,
+    "down_scale_factor": 1,
     "type_vocab_size": SIZES["types"],
     "vocab_size": len(VOCABULARY),
 }
@@ -424,6 +552,8 @@ FIXTURES: Mapping[str, Callable[[Path], None]] = {
     "google-pretraining": google("pretraining"),
     "google-classifier": google("classifier", slots=True),
     "google-squad": google("squad"),
+    "google-albert": google_albert,
+    "google-electra": google_electra,
     "hf-model": hugging_face("TFBertModel"),
     "hf-pretraining": hugging_face("TFBertForPreTraining"),
     "hf-words": hugging_face("TFBertForMaskedLM"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import BERT, make
-from tests.hub import COMMIT, FakeHub, Repo, run_against, serving
+from tests.hub import COMMIT, FakeHub, Repo, files_of, run_against, serving
 
 OLD_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
 
@@ -33,6 +33,10 @@ def attempt(source, revision=None, **trust):
 def names(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 """
+
+
+def calls_of(*models: str) -> list[str]:
+    return [f"attempt('{model}')" for model in models]
 
 
 def code(*calls: str) -> str:
@@ -237,3 +241,62 @@ def test_a_half_filled_cache_is_told_from_a_model_without_weights(tmp_path: Path
     assert "only partly in the cache" in said
     assert "has no weights" in said
     assert "Connect to the network" in said
+
+
+GOOGLES = Path(__file__).parent / "tensorflow" / "data" / "google-albert" / "source"
+
+
+def test_tensorflow_checkpoints_come_with_what_lies_beside_them(tmp_path: Path) -> None:
+    google = files_of(GOOGLES)
+    keras = {"config.json": BERT, "vocab.txt": b"a", "tf_model.h5": b"t", "README.md": b"r"}
+    decoder = b'{"model_type": "gpt2"}'
+    repos = {
+        "org/keras": Repo(
+            {COMMIT: {**keras, "pytorch_model.bin": b"p"}, OLD_COMMIT: {**keras, "tf_model.h5": b"old"}},
+            {"main": COMMIT, "v1": OLD_COMMIT},
+        ),
+        "org/google": Repo({COMMIT: {"README.md": b"r", **{f"a/b/{n}": body for n, body in google.items()}}}),
+        "org/several": Repo({COMMIT: {f"{folder}/model.ckpt.index": b"" for folder in ("cased", "uncased")}}),
+        "org/gpt": Repo({COMMIT: {"config.json": decoder, "tf_model.h5": b"t"}}),
+        "org/flax": Repo({COMMIT: {"config.json": BERT, "flax_model.msgpack": b"f"}}),
+        "org/sentences": Repo({COMMIT: {**keras, "modules.json": b"[]", "1_Pooling/config.json": b"{}"}}),
+    }
+    read = (
+        "[one.name for one in read_tensors(resolve('org/google').located, None)[0]]",
+        "[str(resolve(name).located.paths[0].name) for name in ('org/keras', 'org/google')]",
+    )
+    calls = code(
+        "attempt('org/keras')",
+        "attempt('org/keras', revision='v1')",
+        "attempt('org/google')",
+        *(f"attempt('org/{name}')" for name in ("several", "gpt", "flax", "sentences")),
+        "attempt('org/keras', allow_pickle=True)",
+        *read,
+    )
+    reader = "from bertonnx.exporters.checkpoint.tensorflow.reading import read_tensors\n"
+    with serving(repos) as fake:
+        found, _ = run_against(fake.endpoint, tmp_path, reader + calls)
+        fetched = fake.downloads()
+        fake.down = True
+        cached, _ = run_against(fake.endpoint, tmp_path, reader + code(*calls_of("org/keras", "org/google")))
+    main, tag, nested, several, gpt, flax, sentences, pickle, names, paths = found
+    assert main == {
+        "kind": "hub",
+        "revision": COMMIT,
+        "id": "org/keras",
+        "files": ["config.json", "tf_model.h5", "vocab.txt"],
+    }
+    assert tag["revision"] == OLD_COMMIT
+    assert nested["revision"] == COMMIT
+    assert nested["files"] == sorted(google)
+    assert len(names) == 48
+    assert paths == ["tf_model.h5", "albert_model.ckpt"]
+    assert "org/several has TensorFlow checkpoints in several folders (cased, uncased)" in several[1]
+    assert "gpt2 model that generates text" in gpt[1]
+    assert "flax" in flax[1].lower()
+    # Its pooling would be lost.
+    assert sentences[0] == "SourceError"
+    assert "pytorch_model.bin" in pickle["files"]
+    assert fetched.count("tf_model.h5") == 2
+    assert cached[1] == nested
+    assert "tf_model.h5" in cached[0]["files"]

@@ -29,12 +29,20 @@ def field(number: int, content: bytes | int) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
+def _eight(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value
+
+
+TABLE = tuple(map(_eight, range(256)))
+
+
 def crc32c(data: bytes) -> int:
+    """Return the masked sum."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        crc = crc >> 8 ^ TABLE[(crc ^ byte) & 0xFF]
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -57,10 +65,18 @@ def table(pairs: Sequence[tuple[bytes, bytes]], *, compression: int = 0, magic: 
 
 
 def entry(
-    dtype: int, shape: Sequence[int], offset: int, size: int, *, shard: int = 0, more: bytes = b""
+    dtype: int,
+    shape: Sequence[int],
+    offset: int,
+    size: int,
+    *,
+    shard: int = 0,
+    crc: int = 0,
+    more: bytes = b"",
 ) -> bytes:
     sizes = b"".join(field(2, field(1, each)) for each in shape)
-    return field(1, dtype) + field(2, sizes) + field(3, shard) + field(4, offset) + field(5, size) + more
+    placed = field(3, shard) + field(4, offset) + field(5, size)
+    return field(1, dtype) + field(2, sizes) + placed + b"\x35" + struct.pack("<I", crc) + more
 
 
 def write_bundle(
@@ -80,7 +96,7 @@ def write_bundle(
     for name, value in sorted(variables.items()):
         kind, array = value if isinstance(value, tuple) else (value.dtype.name, value)
         raw = np.ascontiguousarray(array).tobytes()
-        index[name] = entry(DTYPES[kind], array.shape, len(data), len(raw))
+        index[name] = entry(DTYPES[kind], array.shape, len(data), len(raw), crc=crc32c(raw))
         data += raw
     index |= entries or {}
     header = field(1, shards) + field(3, field(1, 1))

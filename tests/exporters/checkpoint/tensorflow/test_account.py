@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import bertonnx
 from bertonnx.errors import BertonnxError, CheckpointError, InputError, SourceError, UsageError
@@ -17,6 +19,7 @@ from bertonnx.exporters.checkpoint.tensorflow.locate import locate
 from bertonnx.exporters.checkpoint.tensorflow.replica import Replica, replicate
 from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.wording import COMMAND_LINE
+from tests.environments.tensorflow.make_fixtures import electra_variables
 from tests.exporters.checkpoint.tensorflow.bundles import write_bundle
 
 DATA = Path(__file__).parent / "data"
@@ -116,6 +119,85 @@ def test_heads_are_by_convention_or_asked_for(tmp_path: Path) -> None:
     said = refused(folder, tmp_path / "b")
     assert "how many heads the attention has, and a hidden size of 16" in said
     assert "bert_config.json" in said
+
+
+def test_layers_that_share_weights_are_counted_by_the_configuration_alone(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "google-albert" / "source", tmp_path / "a")
+    (tmp_path / "a" / "albert_config.json").unlink()
+    assert "says how many layers the model has, which share their weights" in refused(
+        tmp_path / "a", tmp_path / "b"
+    )
+
+
+def test_one_file_of_electra_has_two_models(tmp_path: Path) -> None:
+    given = electra_variables()
+    folder = tmp_path / "a"
+    write_bundle(folder / "electra_model.ckpt", given)
+    (folder / "vocab.txt").write_text((GOOGLE / "vocab.txt").read_text())
+    query = "encoder/layer_0/attention/self/query/kernel"
+    for task, scope, layout, kind in (
+        (None, "electra", "google-electra", "ElectraForPreTraining"),
+        ("fill-mask", "generator", "google-electra-generator", "ElectraForMaskedLM"),
+    ):
+        made = replica(folder, tmp_path / scope, task=task)
+        assert made.layout == layout
+        config = json.loads((tmp_path / scope / "config.json").read_text())
+        assert config["architectures"] == [kind]
+        assert (
+            config["hidden_size"] == 64 * config["num_attention_heads"] == given[f"{scope}/{query}"].shape[0]
+        )
+        own = load_file(tmp_path / scope / "model.safetensors")
+        name = "electra.encoder.layer.0.attention.self.query.weight"
+        assert np.array_equal(own[name], given[f"{scope}/{query}"].T)
+        # GELU by erf is its authors' own too: nothing is chosen for the user.
+        assert not any("GELU" in str(note) for note in made.notes)
+    assert np.array_equal(own["generator_lm_head.bias"], given["generator_predictions/output_bias"])
+
+
+def test_a_configuration_of_another_family_does_not_belong(tmp_path: Path) -> None:
+    folder = source(tmp_path / "a", tensors(), config={"model_type": "gpt2"})
+    assert "is of a gpt2 model, and the weights are those of a checkpoint of Google's BERT" in refused(
+        folder, tmp_path / "b"
+    )
+
+
+def test_labels_are_as_many_as_the_head_tells_apart(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "google-classifier" / "source", tmp_path / "a")
+    config = tmp_path / "a" / "bert_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "id2label": {"0": "no", "1": "yes"}}))
+    said = refused(tmp_path / "a", tmp_path / "b")
+    assert "names 2 labels, and the head tells 3 apart; correct id2label, or add --labels FILE" in said
+
+
+def test_a_vocabulary_of_another_model_is_told_by_its_size(tmp_path: Path) -> None:
+    folder = source(tmp_path / "a", tensors())
+    words = (folder / "vocab.txt").read_text()
+    (folder / "vocab.txt").write_text(words + "more\n")
+    assert "vocab.txt has 61 words, and the weights have embeddings for 60" in refused(folder, tmp_path / "b")
+    (folder / "vocab.txt").write_text("")
+    assert "vocab.txt has 0 words" in refused(folder, tmp_path / "c")
+    (folder / "vocab.txt").write_text(words.rpartition("!")[0])
+    assert replica(folder, tmp_path / "d").layout == "google-bert"
+
+
+def test_a_graph_without_its_weights_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt-7.meta").touch()
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"\n')
+    for place in (tmp_path, tmp_path / "model.ckpt-7", tmp_path / "model.ckpt-7.meta"):
+        with pytest.raises(
+            SourceError, match=r"model.ckpt-7.meta holds a graph of TensorFlow without its weights"
+        ):
+            locate(place, Trust())
+    (tmp_path / "model.ckpt-7.meta").rename(tmp_path / "old.ckpt")
+    with pytest.raises(SourceError, match="older ones are to be saved again"):
+        locate(tmp_path, Trust())
+
+
+def test_weights_of_sentence_transformers_are_not_read_without_its_modules(tmp_path: Path) -> None:
+    (tmp_path / "tf_model.h5").touch()
+    assert locate(tmp_path, Trust()) is not None
+    (tmp_path / "modules.json").touch()
+    assert locate(tmp_path, Trust()) is None
 
 
 def test_a_vocabulary_is_needed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,49 @@ def test_a_file_of_numbers_that_is_cut_short_is_named(tmp_path: Path) -> None:
     assert "cut short" in refused(prefix)
 
 
+def test_changed_numbers_are_told_by_the_checksum_of_their_tensor(tmp_path: Path) -> None:
+    # Long enough for the sum's columns, with a rest; and short.
+    large = np.arange(70_001, dtype=np.uint8)
+    given = {"a/large": large.astype(np.float32), "b/small": NUMBERS}
+    prefix = write_bundle(tmp_path / "m", given)
+    assert all(np.array_equal(one.values(), given[one.name]) for one in read_bundle(prefix))
+    data = tmp_path / "m.data-00000-of-00001"
+    whole = data.read_bytes()
+    for place, name in (
+        (0, "a/large"),
+        (123_457, "a/large"),
+        (280_003, "a/large"),
+        (len(whole) - 1, "b/small"),
+    ):
+        data.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        wrong = []
+        for one in read_bundle(prefix):
+            try:
+                one.read()
+            except CheckpointError as error:
+                wrong.append(str(error))
+        assert len(wrong) == 1
+        assert f"m.data-00000-of-00001 is damaged: the checksum of {name} is wrong" in wrong[0]
+
+
+def test_a_graph_of_objects_that_was_changed_names_no_variable(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "data" / "garden-2" / "source"
+    for path in source.glob("ckpt*"):
+        shutil.copy(path, tmp_path)
+    (data,) = tmp_path.glob("*.data-*")
+    raw = bytearray(data.read_bytes())
+    place = raw.index(b"self_attention/query/kernel")
+    raw[place : place + 4] = b"Self"
+    data.write_bytes(raw)
+    prefix = data.with_name(data.name.partition(".data")[0])
+    assert "graph of objects that is damaged (its checksum is wrong)" in refused(prefix)
+
+
 def test_a_variable_in_slices_is_refused_by_its_name(tmp_path: Path) -> None:
     sliced = entry(DTYPES["float32"], (4, 3), 0, 0, more=field(7, b""))
     part = {"emb/table": sliced, "\x00emb": entry(DTYPES["float32"], (2, 3), 0, 24)}
     prefix = write_bundle(tmp_path / "m", {"x": NUMBERS}, entries=part)
-    assert "the variable emb/table lies in slices" in refused(prefix)
+    assert "whose variable emb/table lies in slices" in refused(prefix)
 
 
 def test_sizes_that_do_not_agree_are_refused(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ CASES: Mapping[str, tuple[str, dict[str, Any], dict[str, str], str]] = {
         {"start_logits": "gelu_start_logits", "end_logits": "gelu_end_logits"},
         "question-answering",
     ),
+    "ALBERT": ("google-albert", {}, LOGITS, "fill-mask"),
     "Hugging Face": ("hf-tokens", {}, LOGITS, "token-classification"),
     "Model Garden": ("garden-2", {}, LAST, "feature-extraction"),
     "KerasHub": ("hub-classifier", {}, LOGITS, "text-classification"),

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ import pytest
 
 import bertonnx
 from bertonnx.errors import ModelFileError, SourceError
+from bertonnx.exporters.checkpoint.tensorflow.locate import locate
+from bertonnx.exporters.checkpoint.tensorflow.replica import replicate
+from bertonnx.exporters.convert import ExportReport
+from bertonnx.exporters.options import ExportOptions, Trust
 from tests.commands import Command
+from tests.exporters.checkpoint.tensorflow.bundles import write_bundle
 
 DATA = Path(__file__).parent / "data"
 SOURCE = DATA / "google-classifier" / "source"
@@ -80,26 +86,80 @@ def test_smaller_numbers_are_near_and_said_to_be_so(files: dict[str, Path], kind
     assert all(one.ok for one in bertonnx.compare_weights(files[kind], SOURCE))
 
 
-def test_a_swapped_pair_is_named(files: dict[str, Path], tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(SOURCE, other)
-    data = other / "bert_model.ckpt.data-00000-of-00001"
-    raw = data.read_bytes()
-    query, key = (
-        one.values.astype(np.float32).tobytes()
-        for name in (QUERY, KEY)
-        for one in bertonnx.weights(SOURCE)
-        if one.name == name and one.values is not None
-    )
-    changed = bytearray(raw)
-    for own, others in ((query, key), (key, query)):
-        changed[raw.index(own) : raw.index(own) + len(own)] = others
-    data.write_bytes(changed)
-    for kind in ("fp32", "int8"):
-        wrong = {
-            one.name: one.misplaced for one in bertonnx.compare_weights(files[kind], other) if not one.ok
-        }
-        assert wrong == {QUERY: KEY, KEY: QUERY}
+def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Write the source with other numbers, well-formed."""
+    shutil.copytree(SOURCE, folder)
+    given = {one.name: np.array(one.values) for one in bertonnx.weights(SOURCE)}
+    change(given)
+    write_bundle(folder / "bert_model.ckpt", given)
+    return folder
+
+
+def wrong(model: Path, source: Path) -> dict[str, tuple[str, bool]]:
+    """Return the tensors that differ, with what stands in their places."""
+    compared = bertonnx.compare_weights(model, source)
+    return {one.name: (one.misplaced, one.turned) for one in compared if not one.ok}
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_what_stands_in_anothers_place_is_named(files: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    def swap(given: dict[str, Any]) -> None:
+        given[QUERY], given[KEY] = given[KEY], given[QUERY]
+
+    swapped = changed(tmp_path / "swapped", swap)
+    assert wrong(files[kind], swapped) == {QUERY: (KEY, False), KEY: (QUERY, False)}
+    turned = changed(tmp_path / "turned", lambda given: given.update({QUERY: given[QUERY].T}))
+    assert wrong(files[kind], turned) == {QUERY: (QUERY, True)}
+    other = changed(tmp_path / "other", lambda given: given.update({QUERY: given[QUERY] * -1}))
+    assert wrong(files[kind], other) == {QUERY: ("", False)}
+
+
+@pytest.fixture(scope="module")
+def in_pytorch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
+    """Return what is exported of the same model as transformers saves it, beside weights of TensorFlow."""
+    folder = tmp_path_factory.mktemp("pytorch")
+    located = locate(SOURCE, Trust())
+    assert located is not None
+    replicate("it", located, folder, ExportOptions())
+    (folder / "tf_model.h5").touch()
+    return {
+        "fp32": bertonnx.export(folder, folder / "fp32.onnx"),
+        "fp16": bertonnx.export(folder, folder / "fp16.onnx", precision="fp16", min_agreement=0.0),
+    }
+
+
+def test_what_was_not_read_is_said_and_on_the_card(in_pytorch: dict[str, ExportReport]) -> None:
+    report = in_pytorch["fp32"]
+    said = "PyTorch's weights are read; those of TensorFlow beside them are not: tf_model.h5"
+    assert said in map(str, report.messages)
+    assert report.card.source["passed_over"] == "tf_model.h5"
+    assert not report.card.tensors
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_a_file_that_was_made_of_pytorchs_weights(
+    in_pytorch: dict[str, ExportReport], kind: str, tmp_path: Path
+) -> None:
+    file = in_pytorch[kind].path
+    compared = bertonnx.compare_weights(file, SOURCE)
+    assert sum(one.difference is not None for one in compared) == len(compared) == 41
+    assert all(one.ok for one in compared)
+    exact = [one for one in compared if one.exact]
+    assert all(one.difference == 0 for one in exact)
+    assert len(exact) == 41 or kind == "fp16"
+
+    def swap(given: dict[str, Any]) -> None:
+        given[QUERY], given[KEY] = given[KEY], given[QUERY]
+
+    swapped = changed(tmp_path / "swapped", swap)
+    assert wrong(file, swapped) == {QUERY: (KEY, False), KEY: (QUERY, False)}
+
+
+def test_files_of_other_models_are_not_compared(exported: dict[str, Path]) -> None:
+    with pytest.raises(ModelFileError, match=r"is of another size than the checkpoint: bert\.embeddings"):
+        bertonnx.compare_weights(exported["fill-mask"], SOURCE)
+    with pytest.raises(ModelFileError, match="they have other names"):
+        bertonnx.compare_weights(exported["fill-mask"], DATA / "google-albert" / "source")
 
 
 def test_the_account_as_csv_and_json(files: dict[str, Path], command: Command) -> None:
