@@ -11,12 +11,12 @@ one part.
 - `open`: requests that come by chance (Poisson) whether or not others were answered, at 50, 90 and 150% of
   what 32 clients got, each timed from when it should have been sent. `--max-queue` decides how long an
   accepted request waits where more come than can be answered: it is 32 here, and 4,096 beside it.
-- `peers`: 32 clients of one short text, in turns: infinity-emb with torch and with ONNX Runtime, and
-  Sentence-Transformers behind FastAPI, each set up as its documents say.
+- `peers`: 32 clients of one short text, in turns: infinity-emb (torch, its default) and Sentence-Transformers
+  behind FastAPI, each set up as its documents say.
 - `start`: from the process's start to the line that says it listens, beside `bertonnx.load` in a process.
 - `faults`: slow clients, clients that leave, half-sent bodies, 20 MB bodies, 10,000 idle connections, a model
   that fails for one text, SIGTERM under load: what other clients notice of each.
-- `soak`: 100,000 requests, most of one to eight words and some of sixty; memory on the way.
+- `soak`: 100,000 requests, most of one to four words and some of sixty; memory on the way.
 
 Bars: 32 clients of one short text get at least 0.80 of `embed` in calls of 32, and 3 times the best peer; p99
 at 50% of capacity at most twice that of one client alone; at 150% p99 of what is accepted under twice that at

@@ -230,8 +230,8 @@ class _Client:
             self._next(connection)
 
     def _again(self, status: str) -> None:
-        """Connect anew, as clients do whose connection was closed."""
-        if status != "lost" and not self._plan.rate and not self._is_over():
+        """Connect anew, as clients do whose connection was closed; who is told that the server ends goes."""
+        if status not in ("lost", "503") and not self._plan.rate and not self._is_over():
             task = asyncio.get_running_loop().create_task(self._connected())
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)

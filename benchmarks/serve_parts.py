@@ -23,7 +23,7 @@ FIRST = 5_000
 
 STEPS = 4
 CLIENTS, LEAVING = 32, 200
-LONGEST_WORDS = 8
+LONGEST_WORDS = 4
 
 
 def kept(name: str) -> Path:

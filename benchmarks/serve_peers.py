@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from common import exported_by_optimum, minilm, say
+from common import minilm, say
 from serve_load import Loaded, Plan
 
 __all__ = ["PEERS", "Peer", "Server", "load", "serving", "serving_peer", "start_load"]
@@ -85,15 +85,12 @@ class Peer:
     body: Callable[[str], str]
 
 
-def _infinity(engine: str) -> Callable[[Path, int], list[str]]:
-    def command(python: Path, port: int) -> list[str]:
-        folder = minilm() if engine == "torch" else exported_by_optimum(minilm(), "minilm")
-        line = [str(python.with_name("infinity_emb")), "v2", "--model-id", str(folder), "--engine", engine]
-        line += ["--device", "cpu", "--port", str(port), "--host", "127.0.0.1", "--url-prefix", "/v1"]
-        # Its BetterTransformer is gone from newer versions of optimum, and is for GPUs.
-        return [*line, "--no-bettertransformer", "--served-model-name", "minilm", "--log-level", "warning"]
-
-    return command
+def _infinity(python: Path, port: int) -> list[str]:
+    # Its other engine, of ONNX Runtime, opens no local folder.
+    line = [str(python.with_name("infinity_emb")), "v2", "--model-id", str(minilm()), "--engine", "torch"]
+    line += ["--device", "cpu", "--port", str(port), "--host", "127.0.0.1", "--url-prefix", "/v1"]
+    # Its BetterTransformer is gone from newer versions of optimum, and is for GPUs.
+    return [*line, "--no-bettertransformer", "--served-model-name", "minilm", "--log-level", "warning"]
 
 
 def _openai(text: str) -> str:
@@ -109,8 +106,7 @@ _INFINITY = (
 )
 
 PEERS = (
-    Peer("infinity-emb, torch", _INFINITY, _infinity("torch"), "/v1/embeddings", _openai),
-    Peer("infinity-emb, optimum (ONNX Runtime)", _INFINITY, _infinity("optimum"), "/v1/embeddings", _openai),
+    Peer("infinity-emb", _INFINITY, _infinity, "/v1/embeddings", _openai),
     Peer(
         "Sentence-Transformers behind FastAPI",
         ("torch==2.13.0", "sentence-transformers==5.7.*", "fastapi", "uvicorn[standard]"),
@@ -188,7 +184,7 @@ def _keep(process: subprocess.Popen[bytes], lines: list[str]) -> None:
     assert process.stderr is not None
     for line in process.stderr:
         lines.append(line.decode())
-        del lines[:-20]
+        del lines[:-200]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from bertonnx.runtime.serving.metrics import Metrics
 from bertonnx.runtime.serving.routes import Found, Routes
 from bertonnx.runtime.serving.tracing import Tracing
 
-__all__ = ["Application"]
+__all__ = ["LEFT", "Application"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -30,6 +30,9 @@ Send = Callable[[Message], Awaitable[None]]
 _LOOKS_AFTER = 0.05
 """Seconds after which a request is watched for its client's leaving; to watch all would cost as much as to
 answer a short one."""
+
+LEFT = "bertonnx.left"
+"""In a scope: says whether the client has closed the connection, where the server can tell."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -179,6 +182,11 @@ class Application:
             raise
         finally:
             self._reading.discard(task)
+        if self.under_way:
+            # Where others are computed, who has left already need not be: one turn of the loop tells.
+            await asyncio.sleep(0)
+            if LEFT in scope and scope[LEFT]():
+                raise GoneError
         self.under_way += 1
         exchange.watch(task, asyncio.get_running_loop())
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bertonnx.runtime.serving.app import Application
+from bertonnx.runtime.serving.app import LEFT, Application
 from bertonnx.runtime.serving.ending import Ending
 from bertonnx.runtime.serving.options import ServeOptions
 
@@ -161,6 +161,10 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]
     def on_headers_complete(self) -> None:
         self._head_is_there()
         super().on_headers_complete()
+        # Of the request that has just begun: who answers it can ask whether its client is still there.
+        scope: Any = self.scope
+        if scope is not None:
+            scope[LEFT] = self.transport.is_closing
 
     def _expect_head(self) -> None:
         self._in_head = True

@@ -320,6 +320,10 @@ class _Http(Face):
             value = list(value)
         return f'"{name}": {json.dumps(value, ensure_ascii=False, default=str)}'
 
+    def call(self, function: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
+        # What is to be typed is for who runs the server.
+        return COMMAND_LINE.call(function, arguments, options)
+
 
 COMMAND_LINE, PYTHON, R, HTTP = Face(), _Python(), _R(), _Http()
 

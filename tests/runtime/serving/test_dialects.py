@@ -12,6 +12,7 @@ import pytest
 
 from bertonnx import Model
 from bertonnx.runtime.io.text import json_line
+from bertonnx.wording import HTTP, Call, Message, Option
 
 if TYPE_CHECKING:
     import httpx
@@ -238,6 +239,13 @@ def test_token_ids_are_embedded_as_their_text(posted: Posted, local: Models) -> 
     long = bare[0] * 200
     assert posted("/v1/embeddings", {"input": long})[1]["error"]["code"] == "context_length_exceeded"
     assert posted("/embed", {"inputs": long, "truncate": True})[0] == 200
+
+
+def test_lines_to_type_are_those_of_the_command_line() -> None:
+    said = Message(
+        "{asked}: {export}", asked=Option("normalize", False), export=Call("export", "A", normalize=False)
+    )
+    assert said.worded(HTTP) == '"normalize": false: bertonnx export A --no-normalize'
 
 
 def test_vectors_of_tokens(posted: Posted, local: Models) -> None:

@@ -97,6 +97,40 @@ def test_texts_of_clients_that_left_are_dropped(paths: dict[str, Path], held: He
         assert held.begun == 1
 
 
+def test_nothing_is_computed_for_who_has_left_already(
+    paths: dict[str, Path], held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+
+    from bertonnx.runtime.serving import listening
+    from bertonnx.runtime.serving.app import LEFT
+
+    inner = listening._Protocol.on_headers_complete
+
+    def on_headers_complete(protocol: Any) -> None:
+        inner(protocol)
+        assert callable(protocol.scope[LEFT])
+        assert not protocol.scope[LEFT]()
+        if b"x-gone" in dict(protocol.scope["headers"]):
+            protocol.scope[LEFT] = lambda: True
+
+    monkeypatch.setattr(listening._Protocol, "on_headers_complete", on_headers_complete)
+    with (
+        serving({"mini": paths["mini"]}) as running,
+        httpx.Client(base_url=running.url, timeout=PATIENCE) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first = pool.submit(client.post, "/embed", json={"inputs": "a"})
+        until(lambda: held.begun == 1)
+        # In truth there is nobody to get it.
+        assert client.post("/embed", json={"inputs": "b c"}, headers={"x-gone": "1"}).status_code == 500
+        gone = 'bertonnx_requests_total{endpoint="/embed",model="",status="499"} 1.0'
+        assert gone in client.get("/metrics").text
+        held.open.set()
+        assert first.result(PATIENCE).status_code == 200
+        assert held.begun == 1
+
+
 def test_what_is_under_way_is_answered_at_the_end(paths: dict[str, Path], held: Held) -> None:
     import httpx
 
