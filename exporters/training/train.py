@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bertonnx.errors import UsageError
 from bertonnx.exporters.options import Trust
 from bertonnx.exporters.staging import require_free
 from bertonnx.exporters.training.lesson import Lesson, read_lesson
@@ -145,6 +146,7 @@ def train(
     # Before anything is read: what is in the way should not be found after an hour.
     path = require_free(output, force=force)
     target = None if report is None else check_report(report)
+    _require_apart(path, target, [Path(data), *([] if validation is None else [Path(validation)])])
     file = Path(base)
     if file.suffix.lower() == ".onnx" and file.is_file():
         made = _head(file, data, path, options, progress)
@@ -156,6 +158,17 @@ def train(
             target, made.evaluation, title=f"{path.name}, trained on {Path(data).name}", about=made.notes
         )
     return made
+
+
+def _require_apart(output: Path, report: Path | None, read: Sequence[Path]) -> None:
+    """Refuse to write over what is read, which nobody has twice, or two things into one file."""
+    taken = {path.resolve() for path in read}
+    for path in (output, *([] if report is None else [report])):
+        if path.resolve() in taken:
+            raise UsageError(
+                "{path} would be written over, and is named for something else too; name another", path=path
+            )
+        taken.add(path.resolve())
 
 
 def _head(

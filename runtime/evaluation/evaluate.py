@@ -142,6 +142,14 @@ def measured_labels(model: Model, data: str | Path, columns: Columns) -> Measure
     kind = card.problem_type or SINGLE
     asked = Columns(columns.column, columns.pair_column, columns.label_column, problem_type=kind)
     labelled = read_labelled(data, asked, needs_pair=card.needs_pair)
+    named = labelled.columns["label"].strip()
+    if kind == MULTI and named in card.labels and len(card.labels) > 1:
+        # Its zeros and ones would be taken for places of labels.
+        raise UsageError(
+            "{named} is one of the model's labels; name the columns of all: {say}",
+            named=named,
+            say=Option("label_column", ",".join(card.labels)),
+        )
     return measured_texts(model, labelled)
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bertonnx.errors import InputError, RowError, UsageError
+from bertonnx.errors import InputError, RowError
 from bertonnx.runtime.evaluation.records import Record, Records, read_records
 from bertonnx.runtime.io.inputs import PAIRS, TEXTS
 from bertonnx.runtime.options import chosen
@@ -26,6 +26,12 @@ SINGLE, MULTI, REGRESSION = KINDS = (
     "regression",
 )
 """Kinds of labels, as `problem_type` of transformers names them."""
+
+_WANTED: Mapping[str | None, str] = {
+    SINGLE: "one label a text",
+    MULTI: "a list of labels a text",
+    REGRESSION: "an amount a text",
+}
 
 _TEXTS = (*TEXTS, "review", "content", "comment", "message", "body", "tweet", "document", "title", "input")
 _LABELS = ("label", "labels", "class", "category", "target", "sentiment", "rating", "score", "y", "output")
@@ -130,8 +136,8 @@ def read_labelled(path: str | Path, columns: Columns, *, needs_pair: bool = Fals
         needs_pair: whether there must be second texts.
 
     Raises:
-        InputError: it cannot be read, nothing says which columns to take, or no row has a label.
-        UsageError: the labels are not of the kind that was asked for.
+        InputError: it cannot be read, nothing says which columns to take, no row has a label, or the labels
+            are not of the kind that is asked for.
     """
     records = read_records(path)
     found = _found(records, columns, needs_pair=needs_pair)
@@ -307,8 +313,8 @@ def _typed(labels: list[Any], names: Sequence[str], asked: str | None, path: str
     lists = [_as_list(label) for label in labels]
     if all(item is not None for item in lists):
         if asked not in (None, MULTI):
-            raise UsageError(
-                "{asked}, and the labels of {path} are lists", asked=Option("problem_type", asked), path=path
+            raise InputError(
+                "the labels of {path} are lists, and {wanted} is wanted", path=path, wanted=_WANTED[asked]
             )
         return MULTI, [tuple(dict.fromkeys(_word(part, path) for part in item or ())) for item in lists]
     mixed = next((label for label, item in zip(labels, lists, strict=True) if item is not None), None)
@@ -329,9 +335,8 @@ def _typed(labels: list[Any], names: Sequence[str], asked: str | None, path: str
 def _held(rows: list[Any], names: Sequence[str], asked: str | None) -> tuple[str, list[Any]]:
     """Return of several columns of yes and no the names of those that say yes."""
     if asked not in (None, MULTI):
-        raise UsageError(
-            "{asked}, and several columns of labels were named; name one",
-            asked=Option("problem_type", asked),
+        raise InputError(
+            "several columns of labels were named, and {wanted} is wanted; name one", wanted=_WANTED[asked]
         )
     labels = []
     for row in rows:
@@ -388,11 +393,11 @@ def _are_amounts(numbers: Sequence[float | None]) -> bool:
 def _amounts(labels: Sequence[Any], numbers: Sequence[float | None], path: str) -> list[float]:
     for label, number in zip(labels, numbers, strict=True):
         if number is None:
-            raise UsageError(
-                "{asked}, and the label {label!r} of {path} is no number",
-                asked=Option("problem_type", REGRESSION),
+            raise InputError(
+                "the label {label!r} of {path} is no number, and {wanted} is wanted",
                 label=label,
                 path=path,
+                wanted=_WANTED[REGRESSION],
             )
     return [number for number in numbers if number is not None]
 

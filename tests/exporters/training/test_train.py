@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,11 @@ def test_pairs_several_labels_and_numbers(exported: dict[str, Path], folder: Pat
     assert several.card.labels == ("bad", "good", "odd")
     with bertonnx.load(several.path) as model:
         assert {*model.classify(["slow"])[0]} == {"labels", "scores"}
+    columns = tmp_path / "columns.csv"
+    columns.write_text("text,bad,good,odd\nslow,1,0,0\nlovely,0,1,1\n")
+    assert bertonnx.evaluate(several.path, columns, label_column="bad,good,odd").rows == 2
+    with pytest.raises(UsageError, match=r"bad is one of the model's labels; .* label_column='bad,good,odd'"):
+        bertonnx.evaluate(several.path, columns, label_column="bad")
     numbers = bertonnx.train(base, folder / "numbers.jsonl", tmp_path / "n.onnx")
     assert numbers.card.problem_type == "regression"
     assert [*numbers.evaluation.scores] == ["pearson", "spearman", "mae", "rmse"]
@@ -209,6 +215,12 @@ def test_what_is_refused(exported: dict[str, Path], folder: Path, tmp_path: Path
         UsageError, match=r"class_weights=.balanced. is for labels, and those of .* are amounts"
     ):
         bertonnx.train(base, folder / "numbers.jsonl", tmp_path / "m.onnx", class_weights="balanced")
+    mine = Path(shutil.copy(single, tmp_path / "mine.jsonl"))
+    for given in ({"output": mine}, {"output": tmp_path / "m.html", "report": tmp_path / "m.html"}):
+        with pytest.raises(UsageError, match="would be written over, and is named for something else too"):
+            bertonnx.train(base, mine, force=True, **given)
+    assert mine.read_bytes() == single.read_bytes()
+    mine.unlink()
     with pytest.raises(InputError, match="there is no file"):
         bertonnx.train(base, tmp_path / "none.csv", tmp_path / "m.onnx")
     (tmp_path / "m.onnx").write_bytes(b"mine")

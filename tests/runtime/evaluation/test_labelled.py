@@ -83,8 +83,11 @@ def test_several_columns_are_labels_that_may_hold(tmp_path: Path) -> None:
 def test_a_kind_that_was_asked_for(tmp_path: Path) -> None:
     found = read(tmp_path, "a.csv", "text,label\na,1\nb,2\n", Columns(problem_type="regression"))
     assert found.labels == [1.0, 2.0]
-    with pytest.raises(UsageError, match=r"the label 'x' of .*b\.csv is no number"):
+    with pytest.raises(InputError, match=r"the label 'x' of .*b\.csv is no number, and an amount a text is"):
         read(tmp_path, "b.csv", "text,label\na,x\n", Columns(problem_type="regression"))
+    single = Columns(problem_type="single_label_classification")
+    with pytest.raises(InputError, match=r"the labels of .* are lists, and one label a text is wanted"):
+        read(tmp_path, "b.jsonl", '{"text": "a", "label": ["x"]}', single)
     with pytest.raises(UsageError, match="problem_type='ranking' is unknown"):
         Columns(problem_type="ranking")
 
