@@ -45,6 +45,8 @@ class Family:
             where all versions write the same.
         since: the first major version of transformers with code of the family that can be traced; empty where
             4 has it.
+        stands_for_code: whether transformers' class computes what the code does that its checkpoints on the
+            Hub bring, as far as `translate` does not refuse them: that code is not needed then.
         relative_positions: whether positions are told from each other alone, so that no table of them limits
             the input.
     """
@@ -59,6 +61,7 @@ class Family:
     prepare: str = ""
     translate: str = ""
     since: str = ""
+    stands_for_code: bool = False
     relative_positions: bool = False
 
     @property
@@ -121,7 +124,14 @@ FAMILIES: Registry[Family] = Registry(
     ),
     Family("roberta-prelayernorm", position_offset=2),
     Family("eurobert", since="5", gaps={"question-answering": _NO_HEAD}),
-    Family("nomic_bert", since="5", gaps={"question-answering": _NO_HEAD}),
+    # Most of its checkpoints were saved with code of their own, before transformers had any.
+    Family(
+        "nomic_bert",
+        since="5",
+        gaps={"question-answering": _NO_HEAD},
+        translate="bertonnx.exporters.checkpoint.nomic:nomic_keys",
+        stands_for_code=True,
+    ),
     Family("gte", since="5", gaps={"question-answering": _NO_HEAD}),
     Family("jina_embeddings_v3", since="5"),
     Family("esmc", since="5", gaps={"question-answering": _NO_HEAD}),

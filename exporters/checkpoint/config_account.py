@@ -8,7 +8,7 @@ for the PyTorch model that we compare with. Which version reads what is in a tab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bertonnx.errors import CheckpointError
@@ -88,10 +88,39 @@ def settled(raw: Mapping[str, Any], account: Account) -> dict[str, Any]:
     row = family_named(name)
     known = {key: value for key, value in raw.items() if key not in _SET_HERE}
     _account_for_rotary(known, name, live)
+    known |= _left_out(known, name, live)
     if row is not None and row.translate:
         known = resolve(row.translate)(known, live, account)
     _account_for(known, name, live, account)
     return known
+
+
+def _left_out(raw: Mapping[str, Any], name: str, live: Reads) -> dict[str, Any]:
+    """Return the keys that are not there since they held the default of the version that saved them.
+
+    Only those that the installed version reads, and whose default is another there.
+    """
+    tables = read_tables()
+    saver = _saver(raw, tables.versions)
+    reads = tables.of(name).get(saver)
+    if reads is None:
+        return {}
+    there = {*raw, *(key for alias, key in live.aliases.items() if alias in raw)}
+    then = {**tables.shared[saver], **reads.reads, **reads.kept}
+    now = {**_shared(), **live.reads, **live.kept}
+    return {
+        key: value
+        for key, value in then.items()
+        if key not in there and value is not None and now.get(key) is not None and now[key] != value
+    }
+
+
+def _saver(raw: Mapping[str, Any], versions: Sequence[str]) -> str:
+    """Return the version of the table that stands for the one that saved config.json."""
+    # Version 3 and those before it did not write the key, and had the defaults of 4.
+    major = str(raw.get("transformers_version") or "4").partition(".")[0]
+    alike = [version for version in versions if version.partition(".")[0] == major]
+    return alike[-1] if alike else versions[0 if major < "5" else -1]
 
 
 def other_version(key: str, value: object, name: str) -> CheckpointError:

@@ -47,12 +47,14 @@ class Reads:
         idle: keys that the class has, and no code mentions.
         aliases: other names of keys (`attribute_map`).
         values: key -> the texts that the code compares it with, where it does.
+        kept: key that every class takes -> its default, where this class has another than they.
     """
 
     reads: Mapping[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def known(self) -> frozenset[str]:
@@ -135,7 +137,18 @@ def installed_reads(family: str) -> Reads:
     values = {
         name: tuple(sorted({text for part in code for text in part.compared.get(name, ())})) for name in reads
     }
-    return Reads(reads, idle, aliases, {name: texts for name, texts in values.items() if texts})
+    values = {name: texts for name, texts in values.items() if texts}
+    return Reads(reads, idle, aliases, values, _kept(config, shared))
+
+
+def _kept(config: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a class for keys of models that every class takes, where they are its own."""
+    with quiet():
+        made = config()
+    # Others that differ are settings of text generation, which version 4 fills in for all.
+    names = sorted(name for name in shared if name.endswith("_token_id") or name == "tie_word_embeddings")
+    found = {name: _json(getattr(made, name, None)) for name in names}
+    return {name: value for name, value in found.items() if value is not None and value != shared[name]}
 
 
 def _rope_keys(config: Any, defaults: Mapping[str, Any]) -> Iterator[str]:

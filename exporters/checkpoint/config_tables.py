@@ -19,7 +19,7 @@ __all__ = ["TABLES", "Tables", "read_tables", "written"]
 TABLES = Path(__file__).with_name("config_keys.json")
 
 _ALL = "all"
-_PARTS = ("reads", "idle", "aliases", "values")
+_PARTS = ("reads", "idle", "aliases", "values", "kept")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def read_tables() -> Tables:
         for version in parts["in"]:
             own = {part: _joined(parts.get(part, {}), version) for part in _PARTS}
             values = {key: tuple(texts) for key, texts in own["values"].items()}
-            families[version][name] = Reads(own["reads"], tuple(sorted(own["idle"])), own["aliases"], values)
+            families[version][name] = Reads(
+                own["reads"], tuple(sorted(own["idle"])), own["aliases"], values, own["kept"]
+            )
     return Tables({version: _joined(data["shared"], version) for version in versions}, families)
 
 
@@ -98,6 +100,7 @@ def _family(tables: Tables, name: str) -> dict[str, Any]:
         "idle": _split({version: dict.fromkeys(reads.idle) for version, reads in own.items()}),
         "aliases": _split({version: reads.aliases for version, reads in own.items()}),
         "values": _split({version: reads.values for version, reads in own.items()}),
+        "kept": _split({version: reads.kept for version, reads in own.items()}),
     }
     return {"in": list(own), **{part: split for part, split in parts.items() if split}}
 

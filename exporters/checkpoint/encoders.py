@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["GRAPH_INPUTS", "accepted_inputs", "exportable_tasks", "require_encoder", "without_cache"]
+__all__ = [
+    "GRAPH_INPUTS",
+    "accepted_inputs",
+    "code_is_needless",
+    "exportable_tasks",
+    "require_encoder",
+    "without_cache",
+]
 
 GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -101,6 +108,17 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             family=name,
             known=_known(),
         )
+
+
+def code_is_needless(config: Mapping[str, Any]) -> bool:
+    """Tell whether transformers has what the code computes that a checkpoint brings along.
+
+    Args:
+        config: config.json.
+    """
+    name = config.get("model_type")
+    row = family(name) if isinstance(name, str) else None
+    return row is not None and row.stands_for_code and _has_code(row.name)
 
 
 def exportable_tasks(name: str, own: Collection[str] = ()) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bertonnx.errors import CheckpointError, SourceError
-from bertonnx.exporters.checkpoint.encoders import require_encoder
+from bertonnx.exporters.checkpoint.encoders import code_is_needless, require_encoder
 from bertonnx.exporters.checkpoint.module_list import LIST, read_list, require_known
 from bertonnx.exporters.options import Trust
 from bertonnx.wording import Call, Message, Option
@@ -349,8 +349,9 @@ def _refuse_custom_code(what: str, folder: Path) -> None:
     # A tokenizer may bring code where the model brings none, and it would run just the same.
     for name in ("config.json", "tokenizer_config.json"):
         path = model_folder(folder) / name
-        code = read_json(path).get("auto_map") if path.is_file() else None
-        if code:
+        said = read_json(path) if path.is_file() else {}
+        code = said.get("auto_map")
+        if code and not code_is_needless(said):
             raise SourceError(
                 "{what} brings its own Python code ({file} names it for {classes}), which would run on this "
                 "machine; read that code, and if you trust it, add {option}",

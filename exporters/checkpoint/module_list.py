@@ -124,7 +124,8 @@ def require_known(modules: Sequence[Module], folder: Path, known: Sequence[str] 
     Raises:
         UnsupportedError: naming it, and why.
     """
-    for module in modules:
+    # One that no kind of model can have says more than one that stands there for its sake.
+    for module in sorted(modules, key=lambda module: module.name not in _REFUSED):
         if module.name not in known:
             other = "it is a module of another kind of model"
             unknown = other if module.name in MODULES else "bertonnx does not know it"

@@ -63,6 +63,10 @@ def _compare(path: Path, folder: Path) -> None:
             _compare_embeddings(model, arrays)
         elif "predicted" in arrays:
             _compare_scores(model, arrays)
+        elif "sparse" in arrays:
+            _compare_words(model, arrays)
+        elif "vectors query 0" in arrays:
+            _compare_vectors(model, arrays)
         else:
             _compare_outputs(model, path, arrays)
 
@@ -72,6 +76,23 @@ def _compare_embeddings(model: bertonnx.Model, arrays: Any) -> None:
     _close("embed", model.embed(texts), arrays["embeddings"])
     for prompt in ("query", "document"):
         _close(f"embed with the prompt {prompt}", model.embed(texts, prompt=prompt), arrays[prompt])
+
+
+def _compare_words(model: bertonnx.Model, arrays: Any) -> None:
+    texts = [text for text, _ in CASES]
+    for prompt in (None, "query", "document"):
+        expected = arrays["sparse" if prompt is None else f"sparse {prompt}"]
+        got = np.zeros_like(expected)
+        for row, item in zip(got, model.embed_sparse(texts, prompt=prompt), strict=True):
+            row[item["ids"]] = item["weights"]
+        _close(f"weights of words, prompt {prompt}", got, expected)
+
+
+def _compare_vectors(model: bertonnx.Model, arrays: Any) -> None:
+    texts = [text for text, _ in CASES]
+    for side in ("query", "document"):
+        for number, item in enumerate(model.embed_tokens(texts, prompt=side)):
+            _close(f"vectors of {side} {number}", item["vectors"], arrays[f"vectors {side} {number}"])
 
 
 def _compare_scores(model: bertonnx.Model, arrays: Any) -> None:

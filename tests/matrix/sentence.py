@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 
 from bertonnx.exporters.quiet import quiet
+from tests.matrix.kinds import save_other_kinds, unmet_modules
 from tests.matrix.texts import CASES
 from tests.tiny import save_tiny
+from tests.tokenizers_zoo import pretrained
 
 __all__ = ["save_sentence_folders"]
 
@@ -23,7 +26,11 @@ WIDTH = 32
 
 
 def save_sentence_folders(target: Path) -> Iterator[Path]:
-    """Yield each folder, saved with `reference.npz`; what the installed version does not have is left out."""
+    """Yield each folder, saved with `reference.npz`; what the installed version does not have is left out.
+
+    Raises:
+        LookupError: the installed version has a module that no folder has.
+    """
     encoder = save_tiny(target / "base-encoder", "bert", "feature-extraction")
     with quiet():
         for name, make in _embedding_folders().items():
@@ -37,8 +44,21 @@ def save_sentence_folders(target: Path) -> Iterator[Path]:
         for name, make_ranker in _ranking_folders(target).items():
             torch.manual_seed(0)
             yield _saved_ranker(target / name, make_ranker())
-    for name in ("base-encoder", "base-ranker", "base-classes"):
-        shutil.rmtree(target / name, ignore_errors=True)
+        yield _renamed(_saved_encoder(target / "CLIPModel", [_transformer(encoder), _pooling()]), "CLIPModel")
+        yield from save_other_kinds(target)
+    if unmet := unmet_modules(target):
+        raise LookupError(f"no folder has the modules {', '.join(unmet)} of this sentence-transformers")
+    for base in target.glob("base-*"):
+        shutil.rmtree(base)
+
+
+def _renamed(folder: Path, name: str) -> Path:
+    """Let the list name another module in the first one's place: one whose own files need pictures."""
+    file = folder / "modules.json"
+    first, *rest = json.loads(file.read_text())
+    first["type"] = f"sentence_transformers.sentence_transformer.modules.{name}"
+    file.write_text(json.dumps([first, *rest]))
+    return folder
 
 
 _PROMPTS: Mapping[str, Mapping[str, Any]] = {
@@ -143,7 +163,8 @@ def _other_folders() -> dict[str, Make]:
         "LSTM": lambda t: [t, m.LSTM(WIDTH, hidden_dim=8), _pooling_of(16)],
         "Router": lambda t: [m.Router.for_query_document([t, _pooling()], [t, _pooling("cls")])],
         "StaticEmbedding": lambda t: [m.StaticEmbedding(t.tokenizer.backend_tokenizer, embedding_dim=16)],
-        "WordEmbeddings": lambda _: _word_embeddings(),
+        "WordEmbeddings": lambda _: [*_word_embeddings(), _pooling_of(8)],
+        "WordWeights": lambda _: [*_word_embeddings(), _word_weights(), _pooling_of(8)],
         "BoW": lambda _: [m.BoW(vocab=["a", "b", "film"])],
     }
 
@@ -162,12 +183,20 @@ def _pooling_of(width: int) -> Any:
     return _modules().Pooling(width, "mean")
 
 
+_WORDS = ["PADDING_TOKEN", "film", "mars", "red", "word"]
+
+
 def _word_embeddings() -> list[Any]:
     from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
-    words = ["PADDING_TOKEN", "film", "mars", "red", "word"]
-    table = np.random.default_rng(0).normal(size=(len(words), 8))
-    return [_modules().WordEmbeddings(WhitespaceTokenizer(words), table), _pooling_of(8)]
+    table = np.random.default_rng(0).normal(size=(len(_WORDS), 8))
+    return [_modules().WordEmbeddings(WhitespaceTokenizer(_WORDS), table)]
+
+
+def _word_weights() -> Any:
+    from sentence_transformers.sentence_transformer.modules.word_weights import WordWeights
+
+    return WordWeights(_WORDS, {"mars": 2.0, "red": 0.5})
 
 
 def _random(module: Any) -> Any:
@@ -217,7 +246,20 @@ def _ranking_folders(target: Path) -> dict[str, Callable[[], Any]]:
         _random(_modules().LayerNorm(WIDTH)),
         _dense(out_features=1, **scores),
     )
+    made["LogitScore"] = lambda: _next_word_ranker(target / "base-generates")
     return made
+
+
+def _next_word_ranker(folder: Path) -> Any:
+    import transformers
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder.modules import LogitScore
+
+    own = pretrained("wordpiece", model_max_length=64)
+    config = transformers.GPT2Config(vocab_size=len(own), n_embd=WIDTH, n_layer=1, n_head=2, n_positions=64)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    own.save_pretrained(folder)
+    return CrossEncoder(modules=[_transformer(folder, transformer_task="text-generation"), LogitScore(7, 8)])
 
 
 def _saved_encoder(folder: Path, modules: Sequence[Any], settings: Mapping[str, Any] | None = None) -> Path:
@@ -244,5 +286,6 @@ def _saved_ranker(folder: Path, made: Any) -> Path:
     made.save_pretrained(str(folder))
     read = CrossEncoder(str(folder), device="cpu")
     pairs = [(text, pair) for text, pair in CASES if pair is not None]
-    np.savez(folder / "reference.npz", predicted=read.predict(pairs))
+    # One at a time, since a tokenizer of text generation may have no padding.
+    np.savez(folder / "reference.npz", predicted=np.concatenate([read.predict([pair]) for pair in pairs]))
     return folder

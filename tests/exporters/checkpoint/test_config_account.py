@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from bertonnx.errors import CheckpointError, UnsupportedError
+from bertonnx.exporters.checkpoint import config_account
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.config_account import settled
+from bertonnx.exporters.checkpoint.config_reads import Reads
+from bertonnx.exporters.checkpoint.config_tables import Tables
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.weights import load_config
@@ -354,3 +357,28 @@ def test_bases_of_version_5_are_not_lost(tmp_path: Path) -> None:
         scores = model(ids, attention_mask=torch.ones_like(ids)).logits.softmax(-1)[0].tolist()
     # With the bases of a file that says nothing: 0.458, 0.322, 0.220.
     assert scores == pytest.approx([0.441, 0.347, 0.212], abs=6e-4)
+
+
+def test_a_key_that_was_left_out_has_the_default_of_the_version_that_saved_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if the installed version had another one."""
+    old, new = (
+        Reads({"a": 1, "b": 1, "same": 1, "gone": 1}, kept={"tie_word_embeddings": False}),
+        Reads({"a": 2, "b": 2, "same": 1, "tie_word_embeddings": True, "none": None}, aliases={"other": "b"}),
+    )
+    shared: dict[str, Any] = {"4.57.6": {"tie_word_embeddings": True, "none": 3}, "5.24.0": {}}
+    tables = Tables(shared, {"4.57.6": {"bert": old}, "5.24.0": {"bert": new}})
+    for name in ("read_tables", "shared_keys", "installed_reads"):
+        values = {"read_tables": tables, "shared_keys": {}, "installed_reads": new}
+        monkeypatch.setattr(config_account, name, lambda *_, value=values[name]: value)
+    monkeypatch.setattr(config_account, "_installed", lambda: "5.24.0")
+    raw = {"model_type": "bert", "transformers_version": "4.30.2"}
+    changed = {"a": 1, "b": 1, "tie_word_embeddings": False}
+    assert settled(raw, Account()) == {**raw, **changed}
+    assert settled({"model_type": "bert"}, Account()) == {"model_type": "bert", **changed}
+    # What it says itself stands, under any of its names.
+    said = {**raw, "a": 5, "other": 6, "tie_word_embeddings": True}
+    assert settled(said, Account()) == said
+    newer = {**raw, "transformers_version": "5.1.0"}
+    assert settled(newer, Account()) == newer

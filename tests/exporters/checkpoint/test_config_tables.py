@@ -53,8 +53,25 @@ def test_what_the_versions_read_differently() -> None:
     assert list(read_tables().of("eurobert")) == [NEW]
 
 
+def test_defaults_that_no_encoder_reads_are_all_that_changed() -> None:
+    """What a version leaves out of config.json since it is its default is another's default as well."""
+    changed = set()
+    for family in read_tables().families[OLD].keys() & read_tables().families[NEW].keys():
+        old, new = (
+            {**read_tables().shared[version], **reads.reads, **reads.kept}
+            for version, reads in read_tables().of(family).items()
+        )
+        changed |= {(family, key) for key in old.keys() & new.keys() if old[key] != new[key]}
+    # ModernBERT's are translated; outputs are set by the export.
+    assert {pair for pair in changed if pair[1] != "output_attentions"} == {
+        *((family, "eos_token_id") for family in ("esm", "flaubert", "xlm")),
+        *(("modernbert", key) for key in ("global_rope_theta", "local_rope_theta")),
+    }
+    assert read_tables().of("rembert")[OLD].kept["tie_word_embeddings"] is False
+
+
 def test_a_version_is_replaced_or_taken_out() -> None:
-    reads = Reads({"a": 1.0, "b": None}, ("c",), {"d": "a"}, {"b": ("x", "y")})
+    reads = Reads({"a": 1.0, "b": None}, ("c",), {"d": "a"}, {"b": ("x", "y")}, {"x": False})
     one = Tables().replaced("4.1.0", {"x": True}, {"f": reads})
     both = one.replaced("10.0.0", {"x": 1}, {"f": Reads({"a": 1.0}), "g": Reads()})
     assert both.versions == ("4.1.0", "10.0.0")
@@ -63,5 +80,6 @@ def test_a_version_is_replaced_or_taken_out() -> None:
     assert data["shared"] == {"4.1.0": {"x": True}, "10.0.0": {"x": 1}}
     assert data["families"]["f"]["reads"] == {"all": {"a": 1.0}, "4.1.0": {"b": None}}
     assert data["families"]["f"]["values"] == {"4.1.0": {"b": ["x", "y"]}}
+    assert data["families"]["f"]["kept"] == {"4.1.0": {"x": False}}
     assert data["families"]["g"] == {"in": ["10.0.0"]}
     assert both.without("10.0.0") == one

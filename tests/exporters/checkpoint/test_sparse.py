@@ -117,6 +117,16 @@ def test_modules_that_are_refused(module: str, why: str, tmp_path: Path) -> None
     assert why in said
 
 
+def test_the_module_that_no_model_can_have_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {})
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "sentence_transformers.sentence_transformer.modules.Pooling"
+    place = "sentence_transformers.sparse_encoder.modules.SparseAutoEncoder"
+    modules.append({"idx": 2, "name": "2", "path": "2_SparseAutoEncoder", "type": place})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert "module SparseAutoEncoder cannot be exported" in message(UnsupportedError, folder)
+
+
 def test_tasks_that_its_folder_does_not_serve(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {})
     said = message(UnsupportedError, folder, task="feature-extraction")
