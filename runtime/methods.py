@@ -416,6 +416,14 @@ class Methods(ABC):
         # Of the line that called the method which called what called this.
         warnings.warn(str(cut_note(cut, texts, self.max_length)), TruncationWarning, stacklevel=4)
 
+    def required(self, method: str) -> str | None:
+        """Return the task that a method of this class is of, for `DecodeOptions.task`; None for the model's.
+
+        Raises:
+            TaskError: the model cannot serve it.
+        """
+        return self._require(method)
+
     def _require(self, method: str) -> str | None:
         """Return the task that a method is of; None for the model's own."""
         row, *others = served(self.card.task, self.card.also)

@@ -22,7 +22,7 @@ import hashlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
@@ -41,8 +41,9 @@ from bertonnx.runtime.golden import check
 from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.modelfile.named_weights import Weight
-from bertonnx.runtime.options import Aggregation, DecodeOptions
-from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of
+from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.r_hidden import hidden_states, token_rows
+from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of, token_columns
 from bertonnx.runtime.rows import Encoded, Row, as_rows, require_single
 from bertonnx.runtime.session.memory import trim
 from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
@@ -63,7 +64,7 @@ __all__ = [
     "weights",
 ]
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
@@ -272,13 +273,10 @@ class Handle:
         self,
         name: str,
         texts: Sequence[str],
-        pairs: Sequence[str] | None,
-        places: Sequence[int] | None,
-        top: int,
-        aggregation: Aggregation,
-        prompt: str | None = None,
-        no_answer: bool = False,
-        raw_scores: bool = False,
+        pairs: Sequence[str] | None = None,
+        places: Sequence[int] | None = None,
+        options: Mapping[str, Any] | None = None,
+        method: str | None = None,
     ) -> Answer:
         """Start a prediction.
 
@@ -286,33 +284,55 @@ class Handle:
         factors, and the `width` of a matrix.
 
         Args:
-            name: a table of `info`'s, or "tokens".
+            name: a table of `info`'s, or one that an option or a method asks for (`table_of`).
             texts: the texts.
             pairs: second texts, as many, or None.
             places: the row number in R of each text, or None for 1, 2, ...
-            top: labels, answers or tokens a row, at most; 0 for what the task gives by itself.
-            aggregation: of entities, as `Model.entities`.
-            prompt: as `Model.embed`.
-            no_answer: as `Model.answer`.
-            raw_scores: as `Model.classify`.
+            options: fields of `DecodeOptions` that are not as by default. Without `top_k`, labels, answers
+                and tokens are as many as the task gives by itself.
+            method: of a file that serves several tasks, the method whose task is asked; None for its own.
         """
         model, rows = self._model, as_rows(texts, pairs)
-        table = table_of(
-            model.card, name, DecodeOptions(top or None, aggregation, prompt, no_answer, raw_scores)
-        )
+        decode = DecodeOptions(**(options or {}))
+        if method is not None:
+            decode = replace(decode, task=model.required(method))
+        table = table_of(model.card, name, decode)
         # Before pairs are asked for: any text can be tokenized by itself.
         if name == TOKENS:
-            return _started(Run(self._tokenized(model.prompted(rows, prompt)), table, places))
+            return _started(Run(self._tokenized(model.prompted(rows, decode.prompt)), table, places))
         if pairs is not None:
             require_single(model.card, Option("pairs"))
-        if pairs is None and model.card.needs_pair:
+        if pairs is None and model.card.needs_pair and not decode.pairs_texts:
             raise UsageError(
                 "this model was trained for {task} of text pairs, and no pairs were given; give the second "
                 "texts as {option}",
                 task=model.card.task,
                 option=Option("pairs"),
             )
-        return _started(Run(model.stream(rows, replace(table.decode, prompt=prompt)), table, places))
+        return _started(Run(model.stream(rows, table.decode), table, places))
+
+    @_answering
+    def hidden(
+        self,
+        texts: Sequence[str],
+        places: Sequence[int] | None = None,
+        layers: Sequence[int] = (-1,),
+        words: Any = None,
+        prompt: str | None = None,
+    ) -> Answer:
+        """Start to read the vectors of tokens; the answer is as that of `start`.
+
+        Args:
+            texts: the texts.
+            places: as `start`.
+            layers: as `Model.embed_tokens`; the vectors of several stand beside each other, in one pass.
+            words: as `Model.embed_tokens`.
+            prompt: as `Model.embed_tokens`.
+        """
+        asked = [int(layer) for layer in layers]
+        results, width = hidden_states(self._model, texts, layers=asked, words=words, prompt=prompt)
+        table = Table(token_columns(), token_rows, width=width)
+        return _started(Run(results, table, places))
 
     @_long
     def timed(self, texts: Sequence[str]) -> Answer:
@@ -429,6 +449,7 @@ def _info(model: Model) -> dict[str, Any]:
     card = model.card
     return {
         "task": card.task,
+        "also": list(card.also),
         "tables": list(tables_of(card)),
         "matrices": [name for name in tables_of(card) if table_of(card, name, DecodeOptions()).is_matrix],
         "family": card.family,

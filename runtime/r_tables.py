@@ -20,6 +20,7 @@ from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.io.columns import Column
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Encoded, Item
+from bertonnx.runtime.vectors.form import form_of
 
 __all__ = [
     "TOKENS",
@@ -27,19 +28,25 @@ __all__ = [
     "Table",
     "Values",
     "answer_table",
+    "chunk_table",
     "embedding_table",
     "entity_table",
     "label_table",
     "mask_table",
     "plain",
+    "rank_table",
     "score_table",
+    "sparse_table",
     "table_of",
     "tables_of",
+    "token_columns",
+    "zero_shot_table",
 ]
 
-Kind = Literal["int", "float", "text", "level", "flag", "place", "matrix"]
+Kind = Literal["int", "float", "text", "level", "flag", "place", "matrix", "vector"]
 """What a column is in R: `level` is a factor, as places among the table's levels; `flag` is logical, as 0
-or 1; `place` counts from 1, and 0 is NA; `matrix` is a row of numbers for each text."""
+or 1; `place` counts from 1, and 0 is NA; `matrix` is a row of numbers for each text, and the only column;
+`vector` is a row of numbers beside other columns, as many rows as they have."""
 
 Values = tuple[Any, ...]
 
@@ -92,8 +99,8 @@ class Table:
         for result in results:
             for values in self.rows(result):
                 for value, kind in zip(values, self.columns.values(), strict=True):
-                    if kind in ("float", "matrix"):
-                        yield from value if kind == "matrix" else (value,)
+                    if kind in ("float", "matrix", "vector"):
+                        yield from (value,) if kind == "float" else value
 
 
 def tables_of(card: Card) -> tuple[str, ...]:
@@ -109,25 +116,87 @@ def table_of(card: Card, name: str, decode: DecodeOptions) -> Table:
     """
     if name == TOKENS:
         return _token_table(card)
+    if name in _ASKED:
+        return _ASKED[name](card, decode)
     tables = task_named(card.task).r_tables
     if name == _RESULTS and not tables:
         return column_table(card, decode)
     return cast("Table", resolve(tables[name])(card, decode))
 
 
-def embedding_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
-    """Return the table of embeddings."""
-    return Table({"values": "matrix"}, lambda item: [(item["embedding"],)], width=card.width or 0)
+def embedding_table(card: Card, decode: DecodeOptions) -> Table:
+    """Return the table of embeddings; whole numbers of an encoding are the same as float32."""
+    width = form_of(card, decode).length or 0
+    return Table({"values": "matrix"}, lambda item: [(item["embedding"],)], width=width, decode=decode)
 
 
-def score_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
+def chunk_table(card: Card, decode: DecodeOptions) -> Table:
+    """Return the table of the windows of long texts, and their embeddings."""
+
+    def rows(item: Item) -> list[Values]:
+        return [
+            (number, chunk["start"] + 1, chunk["end"], chunk["embedding"])
+            for number, chunk in enumerate(item["chunks"], start=1)
+        ]
+
+    columns: dict[str, Kind] = {"chunk": "int", "start": "int", "end": "int", "embedding": "vector"}
+    return Table(columns, rows, width=form_of(card, decode).length or 0, decode=decode)
+
+
+def score_table(card: Card, decode: DecodeOptions) -> Table:
     """Return the table of the scores of all labels, in the order of the model."""
     return Table(
         {"values": "matrix"},
         lambda item: [(_label_scores(item),)],
         card.labels,
         width=max(len(card.labels), 1),
+        decode=decode,
     )
+
+
+def rank_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
+    """Return the table of how well each document answers the query."""
+    return Table({"score": "float"}, lambda item: [(item["score"],)], decode=decode)
+
+
+def sparse_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
+    """Return the table of the tokens that weigh something, the heaviest first."""
+
+    def rows(item: Item) -> list[Values]:
+        words = item["sparse"]
+        return [*zip(words, words.ids.tolist(), words.weights.tolist(), strict=True)]
+
+    return Table({"token": "text", "id": "int", "weight": "float"}, rows, decode=decode)
+
+
+def token_columns() -> dict[str, Kind]:
+    """Return the columns of the vectors of tokens, or of words."""
+    return {"position": "int", "token": "text", "start": "place", "end": "place", "vector": "vector"}
+
+
+def zero_shot_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
+    """Return the table of the user's own labels, best first; without a number, those that are chosen."""
+    places = {label: place for place, label in enumerate(decode.labels, start=1)}
+    top = decode.top_k
+
+    def rows(item: Item) -> list[Values]:
+        if top:
+            return [(places[best["label"]], best["score"]) for best in item["top"][:top]]
+        chosen = item["labels"] if "labels" in item else [item["label"]]
+        return [(places[label], item["scores"][label]) for label in chosen]
+
+    # The item lists its best labels only where more than one is asked for.
+    asked = replace(decode, top_k=max(top or 0, 2))
+    return Table({"label": "level", "score": "float"}, rows, decode.labels, decode=asked)
+
+
+_ASKED: Mapping[str, Callable[[Card, DecodeOptions], Table]] = {
+    "chunks": chunk_table,
+    "ranks": rank_table,
+    "sparse": sparse_table,
+    "zero_shot": zero_shot_table,
+}
+"""Tables of what is asked for by an option or a method, whatever the model's own task is."""
 
 
 def _label_scores(item: Item) -> list[float]:
@@ -273,6 +342,11 @@ def _packed_matrix(rows: Sequence[Any]) -> bytearray:
     return packed
 
 
+def _packed_vectors(rows: Sequence[Any]) -> bytearray:
+    """Return rows of numbers as float32, one after the other: R binds them to those of other chunks."""
+    return bytearray(np.array(rows, dtype="<f4").tobytes())
+
+
 _WHOLE = partial(_packed_numbers, dtype="<i4")
 
 _PACK: Mapping[Kind, Callable[[Sequence[Any]], bytearray | list[str]]] = {
@@ -282,5 +356,6 @@ _PACK: Mapping[Kind, Callable[[Sequence[Any]], bytearray | list[str]]] = {
     "place": _WHOLE,
     "float": partial(_packed_numbers, dtype="<f4"),
     "matrix": _packed_matrix,
+    "vector": _packed_vectors,
     "text": lambda values: list(map(plain, values)),
 }

@@ -26,7 +26,8 @@ bert_answer <- function(model, question, context, top_n = 1L, no_answer = FALSE,
   no_answer <- check_flag(no_answer)
   raw_scores <- check_flag(raw_scores)
   found <- run_table(
-    model, "answers", texts, top = top, no_answer = no_answer, raw_scores = raw_scores, call = call
+    model, "answers", texts, list(top_k = top, no_answer = no_answer, raw_scores = raw_scores),
+    call = call
   )
   with_na_rows(found, texts)
 }

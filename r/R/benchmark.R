@@ -41,13 +41,12 @@ bert_benchmark <- function(model, text = NULL, n = c(1, 100, 1000), times = 3L) 
   if (length(text) == 0) {
     bert_abort("{.arg text} holds no text.", "input", call = call)
   }
-  handle <- live_handle(model, call)
   # The first prediction of a process is slower than all others.
-  unwrap(handle$timed(crossing(text[1])), call)
+  engine_of_model(model, "timed", text[1], call = call)
   plan <- expand.grid(engine = c("python", "r"), run = seq_len(times), n = n, stringsAsFactors = FALSE)
   measured <- mapply(function(engine, n) {
     texts <- rep_len(text, n)
-    if (engine == "python") seconds_in_python(handle, texts, call) else seconds_in_r(model, texts)
+    if (engine == "python") seconds_in_python(model, texts, call) else seconds_in_r(model, texts)
   }, plan$engine, plan$n)
   result <- tibble::tibble(
     engine = factor(plan$engine, c("python", "r")),
@@ -63,8 +62,8 @@ bert_benchmark <- function(model, text = NULL, n = c(1, 100, 1000), times = 3L) 
 
 MOST_TEXTS <- 10000000L
 
-seconds_in_python <- function(handle, texts, call) {
-  c(unwrap(handle$timed(crossing(texts)), call)$seconds, 0)
+seconds_in_python <- function(model, texts, call) {
+  c(engine_of_model(model, "timed", texts, call = call)$seconds, 0)
 }
 
 seconds_in_r <- function(model, texts) {

@@ -42,6 +42,9 @@ the$library_path <- ""
 the$loaded <- list()
 the$opened <- 0
 
+# What computes, by name (engine.R).
+engines <- new.env(parent = emptyenv())
+
 .onLoad <- function(libname, pkgname) {
   the$library_path <- Sys.getenv("LD_LIBRARY_PATH")
   if (can_require_python()) {

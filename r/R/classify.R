@@ -22,8 +22,9 @@ bert_classify <- function(model, text, pair = NULL, top_n = 1L, raw_scores = FAL
   top <- check_count(top_n)
   several <- identical(model$info$problem_type, "multi_label_classification")
   texts <- as_pairs(as_text(text), pair)
-  asked <- if (given || !several) top else 0L
+  asked <- if (given || !several) top
   raw_scores <- check_flag(raw_scores)
-  found <- run_table(model, "labels", texts, top = asked, raw_scores = raw_scores, call = call)
+  options <- list(top_k = asked, raw_scores = raw_scores)
+  found <- run_table(model, "labels", texts, options, call = call)
   with_na_rows(found, texts)
 }

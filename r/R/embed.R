@@ -22,5 +22,5 @@ bert_embed <- function(model, text, prompt = NULL, progress = NULL) {
   check_prompt(prompt, call)
   if (!is.null(progress)) check_flag(progress)
   texts <- as_text(text)
-  run_matrix(model, "embeddings", texts, prompt = prompt, progress = progress, call = call)
+  run_matrix(model, "embeddings", texts, list(prompt = prompt), progress = progress, call = call)
 }

@@ -21,5 +21,5 @@ bert_entities <- function(model, text, aggregation = "simple") {
     bert_abort("{.arg aggregation} must be {.or {.val {ways}}}.", "input", call = call)
   }
   texts <- as_text(text)
-  with_na_rows(run_table(model, "entities", texts, aggregation = aggregation, call = call), texts)
+  with_na_rows(run_table(model, "entities", texts, list(aggregation = aggregation), call = call), texts)
 }

@@ -15,5 +15,5 @@ bert_fill_mask <- function(model, text, top_n = 5L) {
   check_task(model, "fill-mask", call)
   top <- check_count(top_n)
   texts <- as_text(text)
-  with_na_rows(run_table(model, "masks", texts, top = top, call = call), texts)
+  with_na_rows(run_table(model, "masks", texts, list(top_k = top), call = call), texts)
 }

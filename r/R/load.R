@@ -42,12 +42,14 @@ bert_load <- function(path, device = "cpu", threads = NULL, max_length = NULL, l
     gpu_memory = if (!is.null(gpu_memory)) check_number(gpu_memory)
   )
   collect_models(arguments$path)
-  opened <- open_file(arguments, call)
+  opened_model("python", arguments, call)
+}
+
+opened_model <- function(engine, arguments, call) {
+  opened <- engine_open(engine, arguments, call)
   task <- paste0("bert_", gsub("-", "_", opened$info$task))
-  structure(
-    c(arguments, list(info = as_info(opened$info), connection = new_connection(opened$handle))),
-    class = c(task, "bert_model")
-  )
+  parts <- list(info = as_info(opened$info), engine = engine, connection = new_connection(opened$handle))
+  structure(c(arguments, parts), class = c(task, "bert_model"))
 }
 
 # R counts its own memory alone, and would keep models that nothing refers to for long.
@@ -69,25 +71,9 @@ check_device <- function(device, call) {
   }
 }
 
-open_file <- function(arguments, call) {
-  python <- bridge(call)
-  unwrap(
-    python$open_model(
-      enc2utf8(arguments$path),
-      arguments$device,
-      arguments$threads,
-      arguments$max_length,
-      arguments$long_text,
-      isTRUE(arguments$tf32),
-      arguments$gpu_memory
-    ),
-    call
-  )
-}
-
 # A vector of no elements comes over as a list.
 as_info <- function(info) {
-  for (name in c("labels", "tables", "matrices", "prompts", "notes", "packages", "versions")) {
+  for (name in c("labels", "tables", "matrices", "also", "prompts", "notes", "packages", "versions")) {
     info[[name]] <- as.character(unlist(info[[name]]))
   }
   info
@@ -105,12 +91,23 @@ new_connection <- function(handle) {
 # The handle of an open model; after readRDS(), and in another process, of the file opened again.
 live_handle <- function(model, call) {
   check_model(model, call)
-  check_not_forked(call)
   connection <- model$connection
-  if (!identical(connection$pid, Sys.getpid()) || reticulate::py_is_null_xptr(connection$handle)) {
-    model$path <- present_path(model)
-    check_present(model$path, call)
-    opened <- open_file(model[c("path", "device", "threads", "max_length", "long_text", "tf32", "gpu_memory")], call)
+  if (isTRUE(connection$closed)) {
+    bert_abort(
+      c("This model was closed.", "i" = "Load it again: {.code bert_load(\"{model$path}\")}."),
+      "usage",
+      call = call
+    )
+  }
+  engine <- engine_of(model)
+  if (!identical(connection$pid, Sys.getpid()) || !engine_function(engine, "alive", call)(connection$handle)) {
+    if (!is.null(engines[[engine]]$golden)) {
+      # The engine reads files, and these may have moved.
+      model$path <- present_path(model)
+      check_present(model$path, call)
+    }
+    own <- c("info", "engine", "connection")
+    opened <- engine_open(engine, unclass(model)[setdiff(names(model), own)], call)
     check_same_model(model, opened$info, call)
     connection$handle <- opened$handle
     connection$pid <- Sys.getpid()
@@ -169,6 +166,30 @@ check_task <- function(model, task, call) {
     "task",
     call = call
   )
+}
+
+#' Close a model
+#'
+#' Gives back the memory and the threads of a model, without waiting for R to collect what is no longer
+#' used. It cannot be used afterwards, and neither can copies of it.
+#'
+#' @param con A model, from [bert_load()] or [bert_remote()].
+#' @param ... Not used.
+#' @return `NULL`, invisibly. Closing a model twice does no harm.
+#' @examplesIf file.exists("embeddings.onnx") && bert_available()
+#' model <- bert_load("embeddings.onnx")
+#' close(model)
+#' @export
+close.bert_model <- function(con, ...) {
+  connection <- con$connection
+  here <- identical(connection$pid, Sys.getpid()) && !isTRUE(connection$closed)
+  connection$closed <- TRUE
+  engine <- engine_of(con)
+  if (here && engine_function(engine, "alive", NULL)(connection$handle)) {
+    engine_ask(engine, "close", connection$handle, call = rlang::current_env())
+  }
+  connection$handle <- NULL
+  invisible()
 }
 
 #' @export

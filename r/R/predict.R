@@ -79,10 +79,10 @@ predict.bert_fill_mask <- function(object, new_data, ..., text = NULL) {
 predict.bert_model <- function(object, new_data, ..., text = NULL, pair = NULL, top_n = NULL, prompt = NULL) {
   rlang::check_dots_empty()
   call <- rlang::current_env()
-  top <- if (is.null(top_n)) 0L else check_count(top_n)
+  top <- if (!is.null(top_n)) check_count(top_n)
   check_prompt(prompt, call)
   texts <- new_texts(new_data, text, pair, call)
-  predict_table(object, object$info$tables[[1]], texts, top = top, prompt = prompt, call = call)
+  predict_table(object, object$info$tables[[1]], texts, list(top_k = top, prompt = prompt), call = call)
 }
 
 new_texts <- function(new_data, text, pair, call) {
@@ -115,7 +115,7 @@ predict_scores <- function(model, texts, names, call) {
 
 predict_class <- function(model, texts, call) {
   several <- identical(model$info$problem_type, "multi_label_classification")
-  found <- run_table(model, "labels", texts, top = if (several) 0L else 1L, call = call)
+  found <- run_table(model, "labels", texts, list(top_k = if (!several) 1L), call = call)
   labels <- found$label
   predicted <- if (several) {
     lists <- unname(split(labels, factor(found$row, seq_len(texts$n))))

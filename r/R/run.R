@@ -2,34 +2,20 @@
 
 # Calls `take(columns, started)` for each chunk, and returns `started`: the `kinds` of the columns by
 # name, the `levels` of factors, the `width` of a matrix. `texts` comes from as_text() or as_pairs();
-# what is NA in there never crosses, and rows keep their numbers.
-run_chunks <- function(
-  model, table, texts, take, top = 0L, aggregation = "simple", prompt = NULL, no_answer = FALSE,
-  raw_scores = FALSE, progress = NULL, call
-) {
-  handle <- live_handle(model, call)
+# what is NA in there never crosses, and rows keep their numbers. `options` and `method` as engine_run().
+run_chunks <- function(model, table, texts, take, options = list(), method = NULL, progress = NULL, call) {
+  take_chunks(engine_run(model, table, texts, options, method, call), model, texts, take, progress, call)
+}
+
+take_chunks <- function(started, model, texts, take, progress, call) {
+  # What could not be started needs no stop.
+  force(started)
+  on.exit(engine_stop(started), add = TRUE)
   present <- texts$present
-  started <- unwrap(
-    handle$start(
-      table,
-      crossing(texts$values[present]),
-      if (!is.null(texts$pair)) crossing(texts$pair[present]),
-      if (length(present) < texts$n) as.list(present),
-      top,
-      aggregation,
-      if (!is.null(prompt)) enc2utf8(prompt),
-      no_answer,
-      raw_scores
-    ),
-    call
-  )
-  on.exit(suspendInterrupts(started$run$close()), add = TRUE)
-  started$kinds <- stats::setNames(as.character(unlist(started$kinds)), as.character(unlist(started$names)))
-  started$levels <- as.character(unlist(started$levels))
   bar <- progress_bar(length(present), progress)
   cut <- 0
   repeat {
-    chunk <- unwrap(started$run$chunk(), call)
+    chunk <- engine_chunk(started, call)
     the$predicting <- the$predicting + chunk$seconds
     cut <- cut + chunk$cut
     if (length(chunk$columns) > 0) take(chunk$columns, started)
@@ -53,23 +39,36 @@ warn_cut <- function(cut, texts, limit, call) {
 }
 
 # As run_chunks(), with the columns of all chunks bound together, as what they are in R.
-run_table <- function(model, table, texts, ...) {
+run_table <- function(model, table, texts, options = list(), method = NULL, progress = NULL, call) {
+  bound(engine_run(model, table, texts, options, method, call), model, texts, progress, call)
+}
+
+bound <- function(started, model, texts, progress, call) {
   chunks <- list()
-  started <- run_chunks(model, table, texts, function(columns, started) {
+  started <- take_chunks(started, model, texts, function(columns, started) {
     chunks[[length(chunks) + 1L]] <<- unpacked(columns, started$kinds)
-  }, ...)
+  }, progress, call)
   kinds <- c(row = "int", started$kinds)
   lapply(stats::setNames(nm = names(kinds)), function(name) {
     parts <- lapply(chunks, `[[`, name)
+    if (kinds[[name]] == "vector") {
+      return(bound_vectors(parts, started$width))
+    }
     column <- c(prototype(kinds[[name]]), unlist(parts, use.names = FALSE))
     as_kind(column, kinds[[name]], started$levels)
   })
 }
 
+# A matrix beside other columns: a row for each of theirs.
+bound_vectors <- function(parts, width) {
+  parts <- parts[vapply(parts, nrow, 1L) > 0]
+  if (length(parts) == 0) matrix(double(), 0, width) else do.call(rbind, parts)
+}
+
 # Fills a matrix with a row for each text, NA where there is none.
 run_matrix <- function(model, table, texts, ...) {
   result <- NULL
-  run_chunks(model, table, texts, function(columns, started) {
+  started <- run_chunks(model, table, texts, function(columns, started) {
     rows <- read_whole(columns$row)
     values <- read_floats(columns[[names(started$kinds)]])
     if (length(rows) == texts$n) {
@@ -81,16 +80,19 @@ run_matrix <- function(model, table, texts, ...) {
     if (is.null(result)) result <<- matrix(NA_real_, texts$n, started$width)
     result[rows, ] <<- values
   }, ...)
+  if (is.null(result)) result <- matrix(NA_real_, texts$n, started$width)
   dimnames(result) <- list(texts$names, dimension_names(ncol(result)))
   result
 }
 
 unpacked <- function(columns, kinds) {
   kinds <- c(row = "int", kinds)
+  rows <- length(columns$row) / 4
   Map(function(column, kind) {
     switch(
       kind,
       float = read_floats(column),
+      vector = matrix(read_floats(column), nrow = rows, byrow = TRUE),
       text = as.character(unlist(column)),
       read_whole(column)
     )
@@ -120,23 +122,25 @@ as_kind <- function(column, kind, levels) {
   )
 }
 
-# reticulate makes a str of a vector of length 1.
-crossing <- function(x) {
-  if (length(x) > 1L) x else as.list(x)
-}
-
 # Rows of NA in between, so that what went in as NA comes out as NA; in the order of the input.
 with_na_rows <- function(columns, texts) {
   missing <- setdiff(seq_len(texts$n), texts$present)
   if (length(missing) > 0) {
-    columns <- lapply(columns, function(column) c(column, column[NA_integer_][rep(1L, length(missing))]))
+    columns <- lapply(columns, with_missing, length(missing))
     n <- length(columns$row)
     columns$row[(n - length(missing) + 1L):n] <- missing
     order <- order(columns$row)
-    columns <- lapply(columns, `[`, order)
+    columns <- lapply(columns, function(column) if (is.matrix(column)) column[order, , drop = FALSE] else column[order])
   }
   names(columns)[names(columns) == "row"] <- ".row"
   tibble::new_tibble(columns, nrow = length(columns$.row))
+}
+
+with_missing <- function(column, n) {
+  if (is.matrix(column)) {
+    return(rbind(column, matrix(column[NA_integer_][[1]], n, ncol(column))))
+  }
+  c(column, column[NA_integer_][rep(1L, n)])
 }
 
 as_levels <- function(index, levels) {

@@ -17,5 +17,5 @@ bert_tokenize <- function(model, text, pair = NULL, prompt = NULL) {
   check_model(model, call)
   check_prompt(prompt, call)
   texts <- as_pairs(as_text(text), pair)
-  with_na_rows(run_table(model, "tokens", texts, prompt = prompt, call = call), texts)
+  with_na_rows(bound(engine_tokenize(model, texts, prompt, call), model, texts, NULL, call), texts)
 }

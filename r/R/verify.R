@@ -32,8 +32,7 @@ bert_verify <- function(model, source = NULL, public_key = NULL) {
 }
 
 verified_weights <- function(model, source, call) {
-  read <- bridge(call)$compare_weights(enc2utf8(model$path), enc2utf8(path.expand(source)))
-  found <- unwrap(read, call)
+  found <- engine_ask(engine_of(model), "compare_weights", model$path, path.expand(source), call = call)
   ok <- nzchar(as.character(unlist(found$same)))
   difference <- as.double(unlist(found$difference))
   compared <- !is.nan(difference)
@@ -82,13 +81,13 @@ verified_source <- function(model, source, call) {
     return(verified(check, NA, NA_real_, NA_real_, "not compared: this takes PyTorch, which is not installed"))
   }
   other <- bert_load(fresh, device = "cpu")
-  on.exit(live_handle(other, call)$close(), add = TRUE)
-  golden <- unwrap(bridge(call)$golden(enc2utf8(model$path)), call)
+  on.exit(close(other), add = TRUE)
+  golden <- engine_ask(engine_of(model), "golden", model$path, call = call)
   texts <- as.character(unlist(golden$texts))
   pairs <- as.character(unlist(golden$pairs))
   pairs <- if (all(nzchar(pairs))) pairs
   input <- as_pairs(as_text(texts), pairs)
-  table <- unwrap(live_handle(model, call)$fingerprint(crossing(texts), if (!is.null(pairs)) crossing(pairs)), call)$table
+  table <- engine_of_model(model, "fingerprint", texts, pairs, call = call)$table
   own <- numbers_in_r(model, table, input, call)
   theirs <- numbers_in_r(other, table, input, call)
   difference <- if (length(own) == length(theirs)) max(abs(own - theirs)) else Inf
@@ -115,7 +114,8 @@ verified_export <- function(model) {
 }
 
 verified_file <- function(model, call) {
-  answer <- awaited(bridge(call)$verify(enc2utf8(model$path), model$device))
+  verify <- engine_function(engine_of(model), "verify", call)
+  answer <- awaited(verify(model$path, model$device))
   check <- "The file answers here as it did at export"
   if (!isTRUE(answer$ok) && identical(answer$error$type, "DriftError")) {
     return(verified(check, FALSE, NA_real_, NA_real_, answer$error$message))
@@ -130,8 +130,8 @@ verified_file <- function(model, call) {
 
 # No row where there is no signature, and none was asked for.
 verified_signature <- function(model, public_key, call) {
-  key <- if (!is.null(public_key)) enc2utf8(public_key)
-  answer <- awaited(bridge(call)$signature(enc2utf8(model$path), key))
+  signature <- engine_function(engine_of(model), "signature", call)
+  answer <- awaited(signature(model$path, public_key))
   check <- "The file is what the owner of a key signed"
   if (!isTRUE(answer$ok) && identical(answer$error$type, "SignatureError")) {
     return(verified(check, FALSE, NA_real_, NA_real_, answer$error$message))
@@ -145,13 +145,11 @@ verified_signature <- function(model, public_key, call) {
 }
 
 verified_bits <- function(model, call) {
-  golden <- unwrap(bridge(call)$golden(enc2utf8(model$path)), call)
+  golden <- engine_ask(engine_of(model), "golden", model$path, call = call)
   texts <- as.character(unlist(golden$texts))
   pairs <- as.character(unlist(golden$pairs))
   pairs <- if (all(nzchar(pairs))) pairs
-  python <- unwrap(
-    live_handle(model, call)$fingerprint(crossing(texts), if (!is.null(pairs)) crossing(pairs)), call
-  )
+  python <- engine_of_model(model, "fingerprint", texts, pairs, call = call)
   numbers <- numbers_in_r(model, python$table, as_pairs(as_text(texts), pairs), call)
   verified(
     "R and Python give the same bits",

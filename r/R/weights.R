@@ -21,7 +21,7 @@ bert_weights <- function(x) {
   call <- rlang::current_env()
   path <- if (inherits(x, "bert_model")) x$path else x
   check_string(path, "x", call)
-  read <- unwrap(bridge(call)$weights(enc2utf8(path.expand(path))), call)
+  read <- engine_ask("python", "weights", path.expand(path), call = call)
   shapes <- lapply(read$shape, function(shape) as.integer(unlist(shape)))
   names <- as.character(unlist(read$name))
   there <- nzchar(as.character(unlist(read$there)))
@@ -42,7 +42,7 @@ bert_weights <- function(x) {
 
 # Python hands the numbers over in R's order, so that their dimensions are all that is missing.
 weight_array <- function(handle, place, shape, call) {
-  bytes <- unwrap(handle$values(place), call)$bytes
+  bytes <- engine_ask("python", "values", handle, place, call = call)$bytes
   numbers <- readBin(bytes, "double", length(bytes) / 8, size = 8L, endian = "little")
   if (length(shape) > 0) array(numbers, shape) else numbers
 }

@@ -48,11 +48,10 @@ def start(
     *,
     pairs: list[str] | None = None,
     places: list[int] | None = None,
-    top: int = 0,
-    aggregation: Any = "simple",
-    prompt: str | None = None,
+    method: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    return handle.start(kind, texts, pairs, places, top, aggregation, prompt)
+    return handle.start(kind, texts, pairs, places, options, method)
 
 
 def predicted(handle: Handle, kind: str, texts: list[str], **options: Any) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def test_embeddings_are_the_same_from_all_sides(exported: dict[str, Path], tmp_p
 def test_labels_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path: Path) -> None:
     path = exported["text-classification"]
     handle, items = opened(path), bertonnx.load(path, "cpu").classify(TEXTS)
-    found = predicted(handle, "labels", TEXTS, top=1)
+    found = predicted(handle, "labels", TEXTS, top_k=1)
     labels = start(handle, "labels", [])["levels"]
     assert [labels[place - 1] for place in ints(found["label"])] == [item["label"] for item in items]
     assert same_bits(found["score"], [item["score"] for item in items])
@@ -147,7 +146,7 @@ def test_entities_are_the_same_from_all_sides(exported: dict[str, Path], tmp_pat
 def test_answers_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path: Path) -> None:
     path = exported["question-answering"]
     questions = [QUESTION] * len(TEXTS)
-    found = predicted(opened(path), "answers", questions, pairs=TEXTS, top=1)
+    found = predicted(opened(path), "answers", questions, pairs=TEXTS, top_k=1)
     items = bertonnx.load(path, "cpu").answer(questions, TEXTS)
     for side in (items, list(lines_of(path, tmp_path, pairs=True))):
         assert found["answer"] == [item["answer"] for item in side]
@@ -158,7 +157,7 @@ def test_answers_are_the_same_from_all_sides(exported: dict[str, Path], tmp_path
 
 def test_masks_are_python_s(exported: dict[str, Path]) -> None:
     path, texts = exported["fill-mask"], ["one [MASK]", "[MASK] and [MASK]"]
-    found = predicted(opened(path), "masks", texts, top=2)
+    found = predicted(opened(path), "masks", texts, top_k=2)
     items = [item["masks"] for item in bertonnx.load(path, "cpu").fill_mask(texts, top_k=2)]
     every = [candidate for masks in items for mask in masks for candidate in mask]
     assert ints(found["row"]) == [1, 1, 2, 2, 2, 2]
@@ -200,7 +199,7 @@ def test_tokens_do_not_count_the_prompt(exported: dict[str, Path]) -> None:
 
 def test_rows_keep_the_numbers_that_r_gave_them(exported: dict[str, Path]) -> None:
     handle = opened(exported["text-classification"])
-    found = predicted(handle, "labels", ["one", "two"], places=[3, 7], top=3)
+    found = predicted(handle, "labels", ["one", "two"], places=[3, 7], top_k=3)
     assert ints(found["row"]) == [3, 3, 3, 7, 7, 7]
     scores = floats(found["score"]).reshape(2, 3)
     assert np.all(np.diff(scores, axis=1) <= 0)
@@ -250,7 +249,7 @@ def test_a_matrix_crosses_in_few_blocks(exported: dict[str, Path], monkeypatch: 
 
 
 def test_a_failed_row_is_an_answer_that_names_it(exported: dict[str, Path]) -> None:
-    started = start(opened(exported["fill-mask"]), "masks", ["[MASK]", "none"], places=[2, 5], top=1)
+    started = start(opened(exported["fill-mask"]), "masks", ["[MASK]", "none"], places=[2, 5], top_k=1)
     error = started["run"].chunk()["error"]
     assert (error["type"], error["kind"], error["expected"]) == ("RowError", "no-mask", "yes")
     assert error["message"].startswith("row 5: ")
@@ -396,7 +395,7 @@ def test_only_plain_values_cross(exported: dict[str, Path]) -> None:
         handle = answer.pop("handle")
         assert {type(value) for value in plain_values(answer)} <= {str, float, bool}
         kind = {"feature-extraction": "embeddings", "fill-mask": "masks"}.get(task, "tokens")
-        chunk = start(handle, kind, ["a [MASK]"], top=1)["run"].chunk()
+        chunk = start(handle, kind, ["a [MASK]"])["run"].chunk()
         assert {type(value) for value in plain_values(chunk)} <= {str, float, bool, bytearray}
 
 

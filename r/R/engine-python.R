@@ -1,0 +1,64 @@
+# The engine that is Python in this process, through reticulate: runtime/r_bridge.py of the Python package.
+
+engines$python <- list(
+  ready = function(call) bridge(call),
+  open = function(arguments) {
+    bridge()$open_model(
+      enc2utf8(arguments$path),
+      arguments$device,
+      arguments$threads,
+      arguments$max_length,
+      arguments$long_text,
+      isTRUE(arguments$tf32),
+      arguments$gpu_memory
+    )
+  },
+  alive = function(handle) !reticulate::py_is_null_xptr(handle),
+  close = function(handle) handle$close(),
+  start = function(handle, table, texts, pairs, places, options, method) {
+    handle$start(
+      table,
+      crossing(texts),
+      if (!is.null(pairs)) crossing(pairs),
+      if (!is.null(places)) as.list(places),
+      crossing_options(options),
+      method
+    )
+  },
+  hidden = function(handle, texts, places, layers, words, prompt) {
+    handle$hidden(
+      crossing(texts),
+      if (!is.null(places)) as.list(places),
+      as.list(layers),
+      words,
+      if (!is.null(prompt)) enc2utf8(prompt)
+    )
+  },
+  chunk = function(run) run$chunk(),
+  stop = function(run) run$close(),
+  timed = function(handle, texts) handle$timed(crossing(texts)),
+  fingerprint = function(handle, texts, pairs) {
+    handle$fingerprint(crossing(texts), if (!is.null(pairs)) crossing(pairs))
+  },
+  golden = function(path) bridge()$golden(enc2utf8(path)),
+  verify = function(path, device) bridge()$verify(enc2utf8(path), device),
+  signature = function(path, key) bridge()$signature(enc2utf8(path), if (!is.null(key)) enc2utf8(key)),
+  weights = function(source) bridge()$weights(enc2utf8(source)),
+  values = function(weights, place) weights$values(place),
+  compare_weights = function(path, source) bridge()$compare_weights(enc2utf8(path), enc2utf8(source))
+)
+
+# reticulate makes a str of a vector of length 1.
+crossing <- function(x) {
+  if (length(x) > 1L) x else as.list(x)
+}
+
+# Of no options it makes a list, and of a named one a dict; labels are a list, however few.
+crossing_options <- function(options) {
+  if (length(options) == 0) {
+    return(NULL)
+  }
+  options[] <- lapply(options, function(value) if (is.character(value)) enc2utf8(value) else value)
+  if (!is.null(options$labels)) options$labels <- as.list(options$labels)
+  options
+}
