@@ -92,7 +92,7 @@ class Methods(ABC):
                 dimensions or no multiple of 8 for bits, the file has no ranges for int8 or uint8, or
                 `normalize` is False and the file normalizes.
         """
-        self._require("embed")
+        self.required("embed")
         texts = listed(texts)
         decode = DecodeOptions(prompt=prompt, dimensions=dimensions, normalize=normalize, encoding=encoding)
         form = form_of(self.card, decode)
@@ -131,7 +131,7 @@ class Methods(ABC):
             RowError: a text failed; its place is in the message.
             UsageError: the form cannot be had, or there is no such prompt.
         """
-        self._require("embed")
+        self.required("embed")
         decode = DecodeOptions(
             prompt=prompt, dimensions=dimensions, normalize=normalize, encoding=encoding, chunks=True
         )
@@ -152,7 +152,7 @@ class Methods(ABC):
             RowError: a text failed; its place is in the message.
             UsageError: the widths differ, or one of them is one text, or no table of finite numbers.
         """
-        self._require("embed")
+        self.required("embed")
         name = self.card.similarity or "cosine"
         return similarity(self._vectors(a, "a"), self._vectors(b, "b"), name)
 
@@ -188,7 +188,7 @@ class Methods(ABC):
             UsageError: `top_k` is less than 1, the pairs are missing or too few, or a threshold is asked for
                 and the model gives one label.
         """
-        self._require("classify")
+        self.required("classify")
         return list(
             self._all(texts, pairs, DecodeOptions(top_k=top_k, raw_scores=raw_scores, threshold=threshold))
         )
@@ -212,7 +212,7 @@ class Methods(ABC):
             RowError: a document failed; its place is in the message.
             UsageError: the query is empty, `documents` is one text, or `top_k` is less than 1.
         """
-        task = self._require("rank")
+        task = self.required("rank")
         require_query(query)
         decode = DecodeOptions(query=query, raw_scores=raw_scores, task=task)
         require_at_least("top_k", top_k)
@@ -253,7 +253,7 @@ class Methods(ABC):
             UsageError: the model is no classifier of inference; there are no labels, or one is empty, there
                 twice or too long; the template has no `{}`.
         """
-        self._require("zero_shot")
+        self.required("zero_shot")
         decode = DecodeOptions(
             top_k=top_k,
             labels=required_labels(labels),
@@ -280,7 +280,7 @@ class Methods(ABC):
             RowError: a text failed; its place is in the message.
             UsageError: there is no such aggregation.
         """
-        self._require("entities")
+        self.required("entities")
         return list(self._all(texts, None, DecodeOptions(aggregation=aggregation)))
 
     def answer(
@@ -310,7 +310,7 @@ class Methods(ABC):
             RowError: a question failed; its place is in the message.
             UsageError: `top_k` is less than 1, or there are not as many contexts.
         """
-        self._require("answer")
+        self.required("answer")
         decode = DecodeOptions(top_k=top_k, no_answer=no_answer, raw_scores=raw_scores)
         return list(self._all(questions, contexts, decode))
 
@@ -322,7 +322,7 @@ class Methods(ABC):
             RowError: a text failed, or has no mask token; its place is in the message.
             UsageError: `top_k` is less than 1.
         """
-        self._require("fill_mask")
+        self.required("fill_mask")
         return list(self._all(texts, None, DecodeOptions(top_k=top_k)))
 
     def embed_sparse(
@@ -340,7 +340,7 @@ class Methods(ABC):
             RowError: a text failed; its place is in the message.
             UsageError: `top_k` is less than 1, or there is no such prompt.
         """
-        task = self._require("embed_sparse")
+        task = self.required("embed_sparse")
         items = self._all(texts, None, DecodeOptions(prompt=prompt, top_k=top_k, task=task))
         return [{"ids": item["sparse"].ids, "weights": item["sparse"].weights} for item in items]
 
@@ -417,15 +417,7 @@ class Methods(ABC):
         warnings.warn(str(cut_note(cut, texts, self.max_length)), TruncationWarning, stacklevel=4)
 
     def required(self, method: str) -> str | None:
-        """Return the task that a method of this class is of, for `DecodeOptions.task`; None for the model's.
-
-        Raises:
-            TaskError: the model cannot serve it.
-        """
-        return self._require(method)
-
-    def _require(self, method: str) -> str | None:
-        """Return the task that a method is of; None for the model's own."""
+        """Return the task that a method is of; None for the model's own. TaskError: it has no such."""
         row, *others = served(self.card.task, self.card.also)
         asked = next((other.name for other in others if method in other.methods), None)
         if method not in row.methods and asked is None:

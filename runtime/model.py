@@ -262,7 +262,7 @@ class Model(ArrowMethods):
         if self._compares_tokens(asked):
             from bertonnx.runtime.decoders.multi_vector import token_vectors_decoder
 
-            options = DecodeOptions(prompt=asked.prompt, task=self._require("embed_tokens"))
+            options = DecodeOptions(prompt=asked.prompt, task=self.required("embed_tokens"))
             return run(rows, token_vectors_decoder(DecoderContext(self.card, self.tokenizer, options)))
         before = len(self.card.prompt_text(asked.prompt))
         return run(rows, TokenDecoder(output_of(self.card, asked.layer), prompt=before, words=asked.words))

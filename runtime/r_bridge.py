@@ -21,29 +21,32 @@ import gc
 import hashlib
 import threading
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import wraps
 from itertools import count, islice
 from math import nan
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import numpy as np
 
 # Its own modules by their names: in a folder that holds one called bertonnx, an editable install itself
 # is hidden behind it.
+import bertonnx.runtime.r_work as r_work
 import bertonnx.source_weights as source_weights
 from bertonnx.errors import BertonnxError, RowError, UsageError
+from bertonnx.models.card import Card
 from bertonnx.runtime.golden import check
 from bertonnx.runtime.model import Model, load
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.modelfile.named_weights import Weight
 from bertonnx.runtime.options import DecodeOptions
+from bertonnx.runtime.r_answers import Answer, Pending, answering, heed, lengthy
 from bertonnx.runtime.r_hidden import hidden_states, token_rows
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of, token_columns
+from bertonnx.runtime.r_vectors import compared, searched
+from bertonnx.runtime.r_work import Work
 from bertonnx.runtime.rows import Encoded, Row, as_rows, require_single
 from bertonnx.runtime.session.memory import trim
 from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
@@ -55,13 +58,18 @@ __all__ = [
     "Pending",
     "Run",
     "Weights",
+    "answering",
     "compare_weights",
     "golden",
     "heed",
     "open_model",
+    "search",
     "signature",
+    "similarity",
+    "train",
     "verify",
     "weights",
+    "write_rows",
 ]
 
 PROTOCOL = 9
@@ -74,81 +82,8 @@ _CHUNK_SECONDS = 0.2
 _BLOCK_ROWS = 16_384
 """Rows of a matrix that cross at once: many small ones would keep R's garbage collector busy."""
 
-Answer = dict[str, Any]
-P = ParamSpec("P")
 
-
-def _answering(function: Callable[P, Answer]) -> Callable[P, Answer]:
-    """Answer with the error instead of raising it; an interrupt goes through to R."""
-
-    @wraps(function)
-    def answer(*args: P.args, **kwargs: P.kwargs) -> Answer:
-        try:
-            return {"ok": True, **function(*args, **kwargs)}
-        except Exception as error:
-            return {"ok": False, "error": _described(error)}
-
-    return answer
-
-
-_patience: float | None = None
-"""Seconds that R waits for an answer at most before it looks whether it is interrupted; None is for ever."""
-
-
-def heed(seconds: float) -> None:
-    """Let no call keep R waiting for longer than this."""
-    global _patience
-    _patience = seconds
-
-
-class Pending:
-    """An answer that another thread still works on."""
-
-    def __init__(self, work: Callable[[], Answer]) -> None:
-        self._work = work
-        self._answer: Answer = {}
-        self._patience = _patience
-        # Nobody waits for a daemon when R ends.
-        self._thread = threading.Thread(target=self._run, name="bertonnx-r", daemon=True)
-        self._thread.start()
-
-    def wait(self) -> Answer:
-        """Return the answer, or that it is pending still; only the first time is any time waited."""
-        self._thread.join(self._patience)
-        self._patience = 0
-        return {"ok": True, "pending": self} if self._thread.is_alive() else self._answer
-
-    def _run(self) -> None:
-        try:
-            self._answer = self._work()
-        except BaseException as error:  # a panic of a tokenizer is no Exception
-            self._answer = {"ok": False, "error": _described(error)}
-
-
-def _long(function: Callable[P, Answer]) -> Callable[P, Answer]:
-    """Answer as `_answering`, of what can take long: in time, or with what is pending."""
-    answering = _answering(function)
-
-    @wraps(function)
-    def answer(*args: P.args, **kwargs: P.kwargs) -> Answer:
-        if _patience is None:
-            return answering(*args, **kwargs)
-        return Pending(lambda: answering(*args, **kwargs)).wait()
-
-    return answer
-
-
-def _described(error: BaseException) -> dict[str, str]:
-    return {
-        "type": type(error).__name__,
-        "message": plain(error.worded(R) if isinstance(error, BertonnxError) else str(error)),
-        "kind": error.kind if isinstance(error, RowError) else "",
-        "expected": "yes" if isinstance(error, BertonnxError) else "",
-        "traceback": plain("".join(traceback.format_exception(error))),
-    }
-
-
-@_long
+@lengthy
 def open_model(
     path: str,
     device: Any,
@@ -171,7 +106,7 @@ def open_model(
     return {"handle": Handle(model), "info": _info(model)}
 
 
-@_long
+@lengthy
 def verify(path: str, device: Any) -> Answer:
     """Replay a file's golden examples; the answer holds what `bertonnx.check` reports."""
     report = check(path, device)
@@ -184,7 +119,7 @@ def verify(path: str, device: Any) -> Answer:
     }
 
 
-@_answering
+@answering
 def signature(path: str, public_key: str | None) -> Answer:
     """Look at a file's signature; the answer holds `signer`, "" where it is not signed, and `verified`.
 
@@ -196,7 +131,7 @@ def signature(path: str, public_key: str | None) -> Answer:
     return {"signer": (signer_of(place) or "nobody") if place.is_file() else "", "verified": False}
 
 
-@_long
+@lengthy
 def golden(path: str) -> Answer:
     """Read a file's golden examples; the answer holds `texts` and `pairs` ("" for no pair)."""
     examples = read_model_file(Path(path)).golden
@@ -206,7 +141,7 @@ def golden(path: str) -> Answer:
     }
 
 
-@_long
+@lengthy
 def weights(source: str) -> Answer:
     """Read the weights of a source or a model file; the answer holds columns, and `handle` the numbers."""
     found = source_weights.weights(source)
@@ -222,7 +157,7 @@ def weights(source: str) -> Answer:
     }
 
 
-@_long
+@lengthy
 def compare_weights(path: str, source: str) -> Answer:
     """Compare a model file's weights with its source's; the answer holds columns, NaN for no number."""
     found = source_weights.compare_weights(path, source)
@@ -236,13 +171,53 @@ def compare_weights(path: str, source: str) -> Answer:
     }
 
 
+@lengthy
+def similarity(a: Any, b: Any, name: str) -> Answer:
+    """Compare the rows of matrices (`r_vectors.compared`)."""
+    return compared(a, b, name)
+
+
+@lengthy
+def search(
+    vectors: Any, queries: Any, top: int, name: str, encoding: Any, column: str | None, model: Handle | None
+) -> Answer:
+    """Search the nearest rows (`r_vectors.searched`), with a model or without."""
+    return searched(
+        vectors,
+        queries,
+        top_k=int(top),
+        name=name,
+        encoding=encoding,
+        column=column,
+        card=None if model is None else model.card,
+    )
+
+
+@lengthy
+def write_rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> Answer:
+    """Write the columns of a data frame; the answer holds the `path` of the file."""
+    return {"path": r_work.written_rows(names, columns)}
+
+
+@answering
+def train(python: str, request: Mapping[str, Any]) -> Answer:
+    """Start a training in a process of its own; the answer holds `work`."""
+    started: list[Any] = []
+    return {
+        "work": Work(
+            lambda tell: r_work.trained(python, request, started, tell),
+            stop=lambda: [process.terminate() for process in started],
+        )
+    }
+
+
 class Weights:
     """Weights that were read, as R holds them."""
 
     def __init__(self, found: Sequence[Weight]) -> None:
         self._found = found
 
-    @_long
+    @lengthy
     def values(self, place: int) -> Answer:
         """Return the numbers of a weight, counted from 1, as R orders them: `bytes`."""
         values = self._found[int(place) - 1].values
@@ -268,7 +243,7 @@ class Handle:
         if self.__dict__.pop("_model", None) is not None:
             _give_back()
 
-    @_answering
+    @answering
     def start(
         self,
         name: str,
@@ -311,7 +286,7 @@ class Handle:
             )
         return _started(Run(model.stream(rows, table.decode), table, places))
 
-    @_answering
+    @answering
     def hidden(
         self,
         texts: Sequence[str],
@@ -334,14 +309,14 @@ class Handle:
         table = Table(token_columns(), token_rows, width=width)
         return _started(Run(results, table, places))
 
-    @_long
+    @lengthy
     def timed(self, texts: Sequence[str]) -> Answer:
         """Predict in Python alone; the answer holds `seconds` and `rows`."""
         started = time.perf_counter()
         rows = sum(1 for _ in self._model.stream(as_rows(texts)))
         return {"seconds": time.perf_counter() - started, "rows": float(rows)}
 
-    @_long
+    @lengthy
     def fingerprint(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Answer:
         """Predict in Python alone.
 
@@ -361,7 +336,24 @@ class Handle:
         digest = hashlib.md5(np.array(numbers, dtype="<f4").tobytes(), usedforsecurity=False)
         return {"md5": digest.hexdigest(), "table": name}
 
-    @_answering
+    @property
+    def card(self) -> Card:
+        """What the model says of itself."""
+        return self._model.card
+
+    @answering
+    def run_file(self, input: str, output: str, options: Mapping[str, Any] | None) -> Answer:
+        """Start to run the model on a file; the answer holds `work`."""
+        ran = answering(r_work.ran)
+        return {"work": Work(lambda tell: ran(self._model, input, output, options or {}, tell))}
+
+    @answering
+    def evaluate(self, data: str, options: Mapping[str, Any] | None) -> Answer:
+        """Start to measure the model on labelled texts; the answer holds `work`."""
+        evaluated = answering(r_work.evaluated)
+        return {"work": Work(lambda _: evaluated(self._model, data, options or {}))}
+
+    @answering
     def close(self) -> Answer:
         """Let the model's threads and memory go."""
         self._model.close()
@@ -386,7 +378,7 @@ class Run:
         self._closed = False
         self._taking = threading.Lock()
 
-    @_long
+    @lengthy
     def chunk(self) -> Answer:
         """Return what comes next: `texts`, their number, 0 at the end; and `columns`, by name.
 
@@ -408,7 +400,7 @@ class Run:
         cut = sum(isinstance(result, dict) and "truncated" in result for _, result in taken)
         return {"texts": float(len(taken)), "cut": float(cut), "seconds": seconds, "columns": columns}
 
-    @_long
+    @lengthy
     def close(self) -> Answer:
         """Drop what has not started; what has ends by itself."""
         self._closed = True

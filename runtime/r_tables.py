@@ -40,6 +40,7 @@ __all__ = [
     "table_of",
     "tables_of",
     "token_columns",
+    "vector_table",
     "zero_shot_table",
 ]
 
@@ -167,6 +168,12 @@ def sparse_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
         return [*zip(words, words.ids.tolist(), words.weights.tolist(), strict=True)]
 
     return Table({"token": "text", "id": "int", "weight": "float"}, rows, decode=decode)
+
+
+def vector_table(card: Card, decode: DecodeOptions) -> Table:  # noqa: ARG001
+    """Return the table of the many vectors of a text."""
+    columns: dict[str, Kind] = {"position": "int", "vector": "vector"}
+    return Table(columns, lambda item: list(enumerate(item["vectors"], start=1)), decode=decode)
 
 
 def token_columns() -> dict[str, Kind]:

@@ -170,8 +170,12 @@ def _card(card: Card, head: Head, lesson: Lesson) -> Card:
         similarity=None,
         activation=head.activation,
         outputs=tuple(row.outputs),
-        # Of the vectors, which are no output any more.
+        # Of the vectors, which are no output any more, and of other heads and layers.
         parity=None,
+        hidden_states=(),
+        layers=None,
+        also=(),
+        ranges=(),
     )
 
 

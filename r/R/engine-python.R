@@ -40,6 +40,20 @@ engines$python <- list(
   fingerprint = function(handle, texts, pairs) {
     handle$fingerprint(crossing(texts), if (!is.null(pairs)) crossing(pairs))
   },
+  similarity = function(a, b, name) bridge()$similarity(crossing_matrix(a), crossing_matrix(b), name),
+  search = function(vectors, queries, top, name, encoding, column, handle) {
+    stored <- if (is.character(vectors)) enc2utf8(vectors) else crossing_matrix(vectors, encoding)
+    bridge()$search(stored, crossing_matrix(queries, encoding), top, name, encoding, column, handle)
+  },
+  run_file = function(handle, input, path, options) {
+    handle$run_file(enc2utf8(input), enc2utf8(path), crossing_options(options))
+  },
+  evaluate = function(handle, data, options) handle$evaluate(enc2utf8(data), crossing_options(options)),
+  train = function(python, request) bridge()$train(python, crossing_options(request)),
+  write_rows = function(columns) bridge()$write_rows(crossing(names(columns)), unname(lapply(columns, crossing_column))),
+  progress = function(work) work$progress(),
+  result = function(work) work$result(),
+  cancel = function(work) work$stop(),
   golden = function(path) bridge()$golden(enc2utf8(path)),
   verify = function(path, device) bridge()$verify(enc2utf8(path), device),
   signature = function(path, key) bridge()$signature(enc2utf8(path), if (!is.null(key)) enc2utf8(key)),
@@ -51,6 +65,26 @@ engines$python <- list(
 # reticulate makes a str of a vector of length 1.
 crossing <- function(x) {
   if (length(x) > 1L) x else as.list(x)
+}
+
+# By columns, as R has them: float32, or the bytes of an encoding where the numbers are whole.
+crossing_matrix <- function(x, encoding = NULL) {
+  whole <- is.integer(x) && !is.null(encoding) && encoding != "float32"
+  bytes <- if (whole) {
+    writeBin(as.vector(x), raw(), size = 1L)
+  } else {
+    writeBin(as.double(x), raw(), size = 4L, endian = "little")
+  }
+  list(bytes = bytes, rows = nrow(x), columns = ncol(x), encoding = if (whole) encoding)
+}
+
+# Of a data frame; NA is None.
+crossing_column <- function(x) {
+  if (is.factor(x)) x <- as.character(x)
+  lapply(seq_along(x), function(i) {
+    one <- x[[i]]
+    if (is.list(x)) as.list(one) else if (!is.na(one)) one
+  })
 }
 
 # Of no options it makes a list, and of a named one a dict; labels are a list, however few.

@@ -16,6 +16,10 @@
 # | `stop(run)` | |
 # | `timed(handle, texts)` | `seconds`: a prediction without R |
 # | `fingerprint(handle, texts, pairs)` | `md5`, `table`: of a prediction without R |
+# | `similarity(a, b, name)`, `search(vectors, queries, top, name, encoding, column, handle)` | of matrices |
+# | `run_file(handle, input, path, options)`, `evaluate(handle, data, options)`, `train(python, request)` | `work` |
+# | `write_rows(columns)` | `path`: a data frame as a file, which the caller removes |
+# | `progress(work)`, `result(work)`, `cancel(work)` | what is done in the background |
 # | `golden(path)`, `verify(path, device)`, `signature(path, key)` | of a file |
 # | `weights(source)`, `values(weights, place)`, `compare_weights(path, source)` | of a source |
 #
@@ -88,6 +92,22 @@ engine_tokenize <- function(model, texts, prompt, call) {
 
 engine_chunk <- function(started, call) {
   engine_ask(started$engine, "chunk", started$run, call = call)
+}
+
+# Waits for a work in the background, and returns its result; an interrupt ends it. `heard(progress)` is
+# told how far it is: `said`, lines for people, and `done` of `total`.
+engine_wait <- function(engine, work, heard, call) {
+  finished <- FALSE
+  on.exit(if (!finished) suspendInterrupts(engines[[engine]]$cancel(work)))
+  repeat {
+    progress <- engine_ask(engine, "progress", work, call = call)
+    heard(progress)
+    if (isTRUE(progress$finished)) break
+    # Here R notices an interrupt, and the end of its time.
+    Sys.sleep(0.05)
+  }
+  finished <- TRUE
+  engine_ask(engine, "result", work, call = call)
 }
 
 # Never an error: it is what happens on the way out of one.

@@ -59,7 +59,7 @@ python_to_export_with <- function(call) {
 
 EXPORT_TEXTS <- c(
   "task", "revision", "precision", "optimize", "max_length", "pooling", "activation", "labels", "calibration", "min_agreement",
-  "target", "calibrate_scores"
+  "target", "calibrate_scores", "dimensions", "hidden_states"
 )
 # Typed once for each value on the command line, and so named in the singular there.
 EXPORT_REPEATED <- c(ignore_keys = "--ignore-key", verify_with = "--verify-with")

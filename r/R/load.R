@@ -148,7 +148,10 @@ METHODS <- c(
   "text-classification" = "bert_classify",
   "token-classification" = "bert_entities",
   "question-answering" = "bert_answer",
-  "fill-mask" = "bert_fill_mask"
+  "fill-mask" = "bert_fill_mask",
+  "text-ranking" = "bert_rank",
+  "sparse-embedding" = "bert_embed_sparse",
+  "multi-vector" = "bert_hidden"
 )
 
 check_task <- function(model, task, call) {
@@ -230,7 +233,7 @@ summary.bert_model <- function(object, ...) {
     max_length = format(info$max_length),
     precision = info$precision,
     device = info$provider,
-    size = paste(format(round(info$bytes / 2^20, 1), nsmall = 1), "MB"),
+    size = if (!is.na(info$bytes)) paste(format(round(info$bytes / 2^20, 1), nsmall = 1), "MB"),
     weights_sha256 = info$weights_sha256,
     difference_from_pytorch = if (!is.nan(info$parity)) format(info$parity, digits = 3),
     made_with = toString(paste(info$packages, info$versions)),

@@ -305,3 +305,9 @@ run_python <- function(python, args, ...) {
   clean <- if (.Platform$OS.type == "unix") "LD_LIBRARY_PATH=" else character()
   system2(python, args, stdout = TRUE, stderr = FALSE, env = clean, ...)
 }
+
+# The Python that answers in this process, for another process.
+running_python <- function(call) {
+  bridge(call)
+  reticulate::py_config()$python
+}

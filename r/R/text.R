@@ -147,6 +147,13 @@ check_flag <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env()
   x
 }
 
+check_choice <- function(x, choices, arg = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (!rlang::is_string(x, choices)) {
+    bert_abort("{.arg {arg}} must be {.or {.val {choices}}}.", "input", call = call)
+  }
+  x
+}
+
 check_string <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (!is.character(x) || length(x) != 1L || is.na(x) || !nzchar(x)) {
     bert_abort("{.arg {arg}} must be one text that is not empty.", "input", call = call)

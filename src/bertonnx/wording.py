@@ -265,12 +265,17 @@ class _R(_Python):
         "doctor": "bert_sitrep()",
         "bench": "bert_benchmark({0})",
     }
+    _methods: Mapping[str, str] = {"predict": "predict()", "embed_tokens": "bert_hidden()"}
     _names: Mapping[str, str] = {
         "top_k": "top_n",
         "output": "path",
         "provider": "device",
+        "column": "text",
         "pair_column": "pair",
         "pairs": "pair",
+        "label_column": "label",
+        "group_column": "group",
+        "layer": "layers",
     }
 
     def option(self, name: str) -> str:
@@ -280,7 +285,7 @@ class _R(_Python):
         return f"{self.option(name)} = {self._literal(value)}"
 
     def method(self, name: str) -> str:
-        return "predict()" if name == "predict" else f"bert_{name}()"
+        return self._methods.get(name, f"bert_{name}()")
 
     def install(self, what: Install) -> str:
         extras = what.extra.split(",")

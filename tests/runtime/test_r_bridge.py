@@ -18,7 +18,7 @@ import pytest
 import bertonnx
 from bertonnx.errors import RowError
 from bertonnx.models.tasks import TASKS
-from bertonnx.runtime import r_bridge
+from bertonnx.runtime import r_answers, r_bridge
 from bertonnx.runtime.r_bridge import PROTOCOL, Handle, golden, open_model, signature, verify
 from bertonnx.runtime.r_tables import plain
 
@@ -297,7 +297,7 @@ def test_an_interrupt_goes_through() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        r_bridge._answering(interrupted)()
+        r_answers.answering(interrupted)()
 
 
 def finished(answer: dict[str, Any]) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def finished(answer: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer as R asks for it: at once, or later."""
-    monkeypatch.setattr(r_bridge, "_patience", None)
+    monkeypatch.setattr(r_answers, "_patience", None)
     r_bridge.heed(0)
 
 
@@ -319,7 +319,7 @@ def outcome(gate: threading.Event, work: Callable[[], dict[str, Any]]) -> dict[s
         gate.wait()
         return work()
 
-    return r_bridge._long(long)()
+    return r_answers.lengthy(long)()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -453,3 +453,58 @@ def test_row_errors_of_texts_are_named(exported: dict[str, Path]) -> None:
     error = run.chunk()["error"]
     assert error["type"] == RowError.__name__
     assert error["message"].startswith("row 2: ")
+
+
+def test_documents_labels_and_weights_are_python_s(exported: dict[str, Path]) -> None:
+    path, documents = exported["text-ranking"], ["one", "two words", "three"]
+    hits = bertonnx.load(path, "cpu").rank("which?", documents)
+    found = predicted(opened(path), "ranks", documents, method="rank", query="which?")
+    assert same_bits(found["score"], [hit["score"] for hit in sorted(hits, key=lambda hit: hit["index"])])
+    path = exported["multi-vector"]
+    hits = bertonnx.load(path, "cpu").rank("which?", documents)
+    found = predicted(opened(path), "ranks", documents, method="rank", query="which?")
+    assert same_bits(found["score"], [hit["score"] for hit in sorted(hits, key=lambda hit: hit["index"])])
+    path = exported["sparse-embedding"]
+    (item,) = bertonnx.load(path, "cpu").embed_sparse(["one text"])
+    found = predicted(opened(path), "sparse", ["one text"], method="embed_sparse")
+    assert ints(found["id"]) == item["ids"].tolist()
+    assert same_bits(found["weight"], item["weights"])
+    refused = start(opened(path), "ranks", ["one"], method="rank", query="which?")["error"]
+    assert refused["message"].startswith(
+        "bert_rank() needs a model exported for text-ranking or multi-vector"
+    )
+
+
+def test_forms_of_embeddings_are_python_s(exported: dict[str, Path]) -> None:
+    path, texts = exported["feature-extraction"], TEXTS[:5]
+    model = bertonnx.load(path, "cpu")
+    for options in ({"dimensions": 8, "normalize": True}, {"encoding": "int8"}, {"encoding": "ubinary"}):
+        found = predicted(opened(path), "embeddings", texts, **options)
+        expected = model.embed(texts, **options)
+        assert np.array_equal(matrix(found["values"], 5), expected.astype(np.float32))
+        assert start(opened(path), "embeddings", [], **options)["width"] == expected.shape[1]
+    handle = opened(path, max_length=16, long_text="stride")
+    text = "many words " * 20
+    with bertonnx.load(path, "cpu", max_length=16, long_text="stride") as model:
+        (chunks,) = model.embed_chunks([text])
+    found = predicted(handle, "chunks", [text], chunks=True)
+    assert ints(found["chunk"]) == list(range(1, len(chunks) + 1))
+    assert len(chunks) > 2
+    assert ints(found["end"]) == [chunk["end"] for chunk in chunks]
+    assert same_bits(found["embedding"], [chunk["embedding"] for chunk in chunks])
+
+
+def test_vectors_of_tokens_are_python_s(exported: dict[str, Path]) -> None:
+    path = exported["feature-extraction"]
+    (item,) = bertonnx.load(path, "cpu").embed_tokens(["two words"])
+    for layers in ([-1], [-1, -1]):
+        started = opened(path).hidden(["two words"], layers=layers)
+        assert started["width"] == 32 * len(layers)
+        columns = started["run"].chunk()["columns"]
+        assert columns["token"] == item["tokens"]
+        vectors = floats(columns["vector"]).reshape(len(item["tokens"]), -1)
+        assert np.array_equal(vectors, np.hstack([item["vectors"]] * len(layers)))
+    assert opened(path).hidden(["x"], layers=[-9])["error"]["message"].startswith("layers = -9")
+    (item,) = bertonnx.load(exported["multi-vector"], "cpu").embed_tokens(["two words"])
+    columns = opened(exported["multi-vector"]).hidden(["two words"])["run"].chunk()["columns"]
+    assert same_bits(columns["vector"], item["vectors"])

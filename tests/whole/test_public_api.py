@@ -32,30 +32,11 @@ CLUSTERS_ONLY = {"prefix", "ship", "workers"}
 
 NOT_IN_R = {
     *COMMANDS_ONLY,
-    "cors",
-    "csv_safe",
-    "dimensions",
-    "encoding",
-    "host",
-    "manifest",
-    "port",
-    "entailment",
-    "labels",
-    "multi_label",
     *CLUSTERS_ONLY,
-    *("api_key", "chunks", "hidden_states", "layer"),
-    "query",
+    # R serves nothing, and signs nothing; what it verifies is the model that is open.
+    *("cors", "host", "port", "private_key", "signature"),
+    # Those of the model that made the vectors.
     "ranges",
-    "template",
-    "threshold",
-    "resume",
-    # Training and measuring, whose functions R does not have yet.
-    *("label_column", "group_column", "problem_type", "validation", "validation_share", "min_f1", "seed"),
-    *("class_weights", "epochs", "batch_size", "accumulate", "learning_rate", "patience", "lora"),
-    "similarity",
-    "private_key",
-    "public_key",
-    "signature",
 }
 
 MODEL_METHODS = {

@@ -74,3 +74,10 @@ in_fresh_r <- function(code, args = list(), env = character(), ...) {
 nobodys_python <- function(home = withr::local_tempdir(.local_envir = parent.frame())) {
   c(RETICULATE_PYTHON = NA, RETICULATE_PYTHON_ENV = NA, VIRTUAL_ENV = NA, HOME = home, WORKON_HOME = home)
 }
+
+# What is typed elsewhere: on the command line, or in Python.
+expect_r_words <- function(error) {
+  for (text in c(rlang::cnd_message(error), conditionMessage(error$parent))) {
+    expect_no_match(text, "(^|[ (])--[a-z]|bertonnx (export|run|check|info|doctor)|bertonnx\\.[a-z]+\\(|pip install")
+  }
+}

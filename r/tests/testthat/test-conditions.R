@@ -28,13 +28,6 @@ test_that("an answer without an error is returned", {
   expect_identical(unwrap(list(ok = TRUE, x = 1), NULL)$x, 1)
 })
 
-# What is typed elsewhere: on the command line, or in Python.
-expect_r_words <- function(error) {
-  for (text in c(rlang::cnd_message(error), conditionMessage(error$parent))) {
-    expect_no_match(text, "(^|[ (])--[a-z]|bertonnx (export|run|check|info|doctor)|bertonnx\\.[a-z]+\\(|pip install")
-  }
-}
-
 test_that("messages say what an R user types", {
   skip_without_python()
   foreign <- withr::local_tempfile(fileext = ".onnx", lines = "This is no model.")

@@ -40,3 +40,43 @@ test_that("a prompt is put before each text", {
   facts <- summary(model)
   expect_identical(facts$value[facts$fact == "prompts"], "query, title")
 })
+
+test_that("embeddings are cut, normalized and encoded as in Python", {
+  model <- tiny("embeddings")
+  texts <- c("one text", NA, "caf\u00e9 \U1F600")
+  python <- reticulate::import("bertonnx")$load(model$path, "cpu")
+  asked <- reticulate::py_eval("lambda m, t, **o: [[float(x) for x in row] for row in m.embed(t, **o)]")
+  same <- function(...) {
+    found <- bert_embed(model, texts, ...)
+    expect_true(all(is.na(found[2, ])))
+    expect_equal(unname(found[-2, ]), do.call(rbind, asked(python, as.list(texts[-2]), ...)), tolerance = 0)
+    found
+  }
+  expect_identical(dim(same(dimensions = 8L)), c(3L, 8L))
+  short <- same(dimensions = 8L, normalize = TRUE)
+  expect_equal(rowSums(short^2)[-2], c(1, 1), tolerance = 1e-6)
+  for (encoding in c("int8", "uint8", "binary", "ubinary")) expect_type(same(encoding = encoding), "integer")
+  expect_identical(dim(bert_embed(model, character(), encoding = "ubinary")), c(0L, 4L))
+  expect_bert_error(bert_embed(model, "a", dimensions = 99), "usage", "dimensions = 99 is more")
+  expect_bert_error(bert_embed(model, "a", encoding = "int4"), "input", "encoding")
+  expect_bert_error(bert_embed(model, "a", normalize = NA), "input", "normalize")
+})
+
+test_that("long texts have an embedding for each window", {
+  model <- bert_load(model_file("embeddings"), max_length = 16, long_text = "stride")
+  text <- c("short", NA, paste(rep("so many words", 20), collapse = " "))
+  found <- bert_embed(model, text, chunks = TRUE)
+  expect_named(found, c(".row", "chunk", "start", "end", "embedding"))
+  expect_identical(found$chunk[found$.row == 3], seq_len(sum(found$.row == 3)))
+  expect_gt(sum(found$.row == 3), 3)
+  expect_true(all(is.na(found$embedding[found$.row == 2, ])))
+  python <- reticulate::import("bertonnx")$load(model$path, "cpu", max_length = 16L, long_text = "stride")
+  plain <- reticulate::py_eval(
+    "lambda m, t: [[float(c['start']), float(c['end']), c['embedding'].tolist()] for c in m.embed_chunks([t])[0]]"
+  )
+  expected <- plain(python, text[[3]])
+  own <- found[found$.row == 3, ]
+  expect_identical(as.double(own$start), vapply(expected, `[[`, 0, 1) + 1)
+  expect_identical(as.double(own$end), vapply(expected, `[[`, 0, 2))
+  expect_identical(unname(own$embedding), do.call(rbind, lapply(expected, `[[`, 3)))
+})

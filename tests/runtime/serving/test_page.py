@@ -130,7 +130,7 @@ def test_what_a_person_types_is_no_markup(page: Page) -> None:
     assert page.query_selector("#results img, #results b") is None
 
 
-def test_the_lines_do_the_same(page: Page, local: Mapping[str, bertonnx.Model]) -> None:
+def test_the_lines_do_the_same(page: Page, server: Running, local: Mapping[str, bertonnx.Model]) -> None:
     text = "It's a \"lovely\" film; isn't it?"
     ask(page, "mood", text)
     lines = {
@@ -153,7 +153,9 @@ def test_the_lines_do_the_same(page: Page, local: Mapping[str, bertonnx.Model]) 
     made: Any = eval(lines["Python"], {"bertonnx": SimpleNamespace(Client=connected)})
     clients[0].close()
     assert made == wanted
-    assert [*lines] == ["curl", "Python"]
+    # Run by R's own tests, against a server.
+    typed = json.dumps(text)
+    assert lines["R"] == f'model <- bert_remote("{server.url}", "mood"); predict(model, c({typed}))'
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import bertonnx
@@ -22,7 +23,7 @@ TOKENS = {
     "mask_token": "[MASK]",
 }
 MODELS = {
-    "embeddings": ("BertModel", {"prompts": {"query": "What is asked: ", "title": "title - "}}),
+    "embeddings": ("BertModel", {"kind": "embedding"}),
     "sentiment": ("BertForSequenceClassification", {"labels": ("negative", "neutral", "positive")}),
     "topics": (
         "BertForSequenceClassification",
@@ -33,7 +34,15 @@ MODELS = {
     "answers": ("BertForQuestionAnswering", {}),
     "words": ("BertForMaskedLM", {}),
     "roberta": ("RobertaForTokenClassification", {"labels": ("O", "B-PER", "I-PER")}),
+    "nli": (
+        "BertForSequenceClassification",
+        {"labels": ("contradiction", "neutral", "entailment")},
+    ),
+    "ranker": ("BertForSequenceClassification", {"labels": ("relevant",)}),
+    "sparse": ("BertForMaskedLM", {"kind": "sparse"}),
+    "late": ("BertModel", {"kind": "late"}),
 }
+OPTIONS = {"embeddings": {"hidden_states": "all"}, "ranker": {"task": "text-ranking"}}
 
 
 def main() -> None:
@@ -46,7 +55,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as checkpoint:
             save(Path(checkpoint), architecture, texts, seed=number, **options)
-            bertonnx.export(checkpoint, target)
+            bertonnx.export(checkpoint, target, **OPTIONS.get(name, {}))
         print(target, flush=True)
 
 
@@ -55,7 +64,7 @@ def hard_texts() -> list[str]:
     return [json.loads(line)["text"] for line in lines if line]
 
 
-def save(folder, architecture, texts, *, seed, labels=(), problem_type=None, prompts=None) -> None:
+def save(folder, architecture, texts, *, seed, labels=(), problem_type=None, kind=None) -> None:
     roberta = architecture.startswith("Roberta")
     tokenizer = byte_pairs(texts) if roberta else word_pieces(texts)
     names = dict(enumerate(labels))
@@ -77,24 +86,57 @@ def save(folder, architecture, texts, *, seed, labels=(), problem_type=None, pro
     torch.manual_seed(seed)
     getattr(transformers, architecture)(config).eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if prompts:
-        save_modules(folder, prompts)
+    if kind:
+        save_modules(folder, kind)
 
 
-def save_modules(folder, prompts) -> None:
-    """Make a Sentence-Transformers folder of a checkpoint, with mean pooling."""
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    files = {
-        "modules.json": [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-            for i, (path, name) in enumerate(modules)
-        ],
-        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
-        "config_sentence_transformers.json": {"prompts": prompts, "default_prompt_name": None},
-    }
-    (folder / "1_Pooling").mkdir()
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+PLACE = "sentence_transformers.base.modules"
+TOKENS_ONLY = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+DENSE = {"in_features": 32, "out_features": 16, "bias": False, **TOKENS_ONLY}
+MODULES = {
+    "embedding": [
+        ("sentence_transformers.models.Transformer", {}),
+        (
+            "sentence_transformers.models.Pooling",
+            {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
+        ),
+    ],
+    "sparse": [
+        (f"{PLACE}.transformer.Transformer", {"transformer_task": "fill-mask"}),
+        ("sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling", {}),
+    ],
+    "late": [
+        (f"{PLACE}.transformer.Transformer", {"query_expansion": {"strategy": "fixed", "length": 16}}),
+        (f"{PLACE}.dense.Dense", {**DENSE, "activation_function": "torch.nn.modules.linear.Identity"}),
+        (
+            "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask",
+            {"skiplist_words": list(".,;:!?")},
+        ),
+        (f"{PLACE}.normalize.Normalize", TOKENS_ONLY),
+    ],
+}
+WHOLE = {
+    "embedding": {"prompts": {"query": "What is asked: ", "title": "title - "}, "default_prompt_name": None},
+    "sparse": {"model_type": "SparseEncoder"},
+    "late": {"model_type": "MultiVectorEncoder"},
+}
+
+
+def save_modules(folder, kind) -> None:
+    """Make a Sentence-Transformers folder of a checkpoint."""
+    listed = []
+    for number, (name, config) in enumerate(MODULES[kind]):
+        path = f"{number}_{name.rpartition('.')[2]}" if number else ""
+        listed.append({"idx": number, "name": str(number), "path": path, "type": name})
+        place = folder / path
+        place.mkdir(exist_ok=True)
+        file = place / ("config.json" if number else "sentence_bert_config.json")
+        file.write_text(json.dumps(config), encoding="utf-8")
+        if name.endswith("Dense"):
+            weight = torch.randn((16, 32), generator=torch.Generator().manual_seed(number))
+            save_file({"linear.weight": weight}, place / "model.safetensors")
+    (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(WHOLE[kind]), encoding="utf-8")
 
 
 def word_pieces(texts):

@@ -1,0 +1,51 @@
+labelled <- data.frame(
+  text = rep(c("fine", "awful", "so so", "great", "good one", "bad one"), 4),
+  label = factor(rep(c("positive", "negative", "neutral", "positive", "positive", "negative"), 4))
+)
+
+measured <- function() {
+  skip_without_python()
+  skip_if_not(reticulate::py_module_available("sklearn"), "scikit-learn is not installed; bert_install(extras = 'train')")
+  bert_evaluate(tiny("sentiment"), labelled)
+}
+
+test_that("figures are those of R's own arithmetic, and Python's", {
+  found <- measured()
+  predicted <- bert_classify(tiny("sentiment"), labelled$text)$label
+  expect_equal(found$metrics$value[found$metrics$metric == "accuracy"], mean(as.character(predicted) == labelled$label))
+  counts <- table(factor(labelled$label, levels(found$confusion$actual)), factor(predicted, levels(found$confusion$actual)))
+  expect_identical(found$confusion$rows, as.double(t(counts)))
+  file <- withr::local_tempfile(fileext = ".csv")
+  utils::write.csv(labelled, file, row.names = FALSE)
+  python <- reticulate::import("bertonnx")$evaluate(tiny("sentiment")$path, file, provider = "cpu")
+  expect_identical(found$metrics$value, as.double(unlist(python$scores)))
+  expect_identical(bert_evaluate(tiny("sentiment"), file)$metrics, found$metrics)
+  expect_true(all(found$mistakes$label != found$mistakes$predicted))
+  expect_identical(labelled$text[found$mistakes$.row], found$mistakes$text)
+})
+
+test_that("what was measured prints, and is drawn", {
+  found <- measured()
+  expect_output(print(found), "single label classification, 24 rows")
+  expect_identical(summary(found), found$metrics)
+  withr::local_pdf(withr::local_tempfile())
+  for (type in c("confusion", "calibration", "labels")) expect_identical(plot(found, type = type), found)
+  expect_bert_error(plot(found, type = "roc"), "input", "no such drawing")
+  skip_if_not_installed("ggplot2")
+  for (type in c("confusion", "calibration", "labels")) {
+    expect_gt(nrow(ggplot2::layer_data(ggplot2::autoplot(found, type = type))), 0)
+  }
+})
+
+test_that("least figures, named columns, and what is refused", {
+  measured()
+  model <- tiny("sentiment")
+  other <- stats::setNames(labelled, c("review", "mood"))
+  expect_false(bert_evaluate(model, other, text = "review", label = "mood", min_f1 = 1)$enough)
+  expect_bert_error(bert_evaluate(model, other, text = "txt", label = "mood"), "input", "no column \"txt\"")
+  expect_bert_error(bert_evaluate(model, 3), "input", "data frame")
+  expect_bert_error(bert_evaluate(model, labelled, min_f1 = 2), "usage", "min_f1 = 2")
+  expect_bert_error(bert_evaluate(tiny("embeddings"), labelled), "task")
+  error <- expect_bert_error(bert_evaluate(model, "nowhere.csv"), "input", "nowhere.csv")
+  expect_r_words(error)
+})

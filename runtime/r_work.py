@@ -1,0 +1,213 @@
+"""What takes long, done by another thread for R, which asks from time to time how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from math import nan
+from pathlib import Path
+from typing import Any
+
+from bertonnx.runtime.evaluation.evaluate import evaluate
+from bertonnx.runtime.evaluation.figures import Evaluation
+from bertonnx.runtime.io.job import JobProgress
+from bertonnx.runtime.model import Model
+from bertonnx.runtime.options import DecodeOptions, RunOptions, taken
+from bertonnx.runtime.r_tables import plain
+from bertonnx.runtime.run import checked_target, run_job
+from bertonnx.wording import R
+
+__all__ = ["Tell", "Work", "evaluated", "evaluation_answer", "ran", "trained", "written_rows"]
+
+Answer = dict[str, Any]
+Tell = Callable[[str, float, float], None]
+"""What a work says of itself: a line for people or "", how much is done, and of how much (0: unknown)."""
+
+
+_MOMENT = 0.5
+"""Seconds that an end is waited for, so that what was stopped can be gone on with."""
+
+
+class _StoppedError(BaseException):
+    """R no longer waits."""
+
+
+class Work:
+    """A work under way, as R holds it."""
+
+    def __init__(self, work: Callable[[Tell], Answer], stop: Callable[[], object] = lambda: None) -> None:
+        self._said: list[str] = []
+        self._done = self._total = 0.0
+        self._stopped = False
+        self._stop = stop
+        self._answer: Answer = {}
+        self._thread = threading.Thread(target=self._run, args=(work,), name="bertonnx-r-work", daemon=True)
+        self._thread.start()
+
+    def progress(self) -> Answer:
+        """Return how far it is: `said` since the last time, `done`, `total`, and whether it is `finished`."""
+        finished = not self._thread.is_alive()
+        said, self._said = self._said, []
+        return {"ok": True, "said": said, "done": self._done, "total": self._total, "finished": finished}
+
+    def result(self) -> Answer:
+        """Return the answer, once it is finished."""
+        return self._answer
+
+    def stop(self) -> Answer:
+        """Let it end at the next row, or at once where it is another process; most often it has then."""
+        self._stopped = True
+        self._stop()
+        self._thread.join(_MOMENT)
+        return {"ok": True}
+
+    def _run(self, work: Callable[[Tell], Answer]) -> None:
+        try:
+            self._answer = work(self._tell)
+        except _StoppedError:
+            return
+
+    def _tell(self, line: str, done: float, total: float) -> None:
+        if self._stopped:
+            raise _StoppedError
+        if line:
+            self._said.append(plain(line))
+        self._done, self._total = done, total
+
+
+def ran(model: Model, input: str, output: str, options: Mapping[str, Any], tell: Tell) -> Answer:
+    """Run a model on a file; the answer holds what `bertonnx.run` reports.
+
+    Raises:
+        BertonnxError: as `bertonnx.run`.
+    """
+    decode, columns = taken(DecodeOptions, options), taken(RunOptions, options)
+
+    def progress(state: JobProgress) -> None:
+        tell("", float(state.bytes_done), float(state.bytes_total or 0))
+
+    target = checked_target(model.path, input, output, columns)
+    with target.lock if target is not None else nullcontext():
+        report = run_job(model, input, target, decode=decode, options=columns, face=R, progress=progress)
+    return {
+        "rows": float(report.rows),
+        "errors": float(report.errors),
+        "truncated": float(report.truncated),
+        "resumed_rows": float(report.resumed_rows),
+        "seconds": report.seconds,
+        "notes": [plain(note.worded(R)) for note in report.notes],
+    }
+
+
+def evaluated(model: Model, data: str, options: Mapping[str, Any]) -> Answer:
+    """Measure a model; the answer holds the columns of the report's tables.
+
+    Raises:
+        BertonnxError: as `bertonnx.evaluate`.
+    """
+    return evaluation_answer(evaluate(model, data, **options))
+
+
+def evaluation_answer(found: Evaluation) -> Answer:
+    """Return an evaluation as columns of R's tables; places count from 1, and NaN is none."""
+    labels, mistakes = found.labels, found.mistakes
+    return {
+        "kind": found.kind,
+        "rows": float(found.rows),
+        "enough": found.enough,
+        "ece": nan if found.ece is None else found.ece,
+        "metrics": [plain(name) for name in found.scores],
+        "values": [float(value) for value in found.scores.values()],
+        "low": [_bound(found, name, 0) for name in found.scores],
+        "high": [_bound(found, name, -1) for name in found.scores],
+        "labels": [plain(label) for label in labels],
+        **{
+            name: [float(getattr(one, name)) for one in labels.values()]
+            for name in ("precision", "recall", "f1")
+        },
+        "of_label": [float(one.rows) for one in labels.values()],
+        "confusion": [float(count) for row in found.confusion for count in row],
+        **{
+            f"bin_{name}": [float(getattr(one, name)) for one in found.bins]
+            for name in ("rows", "confidence", "accuracy")
+        },
+        "baselines": [name for name, scores in found.baselines.items() for _ in scores],
+        "baseline_metrics": [name for scores in found.baselines.values() for name in scores],
+        "baseline_values": [float(value) for scores in found.baselines.values() for value in scores.values()],
+        "better": [
+            "yes" if found.better.get(name) else "" for name, of in found.baselines.items() for _ in of
+        ],
+        "mistake_rows": [float(one.row + 1) for one in mistakes],
+        "mistake_texts": [plain(one.text) for one in mistakes],
+        "mistake_labels": [plain(one.label) for one in mistakes],
+        "mistake_predicted": [plain(one.predicted) for one in mistakes],
+        "mistake_scores": [float(one.score) for one in mistakes],
+        "notes": [plain(message.worded(R)) for message in found.messages],
+    }
+
+
+def _bound(found: Evaluation, name: str, place: int) -> float:
+    bounds = found.intervals.get(name, ())
+    return float(bounds[place]) if bounds else nan
+
+
+def written_rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> str:
+    """Write columns as JSON lines, None as a missing field, and return the file, which the caller removes."""
+    number, path = tempfile.mkstemp(suffix=".jsonl", prefix="bertonnx-r-")
+    with os.fdopen(number, "w", encoding="utf-8") as file:
+        for row in zip(*columns, strict=True):
+            cells = {name: value for name, value in zip(names, row, strict=True) if value is not None}
+            file.write(json.dumps(cells, ensure_ascii=False) + "\n")
+    return path
+
+
+def trained(
+    python: str, request: Mapping[str, Any], started: list[subprocess.Popen[str]], tell: Tell
+) -> Answer:
+    """Train in a process of its own, so that PyTorch never enters R; the answer is that process's.
+
+    Args:
+        python: the Python of that process.
+        request: arguments of `bertonnx.train`.
+        started: gets the process, for whom it is to be stopped.
+        tell: is told what the process says.
+    """
+    with tempfile.TemporaryDirectory(prefix="bertonnx-r-") as folder:
+        asked, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        asked.write_text(json.dumps(dict(request)), encoding="utf-8")
+        # R's own library path may hold another libpython, or libstdc++.
+        environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+        command = [python, "-m", "bertonnx.r_training", str(asked), str(answer)]
+        said: list[str] = []
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+        ) as process:
+            started.append(process)
+            for line in process.stdout or ():
+                said.append(line.rstrip())
+                tell(line.rstrip(), 0.0, 0.0)
+        if answer.is_file():
+            found: Answer = json.loads(answer.read_text(encoding="utf-8"))
+            return found
+        last = "\n".join(line for line in said if line)[-2000:]
+        return {
+            "ok": False,
+            "error": {
+                "type": "TrainError",
+                "message": f"the training ended with status {process.returncode}",
+                "kind": "",
+                "expected": "yes",
+                "traceback": plain(last),
+            },
+        }
