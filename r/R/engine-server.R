@@ -1,6 +1,6 @@
 # The engine that is a server (`bertonnx serve`), over HTTP: no Python is needed here. Results come as the
-# JSON lines of the project's own wire (docs/serving.md), whose floats are the shortest texts that read back as
-# the same float32, so that no bit is lost.
+# JSON lines of the project's own wire (docs/serving.md): arrays are base64 of their bytes, and other floats the
+# shortest texts that read back as the same float32, so that no bit is lost.
 
 engines$server <- list(
   open = function(arguments) answered({
@@ -74,8 +74,30 @@ server_lines <- function(run, some) {
     model = handle$name, method = "predict", texts = I(run$texts[some]), options = options, exact = TRUE
   )
   if (!is.null(run$pairs)) body$pairs <- I(run$pairs[some])
-  asked(handle$server, "POST", "/v1/predict", body)$results
+  lapply(asked(handle$server, "POST", "/v1/predict", body)$results, arrays)
 }
+
+# What is exact comes as base64 of little-endian numbers, with their type and shape.
+arrays <- function(x) {
+  if (!is.list(x)) {
+    return(x)
+  }
+  if (!setequal(names(x), c("dtype", "shape", "data")) || is.null(names(x))) {
+    return(lapply(x, arrays))
+  }
+  bytes <- jsonlite::base64_dec(x$data)
+  shape <- as.integer(unlist(x$shape))
+  numbers <- switch(
+    x$dtype,
+    float32 = readBin(bytes, "double", prod(shape), size = 4L, endian = "little"),
+    uint8 = readBin(bytes, "integer", prod(shape), size = 1L, signed = FALSE),
+    int8 = readBin(bytes, "integer", prod(shape), size = 1L),
+    readBin(bytes, "integer", prod(shape), size = 8L, endian = "little")
+  )
+  if (length(shape) == 2) matrix(numbers, shape[[1]], shape[[2]], byrow = TRUE) else numbers
+}
+
+rows_as_list <- function(x) lapply(seq_len(nrow(x)), function(i) x[i, ])
 
 # The tasks that serve a method of its own, as rows of models/tasks.py say.
 METHOD_TASKS <- list(
@@ -237,7 +259,8 @@ SERVER_TABLES <- list(
   },
   vectors = function(info, options) {
     rows_table(c(position = "int", vector = "vector"), function(line) {
-      Map(function(vector, place) list(vector = vector, position = place), line$vectors, seq_along(line$vectors))
+      vectors <- rows_as_list(line$vectors)
+      Map(function(vector, place) list(vector = vector, position = place), vectors, seq_along(vectors))
     })
   },
   chunks = function(info, options) {

@@ -40,7 +40,7 @@ test_that("the nearest are Python's, in a matrix or a file", {
   search <- reticulate::py_eval(
     "lambda v, q: [[[float(h['index']) for h in hits], [h['score'] for h in hits]] for hits in __import__('bertonnx').search(v, q, top_k=4)]"
   )
-  rows <- function(x) lapply(seq_len(nrow(x)), function(i) as.list(x[i, ]))
+  rows <- function(x) lapply(seq_len(nrow(x)), function(i) as.list(unname(x[i, ])))
   expected <- search(rows(replace(stored, is.na(stored), NaN)), rows(queries[-2, ]))
   expect_identical(found$.row[1:4], as.integer(expected[[1]][[1]] + 1))
   expect_identical(found$score[6:9], as.double(expected[[2]][[2]]))
