@@ -46,11 +46,13 @@ class Use:
         option: the field of `runtime.options.DecodeOptions` that asks for it.
         answers: `(Running, rows) -> Generator[Item | RowError]`: one result a row
             (`runtime.decoders.uses.Running`).
+        example: what may be given for the option, in messages.
     """
 
     method: str
     option: str
     answers: str
+    example: str | tuple[str, ...] = "TEXT"
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,15 @@ TASKS: Registry[Task] = Registry(
         options=("raw_scores", "top_k", "labels", "template", "multi_label", "entailment", "threshold"),
         hub="bertonnx.runtime.serving.hugging_face:labels",
         tensors="bertonnx.runtime.serving.kserve:label_outputs",
-        uses=(Use("zero_shot", "labels", "bertonnx.runtime.decoders.zero_shot:zero_shot"),),
+        uses=(
+            # Two labels, since one alone has nothing that it is better than.
+            Use(
+                "zero_shot",
+                "labels",
+                "bertonnx.runtime.decoders.zero_shot:zero_shot",
+                example=("LABEL", "LABEL"),
+            ),
+        ),
         kinds=("CrossEncoder",),
         # Zero-shot classification is what an NLI classifier is used for.
         aliases=("sentiment-analysis", "sequence-classification", "zero-shot-classification"),

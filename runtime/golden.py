@@ -35,6 +35,10 @@ _BATCH = 4
 _NUMBERS = 512
 """Numbers of each output that an example keeps, evenly spread over it."""
 
+_LARGEST = 64
+"""Of an output that is mostly zero, as a sparse embedding is, an example keeps so many of the largest too:
+what is evenly spread over it could be zero everywhere, and a dead head would pass for a sound one."""
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -242,6 +246,7 @@ def examples_of(
                 **({} if encoded.row.prompt is None else {"prompt": encoded.row.prompt}),
                 "ids": piece.ids.tolist(),
                 "outputs": {name: _sample(array).tolist() for name, array in outputs.items()},
+                **_largest_of(outputs),
             }
         )
     return examples
@@ -286,7 +291,7 @@ def sha256_text(text: str) -> str:
 
 def _largest(golden: Sequence[Mapping[str, Any]], output: str) -> float:
     """Return the largest absolute golden number of an output over all examples."""
-    numbers = [np.array(example["outputs"][output], dtype=np.float32) for example in golden]
+    numbers = [_expected(example, output) for example in golden]
     return max(float(np.abs(array).max(initial=0.0)) for array in numbers)
 
 
@@ -315,9 +320,34 @@ def _piece(path: Path, number: int, example: Mapping[str, Any], tokenizer: TextT
 def _differences(example: Mapping[str, Any], outputs: Mapping[str, Array]) -> dict[str, float]:
     """Return the largest difference of each output, infinite where numbers are missing or not finite."""
     return {
-        name: _difference(_sample(array), np.array(example["outputs"][name], dtype=np.float32))
+        name: _difference(_actual(example, name, array), _expected(example, name))
         for name, array in outputs.items()
     }
+
+
+def _largest_of(outputs: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the largest numbers of those outputs that are mostly zero, with their places, JSON-ready."""
+    found = {}
+    for name, array in outputs.items():
+        flat = array.ravel()
+        if 2 * np.count_nonzero(flat) < flat.size:
+            places = np.sort(np.argsort(-np.abs(flat), kind="stable")[:_LARGEST])
+            found[name] = {"places": places.tolist(), "numbers": flat[places].tolist()}
+    return {"largest": found} if found else {}
+
+
+def _expected(example: Mapping[str, Any], output: str) -> Array:
+    """Return the numbers that an example keeps of an output: those spread over it, then the largest."""
+    largest = example.get("largest", {}).get(output, {"numbers": []})
+    return np.array([*example["outputs"][output], *largest["numbers"]], dtype=np.float32)
+
+
+def _actual(example: Mapping[str, Any], output: str, array: Array) -> Array:
+    """Return the numbers at the same places of what comes out now."""
+    places = example.get("largest", {}).get(output, {"places": []})["places"]
+    flat = array.ravel()
+    # A place that is not there is no agreement: fewer numbers than were kept.
+    return np.concatenate([_sample(array), flat[[place for place in places if place < flat.size]]])
 
 
 def _difference(actual: Array, expected: Array) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,9 @@ from bertonnx.runtime.options import (
     require_query,
     required_labels,
 )
-from bertonnx.runtime.rows import Array, Item, require_single
+from bertonnx.runtime.rows import Array, Item, once_for_all, require_single
 from bertonnx.runtime.vectors.form import form_of
-from bertonnx.runtime.vectors.similarity import similarity, vectors_of
+from bertonnx.runtime.vectors.similarity import similarity, texts_or_vectors
 from bertonnx.wording import Message, Method, Option
 
 __all__ = ["Methods", "cut_note", "in_row", "listed"]
@@ -157,10 +157,8 @@ class Methods(ABC):
         return similarity(self._vectors(a, "a"), self._vectors(b, "b"), name)
 
     def _vectors(self, given: Sequence[str] | npt.ArrayLike, what: str) -> Array:
-        texts = cast("Sequence[str]", given)
-        if isinstance(given, (str, bytes)) or all(isinstance(text, str) for text in texts):
-            return self.embed(texts)
-        return vectors_of(cast("npt.ArrayLike", given), what)
+        values = texts_or_vectors(given, what)
+        return values if isinstance(values, np.ndarray) else self.embed(values)
 
     def classify(
         self,
@@ -393,9 +391,10 @@ class Methods(ABC):
         if pairs is None and self.card.needs_pair and not decode.pairs_texts:
             raise UsageError(
                 "this model was trained for {task} of text pairs, and no pairs were given; give the second "
-                "texts as {option}",
+                "texts as {option}{once}",
                 task=self.card.task,
                 option=Option("pairs"),
+                once=once_for_all(self.card, decode.task),
             )
         return self._results(texts, pairs, decode)
 
@@ -471,9 +470,13 @@ def listed(texts: Sequence[str]) -> Sequence[str]:
     """Return texts as a list or tuple.
 
     Raises:
-        UsageError: they are one text.
+        UsageError: they are one text, or no texts at all.
     """
     # A text is a sequence of texts to Python, and would be predicted letter by letter.
     if isinstance(texts, (str, bytes)):
         raise UsageError("a list of texts is expected, and this is one text; give [text]")
+    if not isinstance(texts, Iterable):
+        raise UsageError(
+            "a list of texts is expected, and this is {kind}; give [text]", kind=type(texts).__name__
+        )
     return texts if isinstance(texts, (list, tuple)) else list(texts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -127,6 +127,10 @@ class LoadOptions:
                     )
 
 
+_FLAGS = ("no_answer", "raw_scores", "normalize", "multi_label", "chunks")
+"""Those that are true or false."""
+
+
 @dataclass(frozen=True)
 class DecodeOptions:
     """What becomes of a text: what is put before it, and how outputs become results.
@@ -176,11 +180,13 @@ class DecodeOptions:
         require_at_least("top_k", self.top_k)
         chosen("aggregation", self.aggregation, AGGREGATIONS)
         require_at_least("dimensions", self.dimensions)
+        for name in _FLAGS:
+            require_flag(name, getattr(self, name))
         chosen("encoding", self.encoding, ENCODINGS)
         if self.query is not None:
             require_query(self.query)
         # Frozen for those who read it, whatever kind of list was given; an array has no truth of its own.
-        if isinstance(self.labels, str) or len(self.labels):
+        if not isinstance(self.labels, Sized) or isinstance(self.labels, str) or len(self.labels):
             object.__setattr__(self, "labels", required_labels(self.labels))
         require_threshold(self.threshold)
         self._require_labels()
@@ -296,7 +302,7 @@ def required_labels(labels: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: there are none, or they are one text, or one of them is none or there twice.
     """
-    if isinstance(labels, (str, bytes)):
+    if isinstance(labels, (str, bytes)) or not isinstance(labels, Iterable):
         raise UsageError("{asked}: a list of texts is expected; give [text]", asked=Option("labels", labels))
     found = tuple(labels)
     if not found:
@@ -359,7 +365,7 @@ def require_threshold(threshold: object) -> None:
     require_number("threshold", threshold)
     if threshold is not None and not 0 <= float(str(threshold)) < 1:
         raise UsageError(
-            "{asked} is no threshold of scores; give a number from 0 to 1, such as 0.3",
+            "{asked} is no threshold of scores; give a number from 0 to below 1, such as 0.3",
             asked=Option("threshold", threshold),
         )
 
@@ -389,8 +395,24 @@ def require_whole(name: str, value: object) -> None:
     Raises:
         UsageError: it is not one.
     """
-    if value is not None and not isinstance(value, Integral):
+    # True is 1 to Python, and nobody counts with it.
+    if value is not None and (is_flag(value) or not isinstance(value, Integral)):
         raise UsageError("{asked} is not a whole number", asked=Option(name, value))
+
+
+def is_flag(value: object) -> bool:
+    """Return whether a value is True or False, of Python or NumPy."""
+    return type(value).__name__ in ("bool", "bool_")
+
+
+def require_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False; None, where the user gave none, is well.
+
+    Raises:
+        UsageError: it is something else, such as a text, which would count as True.
+    """
+    if value is not None and not is_flag(value):
+        raise UsageError("{asked} is neither true nor false", asked=Option(name, value))
 
 
 def require_number(name: str, value: object) -> None:
@@ -399,7 +421,7 @@ def require_number(name: str, value: object) -> None:
     Raises:
         UsageError: it is not one.
     """
-    if value is not None and not isinstance(value, Real):
+    if value is not None and (is_flag(value) or not isinstance(value, Real)):
         raise UsageError("{asked} is not a number", asked=Option(name, value))
 
 

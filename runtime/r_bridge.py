@@ -47,7 +47,7 @@ from bertonnx.runtime.r_hidden import hidden_states, token_rows
 from bertonnx.runtime.r_tables import TOKENS, Table, plain, table_of, tables_of, token_columns
 from bertonnx.runtime.r_vectors import compared, searched
 from bertonnx.runtime.r_work import Work
-from bertonnx.runtime.rows import Encoded, Row, as_rows, require_single
+from bertonnx.runtime.rows import Encoded, Row, as_rows, once_for_all, require_single
 from bertonnx.runtime.session.memory import trim
 from bertonnx.runtime.signing import signature_path, signer_of, verify_signature
 from bertonnx.wording import Option, R
@@ -280,9 +280,10 @@ class Handle:
         if pairs is None and model.card.needs_pair and not decode.pairs_texts:
             raise UsageError(
                 "this model was trained for {task} of text pairs, and no pairs were given; give the second "
-                "texts as {option}",
+                "texts as {option}{once}",
                 task=model.card.task,
                 option=Option("pairs"),
+                once=once_for_all(model.card),
             )
         return _started(Run(model.stream(rows, table.decode), table, places))
 

@@ -15,7 +15,7 @@ from bertonnx.errors import RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.session.session import Feeds
-from bertonnx.wording import Option
+from bertonnx.wording import Message, Method, Option
 
 __all__ = [
     "POOLING_MASK",
@@ -29,6 +29,7 @@ __all__ = [
     "as_rows",
     "attention_mask",
     "feeds_of",
+    "once_for_all",
     "pooling_mask",
     "require_single",
 ]
@@ -202,3 +203,9 @@ def require_single(card: Card, given: Option) -> None:
         owners=", ".join(owners),
         task=card.task,
     )
+
+
+def once_for_all(card: Card, task: str | None = None) -> Message:
+    """Return the end of a message that second texts are missing: the method that takes them once for all."""
+    methods = [Method(use.method) for use in card.row(task).uses]
+    return Message(", or call {method}", method=methods[0]) if methods else Message("")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertonnx.errors import CheckpointError, UnsupportedError
+from bertonnx.wording import Call, Message, Option, Options
 
 __all__ = ["LIST", "MODULES", "Module", "read_list", "require_known"]
 
@@ -37,6 +38,8 @@ _ROUTES = (
     "it sends queries and documents through modules of their own; export each of them by itself: their "
     "folders are named in router_config.json"
 )
+_ROUTERS: Mapping[str, str] = {"Router": "router_config.json", "Asym": "config.json"}
+"""Modules that hold others -> the file that names them."""
 
 _REFUSED: Mapping[str, str] = {
     "Asym": _ROUTES,
@@ -59,6 +62,9 @@ _REFUSED: Mapping[str, str] = {
     "LambdaTokenPooling": _FEWER,
 }
 """The other modules that Sentence-Transformers has -> why they are not."""
+
+_NETWORKS = "Transformer"
+"""How the folders of modules end that can be exported by themselves."""
 
 # `kwargs` lists what `encode` may hand on to a module, and nothing is handed on here.
 _KEYS = frozenset({"idx", "name", "path", "type", "kwargs"})
@@ -131,13 +137,37 @@ def require_known(modules: Sequence[Module], folder: Path, known: Sequence[str] 
             unknown = other if module.name in MODULES else "bertonnx does not know it"
             why = _REFUSED.get(module.name, unknown)
             raise UnsupportedError(
-                "{folder}: the Sentence-Transformers module {module} cannot be exported: {why}; what can: "
-                "{known}",
+                "{folder}: the Sentence-Transformers module {module} cannot be exported: {why}{routes}; what "
+                "can: {known}",
                 folder=folder,
                 module=module.name,
                 why=why,
+                routes=_routed(module),
                 known=", ".join(known),
             )
+
+
+def _routed(module: Module) -> Message:
+    """Return the routes of a module that holds others, and the line that exports one of them."""
+    routes = _routes(module.path / _ROUTERS[module.name]) if module.name in _ROUTERS else {}
+    networks = [place for places in routes.values() for place in places if place.endswith(_NETWORKS)]
+    if not networks:
+        return Message("")
+    return Message(
+        " ({routes}), such as with {export}, where {options} say what follows",
+        routes="; ".join(f"{route}: {' -> '.join(places)}" for route, places in routes.items()),
+        export=Call("export", module.path / networks[0]),
+        options=Options([Option("task"), Option("pooling")], last="and"),
+    )
+
+
+def _routes(path: Path) -> dict[str, list[str]]:
+    """Return the folders of each route; none where the file does not say, as it is for a message alone."""
+    try:
+        structure = json.loads(path.read_text(encoding="utf-8"))["structure"]
+        return {str(route): [str(place) for place in places] for route, places in structure.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _class_name(kind: str, folder: Path) -> str:

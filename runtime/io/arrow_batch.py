@@ -11,7 +11,7 @@ from bertonnx.models.card import Card
 from bertonnx.runtime.io.arrow import holds_text, require_pyarrow, require_sound, texts_of
 from bertonnx.runtime.io.arrow_out import schema_of, to_batch
 from bertonnx.runtime.io.columns import Result
-from bertonnx.runtime.io.inputs import Choice, choose_columns, needs_pair
+from bertonnx.runtime.io.inputs import Choice, choose_columns, given_once, needs_pair
 from bertonnx.runtime.io.predictor import Predictor
 from bertonnx.runtime.options import BatchOptions, DecodeOptions, RunOptions
 from bertonnx.runtime.rows import as_rows
@@ -139,7 +139,7 @@ def chosen_columns(
     found = names.count("text") == names.count("pair") == 1
     if found and not named and card.takes_pair and not decode.pairs_texts:
         return "text", "pair"
-    return choose_columns(names, Choice(what, columns, pairs))
+    return choose_columns(names, Choice(what, columns, pairs, given_once(card, decode)))
 
 
 def _texts(batch: Any, name: str) -> list[Any]:

@@ -13,7 +13,7 @@ from bertonnx.runtime.options import DecodeOptions, RunOptions
 from bertonnx.runtime.rows import Row, require_single
 from bertonnx.wording import Message, Option, Options
 
-__all__ = ["Choice", "Input", "choose_columns", "needs_pair"]
+__all__ = ["Choice", "Input", "choose_columns", "given_once", "needs_pair"]
 
 # The names in the data sets of GLUE, SQuAD and MS MARCO, which people keep.
 PAIRS = (
@@ -71,16 +71,30 @@ class Choice:
         path: the input, as the caller named it; "-" is standard input.
         options: the columns that the caller named.
         needs_pair: whether the model cannot do without a second text.
+        once: what can be given once for all rows in place of their second texts.
     """
 
     path: str
     options: RunOptions
     needs_pair: bool
+    once: tuple[Option, ...] = ()
 
     @property
     def reads_pair(self) -> bool:
         """Whether a second text is needed or asked for."""
         return self.needs_pair or self.options.pair_column is not None
+
+    @property
+    def instead(self) -> Message:
+        """The end of a message that second texts are missing."""
+        if not self.once:
+            return Message("")
+        return Message(", or {once} once for all rows", once=Options(self.once))
+
+
+def given_once(card: Card, decode: DecodeOptions) -> tuple[Option, ...]:
+    """Return what can be given once for all rows in place of their second texts."""
+    return tuple(Option(use.option, use.example) for use in card.row(decode.task).uses)
 
 
 def needs_pair(card: Card, decode: DecodeOptions, options: RunOptions) -> bool:
@@ -162,7 +176,7 @@ def _pair(names: Sequence[str], choice: Choice) -> tuple[str, str]:
         columns=_listed(names),
     )
     both = Options([Option("column", "NAME"), Option("pair_column", "NAME")], last="and")
-    raise InputError("{problem}; say {say}", problem=problem, say=both)
+    raise InputError("{problem}; say {say}{instead}", problem=problem, say=both, instead=choice.instead)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import OutputError, RowError, UsageError
-from bertonnx.runtime.io.inputs import Input, needs_pair
+from bertonnx.runtime.io.inputs import Input, given_once, needs_pair
 from bertonnx.runtime.io.outputs import Done, Writer
 from bertonnx.runtime.io.predictor import Predictor
 from bertonnx.runtime.io.readers import open_rows
@@ -160,7 +160,8 @@ class Job:
 
     def _opened(self, skip: int) -> Input:
         pairs = needs_pair(self.predictor.card, self.decode, self.options)
-        return open_rows(self.input, self.options, needs_pair=pairs, skip=skip)
+        once = given_once(self.predictor.card, self.decode)
+        return open_rows(self.input, self.options, needs_pair=pairs, skip=skip, once=once)
 
     def _is_complete(self, finished: Done) -> bool:
         """Return whether an output without a note has all rows, or raise; False where it has none yet."""

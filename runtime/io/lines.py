@@ -238,13 +238,16 @@ def _no_pairs(choice: Choice) -> InputError:
     if choice.path == "-":
         both = Options([Option("column"), Option("pair_column")], last="and")
         return InputError(
-            "pairs of texts are needed, and standard input has one text a line; say {say} to read JSON lines",
+            "pairs of texts are needed, and standard input has one text a line; say {say} to read JSON "
+            "lines{instead}",
             say=both,
+            instead=choice.instead,
         )
     return InputError(
         "pairs of texts are needed, and {path} has one text a line; give a .csv, .tsv, .jsonl or .parquet "
-        "file with a column for each",
+        "file with a column for each{instead}",
         path=choice.path,
+        instead=choice.instead,
     )
 
 
@@ -291,9 +294,10 @@ class _JsonRows(_RowALine):
         elif seen and self._choice.needs_pair:
             raise InputError(
                 "the model reads pairs of texts, and the lines of {path} are no JSON objects; "
-                "write them as {example}",
+                "write them as {example}{instead}",
                 path=self._choice.path,
                 example='{"question": "...", "context": "..."}',
+                instead=self._choice.instead,
             )
 
     def _row(self, line: bytes) -> Row | RowError:

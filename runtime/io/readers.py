@@ -31,13 +31,21 @@ from bertonnx.models.registry import resolve
 from bertonnx.runtime.io.formats import INPUTS, ending_of
 from bertonnx.runtime.io.inputs import Choice, Input
 from bertonnx.runtime.options import RunOptions
+from bertonnx.wording import Option
 
 __all__ = ["open_rows"]
 
 _DEFAULTS = RunOptions()
 
 
-def open_rows(path: str | Path, options: RunOptions = _DEFAULTS, *, needs_pair: bool, skip: int = 0) -> Input:
+def open_rows(
+    path: str | Path,
+    options: RunOptions = _DEFAULTS,
+    *,
+    needs_pair: bool,
+    skip: int = 0,
+    once: tuple[Option, ...] = (),
+) -> Input:
     """Open an input; the format follows from the ending, `-` is standard input.
 
     Args:
@@ -45,13 +53,14 @@ def open_rows(path: str | Path, options: RunOptions = _DEFAULTS, *, needs_pair: 
         options: the columns to read; what else they hold is not looked at.
         needs_pair: whether the model cannot do without a second text.
         skip: rows to pass over, because an earlier run has done them.
+        once: what could be given in place of second texts, for errors.
 
     Raises:
         InputError: the file cannot be read, or does not have the columns.
         UsageError: a column for a format that has none.
         MissingDependencyError: the format needs pyarrow.
     """
-    opened = _open(Choice(str(path), options, needs_pair))
+    opened = _open(Choice(str(path), options, needs_pair, once))
     try:
         opened.skipped = opened.skip(skip)
     except BaseException:  # an interrupt too: skipping a large input takes its time

@@ -252,15 +252,29 @@ def _same_names(path: Path, what: str, found: tuple[str, ...], noted: tuple[str,
 
 def _is_example(value: object) -> bool:
     match value:
-        case {"text": str(), "pair": str() | None, "ids": list(ids), "outputs": dict(outputs)}:
-            return _are_ids(ids) and all(
-                isinstance(numbers, list) and all(type(x) in (int, float) and abs(x) < 1e39 for x in numbers)
-                for numbers in outputs.values()
+        case {"text": str(), "pair": str() | None, "ids": list(ids), "outputs": dict(outputs), **rest}:
+            largest = rest.get("largest", {})
+            return (
+                _are_ids(ids)
+                and all(map(_are_numbers, outputs.values()))
+                and isinstance(largest, dict)
+                and all(map(_are_largest, largest.values()))
             )
         case {"outputs": _}:
             return False
         case {"text": str(), "ids": list(ids)}:
             return _are_ids(ids)
+    return False
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(x) in (int, float) and abs(x) < 1e39 for x in value)
+
+
+def _are_largest(value: object) -> bool:
+    match value:
+        case {"places": list(places), "numbers": list(numbers)}:
+            return len(places) == len(numbers) and _are_ids(places) and _are_numbers(numbers)
     return False
 
 

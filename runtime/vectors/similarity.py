@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from bertonnx.errors import UsageError
 from bertonnx.runtime.rows import Array
 from bertonnx.wording import Option
 
-__all__ = ["SIMILARITIES", "similarity", "unit", "vectors_of"]
+__all__ = ["SIMILARITIES", "similarity", "texts_or_vectors", "unit", "vectors_of"]
 
 _LEAST_LENGTH = 1e-12
 """The least divisor of torch.nn.functional.normalize."""
@@ -96,6 +97,26 @@ def similarity(a: Array, b: Array, name: str = "cosine") -> Array:
             right=b.shape[1],
         )
     return SIMILARITIES[name](a, b).astype(np.float32, copy=False)
+
+
+def texts_or_vectors(given: Sequence[str] | npt.ArrayLike, what: str) -> Sequence[str] | Array:
+    """Return what a user gave to be compared: texts, one by mistake too, or vectors as `vectors_of`.
+
+    Args:
+        given: texts, or numbers of shape (n, width); what can be read only once is well.
+        what: the argument's name, for the error.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(given, str):
+        return given
+    if hasattr(given, "__array__") and np.asarray(given).dtype.kind not in "OUST":
+        return vectors_of(given, what)
+    values = [*given] if isinstance(given, Iterable) and not isinstance(given, bytes) else given
+    if isinstance(values, list) and all(isinstance(text, str) for text in values):
+        return values
+    return vectors_of(cast("npt.ArrayLike", values), what)
 
 
 def vectors_of(values: npt.ArrayLike, what: str) -> Array:

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 import bertonnx
 from bertonnx.errors import DriftError, ModelFileError, ProviderError, UsageError
 from bertonnx.exporters.onnxgraph import files
 from bertonnx.exporters.onnxgraph.files import load_proto, save_proto
-from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY
+from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, lasting
 from bertonnx.models.figures import as_json
 from bertonnx.models.providers import PROVIDERS
+from bertonnx.models.tasks import TASKS as ALL
 from bertonnx.runtime import golden
 from bertonnx.runtime.golden import check, sha256_text
 from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
@@ -27,8 +29,10 @@ from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.session import cpu
 from bertonnx.runtime.session.cpu import CpuFeatures
 from bertonnx.runtime.tokenization import TextTokenizer
+from tests.checkpoints import edit_weights
 from tests.fake_cuda import pretend_cuda
 from tests.figures import INT8_FIGURES
+from tests.tiny import save_tiny
 
 TASKS = (
     "feature-extraction",
@@ -37,6 +41,9 @@ TASKS = (
     "question-answering",
     "fill-mask",
 )
+
+WORD = torch.tensor([301])
+"""The one that weighs something."""
 
 
 def _entry(model: onnx.ModelProto, key: str) -> Any:
@@ -57,7 +64,7 @@ def _forge(path: Path) -> None:
     entries = json.loads(_entry(model, GOLDEN_KEY).value)
     for entry in entries:
         if "outputs" in entry:
-            entry["card"] = sha256_text(card.to_json())
+            entry["card"] = sha256_text(lasting(card.to_json()))
     _entry(model, GOLDEN_KEY).value = json.dumps(entries, ensure_ascii=False)
     save_proto(model, path)
 
@@ -287,6 +294,62 @@ def test_rows_that_a_graph_mixes_up(
     with pytest.raises(DriftError, match=r"the batch of golden examples .* comes out differently") as caught:
         check(path, "cpu")
     assert f"in {output}" in str(caught.value)
+
+
+def _zeroed(source: Path, target: Path, output: str) -> Path:
+    """Let a head give zeros, as one does whose weights were lost."""
+    model = load_proto(source)
+    (node,) = [node for node in model.graph.node if output in node.output]
+    node.output[list(node.output).index(output)] = "own"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["own", "nothing"], [output]))
+    save_proto(model, target)
+    _forge(target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("task", "output"),
+    [(task.name, output) for task in ALL for output in task.outputs],
+)
+def test_a_head_that_is_dead(task: str, output: str, exported: dict[str, Path], tmp_path: Path) -> None:
+    path = _zeroed(exported[task], tmp_path / "m.onnx", output)
+    with pytest.raises(DriftError, match="comes out differently: largest difference"):
+        check(path, "cpu")
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": True}])
+def test_a_head_that_is_dead_where_most_of_its_numbers_are_zero(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is evenly spread over thirty thousand words meets none of the few that weigh something."""
+    monkeypatch.setattr(golden, "_NUMBERS", 8)
+    folder = save_tiny(tmp_path / "folder", "bert", "fill-mask")
+
+    def one_word(tensors: dict[str, Any]) -> dict[str, Any]:
+        bias = tensors["cls.predictions.bias"]
+        return {**tensors, "cls.predictions.bias": bias.new_full(bias.shape, -100).index_fill_(0, WORD, 1)}
+
+    edit_weights(folder, one_word)
+    sound = bertonnx.export(folder, tmp_path / "sound.onnx", task="sparse-embedding", **options).path
+    assert max(_numbers(sound, "sparse_embedding")) == 0
+    assert check(sound, "cpu").tolerance > 0
+    with pytest.raises(DriftError, match="in sparse_embedding"):
+        check(_zeroed(sound, tmp_path / "dead.onnx", "sparse_embedding"), "cpu")
+
+
+@pytest.mark.parametrize(
+    "largest", [[], {"sparse_embedding": {"places": [1], "numbers": []}}, {"sparse_embedding": [1]}]
+)
+def test_largest_numbers_that_are_none(largest: Any, exported: dict[str, Path], tmp_path: Path) -> None:
+    model = load_proto(exported["sparse-embedding"])
+    entry = _entry(model, GOLDEN_KEY)
+    examples = json.loads(entry.value)
+    examples[0]["largest"] = largest
+    entry.value = json.dumps(examples)
+    save_proto(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="damaged golden examples"):
+        check(tmp_path / "m.onnx")
 
 
 def test_a_hundred_short_texts_are_there_by_their_ids(exported: dict[str, Path]) -> None:

@@ -17,6 +17,7 @@ from bertonnx.errors import TaskError, UsageError
 from bertonnx.runtime.decoders.tokens import Pooled
 from bertonnx.runtime.model import Model
 from tests.corpus import PARAGRAPHS, SENTENCES
+from tests.decoding import shared_folder
 from tests.tiny import save_tiny
 
 TEXTS = [*SENTENCES[:5], "", "ünï naïve 👩‍🔬 untouchable"]
@@ -35,11 +36,16 @@ def model(folder: Path) -> Iterator[Model]:
         yield opened
 
 
-def theirs(folder: Path, text: str) -> Any:
+def theirs(folder: Path, text: str | list[int], longest: int | None = 64) -> Any:
     made: Any = AutoModel
-    network = made.from_pretrained(folder, attn_implementation="eager").eval()
+    network = made.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     tokenizer: Any = AutoTokenizer
-    encoded = tokenizer.from_pretrained(folder)(text, return_tensors="pt", truncation=True, max_length=64)
+    if isinstance(text, str):
+        encoded = tokenizer.from_pretrained(folder)(
+            text, return_tensors="pt", truncation=True, max_length=longest
+        )
+    else:
+        encoded = {"input_ids": torch.tensor([text])}
     with torch.no_grad():
         return network(**encoded, output_hidden_states=True)
 
@@ -143,3 +149,40 @@ def test_other_tasks_have_none(exported: dict[str, Path], folder: Path) -> None:
         bertonnx.export(folder, folder.parent / "no.onnx", hidden_states="all", task="fill-mask")
     with bertonnx.load(exported["fill-mask"]) as other, pytest.raises(TaskError, match="feature-extraction"):
         other.embed_tokens(TEXTS)
+
+
+def test_layers_words_and_windows_of_a_real_model(tmp_path: Path) -> None:
+    """Of all MiniLM's layers, in whole texts and in those of several windows."""
+    folder = shared_folder() / "models" / "sst2-minilm"
+    path = bertonnx.export(
+        folder, tmp_path / "model.onnx", task="feature-extraction", hidden_states="all", pooling="mean"
+    ).path
+    texts = [*SENTENCES[:4], PARAGRAPHS[0], "", "ünï naïve 👩\u200d🔬 untouchable 北京"]
+    with bertonnx.load(path) as model:
+        wanted = [theirs(folder, text, model.max_length).hidden_states for text in texts]
+        assert model.card.hidden_states == tuple(range(len(wanted[0])))
+        for layer in model.card.hidden_states:
+            for item, states in zip(model.embed_tokens(texts, layer=layer), wanted, strict=True):
+                np.testing.assert_allclose(item["vectors"], states[layer][0].numpy(), atol=5e-5)
+        (words,) = model.embed_tokens(texts[-1:], layer=1, words="mean")
+        network: Any = AutoTokenizer
+        encoded = network.from_pretrained(folder)(texts[-1])
+        for place, word in enumerate(dict.fromkeys(w for w in encoded.word_ids() if w is not None)):
+            tokens = [t for t, of in enumerate(encoded.word_ids()) if of == word]
+            expected = wanted[-1][1][0, tokens].mean(dim=0).numpy()
+            np.testing.assert_allclose(words["vectors"][place], expected, atol=5e-5)
+            assert words["offsets"][place] == tuple(encoded.word_to_chars(word))
+    long = " ".join(SENTENCES[:8])
+    with bertonnx.load(path, max_length=32, long_text="stride") as model:
+        (encoded,) = model.tokenize([long])
+        (item,) = model.embed_tokens([long], layer=3)
+        assert len(encoded.pieces) > 2
+        # Each window is a text of its own to the network, and its first tokens are the first window's.
+        first = encoded.pieces[0]
+        states = theirs(folder, first.ids.tolist(), None).hidden_states[3][0].numpy()
+        kept = len(first.ids) - 1
+        np.testing.assert_allclose(item["vectors"][:kept], states[:kept], atol=5e-5)
+        assert item["offsets"] == [*sorted(item["offsets"][:-1]), (0, 0)]
+        assert [long[a:b].lower() for a, b in item["offsets"][1:-1]] == [
+            token.removeprefix("##") for token in item["tokens"][1:-1]
+        ]

@@ -15,10 +15,11 @@ from sentence_transformers import CrossEncoder
 import bertonnx
 from bertonnx.errors import InputError, RowError, TaskError, TruncationWarning, UsageError
 from bertonnx.exporters.quiet import quiet
+from bertonnx.models.card import CARD_KEY
 from bertonnx.runtime.engine.batches import Batch
 from bertonnx.runtime.engine.running import Runner
 from bertonnx.runtime.options import DecodeOptions
-from tests.commands import Command
+from tests.commands import Command, with_metadata, written
 from tests.tiny import save_tiny
 
 QUERY = "which planet is red?"
@@ -127,6 +128,8 @@ def test_an_empty_query(query: str, ranker: Any) -> None:
         (None, ["tea"], {}, "query is one text, and this is NoneType"),
         ("\ud800", ["tea"], {}, "query: the text holds a lone surrogate"),
         (QUERY, "tea", {}, "a list of texts is expected"),
+        (QUERY, 5, {}, "a list of texts is expected, and this is int"),
+        (QUERY, ["tea"], {"top_k": True}, "top_k=True is not a whole number"),
         (QUERY, ["tea"], {"top_k": 0}, "top_k=0 is too small"),
         (QUERY, ["tea"], {"top_k": 1.5}, "top_k=1.5 is not a whole number"),
     ],
@@ -247,3 +250,31 @@ def test_record_batches(ranker: Any, exported: dict[str, Path]) -> None:
     assert ranker.predict_batch(batch, query=QUERY)["score"].to_pylist() == wanted
     both = pa.RecordBatch.from_pydict({"document": TEXTS, "query": [QUERY] * 3})
     assert ranker.predict_batch(both)["score"].to_pylist() == wanted
+
+
+def pairs(metadata: dict[str, str]) -> None:
+    """Let a classifier be one of pairs."""
+    metadata[CARD_KEY] = json.dumps({**json.loads(metadata[CARD_KEY]), "pairs": True})
+
+
+@pytest.mark.parametrize(
+    ("task", "instead"),
+    [("text-ranking", "--query TEXT"), ("nli", "--label LABEL --label LABEL")],
+)
+def test_what_can_be_given_once_is_named_where_second_texts_are_missing(
+    task: str, instead: str, command: Command, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    path = exported.get(task) or with_metadata(exported["text-classification"], tmp_path / "nli.onnx", pairs)
+    written(tmp_path / "in.csv", "a,b,c\n1,2,3\n")
+    written(tmp_path / "in.txt", "Mars is red.\n")
+    written(tmp_path / "in.jsonl", '"Mars is red."\n')
+    for name in ("in.csv", "in.txt", "in.jsonl"):
+        done = command("run", path, tmp_path / name)
+        assert done.code == 1
+        assert done.err.rstrip().endswith(f", or {instead} once for all rows")
+    with bertonnx.load(path) as model:
+        with pytest.raises(InputError, match=r"or (query|labels)=.* once for all rows") as caught:
+            model.predict_batch(pa.RecordBatch.from_pydict({"a": ["x"], "b": ["y"], "c": ["z"]}))
+        assert "--" not in str(caught.value)
+        with pytest.raises(UsageError, match=r"as pairs, or call (rank|zero_shot)\(\)"):
+            model.predict(["Mars is red."])

@@ -188,6 +188,9 @@ def _interrupt(_: object) -> None:
         ({"dimensions": 0}, "dimensions=0 is too small"),
         ({"dimensions": -3}, "dimensions=-3 is too small"),
         ({"dimensions": 8.5}, "dimensions=8.5 is not a whole number"),
+        ({"dimensions": True}, "dimensions=True is not a whole number"),
+        ({"normalize": "no"}, "normalize='no' is neither true nor false"),
+        ({"normalize": 0}, "normalize=0 is neither true nor false"),
         ({"dimensions": 33}, "dimensions=33 is more than this model's embeddings have (32)"),
         ({"encoding": "int4"}, "encoding='int4' is unknown; it can be float32, int8"),
         ({"encoding": "binary", "dimensions": 12}, "eight dimensions into a byte, and an embedding has 12"),
@@ -227,6 +230,10 @@ def test_similarity_is_theirs(pair: Pair, name: str | None, monkeypatch: pytest.
         assert (found.dtype.name, found.shape) == ("float32", expected.shape)
         np.testing.assert_allclose(found, expected, atol=2e-5)
     assert model.similarity([], TEXTS).shape == (0, len(TEXTS))
+    given: Any = iter(TEXTS[:3])  # can be read once
+    np.testing.assert_allclose(model.similarity(given, TEXTS), expected, atol=2e-5)
+    given = np.array(TEXTS[:3], dtype=object)
+    np.testing.assert_allclose(model.similarity(given, TEXTS), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +244,8 @@ def test_similarity_is_theirs(pair: Pair, name: str | None, monkeypatch: pytest.
         ([["a"]], "b must be vectors"),
         ([1.0, 2.0], r"b must be vectors of shape"),
         ([[np.nan] * WIDTH], "b holds NaN"),
+        (5, "b must be vectors"),
+        (None, "b must be vectors"),
     ],
 )
 def test_what_similarity_refuses(pair: Pair, b: Any, said: str) -> None:

@@ -262,6 +262,7 @@ def test_a_run_goes_on_with_the_same_labels_only(
     [
         ([], {}, "labels=[]: name at least one label"),
         ("tea", {}, "labels='tea': a list of texts is expected"),
+        (5, {}, "labels=5: a list of texts is expected"),
         (["tea", " "], {}, "labels=[' ']: a label is empty"),
         (["tea", None], {}, "labels=[None]: a text is expected, and this is NoneType"),
         (["tea", "red", "tea"], {}, "labels=['tea'] is there more than once"),

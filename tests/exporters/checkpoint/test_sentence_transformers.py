@@ -178,6 +178,21 @@ def test_other_modules_are_named(tmp_path: Path, name: str, why: str) -> None:
     assert why in said
 
 
+@pytest.mark.parametrize("place", ["", "0_Router"])
+def test_the_routes_of_a_router_are_named(tmp_path: Path, place: str) -> None:
+    query, document = ["query_0_Transformer", "query_1_Pooling"], ["document_0_MLMTransformer"]
+    write(tmp_path / "modules.json", [{"path": place, "type": NEW + "Router"}])
+    (tmp_path / place).mkdir(exist_ok=True)
+    routes = {"structure": {"query": query, "document": document}, "types": {}, "parameters": {}}
+    write(tmp_path / place / "router_config.json", routes)
+    said = message(UnsupportedError, tmp_path)
+    assert "(query: query_0_Transformer -> query_1_Pooling; document: document_0_MLMTransformer)" in said
+    assert f"such as with bertonnx export {tmp_path / place / 'query_0_Transformer'}, where" in said
+    # Broken, it is still the Router that is named.
+    write(tmp_path / place / "router_config.json", {"structure": 5})
+    assert "module Router cannot be exported: it sends queries" in message(UnsupportedError, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["StaticEmbedding", "Router"])
 def test_a_folder_without_a_transformer_says_which_module_it_has(tmp_path: Path, name: str) -> None:
     """It has no config.json, which says less."""

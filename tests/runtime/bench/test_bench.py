@@ -477,6 +477,25 @@ def test_command_prints_a_table_and_writes_reports(model: Path, tmp_path: Path) 
     assert all(path.stat().st_size for path in outputs)
 
 
+def test_command_measures_rankers_and_retrieval_beside_each_other(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    tasks = ("text-classification", "text-ranking", "sparse-embedding", "multi-vector")
+    files = [str(exported[task]) for task in tasks]
+    options = ["--provider", "cpu", "--lengths", "12", "--batch-sizes", "2", "--repeat", "1"]
+    result = CliRunner().invoke(app, ["bench", *files, *options, "-o", str(tmp_path / "a.json")])
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert len(rows) == len(tasks)
+    assert all(row["texts_per_second"] > 0 and row["length"] == 12 for row in rows)
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("query,document\nwho?,Ada wrote it.\nwhere?,In London.\n")
+    options = ["--provider", "cpu", "--text", str(pairs), "--repeat", "1"]
+    result = CliRunner().invoke(app, ["bench", files[1], *options, "-o", str(tmp_path / "b.json")])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "b.json").read_text())["rows"]
+
+
 def test_command_says_when_a_provider_is_absent(model: Path) -> None:
     result = CliRunner().invoke(
         app, ["bench", str(model), "--provider", "cuda", "--lengths", "8", "--repeat", "1"]
