@@ -35,8 +35,8 @@ class Family:
             (RoBERTa's positions start after the padding index).
         gaps: task -> why that cell of the matrix cannot work.
         other_heads: architecture -> why the weights of its head are not those that the name promises.
-        keys_without_head: key of config.json -> class of transformers whose head has no logits where the key
-            is true, and why.
+        keys_without_head: key of config.json -> whether true or false makes a head without logits, the class
+            of transformers that has it, and why.
         prepare: `(config) -> Limit`: sets what can be exported of attention that cannot, and says up to
             how many tokens that is the same (`exporters.checkpoint.length`); empty where there is nothing
             to set.
@@ -57,7 +57,7 @@ class Family:
     position_offset: int = 0
     gaps: Mapping[str, str] = field(default_factory=dict)
     other_heads: Mapping[str, str] = field(default_factory=dict)
-    keys_without_head: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    keys_without_head: Mapping[str, tuple[bool, str, str]] = field(default_factory=dict)
     prepare: str = ""
     translate: str = ""
     since: str = ""
@@ -77,8 +77,16 @@ _DISENTANGLED = (
 
 _BEAM_SEARCH = "is the beam-search head, which gives no start and end logits"
 
-_ADAPTIVE = {
-    "asm": ("AutoModelForMaskedLM", "its words are predicted by an adaptive softmax, which gives no logits")
+_SUMMARY = "AutoModelForSequenceClassification"
+_NO_CLASSES = "its head gives a vector of the encoder's width, and no number for each class"
+_XLM_HEADS: Mapping[str, tuple[bool, str, str]] = {
+    "asm": (
+        True,
+        "AutoModelForMaskedLM",
+        "its words are predicted by an adaptive softmax, which gives no logits",
+    ),
+    "summary_proj_to_labels": (False, _SUMMARY, _NO_CLASSES),
+    "summary_use_proj": (False, _SUMMARY, _NO_CLASSES),
 }
 
 FAMILIES: Registry[Family] = Registry(
@@ -101,9 +109,9 @@ FAMILIES: Registry[Family] = Registry(
     Family(
         "flaubert",
         other_heads={"FlaubertForQuestionAnswering": _BEAM_SEARCH},
-        keys_without_head=_ADAPTIVE,
+        keys_without_head=_XLM_HEADS,
     ),
-    Family("xlm", other_heads={"XLMForQuestionAnswering": _BEAM_SEARCH}, keys_without_head=_ADAPTIVE),
+    Family("xlm", other_heads={"XLMForQuestionAnswering": _BEAM_SEARCH}, keys_without_head=_XLM_HEADS),
     Family("nystromformer", prepare="bertonnx.exporters.checkpoint.length:require_equal_landmarks"),
     Family("modernbert", translate="bertonnx.exporters.checkpoint.config_translate:modernbert_keys"),
     Family("data2vec-text", position_offset=2),

@@ -27,6 +27,7 @@ _WIDE_MASK = "AddedToken(mask_token, lstrip=True"
 
 _RULES: Mapping[str, str] = {
     "normalizer_state": "bert normalizer",
+    'pre_tok_state["lowercase"]': "cases",
     "tokenizer_component": "affixes",
     "PreTokenizer.custom": "python",
     "self._tokenizer = ": "builds",

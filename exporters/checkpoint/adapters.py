@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ __all__ = [
     "Adapter",
     "adapted_config",
     "adapter_folder",
+    "handed_on",
     "own_task",
     "require_adapter",
     "settings_class",
@@ -49,6 +50,9 @@ _PROMPTS = (
     "ADAPTION_PROMPT",
 )
 """Kinds that add virtual tokens or prompts to each layer, so that no weights could hold them."""
+
+_KEPT_BACK = {"QUESTION_ANS": "token_type_ids"}
+"""`task_type` -> the input that peft's class for it takes and does not hand on (peft_model.py of 0.21)."""
 
 _PREFIX = "base_model.model."
 """What peft puts before a weight's name in the base model."""
@@ -93,6 +97,19 @@ class Adapter:
     def beside(self) -> bool:
         """Whether its base model lies in the same folder."""
         return self.base == self.folder
+
+
+def handed_on(adapter: Adapter | None, made: Sequence[str]) -> tuple[tuple[str, ...], tuple[Message, ...]]:
+    """Return which inputs of a tokenizer reach a model with this adapter, and a note where one does not.
+
+    As in training, which goes through the same class of peft.
+    """
+    kind = None if adapter is None else str(adapter.settings.get("task_type"))
+    without = _KEPT_BACK.get(kind) if kind is not None else None
+    if without not in made:
+        return tuple(made), ()
+    note = Message("{name} is not read: peft hands none on to a model for {kind}", name=without, kind=kind)
+    return tuple(name for name in made if name != without), (note,)
 
 
 def adapter_folder(folder: Path) -> Path | None:

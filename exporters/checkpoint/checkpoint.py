@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
-from bertonnx.exporters.checkpoint.adapters import adapted_config, tokenizer_folder
+from bertonnx.exporters.checkpoint.adapters import adapted_config, handed_on, tokenizer_folder
 from bertonnx.exporters.checkpoint.config_account import settled
 from bertonnx.exporters.checkpoint.cross_encoder import (
     CrossEncoder,
@@ -150,6 +150,8 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         lower=plan.sentence is not None and plan.sentence.options.lower,
         trust_remote_code=source.trust.trust_remote_code,
     )
+    reaching, adapter_notes = handed_on(source.adapter, tokenizer.input_names)
+    tokenizer = replace(tokenizer, input_names=reaching)
     max_length, length_notes = longest_input(
         plan.row,
         loaded.model,
@@ -168,6 +170,7 @@ def load(source: Source, options: ExportOptions) -> Checkpoint:
         *_weight_notes(loaded, plan.row, plan.embedding.used),
         *pair_notes,
         *tokenizer.notes,
+        *adapter_notes,
         *length_notes,
         *account.notes,
     )
@@ -428,7 +431,10 @@ def _assembled(
         late=None if plan.embedding.late is None else plan.embedding.late(tokenizer, max_length),
         similarity=settings.similarity if plan.embedding.late is None else None,
         prompts=settings.prompts,
-        default_prompt=settings.default_prompt or plan.embedding.default_prompt,
+        # A prompt may be called "".
+        default_prompt=(
+            plan.embedding.default_prompt if settings.default_prompt is None else settings.default_prompt
+        ),
         pooled_prompt=all(layer.prompt for layer in plan.layers if isinstance(layer, Pool)),
         max_length=max_length,
         mask_token=tokenizer.mask_token if plan.row.masked else None,

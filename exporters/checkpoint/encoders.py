@@ -146,7 +146,10 @@ def accepted_inputs(model: PreTrainedModel, made: Iterable[str]) -> tuple[str, .
     """
     taken = inspect.signature(model.forward).parameters
     # The mask is there even where the tokenizer does not list it: batches of unequal texts need it.
-    wanted = {name for name in {*made, "attention_mask"} if name in taken}
+    made = {*made, "attention_mask"}
+    # Code of a checkpoint's own may hand on whatever it is given, without naming it.
+    hands_on = any(item.kind is item.VAR_KEYWORD for item in taken.values()) and "input_ids" not in taken
+    wanted = made if hands_on else {name for name in made if name in taken}
     others = sorted(wanted - {*GRAPH_INPUTS})
     if others:
         raise UnsupportedError(

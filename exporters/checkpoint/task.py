@@ -77,8 +77,8 @@ def require_logits(row: Task, raw: Mapping[str, Any]) -> None:
         UnsupportedError: naming the key.
     """
     family = family_named(str(raw.get("model_type")))
-    for key, (auto_class, why) in ({} if family is None else family.keys_without_head).items():
-        if raw.get(key) and row.auto_class == auto_class:
+    for key, (value, auto_class, why) in ({} if family is None else family.keys_without_head).items():
+        if raw.get(key) is not None and bool(raw[key]) is value and row.auto_class == auto_class:
             raise UnsupportedError(
                 "config.json has {key} {value}, so it cannot be exported for {task}: {why}; its encoder can, "
                 "with {option}",

@@ -87,12 +87,13 @@ def _follow_version_4(made: Tokenizer, folder: TokenizerFolder) -> Tokenizer:
     rules = folder.kind.rules
     prefix = bool(folder.setting("add_prefix_space"))
     wanted: dict[str, dict[str, Any]] = {"pre_tokenizer": {"add_prefix_space": prefix}}
-    if "bert normalizer" in rules:
+    if rules & {"bert normalizer", "cases"}:
         wanted["normalizer"] = {
             "lowercase": folder.setting("do_lower_case"),
             "strip_accents": folder.setting("strip_accents"),
-            "handle_chinese_chars": folder.setting("tokenize_chinese_chars"),
         }
+    if "bert normalizer" in rules:
+        wanted["normalizer"]["handle_chinese_chars"] = folder.setting("tokenize_chinese_chars")
     # Where offsets begin.
     if "affixes" in rules:
         trim = folder.setting("trim_offsets")

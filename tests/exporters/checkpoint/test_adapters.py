@@ -238,6 +238,22 @@ def test_the_head_is_the_adapters_own(tmp_path: Path, encoder_base: Path, task: 
         assert_same(checkpoint.model, reference)
 
 
+def test_segments_that_peft_does_not_hand_on(tmp_path: Path, encoder_base: Path) -> None:
+    kinds = ("QUESTION_ANS", "TOKEN_CLS")
+    for kind, task in zip(kinds, ("question-answering", "token-classification"), strict=True):
+        folder = tmp_path / kind
+        folder.mkdir()
+        reference = trained(folder, encoder_base, lora(task_type=kind), auto_class=TASKS[task][1])
+        found = read(folder)
+        ids, segments = torch.tensor([[2, 5, 6, 3, 7, 3]]), torch.tensor([[0, 0, 0, 0, 1, 1]])
+        given = {"token_type_ids": segments} if "token_type_ids" in found.input_names else {}
+        with torch.no_grad():
+            wanted = reference(input_ids=ids, token_type_ids=segments)[0]
+            torch.testing.assert_close(found.model(input_ids=ids, **given)[0], wanted, atol=1e-4, rtol=0)
+        said = "\n".join(map(str, found.notes))
+        assert ("token_type_ids is not read: peft hands none on" in said) == (not given)
+
+
 def test_names_of_labels_beside_the_adapter(tmp_path: Path, encoder_base: Path) -> None:
     reference = trained(tmp_path, encoder_base, lora(), num_labels=2)
     reference.config.id2label = {0: "no", 1: "yes"}

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from bertonnx.errors import CheckpointError, UnsupportedError, UsageError
+from bertonnx.errors import CheckpointError, SourceError, UnsupportedError, UsageError
 from bertonnx.exporters.checkpoint.length import Limit, require_language
 from bertonnx.exporters.options import Trust
 from tests.checkpoints import SMALL, edit_json, edit_weights, message, read, save
@@ -451,3 +451,48 @@ def test_an_xmod_must_say_its_language() -> None:
         require_language(config)
     config.default_language = "de_DE"
     assert require_language(config) == Limit()
+
+
+@pytest.mark.parametrize("key", ["summary_use_proj", "summary_proj_to_labels"])
+def test_a_summary_that_is_no_number_for_each_class(tmp_path: Path, key: str) -> None:
+    changed: dict[str, Any] = {key: False}
+    save_tiny(tmp_path, "xlm", "text-classification", **changed)
+    said = message(UnsupportedError, tmp_path)
+    assert said.startswith(f"config.json has {key} false, so it cannot be exported for text-classification: ")
+    assert said.endswith("with --task feature-extraction")
+
+
+@pytest.mark.parametrize("family", ["DebertaForMaskedLM", "DebertaV2ForMaskedLM"])
+def test_a_head_that_version_4_cannot_fill(family: str, tmp_path: Path) -> None:
+    folder = save(tmp_path, family, legacy=False, relative_attention=True)
+    if transformers.__version__.startswith("4"):
+        said = message(CheckpointError, folder)
+        assert f"transformers {transformers.__version__} leaves the weights " in said
+        assert 'pip install --upgrade "bertonnx[export]" transformers' in said
+    else:
+        assert read(folder).task == "fill-mask"
+
+
+def test_code_of_its_own_runs_with_consent_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    folder = save(tmp_path / "it", "BertModel")
+    (folder / "modeling_doubled.py").write_text(
+        "from transformers import BertConfig, BertModel\n\n"
+        "class DoubledConfig(BertConfig):\n    model_type = 'doubled'\n\n"
+        "class Doubled(BertModel):\n    config_class = DoubledConfig\n\n"
+        "    def forward(self, *values, **names):\n        made = super().forward(*values, **names)\n"
+        "        made.last_hidden_state = 2 * made.last_hidden_state\n        return made\n"
+    )
+    whole = read(folder)
+    code = {"AutoConfig": "modeling_doubled.DoubledConfig", "AutoModel": "modeling_doubled.Doubled"}
+    edit_json(folder / "config.json", model_type="doubled", auto_map=code)
+    assert "brings its own Python code" in message(SourceError, folder)
+    found = read(folder, trust=Trust(trust_remote_code=True), task="feature-extraction")
+    # Its `forward` names no input.
+    assert found.input_names == whole.input_names
+    ids = torch.tensor([[2, 5, 6, 3]])
+    with torch.no_grad():
+        doubled, plain = (each.model(input_ids=ids).last_hidden_state for each in (found, whole))
+    torch.testing.assert_close(doubled, 2 * plain)

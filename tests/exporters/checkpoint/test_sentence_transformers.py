@@ -454,6 +454,8 @@ def test_prompts(tmp_path: Path) -> None:
     assert prompts_of(tmp_path) == (prompts, "passage")
     found = read(encoder(tmp_path))
     assert (found.prompts, found.default_prompt) == (prompts, "passage")
+    write(settings, {"prompts": {"": "lead: ", **prompts}, "default_prompt_name": ""})
+    assert read(tmp_path).default_prompt == ""
     write(settings, {"prompts": {"query": None}, "default_prompt_name": "document"})
     assert prompts_of(tmp_path) == ({"query": ""}, "document")
     write(settings, {"prompts": prompts, "default_prompt_name": "passage"})

@@ -287,9 +287,12 @@ def test_tokens_of_an_old_added_tokens_file(tmp_path: Path) -> None:
     ("settings", "text"),
     [({"do_lower_case": False}, "Hello"), ({"strip_accents": False}, "caf\u00e9")],
 )
-def test_version_4_obeys_keys_of_the_normalizer(tmp_path: Path, settings: dict[str, bool], text: str) -> None:
+@pytest.mark.parametrize("kind", ["BertTokenizer", "MPNetTokenizer"])
+def test_version_4_obeys_keys_of_the_normalizer(
+    tmp_path: Path, kind: str, settings: dict[str, bool], text: str
+) -> None:
     made = tokenizers_zoo.wordpiece()
-    config = {**V4, "tokenizer_class": "BertTokenizer", **settings}
+    config = {**V4, "tokenizer_class": kind, **settings}
     wanted = normalizers.BertNormalizer(
         lowercase=settings.get("do_lower_case", True), strip_accents=settings.get("strip_accents")
     )
