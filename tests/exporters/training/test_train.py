@@ -216,7 +216,9 @@ def test_what_is_refused(exported: dict[str, Path], folder: Path, tmp_path: Path
     ):
         bertonnx.train(base, folder / "numbers.jsonl", tmp_path / "m.onnx", class_weights="balanced")
     mine = Path(shutil.copy(single, tmp_path / "mine.jsonl"))
-    for given in ({"output": mine}, {"output": tmp_path / "m.html", "report": tmp_path / "m.html"}):
+    page = tmp_path / "m.html"
+    settings: tuple[dict[str, Any], ...] = ({"output": mine}, {"output": page, "report": page})
+    for given in settings:
         with pytest.raises(UsageError, match="would be written over, and is named for something else too"):
             bertonnx.train(base, mine, force=True, **given)
     assert mine.read_bytes() == single.read_bytes()
