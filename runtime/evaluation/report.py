@@ -36,9 +36,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
 thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
 th:first-child, td.text, th.text { text-align: left; }
-tbody th { font-weight: 400; overflow-wrap: anywhere; max-width: 20rem; }
+tbody th { font-weight: 400; overflow-wrap: break-word; max-width: 20rem; }
 .scores tbody tr:first-child > * { font-weight: 600; }
-td.text { max-width: 36rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+td.text { min-width: 6rem; max-width: 36rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+td.text:nth-child(2) { min-width: 14rem; }
 .warning { color: #8a1f1f; background: #fdf1f0; border-left: 4px solid #8a1f1f; padding: .4rem .8rem; }
 @media print {
   body { margin: 0; max-width: none; font-size: 11pt; }
