@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
+from bertonnx.exporters.training.heads import quietly
 from bertonnx.runtime.evaluation.labelled import MULTI, REGRESSION, Labelled
 from bertonnx.runtime.evaluation.outcome import Amounts, Entities, Outcome, Several, Single
 from bertonnx.runtime.evaluation.tagged import Span, Tagged
@@ -92,7 +92,8 @@ def _numbers(
 
     actual = np.array(measured.labels, dtype=np.float64)
     known, asked = _weighted(words, others)
-    said = Ridge().fit(known, train.labels).predict(asked)
+    with quietly():
+        said = Ridge().fit(known, train.labels).predict(asked)
     mean = np.full(len(actual), np.mean(train.labels))
     return {_MEAN: Amounts(actual, mean), _WORDS: Amounts(actual, np.asarray(said, dtype=np.float64))}
 
@@ -103,9 +104,7 @@ def _predicted(words: Sequence[str], labels: Sequence[object], others: Sequence[
     if len(set(labels)) == 1:
         return [labels[0]] * len(others)  # type: ignore[list-item]
     known, asked = _weighted(words, others)
-    with warnings.catch_warnings():
-        # That it did not converge to the last digit is no matter here.
-        warnings.simplefilter("ignore")
+    with quietly():
         found: list[str] = LogisticRegression(C=10.0, max_iter=300).fit(known, labels).predict(asked).tolist()
     return found
 

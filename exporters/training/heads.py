@@ -15,7 +15,7 @@ from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.runtime.evaluation.labelled import MULTI, REGRESSION, SINGLE, Labelled
 from bertonnx.runtime.rows import Array
 
-__all__ = ["Head", "text_head", "token_head"]
+__all__ = ["Head", "quietly", "text_head", "token_head"]
 
 _STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths of regularization that are tried, on vectors of mean square length 1."""
@@ -98,7 +98,7 @@ def _logistic(
     fitted = LogisticRegression(
         C=strength, class_weight=_class_weight(options), max_iter=1000, random_state=options.seed
     )
-    with _quiet():
+    with quietly():
         fitted.fit(scaled, labels)
     classes = [str(name) for name in fitted.classes_]
     coefficients, intercepts = fitted.coef_, fitted.intercept_
@@ -130,7 +130,8 @@ def _ridge(vectors: Array, labels: Weights) -> Head:
 
     scaled, mean, scale = _scaled(vectors)
     strengths = np.array(_STRENGTHS)
-    fitted = RidgeCV(alphas=1 / strengths).fit(scaled, labels)
+    with quietly():
+        fitted = RidgeCV(alphas=1 / strengths).fit(scaled, labels)
     weight, bias = _unscaled(fitted.coef_[None, :], np.array([fitted.intercept_]), mean, scale)
     return Head(weight, bias, ("score",), REGRESSION, "none", float(1 / fitted.alpha_))
 
@@ -151,7 +152,7 @@ def _chosen(scaled: Weights, labels: Any, options: TrainOptions, strengths: Sequ
         cv=folds,
         refit=False,
     )
-    with _quiet():
+    with quietly():
         search.fit(scaled, labels)
     return float(search.best_params_["C"])
 
@@ -175,8 +176,14 @@ def _class_weight(options: TrainOptions) -> str | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence scikit-learn where it did not converge to the last digit."""
-    with warnings.catch_warnings():
+def quietly() -> Iterator[None]:
+    """Silence scikit-learn where it did not converge to the last digit, and let it have one thread.
+
+    Its solver calls BLAS for vectors so short that threads wait for one another far longer than they compute.
+    And the same rows give the same head, whatever the cores.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")
         yield

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -43,7 +45,7 @@ __all__ = ["merge", "train_head"]
 _TOLERANCE = 1e-4
 """Largest difference of the file's logits from scikit-learn's, times max(1, the largest of them)."""
 
-_COMPARED = 64
+_COMPARED = 32
 """Rows that are compared."""
 
 _CPU = LoadOptions(provider="cpu", threads=1)
@@ -81,6 +83,8 @@ def train_head(
     tokenizer, session = TextTokenizer(text, given), open_session(base, given, _CPU)
     outputs = task_named(given.task).outputs
     progress("embedding the texts")
+    # It takes a second to import, and no tokens.
+    Thread(target=import_module, args=("sklearn.linear_model",)).start()
     with closing(Engine(session, tokenizer, threads=allowed_cores(), outputs=outputs)) as engine:
         head = _fitted(engine, lesson.split.train, options, progress)
     progress("writing the head into the graph")
