@@ -8,6 +8,7 @@
 #' @param no_answer Whether a question may be left without an answer, as models that were trained on
 #'   SQuAD 2 can tell: `answer` is then empty.
 #' @param raw_scores Whether `score` is the sum of the logits of the answer's start and end.
+#' @inheritParams bert_embed
 #' @return A tibble with the columns `.row` (which question), `answer`, `score`, `start` and `end`,
 #'   so that `substring(context[.row], start, end)` are the answers (of one context for all,
 #'   `substring(context, start, end)`). `NA` in either gives a row of `NA`.
@@ -15,7 +16,7 @@
 #' model <- bert_load("answers.onnx")
 #' bert_answer(model, "Where did she live?", "Ada Lovelace lived in London.")
 #' @export
-bert_answer <- function(model, question, context, top_n = 1L, no_answer = FALSE, raw_scores = FALSE) {
+bert_answer <- function(model, question, context, top_n = 1L, no_answer = FALSE, raw_scores = FALSE, progress = NULL) {
   call <- rlang::current_env()
   check_task(model, "question-answering", call)
   top <- check_count(top_n)
@@ -23,11 +24,12 @@ bert_answer <- function(model, question, context, top_n = 1L, no_answer = FALSE,
     abort_not_text(context, "context", call)
   }
   texts <- as_pairs(as_text(question), context, "context")
+  if (!is.null(progress)) check_flag(progress)
   no_answer <- check_flag(no_answer)
   raw_scores <- check_flag(raw_scores)
   found <- run_table(
     model, "answers", texts, list(top_k = top, no_answer = no_answer, raw_scores = raw_scores),
-    call = call
+    progress = progress, call = call
   )
   with_na_rows(found, texts)
 }

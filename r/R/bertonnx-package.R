@@ -47,8 +47,18 @@ engines <- new.env(parent = emptyenv())
 
 .onLoad <- function(libname, pkgname) {
   the$library_path <- Sys.getenv("LD_LIBRARY_PATH")
+  tell_parsnip()
   if (can_require_python()) {
     getExportedValue("reticulate", "py_require")(python_package(), python_version = ">=3.11")
+  }
+}
+
+# parsnip is told of bert_text() when it is loaded, be that before or after.
+tell_parsnip <- function() {
+  if (isNamespaceLoaded("parsnip")) {
+    register_with_parsnip()
+  } else {
+    setHook(packageEvent("parsnip", "onLoad"), function(...) register_with_parsnip())
   }
 }
 

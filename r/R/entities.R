@@ -13,13 +13,14 @@
 #' text <- c("Ada Lovelace lived in London.", "Nobody was there.")
 #' bert_entities(model, text)
 #' @export
-bert_entities <- function(model, text, aggregation = "simple") {
+bert_entities <- function(model, text, aggregation = "simple", progress = NULL) {
   call <- rlang::current_env()
   check_task(model, "token-classification", call)
   ways <- c("none", "simple", "first", "average", "max")
   if (!rlang::is_string(aggregation, ways)) {
     bert_abort("{.arg aggregation} must be {.or {.val {ways}}}.", "input", call = call)
   }
+  if (!is.null(progress)) check_flag(progress)
   texts <- as_text(text)
-  with_na_rows(run_table(model, "entities", texts, list(aggregation = aggregation), call = call), texts)
+  with_na_rows(run_table(model, "entities", texts, list(aggregation = aggregation), progress = progress, call = call), texts)
 }

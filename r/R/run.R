@@ -22,16 +22,19 @@ take_chunks <- function(started, model, texts, take, progress, call) {
     if (chunk$texts == 0) break
     bar(chunk$texts)
   }
-  if (cut > 0) warn_cut(cut, length(present), model$info$max_length, call)
+  if (cut > 0) warn_cut(cut, length(present), model, call)
   started
 }
 
 # Once a call, whatever the number of texts.
-warn_cut <- function(cut, texts, limit, call) {
+warn_cut <- function(cut, texts, model, call) {
+  limit <- model$info$max_length
+  again <- if (engine_of(model) == "python") sprintf("bert_load(\"%s\", long_text = \"stride\")", model$path)
+  advice <- if (!is.null(again)) c("i" = "{.code {again}} reads texts whole, in windows.")
   cli::cli_warn(
     c(
       "{cut} of {texts} text{?s} {?was/were} cut to {limit} tokens.",
-      "i" = "{.code bert_load(long_text = \"stride\")} reads texts whole, in windows."
+      advice
     ),
     class = c("bertonnx_warning_truncated", "bertonnx_warning"),
     call = call

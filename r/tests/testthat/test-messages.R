@@ -32,5 +32,9 @@ test_that("errors of Python's are in R's words", {
 
 test_that("texts that were cut are a warning", {
   model <- bert_load(model_file("embeddings"), max_length = 8)
-  expect_snapshot(dim(bert_embed(model, c(strrep("word ", 50), "short", NA))))
+  folder <- dirname(model$path)
+  expect_snapshot(
+    dim(bert_embed(model, c(strrep("word ", 50), "short", NA))),
+    transform = function(lines) gsub(folder, "FOLDER", lines, fixed = TRUE)
+  )
 })

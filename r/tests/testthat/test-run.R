@@ -43,6 +43,11 @@ test_that("progress is shown if asked for, and not if not", {
   expect_identical(bert_embed(model, c("a", "b")), quiet)
   expect_identical(dim(bert_embed(model, character(), progress = TRUE)), c(0L, 32L))
   expect_bert_error(bert_embed(model, "a", progress = NA), "input", "progress")
+  expect_identical(bert_classify(tiny("sentiment"), "a", progress = TRUE), bert_classify(tiny("sentiment"), "a"))
+  expect_identical(bert_entities(tiny("entities"), "a", progress = TRUE), bert_entities(tiny("entities"), "a"))
+  expect_identical(bert_fill_mask(tiny("words"), "[MASK]", progress = TRUE), bert_fill_mask(tiny("words"), "[MASK]"))
+  expect_identical(bert_answer(tiny("answers"), "a", "b", progress = TRUE), bert_answer(tiny("answers"), "a", "b"))
+  expect_bert_error(bert_classify(tiny("sentiment"), "a", progress = NA), "input", "progress")
 })
 
 test_that("an interrupt in the middle leaves the session usable", {

@@ -94,3 +94,16 @@ test_that("texts become the scores of labels", {
   expect_identical(recipes::required_pkgs(trained$steps[[1]]), "bertonnx")
   expect_bert_error(step_bert_classify(recipes::recipe(stars ~ text, reviews), text, model = tiny("embeddings")), "task")
 })
+
+test_that("texts become the pooled vectors of their tokens", {
+  skip_if_not_installed("recipes")
+  rec <- step_bert_hidden(recipes::recipe(stars ~ text, reviews), text, model = tiny("embeddings"), pooling = "max", id = "mine")
+  expect_output(print(rec$steps[[1]]), "BERT token vectors, pooled, of.*text")
+  trained <- recipes::prep(rec, reviews)
+  baked <- recipes::bake(trained, new_data = NULL)
+  expected <- bert_hidden(tiny("embeddings"), reviews$text, aggregate_tokens = "max")
+  expect_identical(unname(as.matrix(baked[grep("^bert_", names(baked))])), unname(expected))
+  expect_identical(recipes::tidy(trained, number = 1)$pooling, "max")
+  expect_identical(recipes::required_pkgs(trained$steps[[1]]), "bertonnx")
+  expect_bert_error(step_bert_hidden(recipes::recipe(stars ~ text, reviews), text, model = tiny("embeddings"), pooling = "median"), "input")
+})
