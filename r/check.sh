@@ -12,6 +12,8 @@ trap 'rm -rf "$work"' EXIT INT TERM
 export TZ="${TZ:-UTC}" LC_ALL="${LC_ALL:-C.UTF-8}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # What is suggested may be missing; what uses it says so. No check may wait for a network.
 export _R_CHECK_FORCE_SUGGESTS_=false _R_CHECK_CRAN_INCOMING_REMOTE_=false _R_CHECK_SYSTEM_CLOCK_=false
+# It is asked for by what makes PDFs smaller, of which there are none.
+command -v qpdf >/dev/null || export _R_CHECK_DOC_SIZES_=false
 # Tests run as CRAN runs none: those with files, processes and Python of their own, too.
 export NOT_CRAN=true
 
@@ -35,6 +37,15 @@ else
     export BERTONNX_TEST_MODELS="$work/models"
   fi
 fi
+
+# In CRAN's place, a mirror that holds nothing: what is asked of it is answered at once, and alike everywhere.
+mkdir -p "$work/cran/src/contrib" "$work/cran/web/packages"
+: >"$work/cran/src/contrib/PACKAGES"
+Rscript -e 'saveRDS(data.frame(Package = character(), Maintainer = character()), commandArgs(TRUE))' \
+  "$work/cran/web/packages/packages.rds"
+printf 'menu_name\tURL\tdefault\tsource\twin.binary\tmac.binary\nCRAN\tCRAN\tfile://%s\tTRUE\tTRUE\tFALSE\tFALSE\n' \
+  "$work/cran" >"$work/repositories"
+export R_CRAN_WEB="file://$work/cran" R_CRAN_SRC="file://$work/cran" R_REPOSITORIES="$work/repositories"
 
 # Vignettes are rendered beforehand, so that building them takes pandoc alone.
 build= check=

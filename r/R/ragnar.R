@@ -14,7 +14,8 @@
 #' embed <- embed_bertonnx(model = "embeddings.onnx")
 #' dim(embed(c("A text", "another")))
 #' \dontrun{
-#' store <- ragnar::ragnar_store_create("store.duckdb", embed = embed_bertonnx(model = "embeddings.onnx"))
+#' embed <- embed_bertonnx(model = "embeddings.onnx")
+#' store <- ragnar::ragnar_store_create("store.duckdb", embed = embed)
 #' }
 #' @export
 embed_bertonnx <- function(x, model, prompt = NULL) {
