@@ -454,6 +454,7 @@ def _info(model: Model) -> dict[str, Any]:
         "provider": model.provider,
         "precision": card.precision,
         "pooling": card.pooling or "",
+        "similarity": card.similarity or "",
         "mask_token": card.mask_token or "",
         "prompts": list(map(plain, card.prompts)),
         "default_prompt": plain(card.default_prompt or ""),

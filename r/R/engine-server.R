@@ -20,20 +20,33 @@ engines$server <- list(
       stop_server("TaskError", "a server does not give {table}; load the file with bert_load()", table = table)
     }
     options$task <- server_task(handle$info, method) %||% options$task
-    made <- made(handle$info, options)
-    run <- new.env(parent = emptyenv())
-    run$handle <- handle
-    run$texts <- texts
-    run$pairs <- pairs
-    run$places <- if (is.null(places)) seq_along(texts) else places
-    run$options <- options
-    run$columns <- made$columns
-    run$checked <- FALSE
-    c(list(run = run), made[c("names", "kinds", "levels", "width")])
+    wanted <- if (table == "tokens") "tokenize" else "predict"
+    server_run(handle, made(handle$info, options), texts, pairs, places, options, wanted)
+  }),
+  hidden = function(handle, texts, places, layers, words, prompt) answered({
+    made <- hidden_rows(handle$info$width * length(layers))
+    options <- list(words = words, prompt = prompt)
+    options <- options[!vapply(options, is.null, NA)]
+    server_run(handle, made, texts, NULL, places, options, "embed_tokens", layers)
   }),
   chunk = function(run) answered(server_chunk(run)),
   stop = function(run) list(ok = TRUE)
 )
+
+# A prediction that was not sent yet; `method` is the wire's, and `layers` are those of `embed_tokens`.
+server_run <- function(handle, made, texts, pairs, places, options, method, layers = NULL) {
+  run <- new.env(parent = emptyenv())
+  run$handle <- handle
+  run$texts <- texts
+  run$pairs <- pairs
+  run$places <- if (is.null(places)) seq_along(texts) else places
+  run$options <- options
+  run$columns <- made$columns
+  run$method <- method
+  run$layers <- layers
+  run$checked <- FALSE
+  c(list(run = run), made[c("names", "kinds", "levels", "width")])
+}
 
 # Texts that are sent together: far from any server's limit of bytes, and enough to fill batches.
 SENT_TEXTS <- 256L
@@ -71,10 +84,24 @@ server_lines <- function(run, some) {
   options <- c(run$options, list(long_text = handle$long_text))
   if (!is.null(options$labels)) options$labels <- I(options$labels)
   body <- list(
-    model = handle$name, method = "predict", texts = I(run$texts[some]), options = options, exact = TRUE
+    model = handle$name, method = run$method, texts = I(run$texts[some]), options = options, exact = TRUE
   )
   if (!is.null(run$pairs)) body$pairs <- I(run$pairs[some])
-  lapply(asked(handle$server, "POST", "/v1/predict", body)$results, arrays)
+  results <- function(body) lapply(asked(handle$server, "POST", "/v1/predict", body)$results, arrays)
+  if (is.null(run$layers)) {
+    return(results(body))
+  }
+  # The wire gives one layer at a time.
+  found <- lapply(run$layers, function(layer) {
+    body$options$layer <- layer
+    results(body)
+  })
+  Reduce(function(all, more) {
+    Map(function(one, other) {
+      if (is.null(one$error)) one$vectors <- cbind(one$vectors, other$vectors)
+      one
+    }, all, more)
+  }, found)
 }
 
 # What is exact comes as base64 of little-endian numbers, with their type and shape.
@@ -129,7 +156,7 @@ server_info <- function(found) {
     pairs = isTRUE(card$pairs) || card$task %in% c("text-ranking", "question-answering"),
     width = as.double(card$width %||% 0), max_length = as.double(found$max_length), provider = "server",
     precision = card$precision %||% "", pooling = card$pooling %||% "", mask_token = card$mask_token %||% "",
-    similarity = card$similarity %||% "", prompts = names(card$prompts), default_prompt = card$default_prompt %||% "",
+    similarity = card$similarity %||% "", prompts = names(card$prompts), prompt_texts = card$prompts, default_prompt = card$default_prompt %||% "",
     source = card$source$id %||% "", revision = card$source$revision %||% "",
     weights_sha256 = card$weights_sha256 %||% "", tokenizer_sha256 = card$tokenizer_sha256 %||% "",
     bytes = NA_real_, parity = NaN, tolerance = NaN, notes = character(),
@@ -263,6 +290,17 @@ SERVER_TABLES <- list(
       Map(function(vector, place) list(vector = vector, position = place), vectors, seq_along(vectors))
     })
   },
+  tokens = function(info, options) {
+    asked <- options$prompt %||% info$default_prompt
+    before <- nchar(info$prompt_texts[[asked]] %||% "")
+    kinds <- c(
+      position = "int", token = "text", id = "int", type_id = "int", start = "place", end = "place", special = "flag"
+    )
+    rows_table(kinds, function(line) {
+      found <- unlist(lapply(line$pieces, function(piece) tokens_of(piece$encoding, before)), recursive = FALSE)
+      Map(function(one, place) c(one, list(position = place)), found, seq_along(found))
+    })
+  },
   chunks = function(info, options) {
     width <- options$dimensions %||% info$width
     kinds <- c(chunk = "int", start = "int", end = "int", embedding = "vector")
@@ -274,6 +312,38 @@ SERVER_TABLES <- list(
     })
   }
 )
+
+# As runtime/r_tables.py has them: the tokenizer saw the prompt before the text, which the user does not.
+tokens_of <- function(encoding, before) {
+  first <- encoding$sequence_ranges[["0"]]
+  lapply(seq_along(encoding$tokens), function(i) {
+    own <- is.null(first) || (i > first$start && i <= first$end)
+    place <- encoding$offsets[[i]] - if (own) before else 0L
+    special <- encoding$special_tokens_mask[[i]]
+    start <- max(place[[1]], 0L)
+    none <- special == 1L || place[[2]] <= start
+    list(
+      token = encoding$tokens[[i]], id = encoding$ids[[i]], type_id = encoding$type_ids[[i]],
+      start = if (none) 0L else start + 1L, end = if (none) 0L else place[[2]], special = special
+    )
+  })
+}
+
+hidden_rows <- function(width) {
+  kinds <- c(position = "int", token = "text", start = "place", end = "place", vector = "vector")
+  rows_table(kinds, width = width, function(line) {
+    Map(
+      function(token, place, vector, position) {
+        none <- place[[2]] <= place[[1]]
+        list(
+          position = position, token = token, start = if (none) 0L else place[[1]] + 1L,
+          end = if (none) 0L else place[[2]], vector = vector
+        )
+      },
+      line$tokens %||% line$words, line$offsets, rows_as_list(line$vectors), seq_along(line$offsets)
+    )
+  })
+}
 
 # Runs code that asks a server, and returns what it gives, or its error, as an answer.
 answered <- function(code) {
@@ -324,6 +394,8 @@ read_answer <- function(server, answer) {
     given <- if (is.null(server$api_key)) "none was given" else "this one is not it"
     stop_server("ServerError", "the server needs a key, and {given}; give it as `api_key`", given = given)
   }
+  # Of a task that the model is not for.
+  if (answer$status == 424L) stop_server("TaskError", "{said}", said = in_r(error$message))
   stop_server("ServerError", "the server refused (status {status}): {said}", status = answer$status, said = error$message)
 }
 
@@ -334,10 +406,11 @@ in_r <- function(message) {
   message <- gsub("\\b([a-z][a-z_]*)=(?=[-0-9\"(\\[TFN])", "\\1 = ", message, perl = TRUE)
   for (value in c("True", "False")) message <- gsub(paste0("= ", value, "\\b"), paste("=", toupper(value)), message)
   methods <- paste(c("embed", "classify", "entities", "answer", "fill_mask", "rank", "zero_shot", "embed_sparse"), collapse = "|")
+  message <- gsub("embed_tokens()", "bert_hidden()", message, fixed = TRUE)
   gsub(sprintf("\\b(%s)\\(\\)", methods), "bert_\\1()", message)
 }
 
-WORDS_OF_R <- c(top_k = "top_n", pairs = "pair", provider = "device")
+WORDS_OF_R <- c(top_k = "top_n", pairs = "pair", provider = "device", layer = "layers")
 
 stop_foreign <- function(server, status) {
   stop_server(

@@ -3,8 +3,8 @@
 #' The functions of this package, answered by a server of the project (`bertonnx serve`): the same results, to
 #' the last bit. No Python is needed here, only the package curl or httr2, and jsonlite.
 #'
-#' What needs the file itself ([bert_verify()], [bert_run()], [bert_hidden()] of an encoder, [bert_tokenize()],
-#' [bert_benchmark()]) takes a model from [bert_load()].
+#' What needs the file itself ([bert_verify()], [bert_run()], [bert_evaluate()], [bert_benchmark()]) takes a model
+#' from [bert_load()].
 #'
 #' @param url The server's address, such as `"http://127.0.0.1:8080"`.
 #' @param model The model's name there; by default the first that the server has.

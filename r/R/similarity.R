@@ -59,9 +59,11 @@ bert_nearest <- function(
   queries <- as_queries(query, model, prompt, normalize, call)
   present <- which(!is.na(rowSums(queries)))
   own <- model$info$similarity %||% ""
+  # Which knows the ranges of its dimensions; that of a server does not say them.
+  handle <- if (!is.null(model) && engine_of(model) == "python") live_handle(model, call)
   found <- engine_ask(
     "python", "search", stored, queries[present, , drop = FALSE], top,
-    similarity %||% (if (nzchar(own)) own else "cosine"), encoding, column, model$connection$handle,
+    similarity %||% (if (nzchar(own)) own else "cosine"), encoding, column, handle,
     call = call
   )
   lengths <- as.integer(unlist(found$lengths))

@@ -44,8 +44,10 @@ test_that("the nearest are Python's, in a matrix or a file", {
   expected <- search(rows(replace(stored, is.na(stored), NaN)), rows(queries[-2, ]))
   expect_identical(found$.row[1:4], as.integer(expected[[1]][[1]] + 1))
   expect_identical(found$score[6:9], as.double(expected[[2]][[2]]))
-  expect_identical(bert_nearest(stored, c("text number 3", NA, "something else"), model = model, top_n = 4), found)
+  expect_identical(bert_nearest(stored, c("text number 3", NA, "something else"), model = model, top_n = 4, similarity = "cosine"), found)
   dots <- bert_nearest(stored, queries, top_n = 4, similarity = "dot")
+  # That of the model, which says so.
+  expect_identical(bert_nearest(stored, queries, model = model, top_n = 4), dots)
   expect_false(identical(dots$score, found$score))
   expect_bert_error(bert_nearest(stored, "text"), "input", "nothing says what embeds it")
   expect_bert_error(bert_nearest("nowhere.npy", queries), "input", "nowhere.npy")

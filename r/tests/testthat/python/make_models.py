@@ -116,7 +116,11 @@ MODULES = {
     ],
 }
 WHOLE = {
-    "embedding": {"prompts": {"query": "What is asked: ", "title": "title - "}, "default_prompt_name": None},
+    "embedding": {
+        "prompts": {"query": "What is asked: ", "title": "title - "},
+        "default_prompt_name": None,
+        "similarity_fn_name": "dot",
+    },
     "sparse": {"model_type": "SparseEncoder"},
     "late": {"model_type": "MultiVectorEncoder"},
 }
