@@ -62,7 +62,7 @@ def _source(source: Source) -> dict[str, str | None]:
     shown = source.id if source.kind == "hub" else _place(source).resolve().name
     said = {"id": shown, "kind": source.kind, "revision": source.revision}
     if source.replica is not None:
-        said["layout"] = source.replica.layout
+        said |= {"layout": source.replica.layout, **source.replica.asked}
     if source.passed_over:
         said["passed_over"] = ", ".join(source.passed_over)
     adapter = source.adapter

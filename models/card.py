@@ -81,8 +81,9 @@ class Card:
         optimize: none, basic or full.
         fusions: operator -> {"found": n, "expected": n}.
         source: {"id", "kind", "revision"} of the checkpoint; of an adapter also {"adapter", "base",
-            "base_revision"}: its kind, and what it calls its base model; of TensorFlow's {"layout"}, and
-            "passed_over" where such weights lie beside PyTorch's, which were read.
+            "base_revision"}: its kind, and what it calls its base model; of TensorFlow's {"layout",
+            "hidden_act", "ignored"}: its kind, and what was asked for; "passed_over": such weights that lie
+            beside PyTorch's, which were read.
         private_keys: keys of the checkpoint's files that no library reads, each as "FILE: KEY".
         ignored_keys: keys that were ignored because the user said so, each as "FILE: KEY".
         weights_sha256: over the names, shapes and bytes of all weights of the file.

@@ -59,6 +59,7 @@ __all__ = [
     "Run",
     "Weights",
     "answering",
+    "asked",
     "compare_weights",
     "golden",
     "heed",
@@ -138,6 +139,21 @@ def golden(path: str) -> Answer:
     return {
         "texts": [plain(example["text"]) for example in examples],
         "pairs": [plain(example["pair"] or "") for example in examples],
+    }
+
+
+@lengthy
+def asked(path: str) -> Answer:
+    """Read with which options a file is made again of its source; the answer holds texts, "" for none."""
+    card = read_model_file(Path(path)).card
+    return {
+        "task": plain(card.task),
+        "pooling": plain(card.pooling or ""),
+        # Of embeddings alone, as pooling is.
+        "normalize": ("yes" if card.normalize else "no") if card.pooling else "",
+        "max_length": str(card.max_length),
+        "activation": plain(card.source.get("hidden_act") or ""),
+        "ignore_keys": [plain(name) for name in (card.source.get("ignored") or "").split(", ") if name],
     }
 
 

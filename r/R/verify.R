@@ -72,7 +72,8 @@ verified_source <- function(model, source, call) {
   on.exit(unlink(fresh))
   done <- rlang::try_fetch(
     {
-      suppressMessages(utils::capture.output(bert_export(source, fresh, task = model$info$task)))
+      arguments <- c(list(source, fresh), made_with(model, call))
+      suppressMessages(utils::capture.output(do.call(bert_export, arguments)))
       TRUE
     },
     bertonnx_error_no_python = function(error) FALSE
@@ -96,6 +97,16 @@ verified_source <- function(model, source, call) {
     check, difference <= allowed, difference, allowed,
     sprintf("largest difference of %d numbers, of %d texts", length(theirs), length(texts))
   )
+}
+
+# The options that change what is predicted, as the file was made with them.
+made_with <- function(model, call) {
+  asked <- unwrap(bridge(call)$asked(enc2utf8(model$path)), call)
+  options <- lapply(asked[c("task", "pooling", "max_length", "activation")], as.character)
+  options <- c(options[vapply(options, nzchar, NA)], list(normalize = c(yes = TRUE, no = FALSE)[asked$normalize]))
+  options <- c(options, list(ignore_keys = as.character(unlist(asked$ignore_keys))))
+  options <- options[lengths(options) > 0 & !vapply(options, anyNA, NA)]
+  lapply(options, unname)
 }
 
 verified <- function(check, ok, value, allowed, detail) {

@@ -19,7 +19,7 @@ import bertonnx
 from bertonnx.errors import RowError
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime import r_answers, r_bridge
-from bertonnx.runtime.r_bridge import PROTOCOL, Handle, golden, open_model, signature, verify
+from bertonnx.runtime.r_bridge import PROTOCOL, Handle, asked, golden, open_model, signature, verify
 from bertonnx.runtime.r_tables import plain
 
 R_PACKAGE = Path(__file__).parents[2] / "r"
@@ -411,6 +411,21 @@ def test_a_size_over_two_gigabytes_is_not_lost(tmp_path: Path) -> None:
     with sidecar.open("wb") as file:
         file.truncate(2**31 + 5)  # sparse: takes no room
     assert r_bridge._bytes(model) == 2**31 + 7
+
+
+def test_how_a_file_is_made_again_is_read(exported: dict[str, Path]) -> None:
+    none = {"ok": True, "activation": "", "ignore_keys": []}
+    embedded = asked(str(exported["feature-extraction"]))
+    assert embedded == {
+        **none,
+        "task": "feature-extraction",
+        "pooling": "mean",
+        "normalize": "no",
+        "max_length": embedded["max_length"],
+    }
+    assert int(embedded["max_length"]) > 0
+    words = asked(str(exported["fill-mask"]))
+    assert (words["task"], words["pooling"], words["normalize"]) == ("fill-mask", "", "")
 
 
 def test_golden_examples_are_replayed_and_read(exported: dict[str, Path]) -> None:

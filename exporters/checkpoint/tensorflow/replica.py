@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Replica:
         tensors: what became of each of its tensors.
         notes: what was chosen for the user.
         words: what its head of masked words has otherwise than its encoder.
+        asked: what the user asked for that changes its weights or what is computed of them, for the card.
     """
 
     located: Located
@@ -52,6 +53,7 @@ class Replica:
     tensors: tuple[SourceTensor, ...]
     notes: tuple[Message, ...]
     words: WordHead | None = None
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def settle(self, model: PreTrainedModel) -> None:
         """Give the head of masked words what its own library computes it with."""
@@ -96,7 +98,15 @@ def replicate(what: str, located: Located, into: Path, options: ExportOptions) -
     _settle(account, config, architecture, named=not layout.family)
     (into / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     tensors = _write(account, into / "model.safetensors")
-    return Replica(located, layout.name, tensors, (*_said(tensors, layout.title), *notes), layout.words)
+    notes = [*_said(tensors, layout.title), *notes]
+    return Replica(located, layout.name, tensors, tuple(notes), layout.words, dict(_noted(options)))
+
+
+def _noted(options: ExportOptions) -> Iterator[tuple[str, str]]:
+    if options.encoder_activation is not None:
+        yield "hidden_act", options.encoder_activation
+    if options.ignore_keys:
+        yield "ignored", ", ".join(options.ignore_keys)
 
 
 def _read_as(layout: Layout, options: ExportOptions) -> Layout:

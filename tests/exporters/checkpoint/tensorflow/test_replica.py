@@ -51,4 +51,5 @@ def test_outputs_are_tensorflows(case: str, tmp_path: Path) -> None:
     name, options, outputs, task = CASES[case]
     report = exported(DATA / name, tmp_path, **options)
     assert report.card.task == task
+    assert report.card.source.get("hidden_act") == options.get("activation")
     assert furthest(report, DATA / name, outputs) < 1
