@@ -219,9 +219,10 @@ def write_rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> Answer
 def train(python: str, request: Mapping[str, Any]) -> Answer:
     """Start a training in a process of its own; the answer holds `work`."""
     started: list[Any] = []
+    trained = answering(r_work.trained)
     return {
         "work": Work(
-            lambda tell: r_work.trained(python, request, started, tell),
+            lambda tell: trained(python, request, started, tell),
             stop=lambda: [process.terminate() for process in started],
         )
     }

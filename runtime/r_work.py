@@ -13,6 +13,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from bertonnx.errors import MissingDependencyError
 from bertonnx.runtime.evaluation.evaluate import evaluate
 from bertonnx.runtime.evaluation.figures import Evaluation
 from bertonnx.runtime.io.job import JobProgress
@@ -166,6 +167,25 @@ def written_rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> str:
     return path
 
 
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+        )
+    except OSError as error:
+        raise MissingDependencyError(
+            "Python at {python} does not start ({why}); name another",
+            python=command[0],
+            why=error.strerror or error,
+        ) from error
+
+
 def trained(
     python: str, request: Mapping[str, Any], started: list[subprocess.Popen[str]], tell: Tell
 ) -> Answer:
@@ -176,6 +196,9 @@ def trained(
         request: arguments of `bertonnx.train`.
         started: gets the process, for whom it is to be stopped.
         tell: is told what the process says.
+
+    Raises:
+        MissingDependencyError: it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="bertonnx-r-") as folder:
         asked, answer = Path(folder, "request.json"), Path(folder, "answer.json")
@@ -184,15 +207,7 @@ def trained(
         environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
         command = [python, "-m", "bertonnx.r_training", str(asked), str(answer)]
         said: list[str] = []
-        with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-        ) as process:
+        with _started(command, environment) as process:
             started.append(process)
             for line in process.stdout or ():
                 said.append(line.rstrip())

@@ -132,6 +132,7 @@ as_data <- function(data, columns, arg, call) {
   if (!is.data.frame(data)) {
     bert_abort("{.arg {arg}} must be a data frame, or the path of a file.", "input", call = call)
   }
+  if (nrow(data) == 0) bert_abort("{.arg {arg}} has no rows.", "input", call = call)
   named <- c(columns$column, columns$pair_column, labels, columns$group_column)
   absent <- setdiff(named, names(data))
   if (length(absent) > 0) {

@@ -103,6 +103,15 @@ def test_a_head_is_trained_in_another_process(exported: dict[str, Path], tmp_pat
     assert "force = TRUE" in again["error"]["message"]
 
 
+def test_a_python_that_does_not_start_is_an_error() -> None:
+    error = finished(train("/nowhere/python", {"base": "x"}))["error"]
+    assert error["type"] == "MissingDependencyError"
+    assert (
+        error["message"]
+        == "Python at /nowhere/python does not start (No such file or directory); name another"
+    )
+
+
 def test_a_process_that_died_is_an_error(tmp_path: Path) -> None:
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho 'out of memory'; exit 9\n")

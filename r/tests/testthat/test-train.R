@@ -41,6 +41,10 @@ test_that("what cannot be trained is refused in R's words", {
   expect_bert_error(train(reviews, text = "review", label = "mood", lora = 4L), "usage", "lora")
   error <- expect_bert_error(train(data.frame(x = 1:3, y = 3:5)), "input")
   expect_r_words(error)
+  expect_bert_error(train(reviews[0, ], text = "review", label = "mood"), "input", "`data` has no rows")
+  expect_bert_error(
+    train(reviews, text = "review", label = "mood", python = "/nowhere/python"), "missing_dependency", "does not start"
+  )
   expect_bert_error(bert_train(tiny("words"), reviews, path), "task")
   expect_false(file.exists(path))
 })
