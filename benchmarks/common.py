@@ -70,12 +70,14 @@ class Measured:
         seconds: seconds until it ended.
         peak: its largest resident memory, in bytes.
         output: what it wrote on standard output.
+        processor: seconds of processors that it took, whatever else ran.
     """
 
     first: float
     seconds: float
     peak: int
     output: str
+    processor: float = 0.0
 
 
 def parser(about: str | None, *, rounds: int | None = None) -> argparse.ArgumentParser:
@@ -142,7 +144,8 @@ def measure(
             complaints.seek(0)
             raise RuntimeError(f"{command} ended with {child.returncode}:\n{complaints.read().decode()}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Measured(first, seconds, peak, (line + rest).decode())
+    processor = usage.ru_utime + usage.ru_stime
+    return Measured(first, seconds, peak, (line + rest).decode(), processor)
 
 
 def python(code: str, *arguments: str | Path) -> list[str]:

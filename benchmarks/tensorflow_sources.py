@@ -85,9 +85,10 @@ def _body(results: Mapping[str, list[tuple[Measured, list[float]]]]) -> str:
             raise SystemExit(f"{name} and safetensors embed a text {far} apart: they are not the same model")
         most = max(most, seconds - base)
         peak = max(run.peak for run, _ in runs) / 2**20
-        rows.append((name, f"{seconds:.1f}", f"{seconds - base:+.1f}", f"{peak:.0f}"))
+        processor = median([run.processor for run, _ in runs])
+        rows.append((name, f"{seconds:.1f}", f"{seconds - base:+.1f}", f"{processor:.1f}", f"{peak:.0f}"))
     said = verdict(most <= BAR, f"at most {BAR:.0f} s more than safetensors", f"{most:.1f} s")
-    header = ("source", "export, median s", "more, s", "peak MiB")
+    header = ("source", "export, median s", "more, s", "processor, s", "peak MiB")
     count = len(results["safetensors"])
     return f"{count} alternating exports each.\n\n{table(header, rows)}\n\n{said}"
 
