@@ -73,11 +73,13 @@ cat $results/testthat.Rout 2>/dev/null | sed -n '/^> test_check/,$p' || true
 if [ -f $results/testthat.Rout.fail ]; then
   cat $results/testthat.Rout.fail
 fi
-# What follows "NOTE" up to the next check, without what says that the package is new.
-notes=$(sed -n '/\.\.\. \(.*s\] \)\?\(NOTE\|WARNING\)$/,/^\* /p' bertonnx.Rcheck/00check.log | grep -v -e '^Maintainer: ' -e '^New submission$' \
-  -e '^$' -e 'checking CRAN incoming feasibility' -e '^\* checking.*OK$' || true)
+# What follows "NOTE" or "WARNING" up to the next check, without what says that the package is new, or that a
+# package is not here that is only suggested.
+notes=$(sed -n '/\.\.\. \(.*s\] \)\?\(NOTE\|WARNING\)$/,/^\* /p; /^ WARNING$/p' bertonnx.Rcheck/00check.log | grep -v \
+  -e '^Maintainer: ' -e '^New submission$' -e '^$' -e '^\* checking CRAN incoming feasibility' -e '^\* checking.* OK$' \
+  -e '^\* checking package dependencies ' -e '^Packages\? suggested but not available for checking: ' || true)
 if [ $status -eq 0 ] && [ -n "$notes" ]; then
-  echo "error: R CMD check has warnings or notes" >&2
+  printf 'error: R CMD check has warnings or notes:\n%s\n' "$notes" >&2
   status=1
 fi
 if [ $status -eq 0 ] && ! grep -q '| WARN 0 |' $results/testthat.Rout; then
