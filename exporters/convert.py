@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx
+
 from bertonnx.errors import PrecisionError, SourceError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
@@ -28,7 +30,8 @@ from bertonnx.exporters.temperature import Scored, calibrated
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
-from bertonnx.exporters.verify.parity import compare, fed, sample_feeds, segment_feeds
+from bertonnx.exporters.verify.parity import compare, fed, segment_feeds, trial_feeds
+from bertonnx.exporters.verify.remembered import Remembered
 from bertonnx.exporters.verify.samples import prompted_rows, sample_rows, sided_rows
 from bertonnx.models.card import PLACES_KEY, Card
 from bertonnx.models.figures import HalfFigures
@@ -232,6 +235,7 @@ def exported(
         progress("comparing with PyTorch")
         session, card = this.compared(staged, card)
         if texts is None or not options.reduced:
+            graph.take(onnx.ModelProto())  # what is left to do reads the file
             return _finished(staged, session, card, this)
         reduced = _quantized if options.quantize else _halved
         if tried is not None:
@@ -291,12 +295,12 @@ class _Export:
         rows = [*self.texts.tune, *self.texts.judge]
         return ranges_of(rows, session, self.context, dimensions=self.options.dimensions)
 
-    def opened(self, staged: Staged) -> Session:
+    def opened(self, staged: Staged) -> Remembered:
         """Open a staged graph as the runtime will."""
         # One thread on the CPU, so that golden examples do not depend on cores or a GPU of this machine.
-        return open_session(staged.path, self.card, LoadOptions(provider="cpu", threads=1))
+        return Remembered(open_session(staged.path, self.card, LoadOptions(provider="cpu", threads=1)))
 
-    def compared(self, staged: Staged, card: Card) -> tuple[Session, Card]:
+    def compared(self, staged: Staged, card: Card) -> tuple[Remembered, Card]:
         """Open a staged graph, compare it with PyTorch, and note the outcome on the card."""
         session = self.opened(staged)
         found = compare(self.checkpoint, session, self.inputs, precision=card.precision)
@@ -305,7 +309,7 @@ class _Export:
         return session, replace(card, parity=replace(found, independent=others))
 
 
-Reduced = Iterator[tuple[Staged, Session, Card]]
+Reduced = Iterator[tuple[Staged, Remembered, Card]]
 """A staged file with smaller numbers, a session that computes what it holds, and its card."""
 
 
@@ -343,7 +347,7 @@ def _export(
     prompted = [] if checkpoint.pooled_prompt else prompted_rows(samples, checkpoint.prompts)
     # Among these they are, for queries and documents are not read alike.
     samples += [] if checkpoint.late is None else sided_rows(samples, checkpoint.late.sides)
-    inputs = sample_feeds(
+    inputs = trial_feeds(
         [*samples, *prompted], tokenizer, inputs=fed(checkpoint), pad_token_id=card.pad_token_id
     )
     inputs += segment_feeds(checkpoint, tokenizer)
@@ -362,7 +366,7 @@ def _optimized(graph: Graph, this: _Export) -> Card:
 
 @contextmanager
 def _quantized(
-    graph: Graph, reference: Session, texts: CalibrationRows, card: Card, this: _Export
+    graph: Graph, reference: Remembered, texts: CalibrationRows, card: Card, this: _Export
 ) -> Reduced:
     """Quantize a graph that passed, and judge it against fp32."""
     options = this.options
@@ -380,13 +384,15 @@ def _quantized(
         # A twin in float32 is slow, and its time says nothing of INT8's.
         latency = None
         if this.runs_here:
-            latency = measure_latency(reference, session, texts.judge, this.tokenizer)
+            latency = measure_latency(reference.fresh, session.fresh, texts.judge, this.tokenizer)
         figures = int8_figures(made.figures, judged, latency)
         yield staged, session, replace(card, precision="int8", quantization=figures)
 
 
 @contextmanager
-def _halved(graph: Graph, reference: Session, texts: CalibrationRows, card: Card, this: _Export) -> Reduced:
+def _halved(
+    graph: Graph, reference: Remembered, texts: CalibrationRows, card: Card, this: _Export
+) -> Reduced:
     """Judge fp16 against a graph in fp32 that passed, and make it."""
     this.progress("comparing fp16 with fp32")
     with stage(stamped(round_to_half(graph.model)), this.path) as rounded:

@@ -13,6 +13,7 @@ from bertonnx.models.ranges import Ranges
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.rows import Array, Row
+from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import Session
 from bertonnx.runtime.vectors.similarity import unit
 
@@ -58,7 +59,7 @@ def _prompted(rows: Sequence[Row], context: DecoderContext) -> list[Row]:
 
 def _embedded(rows: Sequence[Row], session: Session, context: DecoderContext) -> Array:
     """Return the embeddings of all texts that can be embedded, float32 of shape (texts, width)."""
-    with closing(Engine(session, context.tokenizer, threads=1)) as engine:
+    with closing(Engine(session, context.tokenizer, threads=allowed_cores())) as engine:
         items = list(engine.map(iter(rows), decoder_for(context), soon=False))
     found = [item["embedding"] for item in items if not isinstance(item, RowError)]
     finite = [embedding for embedding in found if np.isfinite(embedding).all()]

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from bertonnx.errors import InputError, RowError
+from bertonnx.exporters.beside import beside
 from bertonnx.exporters.int8.texts import QUESTIONS, TEXTS
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import open_values
@@ -143,9 +144,9 @@ def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piec
     # What comes after these values, such as logits of a whole vocabulary, need not be computed.
     session = open_values(Graph(model).extract(values), values)
     tokens, totals = sum(len(piece.ids) for piece in pieces), dict[str, _Total]()
-    # One at a time: a padded batch would count vectors of padding.
-    for piece in pieces:
-        arrays = session.run(values, feeds_of([piece], session.inputs))
+    # Each by itself: a padded batch would count vectors of padding.
+    for piece, run in beside(lambda piece: session.run(values, feeds_of([piece], session.inputs)), pieces):
+        arrays = run.result()
         if not totals:
             keep = _every(tokens, sum(array.shape[-1] for array in arrays))
             totals = {value: _Total(keep) for value in values}

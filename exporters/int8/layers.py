@@ -20,6 +20,7 @@ import numpy.typing as npt
 from bertonnx.exporters.int8.calibration import Statistics
 from bertonnx.exporters.int8.linear import WITHOUT_INT8, Linear, Shared
 from bertonnx.exporters.int8.pairsafe import quantize_weight, saturates
+from bertonnx.exporters.int8.rounding import spread_of
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.runtime.rows import Array
@@ -145,9 +146,10 @@ class RoundWeights(Step):
         """Round; returns how many weights there were."""
         for layer in self.layers:
             layer.shift = _shift(graph, layer)
+            sample = layer.statistics.sample
+            spread = spread_of(sample)
             for name, weight in layer.weights.items():
-                sample = layer.statistics.sample
-                rounded = Rounded(*quantize_weight(weight, sample, pair_safe=self.pair_safe))
+                rounded = Rounded(*quantize_weight(weight, sample, pair_safe=self.pair_safe, spread=spread))
                 layer.rounded[name] = rounded
                 layer.biases[name] = _corrected(layer, name, rounded.used)
         return sum(len(layer.weights) for layer in self.layers)

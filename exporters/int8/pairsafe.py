@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bertonnx.exporters.int8.rounding import round_on_sample
+from bertonnx.exporters.int8.rounding import round_on_sample, spread_of
 from bertonnx.runtime.rows import Array
 
 __all__ = ["PAIR_LIMIT", "quantize_weight", "saturates"]
@@ -26,12 +26,16 @@ _LIMIT = 127
 _SHRINKS = np.linspace(1.0, 0.8, 11)
 """Scales that are tried, as parts of the one at which nothing is clipped."""
 
+_COLUMNS = 64
+
 Int8 = npt.NDArray[np.int8]
 Matrix = npt.NDArray[np.float64]
 Number = TypeVar("Number", bound=np.number[Any])
 
 
-def quantize_weight(weight: Array, sample: Array | None = None, *, pair_safe: bool) -> tuple[Int8, Array]:
+def quantize_weight(
+    weight: Array, sample: Array | None = None, *, pair_safe: bool, spread: Array | None = None
+) -> tuple[Int8, Array]:
     """Return INT8 weights and a scale for each column, `weight` being about `quantized * scales`.
 
     Of several scales, each column takes the one with the least squared error of its output.
@@ -41,11 +45,29 @@ def quantize_weight(weight: Array, sample: Array | None = None, *, pair_safe: bo
         sample: inputs of the layer, float32 of shape (tokens, width): weights are then rounded so that
             their errors cancel on it (`exporters.int8.rounding`). Default: each weight to the nearest.
         pair_safe: whether neighboring weights keep to `PAIR_LIMIT`.
+        spread: of the sample (`exporters.int8.rounding.spread_of`), where it is known already.
 
     Returns:
         int8 of shape (width, features) between -127 and 127; float32 of shape (features,).
     """
     importance = np.ones(len(weight)) if sample is None else np.square(sample, dtype=np.float64).mean(axis=0)
+    quantized = np.empty(weight.shape, dtype=np.int8)
+    scales = np.empty(weight.shape[1], dtype=np.float32)
+    # Some columns at a time, which the processor keeps at hand for all the scales that are tried.
+    for start in range(0, weight.shape[1], _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        quantized[:, part], scales[part] = _nearest(weight[:, part], importance, pair_safe=pair_safe)
+    # For the chosen scales alone: for each that was tried it would take eleven times as long.
+    if sample is not None:
+        limit = float(PAIR_LIMIT) if pair_safe else None
+        spread = spread_of(sample) if spread is None else spread
+        quantized = round_on_sample(weight, scales, spread, pair_limit=limit)
+    return quantized, scales
+
+
+def _nearest(weight: Array, importance: Matrix, *, pair_safe: bool) -> tuple[Int8, Array]:
+    """Return each weight rounded to the nearest, and for each column the scale with the least error."""
+    weight = np.ascontiguousarray(weight)
     whole = _whole_scale(weight, pair_safe=pair_safe)
     best = np.full(weight.shape[1], np.inf)
     quantized = np.zeros(weight.shape, dtype=np.int8)
@@ -53,15 +75,11 @@ def quantize_weight(weight: Array, sample: Array | None = None, *, pair_safe: bo
     for shrink in _SHRINKS:
         candidate = (whole * shrink).astype(np.float32)
         rounded = _round(weight / candidate, pair_safe=pair_safe)
-        error = importance @ np.square(weight - rounded * candidate.astype(np.float64))
+        error = importance @ np.square(weight - rounded * candidate)
         better = error < best
         best[better] = error[better]
         quantized[:, better] = rounded[:, better].astype(np.int8)
         scales[better] = candidate[better]
-    # For the chosen scales alone: for each that was tried it would take eleven times as long.
-    if sample is not None:
-        limit = float(PAIR_LIMIT) if pair_safe else None
-        quantized = round_on_sample(weight, scales, sample, pair_limit=limit)
     return quantized, scales
 
 
@@ -82,16 +100,16 @@ def _whole_scale(weight: Array, *, pair_safe: bool) -> Matrix:
     return scales
 
 
-def _round(scaled: npt.NDArray[np.floating], *, pair_safe: bool) -> Matrix:
-    limited = np.clip(scaled.astype(np.float64), -_LIMIT, _LIMIT)
+def _round(scaled: Array, *, pair_safe: bool) -> Array:
+    limited = np.clip(scaled, -_LIMIT, _LIMIT)
     if not pair_safe:
-        rounded: Matrix = np.rint(limited)
+        rounded: Array = np.rint(limited)
         return rounded
     _limit_pairs(limited)
     return _round_pairs(limited)
 
 
-def _limit_pairs(values: Matrix) -> None:
+def _limit_pairs(values: Array) -> None:
     """Move pairs whose sum exceeds the limit to the nearest point within it, in place."""
     first, second = _pairs(values)
     total = first + second
@@ -101,10 +119,10 @@ def _limit_pairs(values: Matrix) -> None:
     second -= half
 
 
-def _round_pairs(values: Matrix) -> Matrix:
+def _round_pairs(values: Array) -> Array:
     """Round; where both of a pair went away from zero past the limit, the one that went further goes back."""
-    rounded: Matrix = np.rint(values)
-    # Within the limit, rounding to even keeps to it. Sums that float64 left a last bit above it need not.
+    rounded: Array = np.rint(values)
+    # Within the limit, rounding to even keeps to it. Sums that float32 left a last bit above it need not.
     gain_first, gain_second = _pairs(np.abs(rounded) - np.abs(values))
     first, second = _pairs(rounded)
     over = np.abs(first + second) > PAIR_LIMIT

@@ -11,27 +11,32 @@ import numpy.typing as npt
 
 from bertonnx.runtime.rows import Array
 
-__all__ = ["round_on_sample"]
+__all__ = ["round_on_sample", "spread_of"]
 
 _DAMPING = 0.1
 """Part of the mean square that is added to each input's, so that a small sample is not overfitted."""
 
-_BLOCK = 128
+_BLOCK = 32
+"""Rows whose losses go to the rest at once. Within a block they go row by row, which takes as long for each
+row as the block has rows."""
+
+_PLAIN = 64
+"""Width at which a triangle is inverted as any matrix is."""
+
 _LIMIT = 127.0
 
 
 def round_on_sample(
-    weight: Array, scales: Array, sample: Array, *, pair_limit: float | None
+    weight: Array, scales: Array, spread: Array, *, pair_limit: float | None
 ) -> npt.NDArray[np.int8]:
     """Return INT8 weights for given scales.
 
     Args:
         weight: float32 of shape (width, features).
         scales: of each column, float32 of shape (features,).
-        sample: inputs of the layer, float32 of shape (tokens, width).
+        spread: of the inputs of the layer (`spread_of`), float32 of shape (width, width).
         pair_limit: largest sum of the numbers of one sign in rows 2j and 2j + 1; None for no limit.
     """
-    spread = _spread(sample)
     left: Array = (weight / scales).astype(np.float32)
     rounded = np.zeros_like(left)
     for start in range(0, len(left), _BLOCK):
@@ -47,15 +52,36 @@ def round_on_sample(
     return rounded.astype(np.int8)
 
 
-def _spread(sample: Array) -> Array:
-    """Return the upper Cholesky factor of the inverse of the inputs' second moments, (width, width)."""
+def spread_of(sample: Array) -> Array:
+    """Return the upper Cholesky factor of the inverse of the inputs' second moments, float32 (width, width).
+
+    All layers that read one input share it.
+
+    Args:
+        sample: inputs, float32 of shape (tokens, width).
+    """
     # Sums in float64: the factor of a nearly singular matrix is what is asked for.
-    moments = sample.T.astype(np.float64) @ sample
+    moments = (sample.T @ sample).astype(np.float64)
     diagonal = np.diag_indices(len(moments))
     # Not from zero alone: a sample of nothing but zeros still needs an inverse.
     moments[diagonal] += _DAMPING * max(float(np.mean(moments[diagonal])), 1e-12)
-    upper: Array = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)
+    # With rows and columns in reverse, the inverse of the factor is the factor of the inverse: a quarter of
+    # the work of inverting the whole.
+    lower = np.linalg.cholesky(moments[::-1, ::-1]).astype(np.float64, copy=False)
+    upper: Array = _inverted(lower)[::-1, ::-1].astype(np.float32)
     return upper
+
+
+def _inverted(lower: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the inverse of a lower triangle."""
+    if len(lower) <= _PLAIN:
+        return np.linalg.inv(lower).astype(np.float64, copy=False)
+    half = len(lower) // 2
+    inverse = np.zeros_like(lower)
+    inverse[:half, :half] = _inverted(lower[:half, :half])
+    inverse[half:, half:] = _inverted(lower[half:, half:])
+    inverse[half:, :half] = -inverse[half:, half:] @ (lower[half:, :half] @ inverse[:half, :half])
+    return inverse
 
 
 def _bounds(rounded: Array, row: int, pair_limit: float | None) -> tuple[Array | float, Array | float]:

@@ -20,12 +20,13 @@ import onnx
 
 from bertonnx.exporters.onnxgraph.files import (
     hollow_weights,
+    is_large,
     load_proto,
-    restore_weights,
     save_proto,
+    with_large_inputs,
     without_large_weights,
 )
-from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.graph import Graph, branches, reads
 from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.runtime.session.bare import open_bare
 from bertonnx.runtime.session.session import import_onnxruntime
@@ -44,12 +45,14 @@ class Clean(Step):
     def apply(self, graph: Graph) -> int:
         """Clean up; returns how many nodes are no longer there as they were."""
         before = _signatures(graph)
-        # ONNX Runtime gives an optimized graph away as a file only.
-        with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
-            source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-            save_proto(graph.model, source)
-            open_bare(source, level="basic", optimized_to=target)
-            graph.take(load_proto(target))
+        # Large weights stay out of it: nothing in ONNX Runtime's basic optimizations changes one, but for
+        # folding, and writing and reading them would take longer than all else.
+        shell = _optimized(with_large_inputs(graph.model))
+        large = {tensor.name for tensor in graph.proto.initializer if is_large(tensor)}
+        if _folds(shell, large):
+            graph.take(_optimized(graph.model))
+        else:
+            graph.adopt(shell)
         return (before - _signatures(graph)).total()
 
     def ensures(self, graph: Graph) -> None:
@@ -81,8 +84,7 @@ class FuseElementwise(Step):
             optimizer = bert.BertOnnxModel(without_large_weights(graph.model))
             optimizer.optimize(_fusion_options())
             fused: onnx.ModelProto = optimizer.model
-        restore_weights(fused, graph.model)
-        graph.take(fused)
+        graph.adopt(fused)
         graph.finish()  # the optimizer leaves nodes out of order
         return (before - _signatures(graph)).total()
 
@@ -90,6 +92,28 @@ class FuseElementwise(Step):
         """No large weight was left without the numbers that the optimizer was not shown."""
         hollow = hollow_weights(graph.model)
         need(not hollow, f"the weights {', '.join(hollow)} have no numbers")
+
+
+def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model as ONNX Runtime's basic optimizations leave it."""
+    # ONNX Runtime gives an optimized graph away as a file only.
+    with tempfile.TemporaryDirectory(prefix="bertonnx-") as folder:
+        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
+        save_proto(model, source)
+        open_bare(source, level="basic", optimized_to=target)
+        return load_proto(target)
+
+
+def _folds(model: onnx.ModelProto, large: set[str]) -> bool:
+    """Say whether a node is left that reads nothing but weights, large ones among them."""
+    weights = large | {tensor.name for tensor in model.graph.initializer}
+    waiting = list(model.graph.node)
+    for node in waiting:
+        waiting.extend(child for branch in branches(node) for child in branch.node)
+        read = set(reads(node))
+        if read & large and read <= weights:
+            return True
+    return False
 
 
 def _fusion_options() -> Any:

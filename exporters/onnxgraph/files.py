@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import helper
 from onnx.external_data_helper import load_external_data_for_model
+
+from bertonnx.runtime.modelfile.wire import GRAPH, INITIALIZER, header
 
 __all__ = [
     "SINGLE_FILE_LIMIT",
     "hollow_weights",
+    "is_large",
     "load_proto",
-    "restore_weights",
     "save_proto",
     "weight_bytes",
+    "with_large_inputs",
     "without_large_weights",
 ]
 
@@ -26,10 +32,12 @@ _LARGE = 65_536
 _INLINE_BELOW = 1024
 """Smaller weights (shapes, scalars) stay in the file even where there is a sidecar."""
 
+_TRAINED = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+
 
 def weight_bytes(model: onnx.ModelProto) -> int:
     """Return the bytes that the model's weights take."""
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    return sum(map(_bytes, model.graph.initializer))
 
 
 def save_proto(model: onnx.ModelProto, path: Path, *, sidecar: str | None = None) -> Path | None:
@@ -44,8 +52,8 @@ def save_proto(model: onnx.ModelProto, path: Path, *, sidecar: str | None = None
         The sidecar's path, or None where all is in one file.
     """
     if weight_bytes(model) <= SINGLE_FILE_LIMIT:
-        # The same model gives the same bytes, which protobuf does not promise by itself.
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        with path.open("wb") as stream:
+            stream.writelines(_serialized(model))
         return None
     location = sidecar if sidecar is not None else f"{path.name}.data"
     shell = onnx.ModelProto()
@@ -76,7 +84,7 @@ def without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     shell = _without_weights(model)
     for tensor in model.graph.initializer:
         entry = shell.graph.initializer.add()
-        if _is_large(tensor):
+        if is_large(tensor):
             entry.name, entry.data_type = tensor.name, tensor.data_type
             entry.dims.extend(tensor.dims)
         else:
@@ -84,12 +92,16 @@ def without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def restore_weights(shell: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Give `shell` the content of the large weights of `model` that it still has."""
-    weights = {tensor.name: tensor for tensor in model.graph.initializer if _is_large(tensor)}
-    for tensor in shell.graph.initializer:
-        if tensor.name in weights:
-            tensor.raw_data = weights[tensor.name].raw_data
+def with_large_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which large matrices are inputs, which nothing can fold, after the model's own."""
+    shell = _without_weights(model)
+    for tensor in model.graph.initializer:
+        if is_large(tensor):
+            given = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            shell.graph.input.append(given)
+        else:
+            shell.graph.initializer.add().CopyFrom(tensor)
+    return shell
 
 
 def hollow_weights(model: onnx.ModelProto) -> list[str]:
@@ -108,8 +120,56 @@ def hollow_weights(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    return len(tensor.dims) > 1 and len(tensor.raw_data) > _LARGE
+def is_large(tensor: onnx.TensorProto) -> bool:
+    """Say whether a tensor is a trained matrix, and no constant that a pattern looks into.
+
+    A convolution's weights are not: ONNX Runtime looks at those to put a sum after it into its bias.
+    """
+    # Not by the numbers' length: protobuf would copy each weight to tell it.
+    matrix = len(tensor.dims) == 2 and tensor.data_type in _TRAINED and tensor.HasField("raw_data")
+    return matrix and _bytes(tensor) > _LARGE
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    """Return how long the bytes of a tensor are; 0 where they lie elsewhere."""
+    if not tensor.HasField("raw_data"):
+        return 0
+    if tensor.data_type in _TRAINED:
+        return int(np.prod(tensor.dims)) * (4 if tensor.data_type == onnx.TensorProto.FLOAT else 2)
+    return len(tensor.raw_data)
+
+
+def _serialized(model: onnx.ModelProto) -> Iterator[bytes]:
+    """Yield what `SerializeToString(deterministic=True)` gives, one weight at a time.
+
+    All at once would be gigabytes beside those that the model is.
+    """
+    graph = model.graph
+    before, after = _fields(graph, INITIALIZER.__gt__), _fields(graph, INITIALIZER.__lt__)
+    # Lengths stand before what they count.
+    sizes = [len(each) for each in _each(graph)]
+    yield _fields(model, GRAPH.__gt__)
+    yield header(GRAPH, sum(len(header(INITIALIZER, size)) + size for size in sizes) + len(before + after))
+    yield before
+    for size, each in zip(sizes, _each(graph), strict=True):
+        yield header(INITIALIZER, size)
+        yield each
+    yield after
+    yield _fields(model, GRAPH.__lt__)
+
+
+def _each(graph: onnx.GraphProto) -> Iterator[bytes]:
+    # The same model gives the same bytes, which protobuf does not promise by itself.
+    return (tensor.SerializeToString(deterministic=True) for tensor in graph.initializer)
+
+
+def _fields(content: onnx.ModelProto | onnx.GraphProto, keep: Callable[[int], bool]) -> bytes:
+    """Return the bytes of those fields whose numbers are kept."""
+    part = type(content)()
+    for field, value in content.ListFields():
+        if keep(field.number):
+            _copy(part, field.name, value)
+    return bytes(part.SerializeToString(deterministic=True))
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

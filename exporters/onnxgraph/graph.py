@@ -9,6 +9,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from bertonnx.exporters.onnxgraph.files import hollow_weights, is_large
+
 __all__ = ["FULL", "MS_DOMAIN", "Graph", "branches", "reads"]
 
 FULL = "full/"
@@ -46,6 +48,32 @@ class Graph:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._names = {item.name for item in (*self.proto.input, *self.proto.initializer)}
         self._reindex()
+
+    def adopt(self, shell: onnx.ModelProto) -> None:
+        """Hold the nodes of another model from now on, with the large weights that this one has.
+
+        Args:
+            shell: made of this model (`files.without_large_weights`, `files.with_large_inputs`); what it
+                reads of the large weights stays where it is, for a copy takes gigabytes.
+        """
+        own = {tensor.name for tensor in self.proto.initializer if is_large(tensor)}
+        hollow = {*hollow_weights(shell), *(value.name for value in shell.graph.input)}
+        read = {value for node in shell.graph.node for value in reads(node)}
+        kept = own & hollow & (read | {output.name for output in shell.graph.output})
+        weights = self.proto.initializer
+        for place in reversed(range(len(weights))):
+            if weights[place].name not in kept:
+                del weights[place]
+        weights.extend(tensor for tensor in shell.graph.initializer if tensor.name not in kept)
+        inputs = [value for value in shell.graph.input if value.name not in own]
+        del shell.graph.initializer[:], shell.graph.input[:]
+        shell.graph.input.extend(inputs)
+        for content, stays in ((self.proto, "initializer"), (self.model, "graph")):
+            for descriptor in content.DESCRIPTOR.fields:
+                if descriptor.name != stays:
+                    content.ClearField(descriptor.name)
+        self.model.MergeFrom(shell)
+        self.take(self.model)
 
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:

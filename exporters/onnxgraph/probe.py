@@ -14,25 +14,44 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import helper
 
-from bertonnx.exporters.onnxgraph.files import save_proto
+from bertonnx.exporters.onnxgraph.files import is_large, save_proto, with_large_inputs
 from bertonnx.runtime.session.bare import BareSession, open_bare
 
-__all__ = ["float_values", "open_values", "run_graph", "tells_axes_apart"]
+__all__ = ["float_values", "open_values", "run_graph", "shapes_of", "tells_axes_apart"]
 
 
 def run_graph(
-    model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.int64]], values: Sequence[str]
+    model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]], values: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
     """Run a model on the CPU, as it is, and return the named values, whether outputs or inside.
 
     Args:
         model: stays as it is.
-        feeds: int64 arrays by the names of inputs; those that the model does not have are left out.
+        feeds: arrays by the names of inputs, int64 where they are the model's own; those that the model does
+            not have are left out.
         values: names of values, each of any type and shape.
     """
     session = open_values(model, values)
     return dict(zip(session.outputs, session.run(session.outputs, feeds), strict=True))
+
+
+def shapes_of(
+    model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.int64]], values: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Run a model as `run_graph` does, and return the shapes of the named values.
+
+    Its large weights count as zeros: no shape depends on them, and they need not be written and read.
+    """
+    shell = with_large_inputs(model)
+    zeros = {
+        tensor.name: np.zeros(tensor.dims, helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        for tensor in model.graph.initializer
+        if is_large(tensor)
+    }
+    found = run_graph(shell, {**feeds, **zeros}, values)
+    return {name: array.shape for name, array in found.items()}
 
 
 def tells_axes_apart(feeds: Mapping[str, npt.NDArray[np.int64]]) -> bool:
@@ -48,7 +67,8 @@ def tells_axes_apart(feeds: Mapping[str, npt.NDArray[np.int64]]) -> bool:
 def float_values(model: onnx.ModelProto) -> list[str]:
     """Return the names of the float32 values inside the graph, its outputs aside."""
     ends = {output.name for output in model.graph.output}
-    session = open_values(model, [value for node in model.graph.node for value in node.output if value])
+    names = [value for node in model.graph.node for value in node.output if value]
+    session = open_values(with_large_inputs(model), names)
     return [name for name, kind in session.types.items() if kind == "tensor(float)" and name not in ends]
 
 

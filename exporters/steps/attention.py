@@ -16,7 +16,7 @@ import onnx
 
 from bertonnx.exporters.onnxgraph.attentions import OPERATOR, require_attentions
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
-from bertonnx.exporters.onnxgraph.probe import run_graph, tells_axes_apart
+from bertonnx.exporters.onnxgraph.probe import shapes_of, tells_axes_apart
 from bertonnx.exporters.onnxgraph.step import Step, need
 
 __all__ = ["Attention", "FuseAttention"]
@@ -68,7 +68,7 @@ class FuseAttention(Step):
         # One-element biases aside, everything is asked of one run.
         names = [name for match in found for name in (match.query, match.key, match.value)]
         names += [bias for match in found for bias, _ in match.biases]
-        shapes = {name: array.shape for name, array in run_graph(graph.model, self.feeds, names).items()}
+        shapes = shapes_of(graph.model, self.feeds, names)
         fused = [match for match in found if _fits(match, shapes)]
         masks = _Masks(graph, shapes)
         for match in fused:

@@ -17,7 +17,7 @@ import onnx
 
 from bertonnx.exporters.onnxgraph.attentions import BIAS, OPERATOR, attentions, require_attentions
 from bertonnx.exporters.onnxgraph.graph import Graph
-from bertonnx.exporters.onnxgraph.probe import run_graph, tells_axes_apart
+from bertonnx.exporters.onnxgraph.probe import shapes_of, tells_axes_apart
 from bertonnx.exporters.onnxgraph.step import Step, need
 
 __all__ = ["KeepFirstToken"]
@@ -83,8 +83,8 @@ def _token_values(graph: Graph, feeds: Mapping[str, npt.NDArray[np.int64]]) -> s
     """Return the names of the values of shape (batch, tokens, width)."""
     made = [value for node in graph.nodes for value in node.output if value]
     leading = next(iter(feeds.values())).shape
-    values = run_graph(graph.model, feeds, made)
-    return {name for name, array in values.items() if array.ndim == 3 and array.shape[:2] == leading}
+    shapes = shapes_of(graph.model, feeds, made)
+    return {name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == leading}
 
 
 def _first_only(graph: Graph, heads: list[onnx.NodeProto], tokens: set[str]) -> set[str]:

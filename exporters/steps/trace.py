@@ -18,7 +18,7 @@ from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.config_tables import read_tables
 from bertonnx.exporters.checkpoint.encoders import without_cache
 from bertonnx.exporters.onnxgraph.files import load_proto
-from bertonnx.exporters.onnxgraph.probe import run_graph
+from bertonnx.exporters.onnxgraph.probe import shapes_of
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.hidden import hidden_name
@@ -182,7 +182,7 @@ def _require_any_shape(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     ids = np.ones((3, 7), dtype=np.int64)
     feeds = {"input_ids": ids, "attention_mask": ids, "token_type_ids": np.zeros_like(ids)}
     try:
-        run_graph(model, feeds, [output.name for output in model.graph.output])
+        shapes_of(model, feeds, [output.name for output in model.graph.output])
     except Exception as error:  # ONNX Runtime has a class of its own for every failure
         raise UnsupportedError(
             "this {family} model cannot be exported: its code takes the shape of one example for that of all "

@@ -20,6 +20,7 @@ from bertonnx.models.registry import resolve
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Row, feeds_of
+from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import Session
 from bertonnx.wording import Message, Option
 
@@ -165,7 +166,8 @@ def _items(
     session: Session, context: DecoderContext, rows: Sequence[Row], decoder: Decoder
 ) -> list[Item | RowError]:
     outputs = context.card.dimensions
-    with closing(Engine(session, context.tokenizer, threads=1, outputs=outputs)) as engine:
+    threads = allowed_cores()
+    with closing(Engine(session, context.tokenizer, threads=threads, outputs=outputs)) as engine:
         return list(engine.map(rows, decoder))
 
 

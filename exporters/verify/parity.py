@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ParityError
+from bertonnx.exporters.beside import beside
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.encoders import without_cache
 from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE, TOKEN_VECTORS, TOKEN_WEIGHTS
@@ -41,6 +42,7 @@ __all__ = [
     "sample_feeds",
     "scores_reference",
     "segment_feeds",
+    "trial_feeds",
 ]
 
 
@@ -68,6 +70,23 @@ def sample_feeds(
     """
     pieces = [item.pieces[0] for item in tokenizer.encode(rows) if isinstance(item, Encoded)]
     return [_padded(group, inputs, pad_token_id) for group in (pieces, *([piece] for piece in pieces))]
+
+
+def trial_feeds(
+    rows: Sequence[Row], tokenizer: TextTokenizer, *, inputs: Sequence[str], pad_token_id: int
+) -> list[Feeds]:
+    """Return the inputs of all rows in a padded batch, and of each by itself, the longest first.
+
+    A row that is more than twice as long as any other is padded with the shortest alone, at the end: padding
+    all to its length would try nothing more, and take most of an export's time.
+    """
+    pieces = [item.pieces[0] for item in tokenizer.encode(rows) if isinstance(item, Encoded)]
+    ordered = sorted(pieces, key=lambda piece: len(piece.ids))
+    alone = [[piece] for piece in ordered[::-1]]
+    groups = [pieces, *alone]
+    if len(ordered) > 2 and len(ordered[-1].ids) > 2 * len(ordered[-2].ids):
+        groups = [[piece for piece in pieces if piece is not ordered[-1]], *alone, [ordered[-1], ordered[0]]]
+    return [_padded(group, inputs, pad_token_id) for group in groups]
 
 
 def fed(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -101,20 +120,28 @@ def compare(
     """
     outputs = outputs_of(checkpoint.task, checkpoint.also, checkpoint.hidden_states)
     found = {name: OutputParity(0.0, 0.0) for name in outputs}
-    for feeds in inputs:
-        reference = reference_outputs(checkpoint, feeds)
+    known = _Known(outputs, TOLERANCE[precision])
+
+    def run(feeds: Feeds) -> list[Array]:
         taken = {name: array for name, array in feeds.items() if name in session.inputs}
-        actual = dict(zip(outputs, session.run(tuple(outputs), taken), strict=True))
-        mask = feeds["attention_mask"].astype(bool)
-        # Alone, a text is not padded: what its other tokens do not attend to fills it up, and counts.
-        mask = mask | (len(mask) == 1)
-        for name, axes in outputs.items():
-            # What stands in the place of padding is nobody's answer.
-            part = _difference(reference[name], actual[name], mask if "tokens" in axes else None)
-            found[name] = OutputParity(
-                max(found[name].max_abs_difference, part.max_abs_difference),
-                max(found[name].max_abs_reference, part.max_abs_reference),
-            )
+        return session.run(tuple(outputs), taken)
+
+    # While PyTorch computes, ONNX Runtime does beside it.
+    for feeds, arrays in beside(run, inputs):
+        actual = dict(zip(outputs, arrays.result(), strict=True))
+        parts = known.compared(feeds, actual)
+        if parts is None:
+            reference = reference_outputs(checkpoint, feeds)
+            # What stands in the place of padding is nobody's answer. Alone, a text is not padded: what its
+            # other tokens do not attend to fills it up, and counts.
+            mask = feeds["attention_mask"].astype(bool) | (len(feeds["attention_mask"]) == 1)
+            parts = {
+                name: _difference(reference[name], actual[name], mask if "tokens" in axes else None)
+                for name, axes in outputs.items()
+            }
+            known.learn(feeds, reference)
+        for name, part in parts.items():
+            found[name] = _larger(found[name], part)
     for name, parity in found.items():
         allowed = TOLERANCE[precision] * max(1.0, parity.max_abs_reference)
         # Not `>`: with a NaN on either side that would be false, and pass.
@@ -133,6 +160,71 @@ def compare(
         max_abs_difference=max(parity.max_abs_difference for parity in found.values()),
         max_abs_reference=max(parity.max_abs_reference for parity in found.values()),
         outputs=found,
+    )
+
+
+class _Known:
+    """What PyTorch gave for texts so far: padding changes it by rounding alone, so it need not run twice.
+
+    Where it would not do, PyTorch is asked for just the inputs that ONNX Runtime got.
+
+    Args:
+        outputs: axes by the name of each output.
+        tolerance: allowed |difference|, times max(1, largest |reference|).
+    """
+
+    def __init__(self, outputs: Mapping[str, Sequence[str]], tolerance: float) -> None:
+        self._outputs, self._tolerance = outputs, tolerance
+        self._rows: dict[bytes, dict[str, Array]] = {}
+
+    def learn(self, feeds: Feeds, reference: Mapping[str, Array]) -> None:
+        """Keep what PyTorch gave for each text of a batch."""
+        for i, (key, mask) in enumerate(_texts(feeds)):
+            self._rows[key] = {name: self._own(name, reference[name][i], mask) for name in self._outputs}
+
+    def compared(self, feeds: Feeds, actual: Mapping[str, Array]) -> dict[str, OutputParity] | None:
+        """Return how far outputs are from what is known; None where that is nothing, or too little."""
+        texts = _texts(feeds)
+        if any(key not in self._rows for key, _ in texts) or any(
+            len(array) != len(texts) for array in actual.values()
+        ):
+            return None
+        found = {name: OutputParity(0.0, 0.0) for name in self._outputs}
+        for i, (key, mask) in enumerate(texts):
+            for name, reference in self._rows[key].items():
+                own = self._own(name, actual[name][i], mask)
+                if own.shape != reference.shape:
+                    return None
+                found[name] = _larger(found[name], _difference(reference, own, None))
+        near = all(
+            part.max_abs_difference <= self._tolerance * max(1.0, part.max_abs_reference)
+            for part in found.values()
+        )
+        return found if near else None
+
+    def _own(self, name: str, row: Array, mask: npt.NDArray[np.bool_]) -> Array:
+        return row[mask] if "tokens" in self._outputs[name] and len(row) == len(mask) else row
+
+
+def _texts(feeds: Feeds) -> list[tuple[bytes, npt.NDArray[np.bool_]]]:
+    """Return for each text of a batch what tells it from others, and which of its tokens are no padding."""
+    masks = feeds["attention_mask"].astype(bool)
+    named = sorted(feeds.items())
+    # Alone, tokens that nothing attends to are the text's own; beside others they may be padding.
+    lone = b"alone" if len(masks) == 1 and not masks.all() else b""
+    return [
+        (
+            lone + b"".join(name.encode() + array[i][mask].tobytes() for name, array in named),
+            mask | bool(lone),
+        )
+        for i, mask in enumerate(masks)
+    ]
+
+
+def _larger(one: OutputParity, other: OutputParity) -> OutputParity:
+    return OutputParity(
+        max(one.max_abs_difference, other.max_abs_difference),
+        max(one.max_abs_reference, other.max_abs_reference),
     )
 
 

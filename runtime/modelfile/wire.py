@@ -100,7 +100,12 @@ def _varint(data: Readable, place: int, end: int) -> tuple[int, int]:
 
 def message(number: int, content: bytes) -> bytes:
     """Return a field that holds a message, text or bytes."""
-    return _written(number << 3 | 2) + _written(len(content)) + content
+    return header(number, len(content)) + content
+
+
+def header(number: int, size: int) -> bytes:
+    """Return what stands before a field's message, text or bytes, which are `size` bytes long."""
+    return _written(number << 3 | 2) + _written(size)
 
 
 def number_field(number: int, value: int) -> bytes:

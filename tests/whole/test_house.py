@@ -60,18 +60,19 @@ ROOMS: Mapping[str, str] = {
     "runtime/workers.py": ALL,
     "runtime/signing.py": "runtime/modelfile",
     "exporters/quiet.py": "",
+    "exporters/beside.py": "runtime/session",
     "exporters/options.py": "",
     "exporters/checkpoint/tensorflow": "runtime/modelfile exporters/quiet.py exporters/options.py",
     "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py "
     "exporters/checkpoint/tensorflow",
-    "exporters/onnxgraph": "runtime/session",
+    "exporters/onnxgraph": "runtime/modelfile runtime/session",
     "exporters/verify": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "
-    "runtime/engine exporters/quiet.py exporters/options.py exporters/checkpoint "
+    "runtime/engine exporters/beside.py exporters/quiet.py exporters/options.py exporters/checkpoint "
     "exporters/checkpoint/tensorflow",
     "exporters/steps": "runtime/session exporters/quiet.py exporters/checkpoint exporters/onnxgraph",
     "exporters/fp16": "exporters/onnxgraph",
     "exporters/int8": "runtime/session runtime/rows.py runtime/tokenization.py runtime/io "
-    "exporters/options.py exporters/onnxgraph exporters/verify",
+    "exporters/beside.py exporters/options.py exporters/onnxgraph exporters/verify",
     "exporters/describe.py": "exporters/checkpoint",
     "exporters/staging.py": "runtime/modelfile runtime/session runtime/tokenization.py runtime/golden.py "
     "exporters/onnxgraph exporters/verify",

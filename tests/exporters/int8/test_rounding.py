@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bertonnx.exporters.int8.rounding import round_on_sample
+from bertonnx.exporters.int8.rounding import round_on_sample, spread_of
 from bertonnx.runtime.rows import Array
 
 WIDTH, FEATURES = 150, 12  # more than a block of 128 rows
@@ -49,7 +49,7 @@ def _plainly(weight: Array, scales: Array, sample: Array, pair_limit: float | No
 @pytest.mark.parametrize("pair_limit", [None, 128.0])
 def test_every_number_is_the_one_that_the_paper_rounds_to(pair_limit: float | None) -> None:
     weight, scales = _weight()
-    found = round_on_sample(weight, scales, _sample(), pair_limit=pair_limit)
+    found = round_on_sample(weight, scales, spread_of(_sample()), pair_limit=pair_limit)
     expected = _plainly(weight, scales, _sample(), pair_limit)
     assert found.dtype == np.int8
     np.testing.assert_array_equal(found, expected)
@@ -61,12 +61,12 @@ def test_a_pair_of_one_sign_keeps_to_the_limit_and_of_two_signs_need_not() -> No
     weight = np.array([[100.0, -100.0, 100.0], [100.0, -100.0, -100.0]], np.float32)
     ones = np.ones(3, np.float32)
     apart = np.eye(2, dtype=np.float32)  # inputs that have nothing to do with each other
-    assert round_on_sample(weight, ones, apart, pair_limit=128.0).T.tolist() == [
+    assert round_on_sample(weight, ones, spread_of(apart), pair_limit=128.0).T.tolist() == [
         [100, 28],
         [-100, -28],
         [100, -100],
     ]
-    assert round_on_sample(weight, ones, apart, pair_limit=None).T.tolist() == [
+    assert round_on_sample(weight, ones, spread_of(apart), pair_limit=None).T.tolist() == [
         [100, 100],
         [-100, -100],
         [100, -100],
@@ -75,15 +75,15 @@ def test_a_pair_of_one_sign_keeps_to_the_limit_and_of_two_signs_need_not() -> No
 
 def test_the_unit_of_the_inputs_does_not_matter() -> None:
     weight, scales = _weight()
-    expected = round_on_sample(weight, scales, _sample(), pair_limit=None)
+    expected = round_on_sample(weight, scales, spread_of(_sample()), pair_limit=None)
     for unit in (2.0**-10, 2.0**10):
-        found = round_on_sample(weight, scales, _sample(unit), pair_limit=None)
+        found = round_on_sample(weight, scales, spread_of(_sample(unit)), pair_limit=None)
         np.testing.assert_array_equal(found, expected)
 
 
 def test_inputs_of_zeros_round_to_the_nearest() -> None:
     weight, scales = _weight()
-    found = round_on_sample(weight, scales, np.zeros((3, WIDTH), np.float32), pair_limit=None)
+    found = round_on_sample(weight, scales, spread_of(np.zeros((3, WIDTH), np.float32)), pair_limit=None)
     np.testing.assert_array_equal(found, np.rint(weight / scales))
 
 

@@ -65,6 +65,8 @@ def test_a_small_model_is_one_file(tmp_path: Path) -> None:
     assert save_proto(model, tmp_path / "m.onnx") is None
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
     assert load_proto(tmp_path / "m.onnx") == model
+    # Written one weight at a time, and to the last byte what protobuf writes of the whole.
+    assert (tmp_path / "m.onnx").read_bytes() == model.SerializeToString(deterministic=True)
 
 
 def test_a_large_model_has_a_sidecar_and_comes_back_the_same(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bertonnx.exporters.onnxgraph.probe import float_values, open_values, run_graph
+from bertonnx.exporters.onnxgraph import files, probe
+from bertonnx.exporters.onnxgraph.files import weight_bytes
+from bertonnx.exporters.onnxgraph.probe import float_values, open_values, run_graph, shapes_of
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 FEEDS = {"input_ids": np.array([[1, 3], [0, 2]]), "attention_mask": np.ones((2, 2), dtype=np.int64)}
@@ -39,6 +43,25 @@ def test_values_have_their_own_types_and_what_is_not_an_input_is_left_out(model:
     assert values["shape"].tolist() == [2, 2, 3]
     assert values["halves"].dtype == np.float16
     np.testing.assert_array_equal(values["out"], -TABLE[FEEDS["input_ids"]])
+    assert model.SerializeToString() == before
+
+
+def test_shapes_are_those_of_a_run_without_the_numbers_of_large_weights(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = model.SerializeToString()
+    values = ["shape", "rows", "out"]
+    expected = {name: array.shape for name, array in run_graph(model, FEEDS, values).items()}
+    monkeypatch.setattr(files, "_LARGE", 0)
+    shown = list[int]()
+
+    def noted(model: onnx.ModelProto, path: Path) -> Path | None:
+        shown.append(weight_bytes(model))
+        return files.save_proto(model, path)
+
+    monkeypatch.setattr(probe, "save_proto", noted)
+    assert shapes_of(model, FEEDS, values) == expected == {"shape": (3,), "rows": (2, 2, 3), "out": (2, 2, 3)}
+    assert shown == [0]
     assert model.SerializeToString() == before
 
 

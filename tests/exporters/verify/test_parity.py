@@ -20,12 +20,14 @@ from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.steps import pipeline
 from bertonnx.exporters.steps.heads import add_heads
+from bertonnx.exporters.verify import parity
 from bertonnx.exporters.verify.parity import (
     TOLERANCE,
     compare,
     reference_outputs,
     sample_feeds,
     segment_feeds,
+    trial_feeds,
 )
 from bertonnx.exporters.verify.samples import sample_rows
 from bertonnx.models.card import Card
@@ -120,12 +122,70 @@ def test_a_padded_batch_and_every_text_alone(inputs: list[Feeds]) -> None:
         assert (together["input_ids"][row, lengths[row] :] == 0).all()
 
 
+def test_the_longest_is_padded_with_the_shortest_alone(checkpoint: Checkpoint) -> None:
+    card = Card(
+        task=checkpoint.task, family="bert", max_length=checkpoint.max_length, inputs=INPUTS, outputs=()
+    )
+    rows = sample_rows(pairs=False, mask_token=None, max_length=checkpoint.max_length)
+    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
+    near, *alone, far = trial_feeds(rows, tokenizer, inputs=INPUTS, pad_token_id=0)
+    lengths = [int(feeds["attention_mask"].sum()) for feeds in alone]
+    longest, shortest = max(lengths), min(lengths)
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(alone) == len(rows)
+    # Both are padded batches of unequal texts, and together they hold every text.
+    assert sorted(near["attention_mask"].sum(axis=1).tolist(), reverse=True) == lengths[1:]
+    assert far["attention_mask"].sum(axis=1).tolist() == [longest, shortest]
+    assert near["input_ids"].shape[1] * 2 < longest == far["input_ids"].shape[1]
+    # Texts of like lengths are one batch.
+    alike = [rows[0], rows[0], rows[2]]
+    together, *alone = trial_feeds(alike, tokenizer, inputs=INPUTS, pad_token_id=0)
+    assert [len(feeds["input_ids"]) for feeds in (together, *alone)] == [3, 1, 1, 1]
+
+
+def test_pytorch_runs_once_for_a_text_as_long_as_both_agree(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Card(
+        task=checkpoint.task, family="bert", max_length=checkpoint.max_length, inputs=INPUTS, outputs=()
+    )
+    rows = sample_rows(pairs=False, mask_token=None, max_length=checkpoint.max_length)
+    tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
+    inputs = trial_feeds(rows, tokenizer, inputs=INPUTS, pad_token_id=0)
+    asked: list[tuple[int, ...]] = []
+
+    def counted(checkpoint: Checkpoint, feeds: Feeds) -> dict[str, Array]:
+        asked.append(feeds["input_ids"].shape)
+        return reference_outputs(checkpoint, feeds)
+
+    monkeypatch.setattr(parity, "reference_outputs", counted)
+    compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs)
+    # The texts that are padded together, and the longest by itself.
+    assert asked == [inputs[0]["input_ids"].shape, inputs[1]["input_ids"].shape]
+
+    # What is wrong in one way of running alone is found, and PyTorch's word on just these inputs is the last.
+    for wrong in (inputs[2], inputs[-1]):
+        asked.clear()
+        session = Echo(checkpoint, lambda _, array: array)
+        right = session.run
+
+        def run(outputs: Sequence[str], feeds: Any, *, at: Any = wrong, right: Any = right) -> Any:
+            same = np.array_equal(feeds["input_ids"], at["input_ids"])
+            return [array + same for array in right(outputs, feeds)]
+
+        monkeypatch.setattr(session, "run", run)
+        with pytest.raises(ParityError, match="disagree on"):
+            compare(checkpoint, session, inputs)
+        assert asked[2:] == [wrong["input_ids"].shape]
+
+
 def test_equal_is_zero(checkpoint: Checkpoint, inputs: list[Feeds]) -> None:
     found = compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs)
     outputs = found.outputs
     assert set(outputs) == {"logits", "scores"}
-    assert found.max_abs_difference == 0
-    assert all(figures.max_abs_difference == 0 for figures in outputs.values())
+    # Alone and padded, PyTorch itself differs by rounding.
+    assert found.max_abs_difference < 1e-5
+    assert compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs[:1]).max_abs_difference == 0
     assert 0 < outputs["scores"].max_abs_reference <= 1 < outputs["logits"].max_abs_reference
     assert found.max_abs_reference == outputs["logits"].max_abs_reference
     assert (found.tolerance, found.allowed) == (1e-4, 1e-4 * found.max_abs_reference)

@@ -1,0 +1,30 @@
+"""Several runs of a model at once, in the order in which they were asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from bertonnx.runtime.session.cores import allowed_cores
+
+__all__ = ["beside"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def beside(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+    """Yield each item with what a function will have made of it, as many at once as there are cores.
+
+    Not all at once: each may put out a vocabulary for every token.
+    """
+    cores = allowed_cores()
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(cores, thread_name_prefix="bertonnx-beside") as pool:
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > cores:
+                yield waiting.popleft()
+        yield from waiting
