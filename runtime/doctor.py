@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bertonnx.errors import BertonnxError, MissingDependencyError, ProviderError
+from bertonnx.models.onnxruntimes import is_slow
 from bertonnx.models.providers import PROVIDERS, Provider
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.cpu import cpu_features
@@ -67,8 +68,7 @@ def examine() -> list[Finding]:
         ort = import_onnxruntime()
     except MissingDependencyError as error:
         return [*findings, Finding("ONNX Runtime", error.message, ok=False, remedy=Install("cpu"))]
-    version = Message("{version}, telemetry off", version=ort.__version__)
-    return [*findings, Finding("ONNX Runtime", version), *_providers(ort)]
+    return [*findings, _onnxruntime(ort), *_providers(ort)]
 
 
 def _cpu() -> Finding:
@@ -113,6 +113,18 @@ def _has(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _onnxruntime(ort: ModuleType) -> Finding:
+    version = str(ort.__version__)
+    if is_slow(version):
+        slow = Message(
+            "{version}, telemetry off: on CPU, its layer normalization takes several times as long as in the "
+            "versions before and after",
+            version=version,
+        )
+        return Finding("ONNX Runtime", slow, ok=False, remedy=Install("cpu", upgrade=True))
+    return Finding("ONNX Runtime", Message("{version}, telemetry off", version=version))
 
 
 def _providers(ort: ModuleType) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import MissingDependencyError, ModelFileError, ProviderError
 from bertonnx.models.card import Card
+from bertonnx.models.onnxruntimes import OLDEST, version_of
 from bertonnx.models.providers import AUTO, FALLBACK, PROVIDERS, Provider
 from bertonnx.models.registry import resolve
 from bertonnx.runtime.modelfile.held import NoModelError
@@ -42,7 +42,7 @@ __all__ = [
 
 Feeds = Mapping[str, npt.NDArray[np.int64]]
 
-OLDEST_ONNXRUNTIME = (1, 24, 4)
+OLDEST_ONNXRUNTIME = OLDEST
 """As in pyproject.toml."""
 
 _BROKEN_MODEL = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", NoModelError.__name__)
@@ -150,8 +150,7 @@ def import_onnxruntime(part: str = "") -> ModuleType:
 def _require_recent(ort: ModuleType) -> None:
     """Refuse a version that opens files which a model's external data names outside its folder."""
     version = str(getattr(ort, "__version__", ""))
-    found = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    if found < OLDEST_ONNXRUNTIME:
+    if version_of(version) < OLDEST_ONNXRUNTIME:
         raise MissingDependencyError(
             "ONNX Runtime {version} is too old: bertonnx needs {oldest}, since older ones open files that a "
             "model of a stranger names; type: {cpu} (for an NVIDIA GPU: {gpu})",

@@ -121,6 +121,16 @@ def problems(findings: dict[str, Finding]) -> list[str]:
     return [name for name, finding in findings.items() if not finding.ok]
 
 
+def test_an_onnx_runtime_that_is_slow_is_named(machine: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeRuntime, "__version__", "1.28.0")
+    findings = machine(flags=frozenset({"avx2"}))
+    assert problems(findings) == ["ONNX Runtime"]
+    assert value_of(findings["ONNX Runtime"]).startswith("1.28.0, telemetry off: on CPU, its layer norm")
+    assert remedy_of(findings["ONNX Runtime"]) == 'pip install --upgrade "bertonnx[cpu]"'
+    monkeypatch.setattr(FakeRuntime, "__version__", "1.30.0")
+    assert problems(machine(flags=frozenset({"avx2"}))) == []
+
+
 def test_a_machine_without_problems(machine: Fake) -> None:
     findings = machine(flags=frozenset({"avx2", "avx512f", "avx512_vnni"}))
     assert problems(findings) == []
