@@ -24,6 +24,12 @@ hex <- function(x) {
 }
 
 # Not expect_same(), which would print every one of some thousand numbers.
+# Four of the hard texts are longer than the models of the tests take, and that is said.
+with_four_cut <- function(code) {
+  expect_warning(result <- code, "^4 of 471 texts", class = "bertonnx_warning_truncated")
+  result
+}
+
 expect_same <- function(object, expected) {
   expect_true(identical(object, expected), label = deparse1(substitute(object)))
 }
@@ -52,7 +58,7 @@ test_that("embeddings and tokens", {
   python <- python_results("embeddings")
   line <- command_line_results("embeddings")
   for (sent in list(texts, as_latin1(texts))) {
-    embedded <- bert_embed(tiny("embeddings"), sent)
+    embedded <- with_four_cut(bert_embed(tiny("embeddings"), sent))
     expect_same(hex(t(embedded)), python$floats)
     tokens <- bert_tokenize(tiny("embeddings"), sent)
     expect_same(tokens$id, python$ids)
@@ -70,9 +76,10 @@ test_that("labels and scores", {
   python <- python_results("sentiment")
   line <- command_line_results("sentiment")
   for (sent in list(texts, as_latin1(texts))) {
-    scores <- predict(tiny("sentiment"), sent, type = "prob")
+    scores <- with_four_cut(predict(tiny("sentiment"), sent, type = "prob"))
     expect_same(hex(t(as.matrix(scores))), python$floats)
-    expect_same(as.character(bert_classify(tiny("sentiment"), sent)$label), python$labels)
+    found <- with_four_cut(bert_classify(tiny("sentiment"), sent))
+    expect_same(as.character(found$label), python$labels)
   }
   expect_same(hex(unlist(lapply(line, `[[`, "scores"))), python$floats)
   expect_same(unlist(lapply(line, `[[`, "label")), python$labels)
@@ -121,7 +128,7 @@ test_that("answers and their places", {
 
 test_that("a plain C locale changes nothing", {
   texts <- hard_texts()
-  here <- bert_embed(tiny("embeddings"), texts)
+  here <- with_four_cut(bert_embed(tiny("embeddings"), texts))
   tokens <- bert_tokenize(tiny("embeddings"), texts)
   entities <- bert_entities(tiny("entities"), texts)
   file <- withr::local_tempfile(fileext = ".rds")
