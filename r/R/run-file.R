@@ -70,7 +70,7 @@ bert_run <- function(
   options <- options[!vapply(options, is.null, NA)]
   work <- engine_of_model(model, "run_file", path.expand(input), path.expand(path), options, call = call)$work
   ran <- engine_wait(engine_of(model), work, bytes_bar(progress), call)
-  say_ran(ran, path, model$info$max_length)
+  say_ran(ran, path, model)
   invisible(tibble::tibble(
     path = path, rows = ran$rows, errors = ran$errors, truncated = ran$truncated, resumed = ran$resumed_rows,
     seconds = ran$seconds
@@ -96,7 +96,7 @@ bytes_bar <- function(progress, .envir = parent.frame()) {
   }
 }
 
-say_ran <- function(ran, path, limit) {
+say_ran <- function(ran, path, model) {
   for (note in as.character(unlist(ran$notes))) cli::cli_inform(c("i" = "{note}"))
   if (ran$errors > 0) {
     cli::cli_warn(
@@ -104,5 +104,5 @@ say_ran <- function(ran, path, limit) {
       class = c("bertonnx_warning_rows", "bertonnx_warning")
     )
   }
-  if (ran$truncated > 0) warn_cut(ran$truncated, ran$rows, limit, NULL)
+  if (ran$truncated > 0) warn_cut(ran$truncated, ran$rows, model, NULL)
 }
