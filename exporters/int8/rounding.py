@@ -60,7 +60,7 @@ def spread_of(sample: Array) -> Array:
     Args:
         sample: inputs, float32 of shape (tokens, width).
     """
-    # Sums in float64: the factor of a nearly singular matrix is what is asked for.
+    # In float64 from here on: the factor of a nearly singular matrix is what is asked for.
     moments = (sample.T @ sample).astype(np.float64)
     diagonal = np.diag_indices(len(moments))
     # Not from zero alone: a sample of nothing but zeros still needs an inverse.
