@@ -9,6 +9,8 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
+# Or PyTorch would leave a folder in R's temporary one, which is a note.
+export TORCHINDUCTOR_CACHE_DIR="$work/inductor"
 export TZ="${TZ:-UTC}" LC_ALL="${LC_ALL:-C.UTF-8}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # What is suggested may be missing; what uses it says so. No check may wait for a network.
 export _R_CHECK_FORCE_SUGGESTS_=false _R_CHECK_CRAN_INCOMING_REMOTE_=false _R_CHECK_SYSTEM_CLOCK_=false

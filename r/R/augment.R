@@ -101,14 +101,16 @@ added_columns.bert_text_classification <- function(model, texts, pairs, ..., cal
   here <- !is.na(found$label)
   scores[cbind(found$.row[here], as.integer(found$label)[here])] <- found$score[here]
   several <- identical(model$info$problem_type, "multi_label_classification")
-  classes <- if (several) classes_above(found, input$n, labels) else found$label[match(seq_len(input$n), found$.row)]
+  classes <- if (several) classes_above(found, input$n) else found$label[match(seq_len(input$n), found$.row)]
   c(list(.pred_class = classes), columns_of(scores, paste0(".pred_", labels)))
 }
 
-classes_above <- function(found, n, labels) {
+# Those that predict() gives, in its order, which is the model's.
+classes_above <- function(found, n) {
   lapply(seq_len(n), function(row) {
     mine <- found[found$.row == row, ]
-    mine$label[is.na(mine$label) | mine$score > 0.5]
+    above <- mine$label[is.na(mine$label) | mine$score > 0.5]
+    above[order(as.integer(above))]
   })
 }
 

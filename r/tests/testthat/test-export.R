@@ -21,7 +21,7 @@ test_that("a checkpoint becomes a model, outside of R", {
   python <- test_python()
   skip_if_not(nzchar(examine_python(python)$torch), "exporting takes PyTorch; bert_install(export = TRUE) installs it")
   path <- file.path(withr::local_tempdir(), "new.onnx")
-  expect_message(expect_identical(bert_export(checkpoint, path), path))
+  expect_message(expect_identical(bert_export(checkpoint, path, hidden_states = "all"), path))
   expect_identical(bert_load(path)$info$weights_sha256, tiny("embeddings")$info$weights_sha256)
   error <- expect_bert_error(suppressMessages(bert_export(checkpoint, path)), "export", "exists.*force = TRUE")
   expect_no_match(paste(error$output, collapse = " "), "--force")
