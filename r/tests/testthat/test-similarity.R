@@ -67,7 +67,8 @@ test_that("vectors of a byte for each dimension, or for eight", {
     expect_type(stored, "integer")
     expect_identical(ncol(stored), if (grepl("binary", encoding)) 4L else 32L)
     found <- bert_nearest(stored, stored[5, , drop = FALSE], encoding = encoding, top_n = 1)
-    expect_identical(found$.row, 5L, info = encoding)
+    # Bits of another text may be the same.
+    expect_identical(stored[found$.row, ], stored[5, ], info = encoding)
     expect_bert_error(bert_nearest(stored, stored), "input", "encoding")
   }
 })
