@@ -415,7 +415,14 @@ def test_replayed_on_cuda_with_its_own_tolerance(
     pretend_cuda(monkeypatch)
     report = check(exported[task], "cuda")
     assert report.provider == "cuda"
-    assert report.tolerance == pytest.approx(10 * cpu.tolerance, rel=1e-6)
+    # That of the output that came closest to its limit, which need not be the same.
+    golden = read_model_file(exported[task]).golden
+    largest = {
+        name: max(float(np.abs(example["outputs"][name]).max()) for example in golden)
+        for name in golden[0]["outputs"]
+    }
+    limits = [1e-3 * max(1.0, size) for size in largest.values()]
+    assert any(report.tolerance == pytest.approx(limit, rel=1e-5) for limit in limits)
     assert report.placement is not None
     assert report.placement.nodes > report.placement.on_cpu > 0
 

@@ -111,7 +111,7 @@ def test_r_gets_its_columns(surprise: Path) -> None:
     assert opened["ok"], opened
     assert (opened["info"]["task"], opened["info"]["tables"]) == (TASK.name, ["results"])
     handle = opened["handle"]
-    started = handle.start("results", TEXTS, None, None, 0, "simple")
+    started = handle.start("results", TEXTS)
     assert (started["names"], started["kinds"]) == (["surprises", "tokens", "text"], ["int", "int", "text"])
     chunk = started["run"].chunk()
     assert (chunk["ok"], chunk["texts"]) == (True, len(TEXTS))

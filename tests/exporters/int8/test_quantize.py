@@ -260,8 +260,8 @@ def test_a_file_for_another_cpu_is_judged_without_that_cpu(
 def test_the_gate_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bertonnx.exporters.int8 import layers, pairsafe
 
-    def broken(weight: Any, sample: Any = None, *, pair_safe: bool) -> Any:
-        quantized, scales = pairsafe.quantize_weight(weight, sample, pair_safe=pair_safe)
+    def broken(weight: Any, sample: Any = None, *, pair_safe: bool, spread: Any = None) -> Any:
+        quantized, scales = pairsafe.quantize_weight(weight, sample, pair_safe=pair_safe, spread=spread)
         return quantized[::-1].copy(), scales
 
     monkeypatch.setattr(layers, "quantize_weight", broken)
