@@ -207,7 +207,7 @@ class Queue:
 
         Another queue's lock may be held, so this one's is taken in a thread of the pool.
         """
-        return self._sent(self._serve_next) is not None
+        return self._sent(self._serve, True, False) is not None
 
     # Under the lock: what is due, and who runs it.
 
@@ -300,7 +300,7 @@ class Queue:
                 return
             # Before, since the thread may begin at once.
             self._coming += 1
-            if self._sent(self._serve, alone) is None:
+            if self._sent(self._serve, alone, True) is None:
                 self._coming -= 1
                 self._give_core_back()
                 self._fail()
@@ -407,16 +407,17 @@ class Queue:
 
     # In a thread that has a core.
 
-    def _serve(self, alone: bool) -> None:
-        """Run batches in a thread of the pool for as long as there are any."""
-        with self._lock:
-            self._coming -= 1
-        self._serve_next(alone)
+    def _serve(self, alone: bool, expected: bool) -> None:
+        """Run batches in a thread of the pool that has a core, for as long as there are any.
 
-    def _serve_next(self, alone: bool = True) -> None:
-        """Run batches in a thread of the pool that has a core, for as long as there are any."""
+        Args:
+            alone: whether it may run batches alone.
+            expected: whether it counts as one that is coming.
+        """
         self._workers.add(get_ident())
         with self._lock:
+            # Under one lock: a queue that seemed to have a turn left would ask for one core more.
+            self._coming -= expected
             batch = self._next(True, alone=alone, held=True)
         while batch is not None:
             self._run(batch)
