@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from bertonnx.models.hidden import hidden_name
@@ -163,7 +164,7 @@ class Task:
     aliases: tuple[str, ...] = ()
     uses: tuple[Use, ...] = ()
 
-    @property
+    @cached_property
     def methods(self) -> tuple[str, ...]:
         """The methods of `bertonnx.Model` that serve it, its own first."""
         return tuple(dict.fromkeys((self.method, *(use.method for use in self.uses))))

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
+from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from string import Formatter
@@ -190,13 +191,19 @@ class DecodeOptions:
             object.__setattr__(self, "labels", required_labels(self.labels))
         require_threshold(self.threshold)
         self._require_labels()
-        require_template(self.template)
+        if self.template != TEMPLATE:
+            require_template(self.template)
+
+    @cached_property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the options that are not as they are where nobody gives them."""
+        # A server asks for each request, and defaults are attributes of the class too.
+        return tuple(name for name in _NAMES if getattr(self, name) != getattr(DecodeOptions, name))
 
     def _require_labels(self) -> None:
         """Refuse what says how labels are judged where there are none."""
-        usual = {item.name: item.default for item in fields(self)}
         for name in () if self.labels else ("template", "multi_label", "entailment"):
-            if getattr(self, name) != usual[name]:
+            if getattr(self, name) != getattr(DecodeOptions, name):
                 raise UsageError(
                     "{asked} is for zero-shot classification; name the labels with {labels}",
                     asked=Option(name, getattr(self, name)),
@@ -219,6 +226,9 @@ class DecodeOptions:
     def pairing(self) -> Option:
         """What that is."""
         return Option("labels", self.labels) if self.query is None else Option("query", self.query)
+
+
+_NAMES = tuple(item.name for item in fields(DecodeOptions))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
@@ -56,16 +56,12 @@ def require_options(card: Card, options: DecodeOptions) -> None:
         UsageError: naming it.
     """
     row = card.row(options.task)
-    for item in fields(options):
-        value = getattr(options, item.name)
-        # First, as nearly all are left as they are, and a server asks for each request.
-        if value == item.default:
-            continue
-        owners = [one.name for one in TASKS if item.name in one.options]
+    for name in options.changed:
+        owners = [one.name for one in TASKS if name in one.options]
         if owners and row.name not in owners:
             raise UsageError(
                 "{asked} is for {owners}, and this model is for {task}; leave it out",
-                asked=Option(item.name, value),
+                asked=Option(name, getattr(options, name)),
                 owners=", ".join(owners),
                 task=row.name,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
@@ -52,9 +52,8 @@ def use_of(card: Card, options: DecodeOptions) -> Use | None:
         UsageError: an option is of other tasks.
     """
     require_options(card, options)
-    usual = {item.name: item.default for item in fields(options)}
     for use in card.row(options.task).uses:
-        if getattr(options, use.option) != usual[use.option]:
+        if use.option in options.changed:
             answers: Use = resolve(use.answers)
             return answers
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
+import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -250,7 +250,7 @@ def _draining() -> RefusedError:
 def _number(headers: Mapping[bytes, bytes]) -> bytes:
     """Return a request's id: what the client calls it, if that can stand in a header and a log."""
     given = headers.get(b"x-request-id", b"")
-    return given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+    return given if _REQUEST_ID.fullmatch(given) else b"%016x" % random.getrandbits(64)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

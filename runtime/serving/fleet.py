@@ -82,6 +82,8 @@ class Fleet:
         self._models = {served.name: served for served in models}
         # The longest first, since a name may hold a slash and begin as another does.
         self._names = sorted(self._models, key=len, reverse=True)
+        # What can answer what does not change while a server runs, and each request asks.
+        self._chosen: dict[tuple[str, str | None], Served] = {}
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._models.values())
@@ -120,6 +122,13 @@ class Fleet:
         Raises:
             RefusedError: it cannot, or none can.
         """
+        asked = (method, None if served is None else served.name)
+        chosen = self._chosen.get(asked)
+        if chosen is None:
+            chosen = self._chosen[asked] = self._first_able(method, served)
+        return chosen
+
+    def _first_able(self, method: str, served: Served | None) -> Served:
         able = [one for one in (self if served is None else (served,)) if serves(one, method)]
         # Vectors of tokens are those of a head that makes them, where a model has one.
         for one in (*(one for one in able if _made_for(one, method)), *able):

@@ -29,6 +29,9 @@ _IDLE_SECONDS = 75
 _STUCK_SECONDS = 30.0
 """For which a client may take nothing of its answer: answers that nobody reads would fill the memory."""
 
+_GO_ON = b"HTTP/1.1 100 "
+"""What a client may wait for before it sends a body: no head of a response."""
+
 _LAST_SECONDS = 20
 """For slow readers of their answers, once the server ends."""
 
@@ -103,6 +106,42 @@ class _Server(uvicorn.Server):  # type: ignore[misc, unused-ignore]  # where it 
             tick += 10
 
 
+class _HeadAndBody:
+    """Writes the head of a response together with its body: one system call and one packet for both.
+
+    Args:
+        transport: of the connection.
+    """
+
+    __slots__ = ("_begun", "_head", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head = b""
+        self._begun = False
+
+    def write(self, data: bytes) -> None:
+        """Write what follows the head with it; keep the head until then."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif self._begun or data.startswith(_GO_ON):
+            self._transport.write(data)
+        else:
+            self._begun, self._head = True, data
+
+    def close(self) -> None:
+        """Write what is left, and end the connection."""
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Return whether the connection ends or has ended."""
+        closing: bool = self._transport.is_closing()
+        return closing
+
+
 class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]
     """HTTP/1.1, where a head that is endless in bytes or in time ends the connection."""
 
@@ -165,6 +204,9 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]
         scope: Any = self.scope
         if scope is not None:
             scope[LEFT] = self.transport.is_closing
+            if scope["method"] != "HEAD":
+                cycle: Any = self.cycle
+                cycle.transport = _HeadAndBody(self.transport)
 
     def _expect_head(self) -> None:
         self._in_head = True

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter, time
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from bertonnx.errors import RowError
 from bertonnx.models.tasks import task as task_named
@@ -213,7 +213,7 @@ class Served:
         """
         # Of each request its own, since it counts what was asked for.
         replayed = Replayed(self.model, self._tokenizer(reading))
-        took: Answer[None] = Answer(None)
+        took: Answer[Any] = Answer(None)
         with self.admission.admitted(texts, characters):
             while True:
                 try:
@@ -222,7 +222,8 @@ class Served:
                 except _AskedError as asked:
                     replayed.again()
                     replayed.there.append(await self._computed(asked, reading, took))
-        return Answer(**{**vars(took), "value": value})
+        took.value = value
+        return took
 
     async def _value(self, method: Callable[[Replayed], T], replayed: Replayed, texts: int) -> T:
         if texts <= _PART_ROWS or not replayed.there:
@@ -230,7 +231,7 @@ class Served:
         # Thousands of results are joined elsewhere, so that others are answered meanwhile.
         return await self._workers.do(lambda: method(replayed))
 
-    async def _computed(self, asked: _AskedError, reading: Reading, took: Answer[None]) -> Results:
+    async def _computed(self, asked: _AskedError, reading: Reading, took: Answer[Any]) -> Results:
         rows, decoder = asked.rows, asked.decoder
         tokenizer = self._tokenizer(reading)
         characters = sum(map(_characters, rows))
@@ -248,7 +249,7 @@ class Served:
         rows: Sequence[AnyRow],
         decoder: Decoder,
         tokenizer: TextTokenizer,
-        took: Answer[None],
+        took: Answer[Any],
     ) -> Results:
         """Compute a large request, a few parts at a time."""
         room = asyncio.Semaphore(_PARTS)
@@ -269,7 +270,7 @@ class Served:
         return [result for task in tasks for result in task.result()]
 
     async def _ran(
-        self, encoded: Sequence[Encoded | RowError], decoder: Decoder, took: Answer[None], *, here: bool
+        self, encoded: Sequence[Encoded | RowError], decoder: Decoder, took: Answer[Any], *, here: bool
     ) -> Results:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ring = self._workers.bell.ring
@@ -344,7 +345,7 @@ def _encoded(tokenizer: TextTokenizer, rows: Sequence[AnyRow]) -> list[Encoded |
     return [next(good) if isinstance(row, Row) else row for row in rows]
 
 
-def _count(encoded: Iterable[Encoded | RowError], took: Answer[None]) -> None:
+def _count(encoded: Iterable[Encoded | RowError], took: Answer[Any]) -> None:
     for item in encoded:
         if isinstance(item, Encoded):
             took.truncated += item.truncated

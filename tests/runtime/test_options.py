@@ -57,6 +57,12 @@ def test_what_is_well_passes() -> None:
         require_at_least("threads", 1, 2)
 
 
+def test_options_know_which_of_them_were_chosen() -> None:
+    assert DecodeOptions(top_k=None, labels=()).changed == ()
+    chosen = DecodeOptions(top_k=1, labels=["a"], multi_label=True)  # type: ignore[arg-type]
+    assert chosen.changed == ("top_k", "labels", "multi_label")
+
+
 def test_what_happens_on_an_error_is_a_choice() -> None:
     with pytest.raises(UsageError, match="on_error='panic' is unknown; it can be record, fail"):
         RunOptions(on_error="panic")  # type: ignore[arg-type]

@@ -458,6 +458,75 @@ def test_metrics_count_by_model_and_endpoint(http: httpx.Client) -> None:
         assert value(f'bertonnx_{name}_seconds_count{{endpoint="/embed",model="mini"}}') > 0
 
 
+class Wire:
+    """What is written to a connection, as it would be sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def writelines(self, parts: tuple[bytes, ...]) -> None:
+        self.sent.append(b"".join(parts))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def test_a_head_is_sent_with_its_body_and_what_comes_before_it_at_once() -> None:
+    from bertonnx.runtime.serving.listening import _HeadAndBody
+
+    wire = Wire()
+    both = _HeadAndBody(wire)
+    both.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    both.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert wire.sent == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    both.write(b"HTTP/1.1 looks like a head")
+    both.write(b", more")
+    assert wire.sent[1:] == [b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 looks like a head", b", more"]
+    alone = _HeadAndBody(wire)
+    alone.write(b"HTTP/1.1 500 Internal Server Error\r\n\r\n")
+    alone.close()
+    assert wire.sent[3:] == [b"HTTP/1.1 500 Internal Server Error\r\n\r\n"]
+    assert alone.is_closing()
+
+
+def test_times_fall_into_the_buckets_that_prometheus_client_would_choose() -> None:
+    from prometheus_client import CollectorRegistry, Histogram, generate_latest
+    from prometheus_client.parser import text_string_to_metric_families
+
+    from bertonnx.runtime.serving.metrics import Metrics
+
+    seconds = (0.0, 0.001, 0.0011, 0.3, 30.0, 31.0)
+    metrics, registry = Metrics(()), CollectorRegistry()
+    bounds = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+    theirs = Histogram(
+        *("bertonnx_request_seconds", "From the request to its answer.", ("model", "endpoint")),
+        registry=registry,
+        buckets=bounds,
+    )
+    for one in seconds:
+        metrics.note("/embed", 200, one, None, "")
+        theirs.labels("", "/embed").observe(one)
+
+    def samples(text: bytes) -> list[tuple[str, dict[str, str], float]]:
+        return [
+            (sample.name, sample.labels, sample.value)
+            for family in text_string_to_metric_families(text.decode())
+            for sample in family.samples
+            if sample.name.startswith("bertonnx_request_seconds") and "created" not in sample.name
+        ]
+
+    assert samples(metrics.text()) == samples(generate_latest(registry))
+    requests = 'bertonnx_requests_total{endpoint="/embed",model="",status="200"} 6.0'
+    assert requests in metrics.text().decode().splitlines()
+
+
 def test_the_interface_is_described(http: httpx.Client, local: Models) -> None:
     found = http.get("/openapi.json").json()
     assert found["openapi"].startswith("3.")
