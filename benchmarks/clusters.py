@@ -182,8 +182,11 @@ def workers_now():
         while process not in (0, os.getpid()):
             process = parents.get(process, 0)
         return process != 0
+    named.pop(os.getpid())  # its own line is this code, which holds both names
     def is_worker(one):
-        return (workers_named or parent_named) in named.get(one if workers_named else parents[one], "")
+        if workers_named:
+            return named.get(one, "").startswith(workers_named)
+        return parent_named in named.get(parents[one], "")
     return sorted(process for process in parents if is_below(process) and is_worker(process))
 failed = []
 def whole():
@@ -195,7 +198,8 @@ job(few, target + "-few")
 beside = threading.Thread(target=whole)
 beside.start()
 kills = 0
-while beside.is_alive():
+# A few, since on a busy machine a worker may take longer to start than it is left alive.
+while beside.is_alive() and kills < 5:
     time.sleep(dice.uniform(0.5, 2.0))
     found = workers_now()
     if found and beside.is_alive():
@@ -253,12 +257,12 @@ def source(rows: int) -> Path:
 
 def reference(rows: int) -> Path:
     """Return where `run` writes its vectors of so many rows; the same whatever the workers."""
-    return cache() / f"clusters-run-{rows}" / "out"
+    return cache() / f"clusters-run-{rows}" / "out" / "out.parquet"
 
 
 def case(job: Job, model: Path) -> dict[str, float]:
     """Run one job in a process of its own, and check what it wrote."""
-    target = reference(job.rows) if job.kind == "run" else cache() / "clusters-job" / "out"
+    target = reference(job.rows).parent if job.kind == "run" else cache() / "clusters-job" / "out"
     found = _child(job, model, target, END, seed=-1)
     if job.kind in OURS[1:] and (problem := difference(target, reference(job.rows), source(job.rows))):
         sys.exit(f"{job.name}: {problem}")
@@ -271,7 +275,9 @@ def _child(job: Job, model: Path, target: Path, end: str, *, seed: int) -> dict[
     command = python(
         BEGIN + CODE[job.kind.partition("-")[0]] + end, job.kind, *paths, str(job.workers), str(seed)
     )
-    found: dict[str, Any] = json.loads(measure(command).output.splitlines()[-1])
+    # Ray may have words of its own on standard output, of workers that died.
+    said = next(line for line in reversed(measure(command).output.splitlines()) if line.startswith("{"))
+    found: dict[str, Any] = json.loads(said)
     return found
 
 
@@ -342,7 +348,7 @@ def measured(wanted: Sequence[tuple[Job, int]], model: Path, state: Path, end: f
             kept = _read(state)
             if number >= rounds or len(kept["jobs"].get(job.name, ())) > number:
                 continue
-            if job.kind in OURS[1:] and not reference(job.rows).is_dir():
+            if job.kind in OURS[1:] and not reference(job.rows).is_file():
                 case(Job("run", *job[1:]), model)
             if time.monotonic() > end:
                 return False
@@ -355,7 +361,7 @@ def measured(wanted: Sequence[tuple[Job, int]], model: Path, state: Path, end: f
 def killed(kills: int, workers: int, model: Path, state: Path) -> None:
     """End workers in the middle of jobs, and count what became of the rows."""
     killing = cache() / "clusters-job" / "killed"
-    if not reference(LARGE).is_dir():
+    if not reference(LARGE).is_file():
         case(Job("run", LARGE, workers), model)
     for kind in OURS[1:]:
         done, runs, problems = 0, 0, list[str]()
