@@ -32,6 +32,7 @@ __all__ = [
     "alternate",
     "bert_base",
     "cache",
+    "compiled",
     "exported",
     "exported_by_optimum",
     "feeds",
@@ -54,6 +55,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 _FLAGS = ("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
+
+_BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
 OLDER_CORE = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 """Variables that hold NumPy's OpenBLAS to another CPU's kernels; its peak would be half the real one."""
@@ -308,6 +311,24 @@ def exported(checkpoint: Path, name: str, *options: str) -> Path:
     if not target.is_file():
         measure([sys.executable, "-m", "bertonnx", "export", checkpoint, "-o", target, *options])
     return target
+
+
+@contextmanager
+def compiled() -> Iterator[None]:
+    """Let Python keep the bytecode of what it imports in the block, as pip leaves it of what it installs.
+
+    The first round fills it. An environment that forbids it would have every process compile this project
+    anew, and its peers, which pip has compiled, would not.
+    """
+    before = {name: os.environ.pop(name, None) for name in _BYTECODE}
+    os.environ["PYTHONPYCACHEPREFIX"] = str(cache() / "bytecode")
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def exported_by_optimum(checkpoint: Path, name: str) -> Path:

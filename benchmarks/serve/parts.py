@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import alternate, cache, measure, python
+from common import alternate, cache, compiled, measure, python
 from serve.load import Loaded
 from serve.peers import Server, load, serving
 
@@ -24,6 +24,9 @@ FIRST = 5_000
 STEPS = 4
 CLIENTS, LEAVING = 32, 200
 LONGEST_WORDS = 4
+
+_SOAK_SECONDS = 240
+"""For one step of the soak, whatever becomes of the server."""
 
 
 def kept(name: str) -> Path:
@@ -69,7 +72,8 @@ def starts(path: Path, rounds: int) -> dict[str, list[float]]:
             return server.started
 
     cases = {"serve": serve, "load": lambda: measure(python(LOAD, path)).first}
-    return alternate(cases, rounds=rounds)
+    with compiled():
+        return alternate(cases, rounds=rounds)
 
 
 def soak(path: Path, sentences: Sequence[str], count: int) -> dict[str, Any]:
@@ -95,14 +99,20 @@ def soak(path: Path, sentences: Sequence[str], count: int) -> dict[str, Any]:
         first = min(FIRST, count // 2)
         for wanted in (first, *(first + (count - first) * step // STEPS for step in range(1, STEPS + 1))):
             found.append(_asked(server, bodies, wanted - done))
+            if (answered := _ended(found[-1])) < wanted - done:
+                raise RuntimeError(f"{answered} of {wanted - done} requests in {_SOAK_SECONDS} s")
             leave(server, LEAVING)
             done = wanted
             memory.append((done, server.memory()))
         seconds = time.perf_counter() - began
-    failed = sum(
+    missing = sum(
         one.lost + sum(at.count for status, at in one.by_status.items() if status != "200") for one in found
     )
-    return {"memory": memory, "a_second": count / seconds, "failed": failed}
+    return {"memory": memory, "a_second": count / seconds, "missing": missing}
+
+
+def _ended(found: Loaded) -> int:
+    return found.lost + sum(at.count for at in found.by_status.values())
 
 
 def _asked(server: Server, bodies: Sequence[str], count: int) -> Loaded:
@@ -113,7 +123,7 @@ def _asked(server: Server, bodies: Sequence[str], count: int) -> Loaded:
         connections=CLIENTS,
         count=count,
         warm_up=0,
-        seconds=3600,
+        seconds=_SOAK_SECONDS,
         seed=count,
     )
 

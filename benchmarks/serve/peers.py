@@ -26,6 +26,9 @@ __all__ = ["PEERS", "Peer", "Server", "load", "serving", "serving_peer", "start_
 
 READY_SECONDS = 180.0
 
+_LAST_SECONDS = 120.0
+"""For a client to end, once its time is over."""
+
 _HERE = Path(__file__).resolve().parent
 
 _OFFLINE = {
@@ -255,8 +258,9 @@ def load(server: Server, path: str, bodies: Sequence[str], **how: float) -> Load
         bodies: of them.
         how: fields of `Plan`.
     """
+    longest = how.get("seconds", 4) + how.get("warm_up", 1) + _LAST_SECONDS
     with start_load(server, path, bodies, **how) as client:
-        out, err = client.communicate()
+        out, err = client.communicate(timeout=longest)
     if client.returncode:
         raise RuntimeError(f"the client failed:\n{err.decode()[-2000:]}")
     return Loaded.read(out.decode())

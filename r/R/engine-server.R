@@ -84,7 +84,8 @@ server_lines <- function(run, some) {
   options <- c(run$options, list(long_text = handle$long_text))
   if (!is.null(options$labels)) options$labels <- I(options$labels)
   body <- list(
-    model = handle$name, method = run$method, texts = I(run$texts[some]), options = options, exact = TRUE
+    model = handle$name, method = run$method, texts = I(run$texts[some]), options = options, exact = TRUE,
+    face = "r"
   )
   if (!is.null(run$pairs)) body$pairs <- I(run$pairs[some])
   results <- function(body) lapply(asked(handle$server, "POST", "/v1/predict", body)$results, arrays)
@@ -388,29 +389,16 @@ read_answer <- function(server, answer) {
   error <- found$error
   if (!is.list(error)) stop_foreign(server, answer$status)
   if (!is.null(error$class)) {
-    stop_server(error$class, "{said}", said = in_r(error$message), kind = error$kind %||% "runtime")
+    stop_server(error$class, "{said}", said = error$message, kind = error$kind %||% "runtime")
   }
   if (answer$status == 401L) {
     given <- if (is.null(server$api_key)) "none was given" else "this one is not it"
     stop_server("ServerError", "the server needs a key, and {given}; give it as `api_key`", given = given)
   }
   # Of a task that the model is not for.
-  if (answer$status == 424L) stop_server("TaskError", "{said}", said = in_r(error$message))
+  if (answer$status == 424L) stop_server("TaskError", "{said}", said = error$message)
   stop_server("ServerError", "the server refused (status {status}): {said}", status = answer$status, said = error$message)
 }
-
-# Its wire names options and methods as Python does: `top_k=5`, `prompt='query'`, `embed()`.
-in_r <- function(message) {
-  for (name in names(WORDS_OF_R)) message <- gsub(paste0("\\b", name, "="), paste0(WORDS_OF_R[[name]], "="), message)
-  message <- gsub("\\b([a-z][a-z_]*)='([^']*)'", "\\1 = \"\\2\"", message)
-  message <- gsub("\\b([a-z][a-z_]*)=(?=[-0-9\"(\\[TFN])", "\\1 = ", message, perl = TRUE)
-  for (value in c("True", "False")) message <- gsub(paste0("= ", value, "\\b"), paste("=", toupper(value)), message)
-  methods <- paste(c("embed", "classify", "entities", "answer", "fill_mask", "rank", "zero_shot", "embed_sparse"), collapse = "|")
-  message <- gsub("embed_tokens()", "bert_hidden()", message, fixed = TRUE)
-  gsub(sprintf("\\b(%s)\\(\\)", methods), "bert_\\1()", message)
-}
-
-WORDS_OF_R <- c(top_k = "top_n", pairs = "pair", provider = "device", layer = "layers")
 
 stop_foreign <- function(server, status) {
   stop_server(

@@ -17,6 +17,7 @@ from bertonnx.models.registry import resolve
 from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Item
 from bertonnx.runtime.vectors.form import form_of
+from bertonnx.wording import PYTHON, Face
 
 __all__ = [
     "Column",
@@ -165,9 +166,9 @@ def values(table: Sequence[Column], index: int, result: Result) -> list[Any]:
     return [index, *fields, bool(result.get("truncated", False)), None, None]
 
 
-def message(error: RowError) -> str:
+def message(error: RowError, face: Face = PYTHON) -> str:
     """Return the error's text as valid Unicode: it may quote a row that is not."""
-    return str(error).encode("utf-8", "backslashreplace").decode()
+    return error.worded(face).encode("utf-8", "backslashreplace").decode()
 
 
 def vector_of(card: Card, decode: DecodeOptions) -> tuple[int, np.dtype[Any]]:

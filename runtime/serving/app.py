@@ -207,6 +207,8 @@ class Application:
 
     def _refused(self, exchange: _Exchange, refusal: RefusedError) -> Response:
         exchange.refusal = refusal
+        if exchange.call is not None:
+            refusal.face = exchange.call.face
         found = exchange.found
         return refused(refusal, found.dialect if found is not None else "openai")
 

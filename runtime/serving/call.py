@@ -16,6 +16,7 @@ from bertonnx.runtime.serving.fleet import Fleet
 from bertonnx.runtime.serving.http import Header, parsed
 from bertonnx.runtime.serving.options import ServeOptions
 from bertonnx.runtime.serving.served import Answer, Reading, Replayed, Served, Side
+from bertonnx.wording import PYTHON, Face
 
 __all__ = ["Call", "State"]
 
@@ -50,6 +51,7 @@ class Call:
         begun: when it came, in seconds of `perf_counter`.
         served: the model that answered, once one was chosen.
         took: what it took, of all methods together.
+        face: whose words its client reads errors in.
     """
 
     state: State
@@ -60,6 +62,7 @@ class Call:
     begun: float
     served: Served | None = None
     took: Answer[None] = field(default_factory=lambda: Answer(None))
+    face: Face = PYTHON
 
     @cached_property
     def fields(self) -> Fields:

@@ -23,9 +23,9 @@ def _openai_error(refusal: RefusedError) -> dict[str, Any]:
 
 def _own(refusal: RefusedError) -> Response:
     error = _openai_error(refusal)
-    # What `bertonnx.Client` raises again, in the words of Python.
+    # What a client of ours raises again, in the words of its own language.
     if refusal.cause is not None:
-        error["message"] = str(refusal.cause).encode("utf-8", "backslashreplace").decode()
+        error["message"] = refusal.cause.worded(refusal.face).encode("utf-8", "backslashreplace").decode()
         error["class"] = type(refusal.cause).__name__
         if isinstance(refusal.cause, RowError):
             error["kind"] = refusal.cause.kind

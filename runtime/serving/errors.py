@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bertonnx.errors import BertonnxError, MissingDependencyError, RowError, TaskError, UsageError
-from bertonnx.wording import HTTP
+from bertonnx.wording import HTTP, PYTHON, Face
 
 __all__ = ["PROBLEMS", "Problem", "RefusedError", "refusal_of"]
 
@@ -74,6 +74,7 @@ class RefusedError(Exception):
         param: the field that is at fault.
         headers: of the response.
         cause: the error of bertonnx, which its own clients raise again.
+        face: whose words they read it in.
     """
 
     problem: str
@@ -81,6 +82,7 @@ class RefusedError(Exception):
     param: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
     cause: BertonnxError | None = None
+    face: Face = PYTHON
 
     @property
     def kind(self) -> Problem:

@@ -51,6 +51,8 @@ _POSTS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
             "pairs": _LIST,
             "options": _OBJECT,
             "truncate": _FLAG,
+            "exact": _FLAG,
+            "face": {"type": "string", "enum": ["python", "r", "command-line", "http"]},
         },
         ("texts",),
     ),

@@ -26,10 +26,14 @@ from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.fleet import task_of
 from bertonnx.runtime.serving.http import Response, as_json
 from bertonnx.runtime.serving.served import Reading, Results, Served
+from bertonnx.wording import COMMAND_LINE, HTTP, PYTHON, Face, R
 
 __all__ = ["line", "predict"]
 
 _PREDICT = "predict"
+
+_FACES: Mapping[str, Face] = {"python": PYTHON, "r": R, "command-line": COMMAND_LINE, "http": HTTP}
+"""What a client calls the language that its user types -> the words in which errors are told."""
 
 _OPTIONS = tuple(item.name for item in fields_of(DecodeOptions))
 
@@ -77,9 +81,11 @@ class Asked:
 
 
 async def predict(call: Call) -> Response:
-    """`POST /v1/predict {model?, method, texts, pairs?, options}`."""
+    """`POST /v1/predict {model?, method, texts, pairs?, options, exact?, face?}`."""
     fields = call.fields
-    fields.only("model", "method", "texts", "pairs", "options", "truncate", "exact")
+    # First, since it says in whose words all that follows is refused.
+    call.face = _FACES[fields.choice("face", tuple(_FACES)) or "python"]
+    fields.only("model", "method", "texts", "pairs", "options", "truncate", "exact", "face")
     method = fields.text_or_none("method") or _PREDICT
     known = list(dict.fromkeys([_PREDICT, *(name for row in TASKS for name in row.methods), *_BESIDE]))
     if method not in known:
@@ -90,7 +96,8 @@ async def predict(call: Call) -> Response:
     answers = _BESIDE.get(method, _predicted)
     results = await answers(Asked(call, served, method, texts, pairs, fields.inside("options")))
     exact = fields.flag("exact")
-    return as_json({"results": [line(place, result, exact=exact) for place, result in enumerate(results)]})
+    lines = [line(place, result, exact=exact, face=call.face) for place, result in enumerate(results)]
+    return as_json({"results": lines})
 
 
 async def _predicted(asked: Asked) -> Results:
@@ -186,7 +193,9 @@ _KINDS: Mapping[str, type] = {
 }
 
 
-def line(place: int, result: dict[str, Any] | RowError, *, exact: bool = False) -> dict[str, Any]:
+def line(
+    place: int, result: dict[str, Any] | RowError, *, exact: bool = False, face: Face = PYTHON
+) -> dict[str, Any]:
     """Return a result as a line of `run`: floats are the shortest that read back as the same float32.
 
     Args:
@@ -194,9 +203,10 @@ def line(place: int, result: dict[str, Any] | RowError, *, exact: bool = False) 
         result: of it.
         exact: whether arrays keep their types and shapes (`dtype`, `shape` and `data`, which is base64 of
             little-endian numbers), and words of a sparse embedding their ids: equal words may have several.
+        face: whose words an error is told in.
     """
     if isinstance(result, RowError):
-        return {"row": place, "error": {"type": result.kind, "message": message(result)}}
+        return {"row": place, "error": {"type": result.kind, "message": message(result, face)}}
     fields: dict[str, Any] = {"row": place}
     for name, value in result.items():
         if exact and isinstance(value, Words):

@@ -44,6 +44,29 @@ def test_the_page_on_clusters_has_the_figures_of_the_last_run(monkeypatch: pytes
     assert page in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8"), "say: clusters.py --page"
 
 
+def test_a_part_of_the_server_that_fails_keeps_no_other_from_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    run: Any = importlib.import_module("serve.__main__")
+
+    def fails(_: Any) -> Any:
+        raise RuntimeError("no client\nat all")
+
+    monkeypatch.setattr(run, "PARTS", {"open": fails, "start": lambda _: {"serve": [1.5], "load": [1.0]}})
+    monkeypatch.setattr(run, "kept", lambda part: tmp_path / part)
+    printed: list[str] = []
+    monkeypatch.setattr(run, "publish", lambda *_, body, **__: printed.append(body))
+    monkeypatch.setattr(sys, "argv", ["serve", "--parts", "open,start"])
+    with pytest.raises(SystemExit, match="failed: open"):
+        run.main()
+    lines = printed[0].splitlines()
+    missed = [line for line in lines if line.startswith("**NOT met**")]
+    assert len(missed) == 4
+    assert all(line.endswith("measured: nothing; RuntimeError: no client") for line in missed[:3])
+    assert missed[3].endswith("measured: 0.50 s")
+
+
 @pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - set(SHARED)))
 def test_a_benchmark_says_how_it_is_run(name: str, tmp_path: Path) -> None:
     file = BENCHMARKS / (name if name in FOLDERS else f"{name}.py")

@@ -568,12 +568,34 @@ def test_errors_of_rows_stand_in_their_places(posted: Posted) -> None:
         ({"texts": ["a"], "pairs": ["a", "b"], "model": "reader"}, 400),
         ({"texts": ["a"], "method": "classify", "model": "mini"}, 424),
         ({"texts": ["a"], "other": 1}, 400),
+        ({"texts": ["a"], "face": "latin"}, 400),
     ],
 )
 def test_what_the_wire_refuses(posted: Posted, body: Any, status: int) -> None:
     found, answer = posted("/v1/predict", body)
     assert (found, bool(answer["error"]["message"])) == (status, True)
     assert posted("/v1/predict", {"texts": []}) == (200, {"results": []})
+
+
+@pytest.mark.parametrize(
+    ("face", "refused", "row"),
+    [
+        (None, "prompt='no'", "long_text='truncate'"),
+        ("python", "prompt='no'", "long_text='truncate'"),
+        ("r", 'prompt = "no"', 'long_text = "truncate"'),
+        ("command-line", "--prompt no", "--long-text truncate"),
+        ("http", '"prompt": "no"', '"truncate": true'),
+    ],
+)
+def test_errors_are_told_in_the_words_of_whom_they_are_for(
+    posted: Posted, face: str | None, refused: str, row: str
+) -> None:
+    asked = {"model": "mini", "face": face}
+    status, answer = posted("/v1/predict", {**asked, "texts": ["a"], "options": {"prompt": "no"}})
+    assert (status, answer["error"]["class"]) == (400, "UsageError")
+    assert refused in answer["error"]["message"]
+    _, answer = posted("/v1/predict", {**asked, "texts": [LONG]})
+    assert row in answer["results"][0]["error"]["message"]
 
 
 def test_a_small_body_cannot_ask_for_billions_of_rows(posted: Posted) -> None:
