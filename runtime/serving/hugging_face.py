@@ -9,14 +9,15 @@ from bertonnx.models.registry import resolve
 from bertonnx.runtime.options import AGGREGATIONS, TEMPLATE
 from bertonnx.runtime.rows import Item
 from bertonnx.runtime.serving.call import Call
-from bertonnx.runtime.serving.embedding import embedded, inputs_of
+from bertonnx.runtime.serving.embedding import embedded, ids_of, inputs_of
 from bertonnx.runtime.serving.errors import RefusedError
 from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.fleet import serves
 from bertonnx.runtime.serving.http import Response, as_json
 from bertonnx.runtime.serving.labels import ranked_labels
+from bertonnx.runtime.serving.rerank import either
 from bertonnx.runtime.serving.served import Replayed, Served
-from bertonnx.runtime.serving.tei import side_of, similarity
+from bertonnx.runtime.serving.tei import predict, side_of, similarity
 
 __all__ = ["answers", "by_task", "embeddings", "entities", "items", "labels", "masks", "zero_shot"]
 
@@ -31,6 +32,9 @@ async def by_task(call: Call) -> Response:
     """`POST /`: the first model that can serve what was sent."""
     fields = call.fields
     inputs = fields.any("inputs")
+    # As text-embeddings-inference has it at its root.
+    if "query" in fields and "inputs" not in fields:
+        return await either(call)
     if "inputs" not in fields:
         raise fields.refused("inputs", "is missing")
     # What is inside says more of what is meant than any model's task.
@@ -43,7 +47,11 @@ async def by_task(call: Call) -> Response:
         raise fields.refused("inputs", wanted)
     if "candidate_labels" in fields.inside("parameters"):
         return await zero_shot(call)
-    handler: Handler = resolve(_chosen(call).task.hub)
+    served = _chosen(call)
+    nested = isinstance(inputs, list) and any(isinstance(one, list) for one in inputs)
+    if nested and serves(served, "classify"):
+        return await predict(call)
+    handler: Handler = resolve(served.task.hub)
     return await handler(call)
 
 
@@ -76,7 +84,7 @@ async def embeddings(call: Call) -> Response:
     vectors = await embedded(
         call,
         served,
-        inputs_of(fields, "inputs"),
+        ids_of(fields, "inputs") or inputs_of(fields, "inputs"),
         prompt=fields.text_or_none("prompt_name"),
         dimensions=fields.whole("dimensions"),
         normalize=fields.flag_or_none("normalize"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from bertonnx import __version__
 from bertonnx.errors import RowError
-from bertonnx.runtime.rows import Item
+from bertonnx.runtime.rows import Array, Item
 from bertonnx.runtime.serving.call import Call
 from bertonnx.runtime.serving.embedding import embedded, ids_of, inputs_of
 from bertonnx.runtime.serving.errors import RefusedError, refusal_of
@@ -97,10 +97,15 @@ async def similarity(call: Call) -> Response:
     if not sentences:
         raise RefusedError("empty", "`inputs.sentences` is empty; give at least one text", "inputs.sentences")
     served = call.choose("embed")
-    said = fields.flag_or_none("truncate")
+    said, prompt = fields.flag_or_none("truncate"), parameters.text_or_none("prompt_name")
+
+    def compare(methods: Replayed) -> Array:
+        a, b = (methods.embed(texts, prompt=prompt) for texts in ([source], sentences))
+        return methods.similarity(a, b)
+
     near = await call.ask(
         served,
-        lambda methods: methods.similarity([source], sentences),
+        compare,
         [source, *sentences],
         truncate=parameters.flag_or_none("truncate") if said is None else said,
         side=side_of(parameters),
@@ -183,7 +188,10 @@ async def tokenize(call: Call) -> Response:
     """`POST /tokenize`: tokens of whole texts, with their places in code points."""
     fields = call.fields
     served = call.served = call.named or next(iter(call.fleet))
-    texts, special = inputs_of(fields, "inputs"), fields.flag("add_special_tokens", True)
+    prompt = served.card.prompt_text(fields.text_or_none("prompt_name") or "")
+    # With its prompt, as it reaches the model: places count from the prompt's beginning.
+    texts = [prompt + text for text in inputs_of(fields, "inputs")]
+    special = fields.flag("add_special_tokens", True)
     with served.admission.admitted(len(texts), sum(map(len, texts))):
         spelled = await call.apart(lambda: served.model.tokenizer.spelled(texts, add_special_tokens=special))
     return as_json([_tokens(text, one) for text, one in zip(texts, spelled, strict=True)])

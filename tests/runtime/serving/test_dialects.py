@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bertonnx import Model
+from bertonnx.models.card import Card
 from bertonnx.runtime.io.text import json_line
 from bertonnx.wording import HTTP, Call, Message, Option
 
@@ -522,6 +523,41 @@ def test_what_kserve_tells_of_models(http: httpx.Client) -> None:
 def test_what_kserve_refuses(posted: Posted, inputs: Any) -> None:
     status, answer = posted("/v2/models/mini/infer", {"inputs": inputs})
     assert (status, list(answer)) == (400, ["error"])
+
+
+def test_prompts_go_wherever_tei_takes_them(
+    posted: Posted, local: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini, name, usual = local["mini"], "asked", Card.prompt_text
+
+    def prompt_text(card: Card, asked: str | None = None) -> str:
+        return "What is asked: " if asked == name else usual(card, asked)
+
+    # Of the server's models too, which are in this process.
+    monkeypatch.setattr(Card, "prompt_text", prompt_text)
+    inputs = {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}
+    status, found = posted("/similarity", {"inputs": inputs, "parameters": {"prompt_name": name}})
+    assert status == 200
+    a, b = (mini.embed(texts, prompt=name) for texts in (TEXTS[:1], TEXTS[1:]))
+    same(found, mini.similarity(a, b)[0])
+    assert not np.array_equal(a, mini.embed(TEXTS[:1]))
+    _, tokens = posted("/tokenize", {"inputs": "a", "prompt_name": name, "add_special_tokens": False})
+    _, wanted = posted("/tokenize", {"inputs": "What is asked: a", "add_special_tokens": False})
+    assert tokens == wanted
+    for path, body in (("/similarity", {"parameters": {"prompt_name": "no"}}), ("/tokenize", {})):
+        assert posted(path, {"inputs": inputs, "prompt_name": "no", **body})[0] == 422
+
+
+def test_the_root_takes_what_tei_takes_there(posted: Posted, local: Models) -> None:
+    body = {"query": "a", "texts": ["b", "c"], "return_text": True}
+    assert posted("/", body) == posted("/rerank", body)
+    assert posted("/", {"query": "a"})[0] == 422
+    ids = [piece.ids.tolist() for one in local["mini"].tokenize(["Ada"]) for piece in one.pieces]
+    status, found = posted("/", {"inputs": ids})
+    assert status == 200
+    same(found, local["mini"].embed(["Ada"]))
+    nested = {"inputs": [["a"], ["b"]]}
+    assert posted("/models/mood", nested) == posted("/models/mood/predict", nested)
 
 
 # Our own wire.
