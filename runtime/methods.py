@@ -415,8 +415,13 @@ class Methods(ABC):
         # Of the line that called the method which called what called this.
         warnings.warn(str(cut_note(cut, texts, self.max_length)), TruncationWarning, stacklevel=4)
 
-    def required(self, method: str) -> str | None:
-        """Return the task that a method is of; None for the model's own. TaskError: it has no such."""
+    def required(self, method: str, *, said: str | None = None) -> str | None:
+        """Return the task that a method is of; None for the model's own. TaskError: it has no such.
+
+        Args:
+            method: as a row of the tasks has it.
+            said: the method that was called, where it is another.
+        """
         row, *others = served(self.card.task, self.card.also)
         asked = next((other.name for other in others if method in other.methods), None)
         if method not in row.methods and asked is None:
@@ -424,7 +429,7 @@ class Methods(ABC):
             raise TaskError(
                 "{method} needs a model exported for {wanted}, and this one was exported for {task}; call "
                 "{serving}, or export with {option}",
-                method=Method(method),
+                method=Method(said or method),
                 wanted=" or ".join(wanted),
                 task=self.card.task,
                 serving=_serving(serving),

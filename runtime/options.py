@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from bertonnx.errors import UsageError
 from bertonnx.models.providers import AUTO, PROVIDERS, choices
-from bertonnx.wording import Option
+from bertonnx.wording import Option, Words
 
 __all__ = [
     "AGGREGATIONS",
@@ -119,10 +119,11 @@ class LoadOptions:
                 given = getattr(self, name) != usual[name]
                 if given and name not in PROVIDERS[self.provider].options:
                     raise UsageError(
-                        "{option} is of {owner}, and the provider is {provider}; leave it out, or ask for "
+                        "{option} is of {owner}, and the {kind} is {provider}; leave it out, or ask for "
                         "{other}",
                         option=Option(name),
                         owner=row.name.upper(),
+                        kind=Words("provider", r="device"),
                         provider=self.provider,
                         other=Option("provider", row.name),
                     )

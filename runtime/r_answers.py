@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 
 from bertonnx.errors import BertonnxError, RowError
 from bertonnx.runtime.r_tables import plain
-from bertonnx.wording import R
+from bertonnx.wording import Face, R
 
 __all__ = ["Answer", "Pending", "answering", "heed", "lengthy"]
 
@@ -18,15 +18,15 @@ Answer = dict[str, Any]
 P = ParamSpec("P")
 
 
-def answering(function: Callable[P, Answer]) -> Callable[P, Answer]:
-    """Answer with the error instead of raising it; an interrupt goes through to R."""
+def answering(function: Callable[P, Answer], face: Face = R) -> Callable[P, Answer]:
+    """Answer with the error, in a face's words, instead of raising it; an interrupt goes through to R."""
 
     @wraps(function)
     def answer(*args: P.args, **kwargs: P.kwargs) -> Answer:
         try:
             return {"ok": True, **function(*args, **kwargs)}
         except Exception as error:
-            return {"ok": False, "error": _described(error)}
+            return {"ok": False, "error": _described(error, face)}
 
     return answer
 
@@ -78,10 +78,10 @@ def lengthy(function: Callable[P, Answer]) -> Callable[P, Answer]:
     return answer
 
 
-def _described(error: BaseException) -> dict[str, str]:
+def _described(error: BaseException, face: Face = R) -> dict[str, str]:
     return {
         "type": type(error).__name__,
-        "message": plain(error.worded(R) if isinstance(error, BertonnxError) else str(error)),
+        "message": plain(error.worded(face) if isinstance(error, BertonnxError) else str(error)),
         "kind": error.kind if isinstance(error, RowError) else "",
         "expected": "yes" if isinstance(error, BertonnxError) else "",
         "traceback": plain("".join(traceback.format_exception(error))),

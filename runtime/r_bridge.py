@@ -73,7 +73,7 @@ __all__ = [
     "write_rows",
 ]
 
-PROTOCOL = 9
+PROTOCOL = 10
 """Number of this interface, raised with every change; the R package refuses any but its own."""
 
 _CHUNK_ROWS = 1024
@@ -210,19 +210,20 @@ def search(
 
 
 @lengthy
-def write_rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> Answer:
-    """Write the columns of a data frame; the answer holds the `path` of the file."""
-    return {"path": r_work.written_rows(names, columns)}
+def write_rows(path: str, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> Answer:
+    """Add rows of a data frame, given by columns, to a file."""
+    r_work.write_rows(path, names, columns)
+    return {}
 
 
 @answering
-def train(python: str, request: Mapping[str, Any]) -> Answer:
-    """Start a training in a process of its own; the answer holds `work`."""
+def train(python: str, request: Mapping[str, Any], named: Mapping[str, str] | None = None) -> Answer:
+    """Start a training in a process of its own; the answer holds `work`. `named` is as `evaluate`'s."""
     started: list[Any] = []
     trained = answering(r_work.trained)
     return {
         "work": Work(
-            lambda tell: trained(python, request, started, tell),
+            lambda tell: trained(python, {"named": dict(named or {}), **request}, started, tell),
             stop=lambda: [process.terminate() for process in started],
         )
     }
@@ -366,10 +367,16 @@ class Handle:
         return {"work": Work(lambda tell: ran(self._model, input, output, options or {}, tell))}
 
     @answering
-    def evaluate(self, data: str, options: Mapping[str, Any] | None) -> Answer:
-        """Start to measure the model on labelled texts; the answer holds `work`."""
-        evaluated = answering(r_work.evaluated)
-        return {"work": Work(lambda _: evaluated(self._model, data, options or {}))}
+    def evaluate(
+        self, data: str, options: Mapping[str, Any] | None, named: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Start to measure the model on labelled texts; the answer holds `work`.
+
+        `named` is what messages call files that R wrote.
+        """
+        face = R.naming(named or {})
+        evaluated = answering(r_work.evaluated, face)
+        return {"work": Work(lambda tell: evaluated(self._model, data, options or {}, face, tell))}
 
     @answering
     def close(self) -> Answer:

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from bertonnx.errors import RowError
+from bertonnx.errors import RowError, UsageError
 from bertonnx.models.tasks import served
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.tokens import POOLED, Pooled, TokenDecoder, output_of
 from bertonnx.runtime.model import Model
 from bertonnx.runtime.options import DecodeOptions, chosen
 from bertonnx.runtime.rows import Array, Decoder, Item, Outputs, Piece, as_rows
+from bertonnx.wording import Option
 
 __all__ = ["hidden_states", "token_rows"]
 
-_EMBED_TOKENS = "embed_tokens"
+_EMBED, _EMBED_TOKENS = "embed", "embed_tokens"
 _LAST = [-1]
 
 
@@ -79,12 +80,28 @@ def _decoder(
 
         options = DecodeOptions(prompt=prompt, task=model.required(_EMBED_TOKENS))
         return token_vectors_decoder(DecoderContext(card, model.tokenizer, options)), 0
-    model.required("embed")
+    asked = Option("layer", _one_or_more(layers)) if words is None else Option("words", words)
+    _require_layers(model, asked)
     if words is not None:
         chosen("words", words, POOLED)
     first, *others = (output_of(card, layer) for layer in layers)
     start = len(card.prompt_text(prompt))
     return _LayersDecoder(first, start, words, tuple(others)), (card.width or 0) * len(layers)
+
+
+def _require_layers(model: Model, asked: Option) -> None:
+    row, *others = served(model.card.task, model.card.also)
+    if not any(_EMBED in one.methods for one in (row, *others)) and _EMBED_TOKENS in row.methods:
+        raise UsageError(
+            "{asked}: a model for {task} has the vectors of its last layer's tokens alone; leave it out",
+            asked=asked,
+            task=row.name,
+        )
+    model.required(_EMBED, said=_EMBED_TOKENS)
+
+
+def _one_or_more(layers: Sequence[int]) -> int | list[int]:
+    return layers[0] if len(layers) == 1 else list(layers)
 
 
 def token_rows(item: Item) -> list[tuple[Any, ...]]:

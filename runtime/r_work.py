@@ -7,23 +7,26 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import nan
 from pathlib import Path
 from typing import Any
 
-from bertonnx.errors import MissingDependencyError
-from bertonnx.runtime.evaluation.evaluate import evaluate
+from bertonnx.errors import MissingDependencyError, RowError
+from bertonnx.runtime.evaluation.evaluate import Asked
 from bertonnx.runtime.evaluation.figures import Evaluation
+from bertonnx.runtime.evaluation.labelled import Columns
 from bertonnx.runtime.io.job import JobProgress
+from bertonnx.runtime.methods import Methods
 from bertonnx.runtime.model import Model
 from bertonnx.runtime.options import DecodeOptions, RunOptions, taken
 from bertonnx.runtime.r_tables import plain
+from bertonnx.runtime.rows import Item
 from bertonnx.runtime.run import checked_target, run_job
-from bertonnx.wording import R
+from bertonnx.wording import Face, R
 
-__all__ = ["Tell", "Work", "evaluated", "evaluation_answer", "ran", "trained", "written_rows"]
+__all__ = ["Tell", "Work", "evaluated", "evaluation_answer", "ran", "trained", "write_rows"]
 
 Answer = dict[str, Any]
 Tell = Callable[[str, float, float], None]
@@ -105,16 +108,39 @@ def ran(model: Model, input: str, output: str, options: Mapping[str, Any], tell:
     }
 
 
-def evaluated(model: Model, data: str, options: Mapping[str, Any]) -> Answer:
+class _Told(Methods):
+    """A model that says how far it is after each text, and so can be stopped there."""
+
+    def __init__(self, model: Model, tell: Tell) -> None:
+        self._model = model
+        self._tell = tell
+        self.card = model.card
+
+    @property
+    def max_length(self) -> int:
+        """As the model."""
+        return self._model.max_length
+
+    def _results(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, decode: DecodeOptions
+    ) -> Iterator[Item | RowError]:
+        for done, item in enumerate(self._model.results(texts, pairs, decode), start=1):
+            self._tell("", float(done), float(len(texts)))
+            yield item
+
+
+def evaluated(model: Model, data: str, options: Mapping[str, Any], face: Face, tell: Tell) -> Answer:
     """Measure a model; the answer holds the columns of the report's tables.
 
     Raises:
         BertonnxError: as `bertonnx.evaluate`.
     """
-    return evaluation_answer(evaluate(model, data, **options))
+    columns = Columns(options.get("column"), options.get("pair_column"), options.get("label_column"))
+    asked = Asked(columns, options.get("min_f1"), options.get("report"))
+    return evaluation_answer(asked.evaluation(_Told(model, tell), model.path.name, data), face)
 
 
-def evaluation_answer(found: Evaluation) -> Answer:
+def evaluation_answer(found: Evaluation, face: Face) -> Answer:
     """Return an evaluation as columns of R's tables; places count from 1, and NaN is none."""
     labels, mistakes = found.labels, found.mistakes
     return {
@@ -143,12 +169,14 @@ def evaluation_answer(found: Evaluation) -> Answer:
         "better": [
             "yes" if found.better.get(name) else "" for name, of in found.baselines.items() for _ in of
         ],
+        "actual": [actual for actual, _ in found.amounts],
+        "predicted": [predicted for _, predicted in found.amounts],
         "mistake_rows": [float(one.row + 1) for one in mistakes],
         "mistake_texts": [plain(one.text) for one in mistakes],
         "mistake_labels": [plain(one.label) for one in mistakes],
         "mistake_predicted": [plain(one.predicted) for one in mistakes],
         "mistake_scores": [float(one.score) for one in mistakes],
-        "notes": [plain(message.worded(R)) for message in found.messages],
+        "notes": [plain(message.worded(face)) for message in found.messages],
     }
 
 
@@ -157,14 +185,11 @@ def _bound(found: Evaluation, name: str, place: int) -> float:
     return float(bounds[place]) if bounds else nan
 
 
-def written_rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> str:
-    """Write columns as JSON lines, None as a missing field, and return the file, which the caller removes."""
-    number, path = tempfile.mkstemp(suffix=".jsonl", prefix="bertonnx-r-")
-    with os.fdopen(number, "w", encoding="utf-8") as file:
+def write_rows(path: str, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+    """Add the rows of columns to a file as JSON lines, with null for what is missing."""
+    with Path(path).open("a", encoding="utf-8") as file:
         for row in zip(*columns, strict=True):
-            cells = {name: value for name, value in zip(names, row, strict=True) if value is not None}
-            file.write(json.dumps(cells, ensure_ascii=False) + "\n")
-    return path
+            file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -193,7 +218,7 @@ def trained(
 
     Args:
         python: the Python of that process.
-        request: arguments of `bertonnx.train`.
+        request: arguments of `bertonnx.train`, and `named`, what messages call files that R wrote.
         started: gets the process, for whom it is to be stopped.
         tell: is told what the process says.
 

@@ -87,7 +87,8 @@ class TokenMethods(Methods):
         return [_good(place, row) for place, row in enumerate(self._encoded(listed(texts), pairs, prompt))]
 
     def _require_tokens(self, asked: TokenOptions) -> None:
-        self.required("embed_tokens" if self._compares_tokens(asked) else "embed")
+        called = "embed_tokens"
+        self.required(called if self._compares_tokens(asked) else "embed", said=called)
 
     def _compares_tokens(self, asked: TokenOptions) -> bool:
         """Return whether the vectors are those of a head that compares tokens.

@@ -16,7 +16,7 @@
 #' @return A tibble: the data, and of text classification `.pred_class` and a column `.pred_<label>` for each
 #'   label, of regression `.pred`, of embeddings a column `.dim_1`, ... for each dimension, of question answering
 #'   `.answer`, `.score`, `.start` and `.end`; of entities and masked words a list of tibbles, `.entities` or
-#'   `.masks`; of other tasks what their results hold.
+#'   `.masks`; of ranking `.score`; of other tasks a list of tibbles, `.results`. Groups stay as they are.
 #' @examplesIf file.exists("sentiment.onnx") && bertonnx::bert_available()
 #' model <- bert_load("sentiment.onnx")
 #' reviews <- data.frame(id = 1:2, review = c("What a lovely film!", "It was far too long."))
@@ -48,11 +48,22 @@ bert_augment <- function(.data, model, text = NULL, ..., pair = NULL) {
   check_model(model, call)
   check_frame(.data, ".data", call)
   usual <- usual_columns(model)
-  texts <- column_values(rlang::enquo(text), .data)
-  pairs <- column_values(rlang::enquo(pair), .data)
+  texts <- column_values(rlang::enquo(text), .data, "text", call)
+  pairs <- column_values(rlang::enquo(pair), .data, "pair", call)
   texts <- text_of(if (is.null(texts)) .data else texts, NULL, usual[["text"]], "text", call)
   pairs <- if (is.null(pairs)) pair_of(.data, NULL, usual[["pair"]], call) else pairs
   with_columns(.data, added_columns(model, texts, pairs, call = call), call)
+}
+
+abort_no_context <- function(arg, call) {
+  bert_abort(
+    c(
+      "Nothing says where to look for the answers.",
+      "i" = "Give {.arg {arg}}: of a data frame the name of the column, by default {.val context}."
+    ),
+    "input",
+    call = call
+  )
 }
 
 check_frame <- function(x, arg, call) {
@@ -63,8 +74,14 @@ check_frame <- function(x, arg, call) {
 }
 
 # A bare name or an expression; a text that names a column stands for it.
-column_values <- function(quosure, data) {
-  values <- rlang::eval_tidy(quosure, data)
+column_values <- function(quosure, data, arg, call) {
+  values <- rlang::try_fetch(rlang::eval_tidy(quosure, data), error = function(error) {
+    bert_abort(
+      c("{.arg {arg}} cannot be made of the columns.", "i" = "There are {.val {names(data)}}."),
+      "input",
+      parent = error, call = call
+    )
+  })
   if (rlang::is_string(values) && values %in% names(data)) data[[values]] else values
 }
 
@@ -127,11 +144,7 @@ added_columns.bert_fill_mask <- function(model, texts, pairs, ..., call) {
 #' @export
 added_columns.bert_question_answering <- function(model, texts, pairs, ..., call) {
   if (is.null(pairs)) {
-    bert_abort(
-      c("Nothing says where to look for the answers.", "i" = "Name the column: {.code pair = \"context\"}."),
-      "input",
-      call = call
-    )
+    abort_no_context("pair", call)
   }
   found <- bert_answer(model, unname(texts), unname(pairs), ...)
   dotted(found[match(seq_along(texts), found$.row), ])
@@ -141,9 +154,10 @@ added_columns.bert_question_answering <- function(model, texts, pairs, ..., call
 added_columns.default <- function(model, texts, pairs, ..., call) {
   found <- stats::predict(model, unname(texts), pair = unname(pairs), ...)
   if (is.matrix(found)) {
-    return(columns_of(found, dimension_names(ncol(found), ".dim_")))
+    return(columns_of(found, paste0(".", colnames(found))))
   }
-  if (identical(found$.row, seq_along(texts))) dotted(found) else list(.results = nested(found, length(texts)))
+  # Also where each text happens to have one: the columns do not depend on what is in the texts.
+  list(.results = nested(found, length(texts)))
 }
 
 dotted <- function(found) {

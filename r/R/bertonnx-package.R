@@ -26,8 +26,8 @@
 #' Where texts were longer than the model takes and were cut, there is a warning of class
 #' `bertonnx_warning_truncated`, once a call.
 #'
-#' Where Python raised the error, it is the condition's `parent`, with its class, its message and
-#' its `python_traceback`.
+#' Where Python raised the error, it is the condition's `python`, with its class, its message and
+#' its `python_traceback`, which are never shown by themselves.
 #'
 #' @keywords internal
 "_PACKAGE"

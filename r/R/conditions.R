@@ -47,22 +47,22 @@ SHORTEST_PAUSE <- 1e-4
 LONGEST_PAUSE <- 0.02
 
 abort_python <- function(error, call) {
-  parent <- python_condition(error$type, error$message, error$traceback)
+  python <- python_condition(error$type, error$message, error$traceback)
   if (!nzchar(error$expected)) {
     text <- c(
       "Python failed, and this was not foreseen.",
-      "i" = "Please report it with {.code rlang::last_error()$parent$python_traceback}."
+      "i" = "Please report it with {.code rlang::last_error()$python$python_traceback}."
     )
-    bert_abort(text, "python", parent = parent, call = call)
+    bert_abort(text, "python", python = python, parent = python, call = call)
   }
-  # As Python words it for R.
+  # As Python words it for R. As the parent, Python's own error would say it once more.
   message <- error$message
   bert_abort(
     c("{message}"),
     kind_of(error$type),
     python_type = error$type,
     row_kind = error$kind,
-    parent = parent,
+    python = python,
     call = call
   )
 }

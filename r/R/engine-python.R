@@ -48,9 +48,13 @@ engines$python <- list(
   run_file = function(handle, input, path, options) {
     handle$run_file(enc2utf8(input), enc2utf8(path), crossing_options(options))
   },
-  evaluate = function(handle, data, options) handle$evaluate(enc2utf8(data), crossing_options(options)),
-  train = function(python, request) bridge()$train(python, crossing_options(request)),
-  write_rows = function(columns) bridge()$write_rows(crossing(names(columns)), unname(lapply(columns, crossing_column))),
+  evaluate = function(handle, data, options, named) {
+    handle$evaluate(enc2utf8(data), crossing_options(options), crossing_options(named))
+  },
+  train = function(python, request, named) bridge()$train(python, crossing_options(request), crossing_options(named)),
+  write_rows = function(path, columns) {
+    bridge()$write_rows(enc2utf8(path), crossing(names(columns)), unname(lapply(columns, crossing_column)))
+  },
   progress = function(work) work$progress(),
   result = function(work) work$result(),
   cancel = function(work) work$stop(),

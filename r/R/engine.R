@@ -17,8 +17,8 @@
 # | `timed(handle, texts)` | `seconds`: a prediction without R |
 # | `fingerprint(handle, texts, pairs)` | `md5`, `table`: of a prediction without R |
 # | `similarity(a, b, name)`, `search(vectors, queries, top, name, encoding, column, handle)` | of matrices |
-# | `run_file(handle, input, path, options)`, `evaluate(handle, data, options)`, `train(python, request)` | `work` |
-# | `write_rows(columns)` | `path`: a data frame as a file, which the caller removes |
+# | `run_file(handle, input, path, options)`, `evaluate(handle, data, options, named)`, `train(python, request, named)` | `work`; `named` is what messages call the files of data frames |
+# | `write_rows(path, columns)` | adds rows of a data frame to a file |
 # | `progress(work)`, `result(work)`, `cancel(work)` | what is done in the background |
 # | `golden(path)`, `verify(path, device)`, `signature(path, key)` | of a file |
 # | `weights(source)`, `values(weights, place)`, `compare_weights(path, source)` | of a source |

@@ -7,13 +7,15 @@
 #'   whether it was reached.
 #' @param report A `.html` or `.json` file to write the whole report to; `NULL` for none.
 #' @param x,object What was measured.
-#' @param type What to draw: `"confusion"`, `"calibration"` or `"labels"`; by default the first that there is.
+#' @param type What to draw: `"confusion"`, `"calibration"`, `"labels"`, or `"amounts"` of a regression; by default the
+#'   first that there is.
 #' @param ... Not used.
 #' @return An object of class `bert_evaluation`, a list of tibbles: `metrics` (`metric`, `value`, and `low` and `high`,
 #'   the bounds of its 95% interval), `labels` (`label`, `precision`, `recall`, `f1`, `rows`), `confusion` (`actual`,
 #'   `predicted`, `rows`), `calibration` (`rows`, `confidence`, `accuracy`, in tenths), `baselines` (`baseline`,
 #'   `metric`, `value`, and `better`: whether the model is better, beyond chance) and `mistakes` (`.row`, `text`,
-#'   `label`, `predicted`, `score`); and `kind`, `rows`, `ece` (the calibration error), `enough` and `notes`.
+#'   `label`, `predicted`, `score`) and `amounts` (of a regression, `actual` and `predicted` of up to
+#'   1,000 rows); and `kind`, `rows`, `ece` (the calibration error), `enough` and `notes`.
 #'   `summary()` gives `metrics`.
 #' @examplesIf file.exists("sentiment.onnx") && bert_available()
 #' model <- bert_load("sentiment.onnx")
@@ -34,7 +36,7 @@ bert_evaluate <- function(model, data, text = NULL, label = NULL, pair = NULL, m
     report = if (!is.null(report)) path.expand(check_string(report))
   ))
   options <- options[!vapply(options, is.null, NA)]
-  work <- engine_of_model(model, "evaluate", given$path, options, call = call)$work
+  work <- engine_of_model(model, "evaluate", given$path, options, given$named, call = call)$work
   as_evaluation(engine_wait(engine_of(model), work, function(state) invisible(), call))
 }
 
@@ -69,6 +71,7 @@ as_evaluation <- function(found) {
         baseline = text(found$baselines), metric = text(found$baseline_metrics), value = number(found$baseline_values),
         better = nzchar(text(found$better))
       ),
+      amounts = tibble::tibble(actual = number(found$actual), predicted = number(found$predicted)),
       mistakes = tibble::tibble(
         .row = as.integer(number(found$mistake_rows)), text = text(found$mistake_texts),
         label = text(found$mistake_labels), predicted = text(found$mistake_predicted),
@@ -106,10 +109,11 @@ summary.bert_evaluation <- function(object, ...) {
   object$metrics
 }
 
-EVALUATION_TYPES <- c("confusion", "calibration", "labels")
+EVALUATION_TYPES <- c("confusion", "calibration", "labels", "amounts")
 
 evaluation_type <- function(x, type, call) {
-  there <- EVALUATION_TYPES[vapply(EVALUATION_TYPES, function(name) nrow(x[[name]]) > 0, NA)]
+  # Those that were saved by an older version have no amounts.
+  there <- EVALUATION_TYPES[vapply(EVALUATION_TYPES, function(name) NROW(x[[name]]) > 0, NA)]
   if (is.null(type) && length(there) > 0) {
     return(there[[1]])
   }
@@ -124,7 +128,10 @@ evaluation_type <- function(x, type, call) {
 #' @export
 plot.bert_evaluation <- function(x, type = NULL, ...) {
   type <- evaluation_type(x, type, rlang::current_env())
-  switch(type, confusion = plot_confusion(x), calibration = plot_calibration(x), labels = plot_labels(x))
+  switch(
+    type,
+    confusion = plot_confusion(x), calibration = plot_calibration(x), labels = plot_labels(x), amounts = plot_amounts(x)
+  )
   invisible(x)
 }
 
@@ -164,6 +171,14 @@ plot_labels <- function(x) {
   )
 }
 
+plot_amounts <- function(x) {
+  graphics::plot(
+    x$amounts$actual, x$amounts$predicted,
+    pch = 19, cex = 0.7, col = "#276DC3", xlab = "actual", ylab = "predicted", main = "Predictions"
+  )
+  graphics::abline(0, 1, lty = 2)
+}
+
 #' @rdname bert_evaluate
 #' @exportS3Method ggplot2::autoplot
 autoplot.bert_evaluation <- function(object, type = NULL, ...) {
@@ -186,6 +201,13 @@ autoplot.bert_evaluation <- function(object, type = NULL, ...) {
         ggplot2::geom_point(ggplot2::aes(size = .data[["rows"]])) +
         ggplot2::coord_equal(xlim = c(0, 1), ylim = c(0, 1)) +
         ggplot2::labs(x = "score", y = "share that is right")
+    )
+  }
+  if (type == "amounts") {
+    return(
+      ggplot2::ggplot(data, ggplot2::aes(x = .data[["actual"]], y = .data[["predicted"]])) +
+        ggplot2::geom_abline(linetype = "dashed") +
+        ggplot2::geom_point()
     )
   }
   ggplot2::ggplot(data, ggplot2::aes(x = .data[["predicted"]], y = .data[["actual"]], fill = .data[["rows"]])) +

@@ -9,8 +9,9 @@
 #' @param path The file to write.
 #' @param ... Options of the exporter, by name: `task`, `revision`, `quantize`, `precision`, `optimize`,
 #'   `max_length`, `pooling`, `normalize`, `activation`, `labels`, `calibration`, `min_agreement`, `target`,
-#'   `ignore_keys` and `verify_with` (vectors), `force`, `trust_remote_code`, `allow_pickle`.
-#'   See `bertonnx export --help`.
+#'   `ignore_keys` and `verify_with` (vectors), `dimensions`, `hidden_states`, `calibrate_scores`, `force`, `trust_remote_code`, `allow_pickle`.
+#'   `pooling` and `hidden_states` take several values (`hidden_states = c(0, -1)`, or `"all"`), `dimensions` several
+#'   numbers, and `labels`, `calibration` and `calibrate_scores` a file.
 #' @param python The Python to run, with what `bert_install(export = TRUE)` installs; by default the
 #'   one that predictions use, or the one that [bert_install()] made.
 #' @return `path`, invisibly; ready for [bert_load()].
@@ -26,7 +27,7 @@ bert_export <- function(source, path, ..., python = NULL) {
   check_string(source)
   check_string(path)
   options <- exporter_options(list(...), call)
-  python <- if (is.null(python)) python_to_export_with(call) else check_string(python)
+  python <- if (is.null(python)) python_to_export_with(call) else exporting_python(python, call)
   # The name of a TensorFlow checkpoint is how the names of its files begin.
   local <- if (dir.exists(source) || length(Sys.glob(paste0(source, "*"))) > 0) path.expand(source) else source
   args <- c("-m", "bertonnx", "export", local, "--output", path.expand(path), options)
@@ -57,20 +58,48 @@ python_to_export_with <- function(call) {
   )
 }
 
-EXPORT_TEXTS <- c(
-  "task", "revision", "precision", "optimize", "max_length", "pooling", "activation", "labels", "calibration", "min_agreement",
-  "target", "calibrate_scores", "dimensions", "hidden_states"
-)
+# One that is named: looked at first, since a shell's own words are for nobody.
+exporting_python <- function(python, call) {
+  python <- path.expand(check_string(python, "python", call))
+  # A name without a folder is looked for as a terminal does.
+  found <- if (grepl("[/\\\\]", python)) python else unname(Sys.which(python))
+  seen <- examine_python(found)
+  if (!is.null(seen) && nzchar(seen$bertonnx)) {
+    return(found)
+  }
+  line <- install_line("export = TRUE")
+  bert_abort(
+    c(
+      if (is.null(seen)) "{.file {python}} is not a Python that runs." else "{.file {python}} has no package bertonnx.",
+      "i" = "Name another, or none: {.code {line}} makes one."
+    ),
+    "no_python",
+    call = call
+  )
+}
+
+EXPORT_TEXTS <- c("task", "revision", "precision", "optimize", "activation", "target")
+# Several in one, with commas between them.
+EXPORT_JOINED <- c("pooling", "hidden_states")
+EXPORT_FILES <- c("labels", "calibration", "calibrate_scores")
+EXPORT_NUMBERS <- c("max_length", "min_agreement")
 # Typed once for each value on the command line, and so named in the singular there.
-EXPORT_REPEATED <- c(ignore_keys = "--ignore-key", verify_with = "--verify-with")
+EXPORT_REPEATED <- c(ignore_keys = "--ignore-key", verify_with = "--verify-with", dimensions = "--dimensions")
 EXPORT_FLAGS <- c("quantize", "force", "trust_remote_code", "allow_pickle", "normalize")
 
 exporter_options <- function(given, call) {
-  known <- c(EXPORT_TEXTS, names(EXPORT_REPEATED), EXPORT_FLAGS)
-  unknown <- setdiff(rlang::names2(given), known)
+  known <- c(EXPORT_TEXTS, EXPORT_JOINED, EXPORT_FILES, EXPORT_NUMBERS, names(EXPORT_REPEATED), EXPORT_FLAGS)
+  names <- rlang::names2(given)
+  if (any(names == "")) {
+    bert_abort(
+      c("Options of the exporter are given by name.", "i" = "Such as {.code task = \"feature-extraction\"}."), "input",
+      call = call
+    )
+  }
+  unknown <- setdiff(names, known)
   if (length(unknown) > 0) {
     bert_abort(
-      c("The exporter has no option {.val {unknown}}.", "i" = "It has {.val {known}}, by name."),
+      c("The exporter has no option {.val {unknown}}.", "i" = "It has {.val {known}}."),
       "input",
       call = call
     )
@@ -80,19 +109,39 @@ exporter_options <- function(given, call) {
 }
 
 exporter_option <- function(name, value, call) {
-  option <- gsub("_", "-", name)
-  if (name %in% EXPORT_TEXTS) {
-    if (!rlang::is_scalar_atomic(value) || is.na(value)) {
-      bert_abort("{.arg {name}} must be one value.", "input", call = call)
-    }
-    return(c(paste0("--", option), format(value, scientific = FALSE)))
+  option <- paste0("--", gsub("_", "-", name))
+  if (name %in% EXPORT_FLAGS) {
+    check_flag(value, name, call)
+    return(if (value) option else if (name == "normalize") "--no-normalize")
   }
   if (name %in% names(EXPORT_REPEATED)) {
-    if (!is.character(value) || anyNA(value)) {
-      bert_abort("{.arg {name}} must be names.", "input", call = call)
-    }
-    return(c(rbind(EXPORT_REPEATED[[name]], value)))
+    values <- repeated_values(name, value, call)
+    return(c(rbind(EXPORT_REPEATED[[name]], values)))
   }
-  check_flag(value, name, call)
-  if (value) paste0("--", option) else if (name == "normalize") "--no-normalize"
+  c(option, one_value(name, value, call))
+}
+
+repeated_values <- function(name, value, call) {
+  if (name == "dimensions") {
+    return(as.character(vapply(value, check_count, 1L, arg = name, call = call)))
+  }
+  if (!is.character(value) || anyNA(value)) bert_abort("{.arg {name}} must be names.", "input", call = call)
+  value
+}
+
+one_value <- function(name, value, call) {
+  if (name == "max_length") {
+    return(as.character(check_count(value, name, call)))
+  }
+  if (name %in% EXPORT_NUMBERS) {
+    return(format(check_number(value, name, call), scientific = FALSE))
+  }
+  if (name %in% EXPORT_FILES) {
+    return(path.expand(check_string(value, name, call)))
+  }
+  several <- name %in% EXPORT_JOINED
+  if (!is.atomic(value) || length(value) == 0 || anyNA(value) || !(several || length(value) == 1L)) {
+    bert_abort("{.arg {name}} must be one value{if (several) ', or several'}.", "input", call = call)
+  }
+  paste(format(value, scientific = FALSE, trim = TRUE), collapse = ",")
 }

@@ -63,7 +63,8 @@ with_columns <- function(data, added, call) {
       call = call
     )
   }
-  data <- tibble::as_tibble(data)
+  # A grouped one is a tibble too, and would lose its groups.
+  if (!tibble::is_tibble(data)) data <- tibble::as_tibble(data)
   data[names(added)] <- added
   data
 }

@@ -330,11 +330,17 @@ run_to_the_end <- function(program, args, kind, problem, call, show = TRUE) {
     return(invisible(lines))
   }
   wrong <- cumsum(startsWith(lines, OUR_ERROR)) > 0
-  last <- if (any(wrong)) lines[wrong] else utils::tail(lines[nzchar(lines)], 5L)
-  names(last) <- rep(" ", length(last))
-  escaped <- gsub("}", "}}", gsub("{", "{{", last, fixed = TRUE), fixed = TRUE)
+  said <- if (any(wrong)) {
+    ours <- lines[wrong]
+    ours[[1]] <- substring(ours[[1]], nchar(OUR_ERROR) + 1L)
+    stats::setNames(ours, c("x", rep(" ", length(ours) - 1L)))
+  } else {
+    last <- utils::tail(lines[nzchar(lines)], 5L)
+    c("x" = sprintf("It ended with status %d:", status), stats::setNames(last, rep(" ", length(last))))
+  }
+  said[] <- gsub("}", "}}", gsub("{", "{{", said, fixed = TRUE), fixed = TRUE)
   bert_abort(
-    c(problem, "x" = "It ended with status {status}:", escaped),
+    c(problem, said),
     kind,
     status = status,
     output = lines,

@@ -1,6 +1,6 @@
 #' A text model for parsnip
 #'
-#' Declares a model that is trained by [bert_train()], for `parsnip::fit()` and for workflows: the predictors
+#' Declares a model that is trained by [bert_train()], for parsnip's `fit()` and for workflows: the predictors
 #' are one column of text, the outcome is a factor (or a number, with `mode = "regression"`).
 #'
 #' parsnip is not among the packages that this one is tested with: its tests call what is registered as parsnip
@@ -11,11 +11,11 @@
 #'   in [bert_train()].
 #' @param epochs,learning_rate Of fine-tuning, as in [bert_train()]; `NULL` for its defaults.
 #' @param engine `"bertonnx"`, the only one. Further arguments of [bert_train()] are given to
-#'   `parsnip::set_engine()`, such as `path`, where the file is to be kept.
+#'   parsnip's `set_engine()`, such as `path`, where the file is to be kept.
 #' @return A specification of parsnip's. Its fit holds a model as from [bert_load()].
 #' @examples
 #' \dontrun{
-#' library(parsnip)
+#' # With the package parsnip attached:
 #' fitted <- bert_text(base = "embeddings.onnx") |>
 #'   set_engine("bertonnx", path = "topics.onnx") |>
 #'   fit(topic ~ text, data = notes)

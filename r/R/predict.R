@@ -65,7 +65,10 @@ predict.bert_token_classification <- function(object, new_data, ..., text = NULL
 #' @rdname predict.bert_model
 #' @export
 predict.bert_question_answering <- function(object, new_data, context = NULL, ..., text = NULL) {
-  bert_answer(object, text_of(new_data, text, "question"), pair_of(new_data, context, "context"), ...)
+  questions <- text_of(new_data, text, "question")
+  contexts <- pair_of(new_data, context, "context")
+  if (is.null(contexts)) abort_no_context("context", rlang::current_env())
+  bert_answer(object, questions, contexts, ...)
 }
 
 #' @rdname predict.bert_model
@@ -93,9 +96,16 @@ new_texts <- function(new_data, text, pair, call) {
 # A table of a task, as the matrix or tibble that it is.
 predict_table <- function(model, table, texts, ...) {
   if (table %in% model$info$matrices) {
-    return(run_matrix(model, table, texts, ...))
+    found <- run_matrix(model, table, texts, ...)
+    if (table == "scores") colnames(found) <- score_names(model, ncol(found))
+    return(found)
   }
   with_na_rows(run_table(model, table, texts, ...), texts)
+}
+
+score_names <- function(model, width) {
+  labels <- model$info$labels
+  if (width > 1L && length(labels) == width) labels else if (width == 1L) "score" else dimension_names(width, "score_")
 }
 
 prediction_types <- function(model) {

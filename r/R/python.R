@@ -1,7 +1,7 @@
 # Which Python, and the bridge into it. Python starts with the first model, never before.
 
 # The number of the interface that this package was written for (runtime/r_bridge.py, PROTOCOL).
-PROTOCOL <- 9L
+PROTOCOL <- 10L
 
 # Seconds that a call waits for Python at most. What takes longer, R asks for again.
 PATIENCE <- 0.005

@@ -1,6 +1,6 @@
 #' Embeddings for a store of ragnar's
 #'
-#' Give it to `ragnar::ragnar_store_create(embed = )`. The store keeps the path of the model's file, so that
+#' Give it to `ragnar_store_create(embed = )`. The store keeps the path of the model's file, so that
 #' it can be connected to from another session; the file is opened once in each.
 #'
 #' @param x A character vector; a data frame with a column `text`, as ragnar's chunks are; or nothing, for a
@@ -15,7 +15,8 @@
 #' dim(embed(c("A text", "another")))
 #' \dontrun{
 #' embed <- embed_bertonnx(model = "embeddings.onnx")
-#' store <- ragnar::ragnar_store_create("store.duckdb", embed = embed)
+#' # With the package ragnar attached:
+#' store <- ragnar_store_create("store.duckdb", embed = embed)
 #' }
 #' @export
 embed_bertonnx <- function(x, model, prompt = NULL) {
@@ -29,10 +30,14 @@ embed_bertonnx <- function(x, model, prompt = NULL) {
     return(rlang::new_function(rlang::pairlist2(x = ), body, baseenv()))
   }
   if (is.data.frame(x)) {
-    x[["embedding"]] <- unname(bert_embed(loaded, x[["text"]], prompt = prompt))
+    if (!"text" %in% names(x)) {
+      bert_abort(c("{.arg x} has no column {.val text}.", "i" = "It has {.val {names(x)}}."), "input", call = call)
+    }
+    texts <- as_text(unname(x[["text"]]), "x$text", call)
+    x[["embedding"]] <- unname(run_matrix(loaded, "embeddings", texts, list(prompt = prompt), call = call))
     return(x)
   }
-  unname(bert_embed(loaded, x, prompt = prompt))
+  unname(run_matrix(loaded, "embeddings", as_text(x, "x", call), list(prompt = prompt), call = call))
 }
 
 # A model of this session for a path, opened again when the file is another.

@@ -42,6 +42,16 @@ bert_run <- function(
 ) {
   call <- rlang::current_env()
   check_model(model, call)
+  if (is.data.frame(input)) {
+    bert_abort(
+      c(
+        "{.arg input} must be the path of a file, and it is a data frame.",
+        "i" = "{.code augment(model, {typed('input', call)})} gives the results beside its columns."
+      ),
+      "input",
+      call = call
+    )
+  }
   check_string(input)
   check_string(path)
   if (!file.exists(input)) {

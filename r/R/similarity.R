@@ -48,7 +48,10 @@ bert_nearest <- function(
   if (!is.null(column)) check_string(column)
   check_prompt(prompt, call)
   if (!is.null(normalize)) check_flag(normalize)
-  stored <- if (rlang::is_string(x)) path.expand(x) else as_matrix(x, "x", call)
+  stored <- if (is_path(x)) path.expand(x) else as_matrix(x, "x", call)
+  if (!is.null(column) && !is_table(stored)) {
+    bert_abort("{.arg column} is for Parquet and Arrow files, and {.arg x} is none; leave it out.", "input", call = call)
+  }
   if (is.integer(stored) && is.null(encoding)) {
     bert_abort(
       c("{.arg x} holds whole numbers.", "i" = "Say in which {.arg encoding} it was made, or give {.code x * 1.0}."),
@@ -73,6 +76,11 @@ bert_nearest <- function(
   names(found) <- c(".query", "rank", ".row", "score")
   found
 }
+
+# A matrix of one text is a matrix all the same.
+is_path <- function(x) rlang::is_string(x) && is.null(dim(x))
+
+is_table <- function(x) is_path(x) && grepl("[.](parquet|arrow|feather)$", x, ignore.case = TRUE)
 
 as_queries <- function(query, model, prompt, normalize, call) {
   if (is.numeric(query)) {

@@ -78,7 +78,7 @@ bert_train <- function(
   )
   request <- request[!vapply(request, is.null, NA)]
   with_python <- training_python(base, python, call)
-  started <- engine_ask("python", "train", with_python, request, call = call)
+  started <- engine_ask("python", "train", with_python, request, c(given$named, other$named), call = call)
   measured <- engine_wait("python", started$work, function(state) {
     for (line in as.character(unlist(state$said))) cli::cli_verbatim(line)
   }, call)
@@ -115,25 +115,57 @@ check_whole <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env(
   as.integer(x)
 }
 
-# Labelled rows as a file: `path`, the `columns` that were named, and what removes it.
+# Labelled rows as a file: `path`, the `columns` that were named, what messages call the file (`named`), and what
+# removes it.
 as_data <- function(data, columns, arg, call) {
-  nothing <- function() invisible()
-  labels <- columns$label_column
-  for (name in setdiff(names(columns), "label_column")) {
-    if (!is.null(columns[[name]])) check_string(columns[[name]], R_NAMES[[name]], call)
-  }
-  if (!is.null(labels) && (!is.character(labels) || length(labels) == 0 || anyNA(labels))) {
-    bert_abort("{.arg label} must be names of columns.", "input", call = call)
-  }
-  if (length(labels) > 0) columns$label_column <- paste(labels, collapse = ",")
+  columns <- named_columns(columns, call)
   if (rlang::is_string(data)) {
-    return(list(path = path.expand(data), columns = columns, remove = nothing))
+    return(list(path = path.expand(data), columns = in_one(columns), remove = function() invisible()))
   }
   if (!is.data.frame(data)) {
     bert_abort("{.arg {arg}} must be a data frame, or the path of a file.", "input", call = call)
   }
   if (nrow(data) == 0) bert_abort("{.arg {arg}} has no rows.", "input", call = call)
-  named <- c(columns$column, columns$pair_column, labels, columns$group_column)
+  used <- used_columns(data, columns, arg, call)
+  folder <- tempfile("bertonnx")
+  dir.create(folder)
+  # As Python writes it, by which messages know it again.
+  path <- file.path(normalizePath(folder, winslash = "/"), paste0(arg, ".jsonl"))
+  remove <- function() unlink(folder, recursive = TRUE)
+  written <- FALSE
+  on.exit(if (!written) remove())
+  # Some at a time, between which R notices an interrupt.
+  for (rows in split(seq_len(nrow(data)), (seq_len(nrow(data)) - 1L) %/% WRITTEN_ROWS)) {
+    engine_ask("python", "write_rows", path, lapply(used, `[`, rows), call = call)
+  }
+  written <- TRUE
+  named <- stats::setNames(list(paste0("`", arg, "`")), path)
+  list(path = path, columns = in_one(columns), named = named, remove = remove)
+}
+
+# Several labels as Python takes them.
+in_one <- function(columns) {
+  if (length(columns$label_column) > 0) columns$label_column <- paste(columns$label_column, collapse = ",")
+  columns
+}
+
+WRITTEN_ROWS <- 10000L
+
+# One name each, but for labels.
+named_columns <- function(columns, call) {
+  for (name in setdiff(names(columns), "label_column")) {
+    if (!is.null(columns[[name]])) check_string(columns[[name]], R_NAMES[[name]], call)
+  }
+  labels <- columns$label_column
+  if (!is.null(labels) && (!is.character(labels) || length(labels) == 0 || anyNA(labels))) {
+    bert_abort("{.arg label} must be names of columns.", "input", call = call)
+  }
+  columns
+}
+
+# The columns that are named, or all that can hold texts or labels, as what they are for Python.
+used_columns <- function(data, columns, arg, call) {
+  named <- unlist(columns[c("column", "pair_column", "label_column", "group_column")], use.names = FALSE)
   absent <- setdiff(named, names(data))
   if (length(absent) > 0) {
     bert_abort(
@@ -142,11 +174,43 @@ as_data <- function(data, columns, arg, call) {
       call = call
     )
   }
-  used <- as.list(if (length(columns$column) && length(labels)) data[named] else data)
-  texts <- vapply(used, function(column) is.character(column) || is.factor(column), NA)
-  used[texts] <- Map(function(column, name) as_text(column, name, call)$values, used[texts], names(used)[texts])
-  path <- engine_ask("python", "write_rows", used, call = call)$path
-  list(path = path, columns = columns, remove = function() unlink(path))
+  for (name in c("column", "pair_column")) if (!is.null(columns[[name]])) check_texts(data, columns[[name]], arg, call)
+  all_named <- length(columns$column) > 0 && length(columns$label_column) > 0
+  used <- as.list(if (all_named) data[unique(named)] else data)
+  used <- lapply(used, plain_column)
+  odd <- vapply(used, is.null, NA)
+  if (any(odd & names(used) %in% named)) {
+    bert_abort("The column {.val {intersect(named, names(used)[odd])}} of {.arg {arg}} is no vector.", "input", call = call)
+  }
+  used <- used[!odd]
+  texts <- vapply(used, is.character, NA)
+  used[texts] <- Map(function(column, name) {
+    as_text(column, sprintf("%s$%s", arg, name), call)$values
+  }, used[texts], names(used)[texts])
+  used
+}
+
+# Dates and the like as they print, and nothing of what has rows of its own.
+plain_column <- function(column) {
+  if (length(dim(column)) > 0) {
+    return(NULL)
+  }
+  if (is.list(column)) {
+    return(unclass(column))
+  }
+  if (is.numeric(column) && !is.object(column) || is.logical(column) || is.character(column)) {
+    return(as.vector(column))
+  }
+  as.character(column)
+}
+
+check_texts <- function(data, name, arg, call) {
+  column <- data[[name]]
+  if (is.character(column) || is.factor(column) || (is.atomic(column) && all(is.na(column)))) {
+    return(invisible())
+  }
+  what <- class(column)[[1]]
+  bert_abort("The column {.val {name}} of {.arg {arg}} must be text, and it is of class {.cls {what}}.", "input", call = call)
 }
 
 #' @rdname bert_train

@@ -18,7 +18,7 @@ from bertonnx.errors import OutputError, UsageError
 from bertonnx.runtime.bench.chart import charts, require_matplotlib, save_png, svg
 from bertonnx.runtime.bench.measure import BenchReport, BenchRow
 from bertonnx.runtime.places import require_file_or_none
-from bertonnx.wording import printable
+from bertonnx.wording import making_folder, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +77,9 @@ def check_report_output(path: str | Path) -> Path:
     require_file_or_none(target)
     folder = target.resolve().parent
     if not folder.is_dir():
-        raise OutputError("there is no folder {folder}; make it with: mkdir -p '{folder}'", folder=folder)
+        raise OutputError(
+            "there is no folder {folder}; make it with: {line}", folder=folder, line=making_folder(folder)
+        )
     try:
         # Tried, as permissions do not say what a full or read-only disk does.
         tempfile.TemporaryFile(dir=folder).close()

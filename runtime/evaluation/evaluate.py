@@ -27,6 +27,7 @@ from bertonnx.runtime.options import LongText, require_number
 from bertonnx.wording import Message, Option
 
 __all__ = [
+    "Asked",
     "Measured",
     "aligned",
     "evaluate",
@@ -37,6 +38,9 @@ __all__ = [
     "measured_tags",
     "measured_texts",
 ]
+
+_SHOWN = 12
+"""Of labels that nobody knows, how many are named: dates as labels are as many as rows."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +99,62 @@ def evaluate(
         OutputError: the report cannot be written.
         MissingDependencyError: scikit-learn is not installed.
     """
-    require_number("min_f1", min_f1)
-    if min_f1 is not None and not 0.0 <= min_f1 <= 1.0:
-        raise UsageError(
-            "{asked} is not a share; give one from 0 to 1, such as 0.9", asked=Option("min_f1", min_f1)
-        )
     # Before the model is opened, which can take long: what is missing or wrong is said at once.
-    require_sklearn()
-    target = None if report is None else check_report(report)
-    columns = Columns(column, pair_column, label_column)
+    asked = Asked(Columns(column, pair_column, label_column), min_f1, report)
     opened = isinstance(model, Model)
     used = model if isinstance(model, Model) else load(model, provider, threads, long_text=long_text)
     try:
-        found = measured(used, data, columns)
+        return asked.evaluation(used, used.path.name, data)
     finally:
         if not opened:
             used.close()
-    result = evaluated(found.outcome, found.texts, found.baselines)
-    result = replace(result, messages=found.messages, min_f1=min_f1)
-    if target is not None:
-        write_report(target, result, title=f"{used.path.name} on {Path(data).name}")
-    return result
 
 
-def measured(model: Model, data: str | Path, columns: Columns) -> Measured:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of an evaluation.
+
+    Attributes:
+        columns: which columns are read.
+        min_f1: as `evaluate`.
+        report: as `evaluate`.
+
+    Raises:
+        UsageError: `min_f1` is no share, or the report's ending names no format.
+        OutputError: the report cannot be written there.
+        MissingDependencyError: scikit-learn is not installed.
+    """
+
+    columns: Columns
+    min_f1: float | None = None
+    report: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        require_number("min_f1", self.min_f1)
+        if self.min_f1 is not None and not 0.0 <= self.min_f1 <= 1.0:
+            raise UsageError(
+                "{asked} is not a share; give one from 0 to 1, such as 0.9",
+                asked=Option("min_f1", self.min_f1),
+            )
+        require_sklearn()
+        if self.report is not None:
+            check_report(self.report)
+
+    def evaluation(self, model: Methods, name: str, data: str | Path) -> Evaluation:
+        """Measure a model, and write the report.
+
+        Raises:
+            BertonnxError: as `evaluate`.
+        """
+        found = measured(model, data, self.columns)
+        result = evaluated(found.outcome, found.texts, found.baselines)
+        result = replace(result, messages=found.messages, min_f1=self.min_f1)
+        if self.report is not None:
+            write_report(check_report(self.report), result, title=f"{name} on {Path(data).name}")
+        return result
+
+
+def measured(model: Methods, data: str | Path, columns: Columns) -> Measured:
     """Return what a model says of labelled texts.
 
     Raises:
@@ -136,7 +172,7 @@ def measured(model: Model, data: str | Path, columns: Columns) -> Measured:
     return result
 
 
-def measured_labels(model: Model, data: str | Path, columns: Columns) -> Measured:
+def measured_labels(model: Methods, data: str | Path, columns: Columns) -> Measured:
     """Return what a model of whole texts says of labelled ones."""
     card = model.card
     kind = card.problem_type or SINGLE
@@ -179,7 +215,7 @@ def measured_texts(model: Methods, labelled: Labelled) -> Measured:
     return Measured(labelled.texts, outcome, {"majority": baseline}, messages)
 
 
-def measured_entities(model: Model, data: str | Path, columns: Columns) -> Measured:
+def measured_entities(model: Methods, data: str | Path, columns: Columns) -> Measured:
     """Return what a model of tokens says of texts with marked entities."""
     tagged = read_tagged(data, columns)
     return measured_tags(model, tagged)
@@ -234,10 +270,12 @@ def aligned(labels: Sequence[str], card: Card, path: str) -> tuple[dict[str, str
         found = {label: card.labels[int(place)] for label, place in places.items()}
         shown = ", ".join(f"{label} is {name}" for label, name in found.items())
         return found, (Message("labels are the places of the model's: {shown}", shown=shown),)
+    unknown = [label for label in labels if label not in same]
+    more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
     raise InputError(
         "{path} has labels that the model does not know: {unknown}; it knows {known}",
         path=path,
-        unknown=", ".join(label for label in labels if label not in same),
+        unknown=", ".join(unknown[:_SHOWN]) + more,
         known=", ".join(card.labels),
     )
 

@@ -80,6 +80,8 @@ class Evaluation:
         baselines: name -> figures as `scores` of something simple on the same rows.
         better: name of a baseline -> whether the model is better than it, beyond chance (95%).
         mistakes: the worst, the surest first.
+        amounts: of a regression, what is and what is predicted, of each row, or of that many rows evenly
+            spread.
         messages: what was taken to be meant when the labels were read, and what was left out.
         min_f1: the least macro F1 (of a regression: Pearson correlation) that was asked for.
     """
@@ -95,6 +97,7 @@ class Evaluation:
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     better: Mapping[str, bool] = field(default_factory=dict)
     mistakes: tuple[Mistake, ...] = ()
+    amounts: tuple[tuple[float, float], ...] = ()
     messages: tuple[Message, ...] = ()
     min_f1: float | None = None
 

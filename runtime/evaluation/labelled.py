@@ -219,6 +219,9 @@ def _pair(records: Records, found: Mapping[str, str]) -> dict[str, str]:
         matches = [_match(records.names, name) for name in pair]
         if all(len(match) == 1 for match in matches):
             return {"text": matches[0][0], "pair": matches[1][0]}
+    if "pair" in found:
+        # The text is found as that of any other model.
+        return {}
     missing = "pair" if "text" in found else "text"
     raise InputError(
         "the model reads pairs of texts; which column of {path} holds the {what}? its columns are: "

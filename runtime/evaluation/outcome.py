@@ -29,6 +29,7 @@ from bertonnx.runtime.evaluation.tagged import Span
 __all__ = ["Amounts", "Entities", "Outcome", "Several", "Single", "evaluated"]
 
 _MISTAKES = 20
+_DOTS = 1000
 _CHARACTERS = 300
 """Of a mistake's text that are kept."""
 
@@ -197,7 +198,7 @@ class Amounts(Outcome):
         return number_scores(self.actual[places], self.predicted[places])["pearson"]
 
     def filled(self, evaluation: Evaluation, texts: Sequence[str]) -> Evaluation:
-        """Add the largest errors."""
+        """Add the largest errors, and rows to draw."""
         gaps = np.abs(self.predicted - self.actual)
         mistakes = [
             Mistake(
@@ -209,7 +210,10 @@ class Amounts(Outcome):
             )
             for place in np.argsort(-gaps, kind="stable").tolist()[:_MISTAKES]
         ]
-        return replace(evaluation, mistakes=tuple(mistakes))
+        # More dots than these make no other picture, and a report that is too large.
+        shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), _DOTS)).round().astype(int))
+        amounts = zip(self.actual[shown].tolist(), self.predicted[shown].tolist(), strict=True)
+        return replace(evaluation, mistakes=tuple(mistakes), amounts=tuple(amounts))
 
 
 @dataclass(frozen=True)

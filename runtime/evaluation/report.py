@@ -241,7 +241,7 @@ def _mistakes(evaluation: Evaluation) -> str:
 
 
 def _pictures(evaluation: Evaluation) -> Iterator[str]:
-    """Yield figures: the confusion matrix and the reliability diagram, where the labels are single ones."""
+    """Yield figures: of single labels the confusion matrix and the reliability diagram; of amounts dots."""
     if evaluation.confusion and len(evaluation.confusion) <= _SHOWN:
         right = sum(row[place] for place, row in enumerate(evaluation.confusion))
         said = f"Each row of labels, by what was predicted: {right} of {evaluation.rows} are right."
@@ -250,6 +250,10 @@ def _pictures(evaluation: Evaluation) -> Iterator[str]:
         gap = "" if evaluation.ece is None else f" On average they are {evaluation.ece:.3f} apart (ECE)."
         said = f"How often a prediction with a score is right; on the dashed line scores are honest.{gap}"
         yield _drawn(_draw_reliability, evaluation, "Reliability diagram", said)
+    if evaluation.amounts:
+        count = len(evaluation.amounts)
+        said = f"What is, and what is predicted, of {count} rows; on the dashed line both agree."
+        yield _drawn(_draw_amounts, evaluation, "Predictions", said)
 
 
 def _drawn(draw: Any, evaluation: Evaluation, name: str, said: str) -> str:
@@ -292,6 +296,13 @@ def _draw_reliability(axes: Any, evaluation: Evaluation) -> None:
     axes.plot(*points, marker="o", color="#0072b2", label="model")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right", title="Reliability")
     axes.legend()
+
+
+def _draw_amounts(axes: Any, evaluation: Evaluation) -> None:
+    actual, predicted = zip(*evaluation.amounts, strict=True)
+    axes.axline((actual[0], actual[0]), slope=1, linestyle="--", color="#595959")
+    axes.plot(actual, predicted, ".", color="#0072b2", alpha=0.6)
+    axes.set(xlabel="is", ylabel="predicted", title="Predictions")
 
 
 def _literal(text: str) -> str:

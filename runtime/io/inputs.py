@@ -19,6 +19,7 @@ __all__ = ["Choice", "Input", "choose_columns", "given_once", "needs_pair"]
 PAIRS = (
     ("question", "context"),
     ("text", "text_pair"),
+    ("text", "pair"),
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("query", "passage"),

@@ -31,7 +31,7 @@ from bertonnx.models.registry import resolve
 from bertonnx.runtime.io.formats import INPUTS, ending_of
 from bertonnx.runtime.io.inputs import Choice, Input
 from bertonnx.runtime.options import RunOptions
-from bertonnx.wording import Option
+from bertonnx.wording import Option, Words
 
 __all__ = ["open_rows"]
 
@@ -82,16 +82,20 @@ def _open(choice: Choice) -> Input:
 def _check(path: Path, ending: str) -> None:
     if path.is_dir():
         raise InputError(
-            "the input {path} is a folder; give one file, such as all of them joined: "
-            "cat '{path}'/*.txt > all.txt",
+            "the input {path} is a folder; give one file{such}",
             path=path,
+            such=Words(f", such as all of them joined: cat '{path}'/*.txt > all.txt"),
         )
     if ending not in INPUTS:
         raise InputError(
-            "the ending of {path} does not say how to read it; files that end in {endings} are "
-            "read, and - is standard input (one text a line)",
+            "the ending of {path} does not say how to read it; files that end in {endings} are read{besides}",
             path=path,
             endings=" ".join(INPUTS.names),
+            besides=Words(", and - is standard input (one text a line)"),
         )
     if not path.exists():
-        raise InputError("there is no file {path}; give an existing file, or - for standard input", path=path)
+        raise InputError(
+            "there is no file {path}; give an existing file{instead}",
+            path=path,
+            instead=Words(", or - for standard input"),
+        )

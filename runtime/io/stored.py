@@ -135,7 +135,7 @@ def _column(pa: Any, path: Path, schema: Any, column: str | None) -> str:
         "{path} has {found}; name a column of vectors (lists of numbers) with {option}",
         path=path,
         found=f"the columns of vectors {', '.join(fits)}" if fits else "no column of vectors",
-        option=Option("column"),
+        option=Option("vector_column"),
     )
 
 

@@ -49,7 +49,7 @@ from bertonnx.runtime.io.formats import OUTPUTS, Format, ending_of
 from bertonnx.runtime.io.outputs import Writer
 from bertonnx.runtime.io.text import open_standard_output
 from bertonnx.runtime.options import DecodeOptions
-from bertonnx.wording import Option
+from bertonnx.wording import Option, making_folder
 
 __all__ = ["Target", "check_output", "open_writer"]
 
@@ -109,7 +109,9 @@ def check_output(path: str | Path, *, input: str | Path | None = None, csv_safe:
         raise UsageError("the output {path} is the input; name another file", path=given)
     if not target.parent.is_dir():
         raise OutputError(
-            "there is no folder {folder}; make it with: mkdir -p '{folder}'", folder=target.parent
+            "there is no folder {folder}; make it with: {line}",
+            folder=target.parent,
+            line=making_folder(target.parent),
         )
     if not target.exists() or target.is_file():
         _check_writable(given, target)

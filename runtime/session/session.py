@@ -27,7 +27,7 @@ from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.cpu import require_exact_sums
 from bertonnx.runtime.session.placement import Placement
 from bertonnx.runtime.session.problem import Problem, not_usable
-from bertonnx.wording import Install, Message
+from bertonnx.wording import Install, Message, Words
 
 __all__ = [
     "OLDEST_ONNXRUNTIME",
@@ -186,7 +186,8 @@ def open_session(path: Path, card: Card, options: LoadOptions | None = None) -> 
         if "problem" not in error.facts:
             raise
         raise ProviderError(
-            "provider {provider} was asked for, and {problem}",
+            "{kind} {provider} was asked for, and {problem}",
+            kind=Words("provider", r="device"),
             provider=row.name,
             problem=error.facts["problem"],
         ) from error

@@ -50,7 +50,7 @@ def encoded_width(encoding: Encoding, width: int) -> int:
             "{asked} puts eight dimensions into a byte, and an embedding has {width}; give {dimensions}",
             asked=Option("encoding", encoding),
             width=width,
-            dimensions=Option("dimensions", width - width % 8),
+            dimensions=Option("dimensions", max(width - width % 8, 8)),
         )
     return width // 8
 

@@ -13,27 +13,28 @@ from typing import Any
 from bertonnx.runtime.r_answers import answering
 from bertonnx.runtime.r_tables import plain
 from bertonnx.runtime.r_work import evaluation_answer
-from bertonnx.wording import R
+from bertonnx.wording import Face, R
 
 
 def main() -> None:
     """Read the request, train, and write the answer."""
     asked, answer = map(Path, sys.argv[1:])
     request: dict[str, Any] = json.loads(asked.read_text(encoding="utf-8"))
-    found = answering(_trained)(request)
+    face = R.naming(request.pop("named"))
+    found = answering(_trained, face)(request, face)
     written = answer.with_suffix(".new")
     written.write_text(json.dumps(found), encoding="utf-8")
     # Whole or not at all: whoever reads it takes none for a process that died.
     written.replace(answer)
 
 
-def _trained(request: dict[str, Any]) -> dict[str, Any]:
+def _trained(request: dict[str, Any], face: Face) -> dict[str, Any]:
     # Here, so that a package that is not installed is an answer too.
     from bertonnx import train
 
     made = train(**request, progress=_say)
-    notes = [plain(message.worded(R)) for message in made.messages]
-    return {**evaluation_answer(made.evaluation), "notes": notes}
+    notes = [plain(message.worded(face)) for message in made.messages]
+    return {**evaluation_answer(made.evaluation, face), "notes": notes}
 
 
 def _say(line: str) -> None:

@@ -36,7 +36,9 @@ __all__ = [
     "Options",
     "R",
     "Term",
+    "Words",
     "command_face",
+    "making_folder",
     "printable",
     "said_by",
     "worded",
@@ -150,6 +152,33 @@ class Method(Term):
         return face.method(self.name)
 
 
+@dataclass(frozen=True)
+class Words(Term):
+    """What is said otherwise to people of R, who have no terminal before them.
+
+    Attributes:
+        usual: a shell's line, or what only a shell has.
+        r: what is typed in R for it; empty where there is no such thing.
+    """
+
+    usual: str
+    r: str = ""
+
+    def worded(self, face: Face) -> str:
+        """Return what a face says."""
+        return face.words(self)
+
+
+def making_folder(folder: object) -> Words:
+    """Return the line that makes a folder."""
+    return Words(f"mkdir -p '{folder}'", r=f"dir.create({_r_text(str(folder))}, recursive = TRUE)")
+
+
+def _r_text(text: str) -> str:
+    """Return a text as R reads it: the escapes are those that JSON writes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 _BROUGHT = "cpu"
 """The extra that R's `bert_install()` brings where no other runtime is asked for."""
 
@@ -179,6 +208,9 @@ class Face:
     """Words of the command line; Python and R differ in what they override."""
 
     name = "command line"
+    _names: Mapping[str, str] = {"vector_column": "column"}
+    """What has a name of its own in messages, since R calls the same option in two ways."""
+
     _repeated: Mapping[str, str] = {
         "ignore_keys": "ignore_key",
         "verify_with": "verify_with",
@@ -190,6 +222,7 @@ class Face:
 
     def option(self, name: str) -> str:
         """Return an option's name."""
+        name = self._names.get(name, name)
         return "--" + self._repeated.get(name, name).replace("_", "-")
 
     def given(self, name: str, value: Any) -> str:
@@ -215,6 +248,14 @@ class Face:
         """Return what calls a method of a model."""
         return f"{name}()"
 
+    def words(self, what: Words) -> str:
+        """Return what is said otherwise in R."""
+        return what.usual
+
+    def fact(self, value: Any) -> Any:
+        """Return a plain fact, which is said as it is."""
+        return value
+
     def install(self, what: Install) -> str:
         """Return the line that installs an extra."""
         first = f"pip uninstall -y {' '.join(what.remove)} && " if what.remove else ""
@@ -234,10 +275,10 @@ class _Python(Face):
     """What has no function of the same name here."""
 
     def option(self, name: str) -> str:
-        return name
+        return self._names.get(name, name)
 
     def given(self, name: str, value: Any) -> str:
-        return f"{name}={self._literal(value)}"
+        return f"{self.option(name)}={self._literal(value)}"
 
     def call(self, function: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
         literals = [self._argument(argument) for argument in arguments]
@@ -258,7 +299,27 @@ class _Python(Face):
 
 
 class _R(_Python):
+    """Words of R.
+
+    Args:
+        named: files that this process wrote, as the user knows what is in them: a data frame's argument.
+    """
+
     name = "R"
+
+    def __init__(self, named: Mapping[str, str] | None = None) -> None:
+        self._named = dict(named or {})
+
+    def naming(self, named: Mapping[str, str]) -> Face:
+        """Return the same words, where files are called otherwise than by their paths."""
+        return _R(named)
+
+    def fact(self, value: Any) -> Any:
+        return self._named.get(str(value), value) if isinstance(value, (str, PurePath)) else value
+
+    def words(self, what: Words) -> str:
+        return what.r
+
     _functions: Mapping[str, str] = {
         "run": "bert_load({0})",
         "info": "bert_load({0})",
@@ -276,10 +337,8 @@ class _R(_Python):
         "label_column": "label",
         "group_column": "group",
         "layer": "layers",
+        "vector_column": "column",
     }
-
-    def option(self, name: str) -> str:
-        return self._names.get(name, name)
 
     def given(self, name: str, value: Any) -> str:
         return f"{self.option(name)} = {self._literal(value)}"
@@ -306,8 +365,7 @@ class _R(_Python):
         if isinstance(value, (list, tuple)):
             return f"c({', '.join(map(self._literal, value))})"
         if isinstance(value, (str, PurePath)):
-            # R reads the escapes that JSON writes.
-            return json.dumps(str(value), ensure_ascii=False)
+            return _r_text(str(value))
         return str(value)
 
 
@@ -397,7 +455,7 @@ class _Worded(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = self._facts[name]
-        return value.worded(self._face) if hasattr(value, "worded") else value
+        return value.worded(self._face) if hasattr(value, "worded") else self._face.fact(value)
 
     def __iter__(self) -> Any:
         return iter(self._facts)

@@ -44,23 +44,42 @@ def test_a_file_is_run(exported: dict[str, Path], tmp_path: Path) -> None:
     assert error["type"] == "InputError"
 
 
-def test_rows_of_a_data_frame_become_a_file_that_is_measured(exported: dict[str, Path]) -> None:
+def test_rows_of_a_data_frame_become_a_file_that_is_measured(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
     pytest.importorskip("sklearn")
-    answer = write_rows(["text", "label"], [["one", "two", None], ["negative", "positive", "neutral"]])
-    path = Path(answer["path"])
+    path = tmp_path / "data.jsonl"
+    rows: list[list[Any]] = [["one", "two", None], ["negative", "positive", "neutral"]]
+    assert write_rows(str(path), ["text", "label"], rows)["ok"]
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"text": "one", "label": "negative"},
         {"text": "two", "label": "positive"},
-        {"label": "neutral"},
+        {"text": None, "label": "neutral"},
     ]
-    path.write_text(path.read_text().replace('{"label": "neutral"}\n', ""))
     found = finished(opened(exported["text-classification"]).evaluate(str(path), {"label_column": "label"}))
     measured = bertonnx.evaluate(exported["text-classification"], path, label_column="label", provider="cpu")
     assert found["values"] == list(measured.scores.values())
     assert found["labels"] == list(measured.labels)
     assert found["confusion"] == [float(count) for row in measured.confusion for count in row]
     assert found["mistake_texts"] == [mistake.text for mistake in measured.mistakes]
-    path.unlink()
+
+
+def test_errors_call_the_files_that_r_wrote_as_its_user_does(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    path = tmp_path / "data.jsonl"
+    write_rows(str(path), ["text", "label"], [["one", None], [None, "negative"]])
+    named = {str(path): "`data`"}
+    error = finished(opened(exported["text-classification"]).evaluate(str(path), {}, named))["error"]
+    assert error["message"].startswith(
+        "no row of `data` has a text and a label: 1 without a label, 1 without"
+    )
+    request = {"base": str(exported["feature-extraction"]), "data": str(path)}
+    request["output"] = str(tmp_path / "head.onnx")
+    error = finished(train(sys.executable, request, named))["error"]
+    assert "no row of `data`" in error["message"]
+    assert str(path) not in error["message"]
 
 
 def test_what_is_stopped_says_no_more() -> None:

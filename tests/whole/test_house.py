@@ -88,7 +88,8 @@ ROOMS: Mapping[str, str] = {
     "runtime/r_answers.py": "runtime/r_tables.py",
     "runtime/r_hidden.py": "runtime/rows.py runtime/decoders runtime/model.py",
     "runtime/r_vectors.py": "runtime/vectors runtime/search.py",
-    "runtime/r_work.py": "runtime/io runtime/model.py runtime/run.py runtime/evaluation runtime/r_tables.py",
+    "runtime/r_work.py": "runtime/io runtime/methods.py runtime/model.py runtime/rows.py runtime/run.py "
+    "runtime/evaluation runtime/r_tables.py",
     "src/bertonnx": ALL,
     "runtime/r_bridge.py": ALL,
 }

@@ -10,6 +10,12 @@ skip_without_python <- function() {
   )
 }
 
+skip_without_sklearn <- function() {
+  skip_without_python()
+  there <- reticulate::py_module_available("sklearn") && reticulate::py_module_available("onnx")
+  skip_if_not(there, "training takes scikit-learn and onnx; bert_install(extras = 'train')")
+}
+
 test_python <- function() {
   skip_without_python()
   chosen <- bertonnx:::choose_python()
@@ -77,7 +83,7 @@ nobodys_python <- function(home = withr::local_tempdir(.local_envir = parent.fra
 
 # What is typed elsewhere: on the command line, or in Python.
 expect_r_words <- function(error) {
-  for (text in c(rlang::cnd_message(error), conditionMessage(error$parent))) {
+  for (text in c(rlang::cnd_message(error), conditionMessage(error$python))) {
     expect_no_match(text, "(^|[ (])--[a-z]|bertonnx (export|run|check|info|doctor)|bertonnx\\.[a-z]+\\(|pip install")
   }
 }

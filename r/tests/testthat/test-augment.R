@@ -28,7 +28,27 @@ test_that("each task adds its own columns", {
   answers <- augment(tiny("answers"), asked)
   expect_identical(answers$.answer, bert_answer(tiny("answers"), asked$question, asked$context)$answer)
   expect_named(answers, c("question", "context", ".answer", ".score", ".start", ".end"))
-  expect_bert_error(augment(tiny("answers"), asked["question"]), "input", "pair = \"context\"")
+  expect_bert_error(augment(tiny("answers"), asked["question"]), "input", "Give `pair`")
+})
+
+test_that("columns do not depend on how many rows there are, or what is in them", {
+  pairs <- data.frame(text = c("one", NA), pair = "another")
+  ranked <- augment(tiny("ranker"), pairs)
+  expect_identical(ranked$.score, c(bert_rank(tiny("ranker"), "one", "another")$score, NA))
+  expect_identical(colnames(predict(tiny("ranker"), pairs)), "score")
+  expect_named(augment(tiny("ranker"), pairs[0, ]), names(ranked))
+  for (name in c("sparse", "late")) {
+    expect_named(augment(tiny(name), data[0, ]), c("id", "text", ".results"))
+    expect_named(augment(tiny(name), data), c("id", "text", ".results"))
+  }
+})
+
+test_that("a grouped tibble stays one", {
+  groups <- tibble::new_tibble(list(id = 1:3, .rows = as.list(1:3)), nrow = 3L)
+  grouped <- tibble::new_tibble(data, groups = groups, class = "grouped_df", nrow = 3L)
+  found <- augment(tiny("sentiment"), grouped)
+  expect_s3_class(found, "grouped_df")
+  expect_identical(attr(found, "groups"), groups)
 })
 
 test_that("data come first where bert_augment() is called, and columns by their names", {

@@ -8,20 +8,20 @@ python_error <- function(type, message, expected = "yes") {
   list(type = type, message = message, kind = "", expected = expected, traceback = "Traceback: here")
 }
 
-test_that("a Python error keeps its type, message and traceback as the parent", {
+test_that("a Python error keeps its type, message and traceback", {
   answer <- list(ok = FALSE, error = python_error("ModelFileError", "cut at {50}%"))
   error <- expect_bert_error(unwrap(answer, NULL), "model_file", "cut at \\{50\\}%")
-  expect_s3_class(error$parent, "bertonnx_python_error")
-  expect_s3_class(error$parent, "bertonnx_python_ModelFileError")
-  expect_identical(conditionMessage(error$parent), "ModelFileError: cut at {50}%")
-  expect_identical(error$parent$python_traceback, "Traceback: here")
+  expect_s3_class(error$python, "bertonnx_python_error")
+  expect_s3_class(error$python, "bertonnx_python_ModelFileError")
+  expect_identical(conditionMessage(error$python), "ModelFileError: cut at {50}%")
+  expect_identical(error$python$python_traceback, "Traceback: here")
   expect_identical(error$python_type, "ModelFileError")
 })
 
 test_that("an error that nobody foresaw says so", {
   answer <- list(ok = FALSE, error = python_error("ZeroDivisionError", "division by zero", ""))
   error <- expect_bert_error(unwrap(answer, NULL), "python", "not foreseen")
-  expect_identical(conditionMessage(error$parent), "ZeroDivisionError: division by zero")
+  expect_identical(conditionMessage(error$python), "ZeroDivisionError: division by zero")
 })
 
 test_that("an answer without an error is returned", {

@@ -37,6 +37,26 @@ test_that("what was measured prints, and is drawn", {
   }
 })
 
+test_that("a regression is drawn as what is and what is predicted", {
+  skip_without_sklearn()
+  data <- data.frame(text = c("fine", "awful", "so so", NA), label = c(3.5, 1, 2, 4))
+  found <- bert_evaluate(tiny("stars"), data)
+  expect_identical(found$amounts$actual, data$label[1:3])
+  expect_identical(found$amounts$predicted, predict(tiny("stars"), data$text[1:3])$.pred)
+  withr::local_pdf(withr::local_tempfile())
+  expect_identical(plot(found), found)
+  expect_bert_error(plot(found, type = "confusion"), "input", "It can be \"amounts\"")
+  skip_if_not_installed("ggplot2")
+  expect_identical(nrow(ggplot2::layer_data(ggplot2::autoplot(found), 2)), 3L)
+})
+
+test_that("a model of pairs is measured on the columns of its pairs", {
+  skip_without_sklearn()
+  pairs <- data.frame(text = "a man sleeps", pair = "someone rests", label = c("neutral", "entailment"))
+  found <- bert_evaluate(tiny("nli"), pairs)
+  expect_identical(bert_evaluate(tiny("nli"), stats::setNames(pairs, c("text", "body", "label")), pair = "body")$metrics, found$metrics)
+})
+
 test_that("least figures, named columns, and what is refused", {
   measured()
   model <- tiny("sentiment")

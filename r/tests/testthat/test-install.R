@@ -223,6 +223,7 @@ test_that("our own error is said once, by the condition", {
   )
   expect_match(paste(shown, collapse = ""), "reading")
   expect_no_match(paste(shown, collapse = ""), "such|another")
-  expect_match(conditionMessage(failed), "error: no {such} file", fixed = TRUE)
+  expect_match(conditionMessage(failed), "no {such} file", fixed = TRUE)
+  expect_no_match(conditionMessage(failed), "error:|status")
   expect_match(conditionMessage(failed), "type: another", fixed = TRUE)
 })

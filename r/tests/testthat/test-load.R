@@ -39,10 +39,10 @@ test_that("CUDA never becomes the CPU silently", {
   expect_bert_error(bert_load(model_file("embeddings"), device = "cuda"), "provider", "cuda")
 })
 
-test_that("a file that is missing, cut or foreign is refused, with Python's error as the parent", {
+test_that("a file that is missing, cut or foreign is refused, with Python's error in it", {
   skip_without_python()
   error <- expect_bert_error(bert_load("/nowhere/model.onnx"), "model_file", "bert_export")
-  expect_s3_class(error$parent, "bertonnx_python_ModelFileError")
+  expect_s3_class(error$python, "bertonnx_python_ModelFileError")
   path <- model_file("embeddings")
   bytes <- readBin(path, "raw", file.size(path))
   for (length in c(0, 10, length(bytes) %/% 2, length(bytes) - 1)) {

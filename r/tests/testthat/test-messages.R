@@ -38,3 +38,53 @@ test_that("texts that were cut are a warning", {
     transform = function(lines) gsub(folder, "FOLDER", lines, fixed = TRUE)
   )
 })
+
+test_that("errors of data frames name them and their columns", {
+  skip_without_sklearn()
+  model <- tiny("sentiment")
+  reviews <- data.frame(review = c("a", "b"), mood = factor(c("x", "y")), n = 1:2)
+  gaps <- data.frame(text = c(NA, NA), label = c("x", "y"))
+  expect_snapshot(error = TRUE, {
+    bert_evaluate(model, reviews)
+    bert_evaluate(model, reviews, text = "review", label = "mood")
+    bert_evaluate(model, reviews, text = "n", label = "mood")
+    bert_evaluate(model, gaps)
+    bert_run(model, reviews, "out.jsonl")
+    bert_augment(reviews, model, nope)
+    predict(tiny("answers"), "Who?")
+    embed_bertonnx(reviews, model = tiny("embeddings"))
+  })
+  expect_snapshot(error = TRUE, suppressMessages(bert_train(tiny("embeddings"), reviews, tempfile(fileext = ".onnx"))))
+})
+
+test_that("what an exporter or a search cannot take is said in R's words", {
+  model <- tiny("embeddings")
+  x <- bert_embed(model, "a")
+  late <- tiny("late")
+  expect_snapshot(error = TRUE, {
+    bert_nearest(x, x, column = "emb")
+    bert_hidden(tiny("sentiment"), "a")
+    bert_hidden(late, "a", layers = 1)
+    bert_embed(model, "a", dimensions = 5, encoding = "binary")
+    bert_load(model$path, tf32 = TRUE)
+    bert_run(model, test_path("helper.R"), "/nowhere/out.jsonl")
+    bert_export("checkpoint", "out.onnx", "cls")
+    bert_export("checkpoint", "out.onnx", max_length = "long")
+    bert_export("checkpoint", "out.onnx", dimensions = c(64, 0))
+  })
+  expect_bert_error(
+    bert_export("checkpoint", "out.onnx", python = "/nowhere/python"), "no_python", "'/nowhere/python' is not a Python that runs"
+  )
+})
+
+test_that("a column that a file lacks is named as R calls it", {
+  skip_without_python()
+  skip_if_not(reticulate::py_module_available("pyarrow"), "pyarrow is not installed; bert_install(extras = 'arrow')")
+  model <- tiny("embeddings")
+  folder <- withr::local_tempdir()
+  input <- file.path(folder, "in.txt")
+  writeLines("one text", input)
+  stored <- file.path(folder, "stored.parquet")
+  bert_run(model, input, stored)
+  expect_bert_error(bert_nearest(stored, "a", model = model, column = "emb"), "input", "vectors embedding; name a column .* with column$")
+})

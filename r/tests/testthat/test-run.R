@@ -23,7 +23,7 @@ test_that("many chunks are put together in order", {
 test_that("one text that fails is named by its element", {
   error <- expect_bert_error(bert_fill_mask(tiny("words"), c("[MASK]", NA, "no mask here")), "row", "row 3")
   expect_identical(error$row_kind, "no-mask")
-  expect_s3_class(error$parent, "bertonnx_python_RowError")
+  expect_s3_class(error$python, "bertonnx_python_RowError")
 })
 
 test_that("rows of NA stand where they stood", {

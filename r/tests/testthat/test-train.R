@@ -3,12 +3,6 @@ reviews <- data.frame(
   mood = rep(c("up", "down"), 12)
 )
 
-skip_without_sklearn <- function() {
-  skip_without_python()
-  there <- reticulate::py_module_available("sklearn") && reticulate::py_module_available("onnx")
-  skip_if_not(there, "training takes scikit-learn and onnx; bert_install(extras = 'train')")
-}
-
 test_that("a head is trained on a data frame, and the model is loaded with its report", {
   skip_without_sklearn()
   path <- withr::local_tempfile(fileext = ".onnx")
@@ -47,4 +41,34 @@ test_that("what cannot be trained is refused in R's words", {
   )
   expect_bert_error(bert_train(tiny("words"), reviews, path), "task")
   expect_false(file.exists(path))
+})
+
+test_that("interrupts and the end of R's time end a training and an evaluation, and leave nothing behind", {
+  skip_on_os("windows")
+  skip_without_sklearn()
+  folder <- withr::local_tempdir()
+  found <- in_fresh_r(function(embeddings, sentiment, folder) {
+    base <- bertonnx::bert_load(embeddings)
+    model <- bertonnx::bert_load(sentiment)
+    before <- bertonnx::bert_embed(base, "a text")
+    data <- data.frame(text = paste("so many words of text", seq_len(40000)), label = c("negative", "positive"))
+    train <- function() bertonnx::bert_train(base, data, file.path(folder, "out.onnx"), report = file.path(folder, "a.html"))
+    evaluate <- function() bertonnx::bert_evaluate(model, data, report = file.path(folder, "b.html"))
+    interrupted <- function(code) {
+      system(sprintf("(sleep 2; kill -INT %d) &", Sys.getpid()))
+      tryCatch({ force(code); "done" }, interrupt = function(interrupt) "interrupted")
+    }
+    limited <- function(code) {
+      setTimeLimit(elapsed = 2, transient = TRUE)
+      on.exit(setTimeLimit())
+      tryCatch({ force(code); "done" }, error = conditionMessage)
+    }
+    said <- c(interrupted(train()), limited(train()), interrupted(evaluate()), limited(evaluate()))
+    same <- identical(bertonnx::bert_embed(base, "a text"), before)
+    list(said = said, same = same, left = list.files(tempdir(), "^bertonnx"))
+  }, list(model_file("embeddings"), model_file("sentiment"), folder), timeout = 200)
+  expect_identical(found$said, rep(c("interrupted", "reached elapsed time limit"), 2))
+  expect_true(found$same)
+  expect_identical(found$left, character())
+  expect_identical(list.files(folder, all.files = TRUE, no.. = TRUE), character())
 })
