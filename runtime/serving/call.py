@@ -13,7 +13,7 @@ from bertonnx.runtime.options import DecodeOptions
 from bertonnx.runtime.rows import Encoded, Item
 from bertonnx.runtime.serving.fields import Fields
 from bertonnx.runtime.serving.fleet import Fleet
-from bertonnx.runtime.serving.http import Header, parsed
+from bertonnx.runtime.serving.http import Header, in_parts, parsed
 from bertonnx.runtime.serving.options import ServeOptions
 from bertonnx.runtime.serving.served import Answer, Reading, Replayed, Served, Side
 from bertonnx.wording import PYTHON, Face
@@ -21,6 +21,9 @@ from bertonnx.wording import PYTHON, Face
 __all__ = ["Call", "State"]
 
 T = TypeVar("T")
+
+_LISTED_HERE = 256
+"""Results that the event loop's thread writes: to wake another takes longer."""
 
 
 @dataclass
@@ -203,6 +206,13 @@ class Call:
                 pairs=len(pairs),
             )
         return await served.encoded(texts, pairs, prompt, reading)
+
+    async def listed(self, make: Callable[[int, int], list[Any]], count: int) -> Any:
+        """Return a list for `as_json`, of which `make(start, stop)` gives parts.
+
+        Many are made and written in a thread, so that others are answered meanwhile.
+        """
+        return make(0, count) if count <= _LISTED_HERE else await self.apart(lambda: in_parts(make, count))
 
     async def apart(self, work: Callable[[], T]) -> T:
         """Do something in a thread, so that others are answered meanwhile."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from bertonnx.runtime.serving.errors import RefusedError
 
-__all__ = ["JSON", "Body", "Buffered", "GoneError", "Header", "Response", "as_json", "parsed"]
+__all__ = ["JSON", "Body", "Buffered", "GoneError", "Header", "Response", "as_json", "in_parts", "parsed"]
 
 Header = tuple[bytes, bytes]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -22,6 +22,9 @@ _BODY_SECONDS = 30.0
 
 _BODIES = 64
 """Bodies of the largest size that may be under way at a time."""
+
+_PART = 64
+"""Items of a long list that are written together."""
 
 _GZIP = 31
 """`zlib.decompressobj`: with a gzip header, and no other."""
@@ -53,6 +56,20 @@ def as_json(value: object, status: int = 200, headers: Iterable[Header] = ()) ->
     import orjson  # on use: tables name handlers, and whoever reads them does not pay for it
 
     return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status, headers=list(headers))
+
+
+def in_parts(make: Callable[[int, int], list[Any]], count: int) -> Any:
+    """Return a list of JSON for `as_json`, made of parts that `make(start, stop)` gives.
+
+    What writes JSON lets no other thread run meanwhile, and a list of thousands of embeddings takes it long.
+    """
+    import orjson
+
+    parts = [
+        orjson.dumps(make(start, min(start + _PART, count)), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        for start in range(0, count, _PART)
+    ]
+    return orjson.Fragment(b"[" + b",".join(parts) + b"]")
 
 
 def parsed(body: bytes | bytearray | memoryview) -> dict[str, Any]:

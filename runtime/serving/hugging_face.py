@@ -91,7 +91,7 @@ async def embeddings(call: Call) -> Response:
         truncate=fields.flag_or_none("truncate"),
         side=side_of(fields),
     )
-    return as_json(list(vectors))
+    return as_json(await call.listed(lambda start, stop: list(vectors[start:stop]), len(vectors)))
 
 
 async def labels(call: Call) -> Response:

@@ -31,13 +31,17 @@ async def embeddings(call: Call) -> Response:
         dimensions=dimensions,
         truncate=fields.flag_or_none("truncate"),
     )
-    data = [
-        {"object": "embedding", "index": place, "embedding": vector}
-        for place, vector in enumerate(_written(vectors, form))
-    ]
+
+    def data(start: int, stop: int) -> list[dict[str, Any]]:
+        return [
+            {"object": "embedding", "index": place, "embedding": vector}
+            for place, vector in enumerate(_written(vectors[start:stop], form), start)
+        ]
+
+    listed = await call.listed(data, len(vectors))
     tokens = call.took.tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return as_json({"object": "list", "data": data, "model": served.name, "usage": usage})
+    return as_json({"object": "list", "data": listed, "model": served.name, "usage": usage})
 
 
 async def models(call: Call) -> Response:

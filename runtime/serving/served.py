@@ -226,9 +226,9 @@ class Served:
         return took
 
     async def _value(self, method: Callable[[Replayed], T], replayed: Replayed, texts: int) -> T:
-        if texts <= _PART_ROWS or not replayed.there:
+        if texts <= _PART_ROWS:
             return method(replayed)
-        # Thousands of results are joined elsewhere, so that others are answered meanwhile.
+        # Thousands of texts are gone through elsewhere, so that others are answered meanwhile.
         return await self._workers.do(lambda: method(replayed))
 
     async def _computed(self, asked: _AskedError, reading: Reading, took: Answer[Any]) -> Results:

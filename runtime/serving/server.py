@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from bertonnx.wording import Install, Option, Options
 __all__ = ["keys_of_environment", "run", "serve", "served"]
 
 _PACKAGES = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
+
+_TURN_SECONDS = 0.001
+"""For which a thread may hold the others up in Python. Each time that the loop wants to go on, it waits
+as long for threads that make thousands of results; Python's own five milliseconds are as long as a short text."""
 
 
 def serve(
@@ -85,7 +90,7 @@ def run(
     paths = named_paths(models)
     with contextlib.closing(_bound(options)) as listening:
         _allow_connections()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with _short_turns(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(served(paths, load, options, listening))
 
 
@@ -163,6 +168,16 @@ def _allow_connections() -> None:
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextlib.contextmanager
+def _short_turns() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

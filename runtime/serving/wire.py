@@ -96,8 +96,12 @@ async def predict(call: Call) -> Response:
     answers = _BESIDE.get(method, _predicted)
     results = await answers(Asked(call, served, method, texts, pairs, fields.inside("options")))
     exact = fields.flag("exact")
-    lines = [line(place, result, exact=exact, face=call.face) for place, result in enumerate(results)]
-    return as_json({"results": lines})
+
+    def lines(start: int, stop: int) -> list[dict[str, Any]]:
+        part = enumerate(results[start:stop], start)
+        return [line(place, result, exact=exact, face=call.face) for place, result in part]
+
+    return as_json({"results": await call.listed(lines, len(results))})
 
 
 async def _predicted(asked: Asked) -> Results:

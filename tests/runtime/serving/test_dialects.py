@@ -54,6 +54,26 @@ def test_embeddings_of_openai_have_the_bits_of_the_model(
     assert (answer["object"], answer["model"]) == ("list", "mini")
 
 
+def test_long_lists_that_are_written_in_parts_are_as_short_ones(posted: Posted, local: Models) -> None:
+    texts = [f"a {number % 7} b" for number in range(300)]
+    wanted = local["mini"].embed(texts)
+    for form in ("float", "base64"):
+        _, answer = posted("/v1/embeddings", {"input": texts, "encoding_format": form})
+        found = [one["embedding"] for one in answer["data"]]
+        same(
+            [np.frombuffer(base64.b64decode(one), "<f4") for one in found] if form == "base64" else found,
+            wanted,
+        )
+        assert [one["index"] for one in answer["data"]] == list(range(300))
+        assert answer["data"][299].keys() == {"object", "index", "embedding"}
+    for path in ("/embed", "/"):
+        same(posted(path, {"inputs": texts})[1], wanted)
+    _, answer = posted("/v1/predict", {"model": "mini", "texts": [*texts, None]})
+    same([one["embedding"] for one in answer["results"][:-1]], wanted)
+    assert [one["row"] for one in answer["results"]] == list(range(301))
+    assert answer["results"][300]["error"]["type"] == "missing-text"
+
+
 def test_one_text_is_a_list_of_one(posted: Posted, local: Models) -> None:
     _, answer = posted("/v1/embeddings", {"input": "a"})
     same([answer["data"][0]["embedding"]], local["mini"].embed(["a"]))

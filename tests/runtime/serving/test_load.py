@@ -50,6 +50,23 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     found.open.set()
 
 
+def test_threads_take_short_turns_while_a_server_runs(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertonnx.runtime.options import LoadOptions
+    from bertonnx.runtime.serving import server
+
+    before, turns = sys.getswitchinterval(), []
+
+    async def served(*_: Any) -> None:
+        turns.append(sys.getswitchinterval())
+
+    monkeypatch.setattr(server, "served", served)
+    server.run({"mini": paths["mini"]}, LoadOptions(), ServeOptions(port=0))
+    assert turns == [pytest.approx(0.001)]
+    assert sys.getswitchinterval() == before
+
+
 def test_a_full_queue_says_when_to_come_again(paths: dict[str, Path], held: Held) -> None:
     import httpx
 
