@@ -106,6 +106,7 @@ made_with <- function(model, call) {
   options <- c(options[vapply(options, nzchar, NA)], list(normalize = c(yes = TRUE, no = FALSE)[asked$normalize]))
   options <- c(options, list(ignore_keys = as.character(unlist(asked$ignore_keys))))
   options <- options[lengths(options) > 0 & !vapply(options, anyNA, NA)]
+  if (!is.null(options$max_length)) options$max_length <- as.integer(options$max_length)
   lapply(options, unname)
 }
 
