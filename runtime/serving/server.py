@@ -21,8 +21,8 @@ __all__ = ["keys_of_environment", "run", "serve", "served"]
 _PACKAGES = ("starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 _TURN_SECONDS = 0.001
-"""For which a thread may hold the others up in Python. Each time that the loop wants to go on, it waits
-as long for threads that make thousands of results; Python's own five milliseconds are as long as a short text."""
+"""For which a thread may hold the others up in Python. The loop waits as long for threads that make thousands
+of results, each time that it wants to go on; Python's own five milliseconds are as long as a short text."""
 
 
 def serve(
