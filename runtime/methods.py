@@ -413,7 +413,8 @@ class Methods(ABC):
     def _say_cut(self, cut: int, texts: int) -> None:
         """Say that so many texts were cut, of so many."""
         # Of the line that called the method which called what called this.
-        warnings.warn(str(cut_note(cut, texts, self.max_length)), TruncationWarning, stacklevel=4)
+        # As a message, which other faces word in their own way.
+        warnings.warn(TruncationWarning(cut_note(cut, texts, self.max_length)), stacklevel=4)
 
     def required(self, method: str, *, said: str | None = None) -> str | None:
         """Return the task that a method is of; None for the model's own. TaskError: it has no such.

@@ -115,6 +115,7 @@ class _Told(Methods):
         self._model = model
         self._tell = tell
         self.card = model.card
+        self.cut = 0
 
     @property
     def max_length(self) -> int:
@@ -128,16 +129,22 @@ class _Told(Methods):
             self._tell("", float(done), float(len(texts)))
             yield item
 
+    def _say_cut(self, cut: int, texts: int) -> None:  # noqa: ARG002
+        # R warns of it, with what is typed there.
+        self.cut = cut
+
 
 def evaluated(model: Model, data: str, options: Mapping[str, Any], face: Face, tell: Tell) -> Answer:
-    """Measure a model; the answer holds the columns of the report's tables.
+    """Measure a model; the answer holds the columns of the report's tables, and how many texts were cut.
 
     Raises:
         BertonnxError: as `bertonnx.evaluate`.
     """
     columns = Columns(options.get("column"), options.get("pair_column"), options.get("label_column"))
     asked = Asked(columns, options.get("min_f1"), options.get("report"))
-    return evaluation_answer(asked.evaluation(_Told(model, tell), model.path.name, data), face)
+    told = _Told(model, tell)
+    found = evaluation_answer(asked.evaluation(told, model.path.name, data), face)
+    return {**found, "truncated": float(told.cut)}
 
 
 def evaluation_answer(found: Evaluation, face: Face) -> Answer:

@@ -37,7 +37,9 @@ bert_evaluate <- function(model, data, text = NULL, label = NULL, pair = NULL, m
   ))
   options <- options[!vapply(options, is.null, NA)]
   work <- engine_of_model(model, "evaluate", given$path, options, given$named, call = call)$work
-  as_evaluation(engine_wait(engine_of(model), work, function(state) invisible(), call))
+  measured <- engine_wait(engine_of(model), work, function(state) invisible(), call)
+  if (measured$truncated > 0) warn_cut(measured$truncated, measured$rows, model, call)
+  as_evaluation(measured)
 }
 
 as_evaluation <- function(found) {

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bertonnx.runtime.r_answers import answering
 from bertonnx.runtime.r_tables import plain
 from bertonnx.runtime.r_work import evaluation_answer
-from bertonnx.wording import Face, R
+from bertonnx.wording import Face, Message, R, worded
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     asked, answer = map(Path, sys.argv[1:])
     request: dict[str, Any] = json.loads(asked.read_text(encoding="utf-8"))
     face = R.naming(request.pop("named"))
+    warnings.showwarning = _show_warning
     found = answering(_trained, face)(request, face)
     written = answer.with_suffix(".new")
     written.write_text(json.dumps(found), encoding="utf-8")
@@ -35,6 +37,19 @@ def _trained(request: dict[str, Any], face: Face) -> dict[str, Any]:
     made = train(**request, progress=_say)
     notes = [plain(message.worded(face)) for message in made.messages]
     return {**evaluation_answer(made.evaluation, face), "notes": notes}
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """Say a warning, in place of `warnings.showwarning`, without the line of Python that gave it."""
+    said = message.args[0] if isinstance(message, Warning) and message.args else message
+    _say(f"warning: {plain(worded(said, R) if isinstance(said, Message) else str(said))}")
 
 
 def _say(line: str) -> None:

@@ -50,6 +50,18 @@ test_that("a regression is drawn as what is and what is predicted", {
   expect_identical(nrow(ggplot2::layer_data(ggplot2::autoplot(found), 2)), 3L)
 })
 
+test_that("texts that were cut are a warning of R's, and a line of a training", {
+  skip_without_sklearn()
+  long <- transform(labelled, text = paste(strrep("word ", 200), text, seq_along(text)))
+  expect_silent(said <- capture_warnings(bert_evaluate(tiny("sentiment"), long)))
+  expect_match(said, "24 of 24 texts were cut to 96 tokens", all = TRUE)
+  expect_length(said, 1)
+  path <- withr::local_tempfile(fileext = ".onnx")
+  lines <- capture_messages(bert_train(tiny("embeddings"), long, path, seed = 3))
+  expect_match(lines, "^warning: .* were cut to 96 tokens; long_text = \"stride\"", all = FALSE)
+  expect_no_match(paste(lines, collapse = ""), "TruncationWarning|[.]py")
+})
+
 test_that("a model of pairs is measured on the columns of its pairs", {
   skip_without_sklearn()
   pairs <- data.frame(text = "a man sleeps", pair = "someone rests", label = c("neutral", "entailment"))
