@@ -7,12 +7,19 @@ from types import ModuleType
 from typing import Any
 
 from bertonnx.errors import ModelFileError
+from bertonnx.models.onnxruntimes import is_slow
 from bertonnx.runtime.session.ort_session import OrtSession, create, options_for
 from bertonnx.runtime.session.session import SessionOptions
+from bertonnx.runtime.session.two_threads import TwoThreads
+from bertonnx.wording import Install, Message
 
 __all__ = ["open_cpu"]
 
 _NAME, _PROVIDER = "cpu", "CPUExecutionProvider"
+
+_ONE_SESSION = 2
+"""Threads with which one session runs batches that come together and those that come alone; with more, they
+need a session each, and memory for its weights."""
 
 _SLOW_ON_CPU = ("SkipLayerNormFusion", "BiasSkipLayerNormFusion", "LayerNormFusion")
 """ONNX Runtime's `SkipLayerNormalization` is slower on CPU than its parts; benchmarks/operators.py."""
@@ -29,6 +36,9 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
         chosen = _options(ort, options.optimized, cores)
         return create(ort, path, chosen, providers=[_PROVIDER], mapped=options.optimized)
 
+    if options.threads == _ONE_SESSION:
+        session = opened(_ONE_SESSION)
+        return _noted(ort, OrtSession(session, _NAME, together=TwoThreads(session).run))
     first = _stamp(path)
 
     def widen() -> Any:
@@ -38,7 +48,21 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
         except (OSError, ModelFileError):
             return None
 
-    return OrtSession(opened(1), _NAME, widen=widen if options.threads > 1 else None)
+    return _noted(ort, OrtSession(opened(1), _NAME, widen=widen if options.threads > 1 else None))
+
+
+def _noted(ort: ModuleType, session: OrtSession) -> OrtSession:
+    """Let a session say that this ONNX Runtime is one of those that installing bertonnx would not choose."""
+    version = str(getattr(ort, "__version__", ""))
+    if is_slow(version):
+        slow = Message(
+            "ONNX Runtime {version} takes several times as long for layer normalization as the versions "
+            "before and after; type: {cpu}",
+            version=version,
+            cpu=Install("cpu", upgrade=True),
+        )
+        session.notes = (*session.notes, slow)
+    return session
 
 
 def _options(ort: ModuleType, optimized: bool, cores: int) -> Any:
