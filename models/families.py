@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bertonnx.models.registry import Registry
 from bertonnx.models.tasks import TASKS
 
-__all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family", "register"]
+__all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family", "family_of_code", "register"]
 
 _WHOLE_TEXTS = ("text-classification", "text-ranking")
 """The tasks that one head of transformers serves."""
@@ -37,6 +37,8 @@ class Family:
         other_heads: architecture -> why the weights of its head are not those that the name promises.
         keys_without_head: key of config.json -> whether true or false makes a head without logits, the class
             of transformers that has it, and why.
+        keys_unfused: key of config.json -> what it makes of attention, where it is true, so that no fused
+            operator computes it.
         prepare: `(config) -> Limit`: sets what can be exported of attention that cannot, and says up to
             how many tokens that is the same (`exporters.checkpoint.length`); empty where there is nothing
             to set.
@@ -45,6 +47,9 @@ class Family:
             where all versions write the same.
         since: the first major version of transformers with code of the family that can be traced; empty where
             4 has it.
+        code_names: what code on the Hub calls the family in `model_type`, where that is another name.
+        code_configs: names of the classes of configurations in that code, by which it is known where it
+            calls the family as transformers calls another.
         stands_for_code: whether transformers' class computes what the code does that its checkpoints on the
             Hub bring, as far as `translate` does not refuse them: that code is not needed then.
         relative_positions: whether positions are told from each other alone, so that no table of them limits
@@ -58,9 +63,12 @@ class Family:
     gaps: Mapping[str, str] = field(default_factory=dict)
     other_heads: Mapping[str, str] = field(default_factory=dict)
     keys_without_head: Mapping[str, tuple[bool, str, str]] = field(default_factory=dict)
+    keys_unfused: Mapping[str, str] = field(default_factory=dict)
     prepare: str = ""
     translate: str = ""
     since: str = ""
+    code_names: tuple[str, ...] = ()
+    code_configs: tuple[str, ...] = ()
     stands_for_code: bool = False
     relative_positions: bool = False
 
@@ -99,7 +107,11 @@ FAMILIES: Registry[Family] = Registry(
     Family("electra"),
     Family("albert"),
     Family("mpnet", position_offset=2),
-    Family("deberta", relative_positions=True),
+    Family(
+        "deberta",
+        keys_unfused={"talking_head": "heads are mixed before and after the softmax"},
+        relative_positions=True,
+    ),
     Family("deberta-v2", attention=0, why_unfused=_DISENTANGLED, relative_positions=True),
     Family("mobilebert"),
     Family("squeezebert"),
@@ -115,7 +127,11 @@ FAMILIES: Registry[Family] = Registry(
     Family("nystromformer", prepare="bertonnx.exporters.checkpoint.length:require_equal_landmarks"),
     Family("modernbert", translate="bertonnx.exporters.checkpoint.config_translate:modernbert_keys"),
     Family("data2vec-text", position_offset=2),
-    Family("ibert", position_offset=2),
+    Family(
+        "ibert",
+        position_offset=2,
+        keys_unfused={"quant_mode": "softmax, GELU and layer normalization are computed with whole numbers"},
+    ),
     Family("rembert"),
     Family("megatron-bert"),
     Family("big_bird", prepare="bertonnx.exporters.checkpoint.length:use_full_attention"),
@@ -140,8 +156,16 @@ FAMILIES: Registry[Family] = Registry(
         translate="bertonnx.exporters.checkpoint.nomic:nomic_keys",
         stands_for_code=True,
     ),
-    Family("gte", since="5", gaps={"question-answering": _NO_HEAD}),
-    Family("jina_embeddings_v3", since="5"),
+    Family(
+        "gte",
+        since="5",
+        gaps={"question-answering": _NO_HEAD},
+        translate="bertonnx.exporters.checkpoint.gte:gte_keys",
+        code_names=("new",),
+        stands_for_code=True,
+    ),
+    # Its code on the Hub has several adapters in one file, which transformers' class does not read.
+    Family("jina_embeddings_v3", since="5", code_configs=("XLMRobertaFlashConfig",)),
     Family("esmc", since="5", gaps={"question-answering": _NO_HEAD}),
     Family("ultrabert", since="5"),
 )
@@ -174,3 +198,14 @@ def register(row: Family) -> None:
 def family(name: str) -> Family | None:
     """Return the family called `name`, or None where the table does not know it."""
     return FAMILIES.get(name)
+
+
+def family_of_code(name: str, config_class: str) -> Family | None:
+    """Return the family whose code on the Hub has these names; None where no row has.
+
+    Args:
+        name: `model_type` in config.json.
+        config_class: the class of configurations that its `auto_map` names; "" for none.
+    """
+    by_name = (row for row in FAMILIES if name in row.code_names or config_class in row.code_configs)
+    return next(by_name, None)

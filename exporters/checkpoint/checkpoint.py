@@ -17,7 +17,7 @@ from bertonnx.exporters.checkpoint.cross_encoder import (
     require_activation,
 )
 from bertonnx.exporters.checkpoint.embedding import Embedding
-from bertonnx.exporters.checkpoint.encoders import accepted_inputs, code_is_needless, require_encoder
+from bertonnx.exporters.checkpoint.encoders import accepted_inputs, in_place_of_code, require_encoder
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.hidden_states import hidden_states_of
 from bertonnx.exporters.checkpoint.keys import Account
@@ -222,7 +222,8 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
     sentence = _modules(asked, source, account)
     folder = sentence.folder if sentence is not None and source.adapter is None else source.model_folder
-    raw = _own_code_settled(read_json(folder / "config.json"), source)
+    said = read_json(folder / "config.json")
+    raw: Mapping[str, Any] = said if source.trust.trust_remote_code else in_place_of_code(said)
     require_encoder(raw, source.id)
     # The raw file is judged first: transformers has no class for a family that it does not know.
     read = settled(raw, account)
@@ -262,14 +263,6 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
             *_score_note(row, head, crosses, options),
         ),
     )
-
-
-def _own_code_settled(raw: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
-    """Return config.json without the code that it names, where that is neither trusted nor needed."""
-    if source.trust.trust_remote_code or not code_is_needless(raw):
-        return raw
-    # Whatever else looks for the key would run that code, or refuse it.
-    return {key: value for key, value in raw.items() if key != "auto_map"}
 
 
 def _modules(asked: Task | None, source: Source, account: Account) -> SentenceModules | None:

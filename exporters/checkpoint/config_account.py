@@ -87,10 +87,15 @@ def settled(raw: Mapping[str, Any], account: Account) -> dict[str, Any]:
     live = read_tables().of(name).get(_installed()) or installed_reads(name)
     row = family_named(name)
     known = {key: value for key, value in raw.items() if key not in _SET_HERE}
-    _account_for_rotary(known, name, live)
+    # Code on the Hub has kinds of rotary positions of its own, which are translated first.
+    coded = row is not None and row.stands_for_code
+    if not coded:
+        _account_for_rotary(known, name, live)
     known |= _left_out(known, name, live)
     if row is not None and row.translate:
         known = resolve(row.translate)(known, live, account)
+    if coded:
+        _account_for_rotary(known, name, live)
     _account_for(known, name, live, account)
     return known
 

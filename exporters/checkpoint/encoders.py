@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.quiet import quiet
-from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, family
+from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family, family, family_of_code
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.wording import Install
 
@@ -20,7 +20,9 @@ __all__ = [
     "GRAPH_INPUTS",
     "accepted_inputs",
     "code_is_needless",
+    "coded_family",
     "exportable_tasks",
+    "in_place_of_code",
     "require_encoder",
     "without_cache",
 ]
@@ -110,15 +112,40 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
         )
 
 
+def coded_family(config: Mapping[str, Any]) -> Family | None:
+    """Return the family that the code is of which a checkpoint brings along, where a row knows that code.
+
+    Args:
+        config: config.json.
+    """
+    code = config.get("auto_map")
+    named = str(code.get("AutoConfig", "")) if isinstance(code, Mapping) else ""
+    name = str(config.get("model_type"))
+    return family_of_code(name, named.rpartition(".")[2]) or family(name)
+
+
 def code_is_needless(config: Mapping[str, Any]) -> bool:
     """Tell whether transformers has what the code computes that a checkpoint brings along.
 
     Args:
         config: config.json.
     """
-    name = config.get("model_type")
-    row = family(name) if isinstance(name, str) else None
+    row = coded_family(config)
     return row is not None and row.stands_for_code and _has_code(row.name)
+
+
+def in_place_of_code(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return config.json for transformers' class where that stands for the checkpoint's own code.
+
+    Args:
+        config: config.json, whose code is not trusted.
+    """
+    row = coded_family(config)
+    if row is None or not code_is_needless(config):
+        return config
+    # Whatever else looks for the key would run that code, or refuse it.
+    kept = {key: value for key, value in config.items() if key != "auto_map"}
+    return {**kept, "model_type": row.name}
 
 
 def exportable_tasks(name: str, own: Collection[str] = ()) -> dict[str, str]:
@@ -165,11 +192,23 @@ def accepted_inputs(model: PreTrainedModel, made: Iterable[str]) -> tuple[str, .
 def without_cache(model: PreTrainedModel) -> dict[str, Any]:
     """Return what keeps `forward` from filling a cache where it does so unasked, as XLM and FlauBERT do."""
     taken = inspect.signature(model.forward).parameters
-    return {"cache": _NoCache()} if "cache" in taken and "use_cache" not in taken else {}
+    return {"cache": _no_cache()} if "cache" in taken and "use_cache" not in taken else {}
+
+
+def _no_cache() -> _NoCache:
+    from transformers import Cache
+
+    # Version 4.55 makes a cache of its own of whatever is no instance of its class.
+    made: _NoCache = type("NoCache", (_NoCache, Cache), {})()
+    return made
 
 
 class _NoCache:
     """A cache of keys and values that keeps nothing."""
+
+    def __init__(self) -> None:
+        # Without that of transformers' class, which differs from version to version.
+        pass
 
     def get_seq_length(self) -> int:
         """Return how many tokens it holds."""

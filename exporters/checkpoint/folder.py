@@ -9,10 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bertonnx.errors import CheckpointError, SourceError
-from bertonnx.exporters.checkpoint.encoders import code_is_needless, require_encoder
+from bertonnx.exporters.checkpoint.encoders import (
+    code_is_needless,
+    coded_family,
+    in_place_of_code,
+    require_encoder,
+)
 from bertonnx.exporters.checkpoint.module_list import LIST, read_list, require_known
 from bertonnx.exporters.options import Trust
-from bertonnx.wording import Call, Message, Option
+from bertonnx.wording import Call, Install, Message, Option
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -206,7 +211,8 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
     # An adapter's own config.json, where it has one, is no whole model's: that of its base is judged.
     if (place / ADAPTER_CONFIG).is_file() and not has_base(file_names(place)):
         return
-    require_encoder(read_json(place / "config.json"), what)
+    said = read_json(place / "config.json")
+    require_encoder(said if trust.trust_remote_code else in_place_of_code(said), what)
 
 
 def require_small_tensorflow(what: str, folder: Path, trust: Trust) -> None:
@@ -354,9 +360,30 @@ def _refuse_custom_code(what: str, folder: Path) -> None:
         if code and not code_is_needless(said):
             raise SourceError(
                 "{what} brings its own Python code ({file} names it for {classes}), which would run on this "
-                "machine; read that code, and if you trust it, add {option}",
+                "machine; read that code, and if you trust it, add {option}{instead}",
                 what=what,
                 file=name,
                 classes=", ".join(sorted(code)) if isinstance(code, dict) else "a tokenizer",
                 option=Option("trust_remote_code", True),
+                instead=_instead_of_code(said),
             )
+
+
+def _instead_of_code(config: Mapping[str, Any]) -> Message | str:
+    """Return what has code of the same model in transformers, where that is known."""
+    row = coded_family(config)
+    if row is None or not (row.stands_for_code or row.code_configs):
+        return ""
+    if row.stands_for_code:
+        return Message(
+            "; transformers {since} has code of this model ({family}), and none else is needed: {install}",
+            since=row.since,
+            family=row.name,
+            install=Install("export", upgrade=True, packages=("transformers",)),
+        )
+    return Message(
+        "; transformers {since} has code of this model ({family}), which does not read this folder, but a "
+        "copy of the checkpoint that was saved with it",
+        since=row.since,
+        family=row.name,
+    )

@@ -78,12 +78,13 @@ def use_full_attention(config: PretrainedConfig) -> Limit:
     """Set BigBird's full attention, up to the length at which it computes the same as block-sparse."""
     if config.attention_type != "block_sparse":
         return Limit()
-    config.attention_type = "original_full"
+    kind, config.attention_type = config.attention_type, "original_full"
     # BigBirdModel.forward: up to this length block-sparse attention is full attention anyway.
     tokens = (5 + 2 * config.num_random_blocks) * config.block_size
     note = Message(
-        "block-sparse attention cannot be exported: inputs up to {tokens} tokens, where BigBird uses full "
-        "attention",
+        "config.json has attention_type {kind}: block-sparse attention cannot be exported, so inputs are "
+        "read up to {tokens} tokens, where BigBird uses full attention",
+        kind=kind,
         tokens=tokens,
     )
     return Limit(tokens, (note,))
@@ -100,6 +101,9 @@ def positions(model: PreTrainedModel) -> int | None:
         weight: Any = getattr(module, "weight", None)
         if name.rpartition(".")[2] == "position_embeddings" and weight is not None and weight.dim() == 2:
             padding = getattr(module, "padding_idx", None)
+            # PyTorch counts a negative one from the end; positions then start at 0 all the same.
+            if padding is not None and (getattr(config, "pad_token_id", None) or 0) < 0:
+                padding = config.pad_token_id
             # RoBERTa's positions start after the padding index, whose row stands for padding.
             rows = int(weight.shape[0]) - (0 if padding is None else int(padding) + 1)
             return rows if configured is None else min(rows, configured)

@@ -38,6 +38,10 @@ __all__ = ["SetFit", "read_setfit"]
 
 _LOGISTIC = ("LogisticRegression", "LogisticRegressionCV")
 _ONE_VS_REST = ("ovr", "warn")
+_CONSTANT = "_ConstantPredictor"
+_SURE = 100.0
+"""A logit whose sigmoid is 1 as a float32."""
+
 _BEST, _EACH = "single_label_classification", "multi_label_classification"
 
 _Weights = npt.NDArray[np.float64]
@@ -211,6 +215,9 @@ def _numbers(part: Part, path: Path) -> tuple[_Weights, _Weights, tuple[Any, ...
 
 def _yes(part: Any, path: Path) -> tuple[_Weights, float]:
     """Return what makes the logit of yes, of a classifier for one label."""
+    if isinstance(part, Part) and part.kind == _CONSTANT:
+        # Trained on texts that all have the label, or all lack it: the probability is 1 or 0.
+        return np.zeros(1), _SURE if np.ravel(part.get("y_"))[0] else -_SURE
     if not isinstance(part, Part) or part.kind not in _LOGISTIC:
         raise UnsupportedError(
             "{path} holds a {kind} for one of its labels, and only logistic regressions can be merged",
@@ -230,7 +237,9 @@ def _yes(part: Any, path: Path) -> tuple[_Weights, float]:
 
 def _each(part: Part, path: Path) -> _Linear:
     ones = [_yes(one, path) for one in part.get("estimators_", ())]
-    return _Linear((), np.stack([weight for weight, _ in ones]), np.array([bias for _, bias in ones]))
+    width = max((len(weight) for weight, _ in ones), default=0)
+    weights = [np.broadcast_to(weight, (width,)) if len(weight) == 1 else weight for weight, _ in ones]
+    return _Linear((), np.stack(weights), np.array([bias for _, bias in ones]))
 
 
 def _one_vs_rest(part: Part, path: Path) -> _Linear:

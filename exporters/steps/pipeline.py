@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from bertonnx.errors import FusionError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
+from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.onnxgraph.clean import Clean, FuseElementwise
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
@@ -31,6 +32,7 @@ from bertonnx.exporters.steps.heads import add_heads
 from bertonnx.exporters.steps.token_sums import TokenSums
 from bertonnx.exporters.steps.trace import trace
 from bertonnx.exporters.steps.unmasked import Unmask
+from bertonnx.models.families import Family
 from bertonnx.models.families import family as family_named
 from bertonnx.runtime.session.session import Feeds
 from bertonnx.wording import Option
@@ -114,6 +116,7 @@ def _fusions(graph: Graph, attention: int, checkpoint: Checkpoint) -> Fusions:
     config = checkpoint.config
     expected = known.attention * config.num_hidden_layers * getattr(config, "inner_group_num", 1)
     if attention != expected:
+        _require_fusible(known, checkpoint)
         raise FusionError(
             "attention was fused in {found} of {expected} layers of this {family} model, so it would be "
             "slow; no file was written. Export with {basic}, and please report the model",
@@ -123,3 +126,21 @@ def _fusions(graph: Graph, attention: int, checkpoint: Checkpoint) -> Fusions:
             basic=Option("optimize", "basic"),
         )
     return {"attention": {"found": attention, "expected": expected}, **fusions}
+
+
+def _require_fusible(known: Family, checkpoint: Checkpoint) -> None:
+    """Name the key of config.json that makes another attention of a family's own.
+
+    Raises:
+        FusionError: there is such a key.
+    """
+    for key, why in known.keys_unfused.items():
+        if getattr(checkpoint.config, key, False):
+            raise FusionError(
+                "config.json has {key} {value}: {why}, which no fused operator of ONNX Runtime does, so "
+                "it would be slow; no file was written. Export with {basic}, which leaves it as it is",
+                key=key,
+                value=shown(getattr(checkpoint.config, key)),
+                why=why,
+                basic=Option("optimize", "basic"),
+            )

@@ -17,17 +17,18 @@ from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.config_tables import read_tables
 from bertonnx.exporters.checkpoint.encoders import without_cache
+from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.onnxgraph.files import load_proto
 from bertonnx.exporters.onnxgraph.probe import shapes_of
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.hidden import hidden_name
 from bertonnx.models.tasks import task as task_named
-from bertonnx.wording import Install, said_by
+from bertonnx.wording import Install, Message, said_by
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = ["OPSET", "trace"]
 
@@ -54,11 +55,12 @@ def trace(checkpoint: Checkpoint) -> onnx.ModelProto:
         except Exception as error:  # tracing runs the model's own code, which may raise anything
             _require_running(checkpoint)
             raise CheckpointError(
-                "PyTorch cannot export this {family} model for {task}: {kind}: {reason}",
+                "PyTorch cannot export this {family} model for {task}: {kind}: {reason}{unusual}",
                 family=checkpoint.family,
                 task=checkpoint.task,
                 kind=type(error).__name__,
                 reason=said_by(error),
+                unusual=_unusual_activations(checkpoint.config),
             ) from error
         model = load_proto(path)
     _require_outputs(model, checkpoint)
@@ -82,7 +84,7 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
     # As of the last one, which is among the task's own outputs.
     axes |= {hidden_name(k): axes["last_hidden_state"] for k in checkpoint.hidden_states}
     hidden = bool(checkpoint.hidden_states)
-    with _positional(model, tuple(example), tuple(axes), hidden=hidden), torch.no_grad():
+    with _positional(model, tuple(example), tuple(axes), hidden=hidden), _no_dump(), torch.no_grad():
         torch.onnx.export(
             model,
             tuple(example.values()),
@@ -94,6 +96,17 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
             # The other exporter writes operators that the graph steps do not know, and takes longer.
             dynamo=False,
         )
+
+
+def _unusual_activations(config: PretrainedConfig) -> Message | str:
+    """Return the activations that are not the usual ones, which may be why a model cannot be exported."""
+    usual = type(config)().to_dict()
+    named = [
+        f"{key} {shown(value)}"
+        for key, value in config.to_dict().items()
+        if "act" in key and isinstance(value, str) and value != usual.get(key, value)
+    ]
+    return Message("; config.json has {keys}, which may be why", keys=", ".join(named)) if named else ""
 
 
 @contextmanager
@@ -120,6 +133,19 @@ def _positional(
         yield
     finally:
         del model.forward, module["set"]
+
+
+@contextmanager
+def _no_dump() -> Iterator[None]:
+    """Keep torch from printing all of a graph on standard output where it cannot export one."""
+    import torch
+
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 class _SortedSet(set[Any]):

@@ -241,3 +241,12 @@ def test_attention_that_was_not_found_in_every_layer_gives_no_file(
     ):
         bertonnx.export(embedder, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("family", "key"), [("deberta", "talking_head"), ("ibert", "quant_mode")])
+def test_a_key_that_makes_another_attention_is_named(tmp_path: Path, family: str, key: str) -> None:
+    config: dict[str, Any] = {key: True, "num_hidden_layers": 1}
+    source = save_tiny(tmp_path / "source", family, "feature-extraction", **config)
+    with pytest.raises(FusionError, match=f"config.json has {key} true: .* so it would be slow; no file was"):
+        bertonnx.export(source, tmp_path / "model.onnx")
+    assert bertonnx.export(source, tmp_path / "model.onnx", optimize="basic").path.is_file()

@@ -154,3 +154,14 @@ def test_what_only_the_trace_raises_is_said_of_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch.onnx, "export", export)
     with pytest.raises(CheckpointError, match=r"this bert model for text-classification: .*no \{such\} oper"):
         trace(checkpoint)
+
+
+def test_an_activation_that_cannot_be_exported_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = read(save_tiny(tmp_path, hidden_act="xielu", num_hidden_layers=1))
+    said = r'cannot export this bert model .*; config.json has hidden_act "xielu", which may be why'
+    with pytest.raises(CheckpointError, match=said):
+        trace(checkpoint)
+    # PyTorch would print the whole graph.
+    assert capfd.readouterr().out == ""
