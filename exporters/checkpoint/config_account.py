@@ -39,6 +39,8 @@ _SET_HERE = ("_attn_implementation", "_attn_implementation_autoset", "attn_imple
 
 _NO_ENCODER: Mapping[str, Message] = {
     "add_cross_attention": Message("so that it reads another model's output, as decoders do"),
+    # Version 5 hides later tokens by it in any family, and only where nothing is padded.
+    "is_causal": Message("so that tokens read only those before them, as in decoders"),
     "per_layer_config": Message("so that its layers differ from each other, which cannot be exported"),
     "quantization_config": Message(
         "so its weights are quantized already; export the checkpoint that it was made from"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
@@ -39,6 +40,7 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
             path=file,
             why=said_by(error),
         ) from error
+    _require_no_dropout(made, file)
     # The runtime pads and cuts by itself.
     made.no_padding()
     made.no_truncation()
@@ -58,6 +60,18 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
     if folder.version == 4 and "bos and eos" in folder.kind.rules:
         _put_bos_and_eos(made, folder)
     return made
+
+
+def _require_no_dropout(made: Tokenizer, file: Path) -> None:
+    # As it is used in training; libraries go on with it where the file keeps it.
+    dropout = getattr(made.model, "dropout", None)
+    if dropout:
+        raise CheckpointError(
+            "{path} has dropout {dropout} in its model, so that words are split at random and each time "
+            "otherwise; write null there",
+            path=file,
+            dropout=dropout,
+        )
 
 
 def _put_bos_and_eos(made: Tokenizer, folder: TokenizerFolder) -> None:

@@ -146,6 +146,13 @@ def test_a_broken_tokenizer_file(tmp_path: Path) -> None:
     assert "cannot be loaded" in message(CheckpointError, tmp_path)
 
 
+def test_words_that_are_split_at_random(tmp_path: Path) -> None:
+    save(tmp_path, "RobertaModel", tokenizer="bpe")
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    edit_json(tmp_path / "tokenizer.json", model={**data["model"], "dropout": 0.25})
+    assert "has dropout 0.25 in its model" in message(CheckpointError, tmp_path)
+
+
 def test_more_tokens_than_embeddings(tmp_path: Path) -> None:
     save(tmp_path, "BertModel", vocab_size=100)
     said = message(CheckpointError, tmp_path)
