@@ -27,12 +27,18 @@ def quiet() -> Iterator[None]:
         bars = progress.is_progress_bar_enabled()
         for logger in loggers:
             # Not logging.disable: a program that exports may have log lines of its own.
-            logger.setLevel(logging.CRITICAL)
+            _set(logger, logging.CRITICAL)
         progress.disable_progress_bar()
         try:
             yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+                _set(logger, level)
             if bars:
                 progress.enable_progress_bar()
+
+
+def _set(logger: logging.Logger, level: int) -> None:
+    # Each change makes all loggers of the process forget what they know.
+    if logger.level != level:
+        logger.setLevel(level)

@@ -19,6 +19,7 @@ from bertonnx.exporters.onnxgraph.files import save_proto
 from bertonnx.exporters.verify.samples import batch_rows, sample_rows
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
+from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
 from bertonnx.runtime.places import require_file_or_none, require_name
 from bertonnx.runtime.session.session import Session
@@ -110,10 +111,12 @@ def seal(
         DriftError: the file does not give its own examples; nothing stands in its place then.
         OutputError: the file cannot be written.
     """
+    with held(staged.path):  # so that it is read once for both
+        weights, graph = weights_sha256(staged.path), graph_sha256(staged.path)
     card = replace(
         card,
-        weights_sha256=weights_sha256(staged.path),
-        graph_sha256=graph_sha256(staged.path),
+        weights_sha256=weights,
+        graph_sha256=graph,
         tokenizer_sha256=sha256_text(tokenizer_text),
     )
     pairs, mask = bool(card.needs_pair), card.mask_token

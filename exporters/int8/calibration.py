@@ -176,9 +176,10 @@ class _Total:
         # The count goes on from text to text, or every text would give its first token.
         # A copy, since a view would hold the whole array in memory.
         self._sample.append(vectors[-self._count % self._keep :: self._keep].copy())
-        self._largest = np.maximum(self._largest, np.abs(vectors).max(axis=0))
-        self._sum = self._sum + vectors.sum(axis=0, dtype=np.float64)
-        self._square = self._square + np.square(vectors, dtype=np.float64).sum(axis=0)
+        self._largest = np.maximum(self._largest, np.maximum(vectors.max(axis=0), -vectors.min(axis=0)))
+        exact = vectors.astype(np.float64)
+        self._sum = self._sum + exact.sum(axis=0)
+        self._square = self._square + np.square(exact, out=exact).sum(axis=0)
         self._count += len(vectors)
 
     def statistics(self) -> Statistics:

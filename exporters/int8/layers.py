@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from bertonnx.exporters.beside import beside
 from bertonnx.exporters.int8.calibration import Statistics
 from bertonnx.exporters.int8.linear import WITHOUT_INT8, Linear, Shared
 from bertonnx.exporters.int8.pairsafe import quantize_weight, saturates
@@ -146,13 +147,18 @@ class RoundWeights(Step):
         """Round; returns how many weights there were."""
         for layer in self.layers:
             layer.shift = _shift(graph, layer)
-            sample = layer.statistics.sample
-            spread = spread_of(sample)
-            for name, weight in layer.weights.items():
-                rounded = Rounded(*quantize_weight(weight, sample, pair_safe=self.pair_safe, spread=spread))
-                layer.rounded[name] = rounded
-                layer.biases[name] = _corrected(layer, name, rounded.used)
+        # No layer knows of another.
+        for _, done in beside(self._round, self.layers):
+            done.result()
         return sum(len(layer.weights) for layer in self.layers)
+
+    def _round(self, layer: Layer) -> None:
+        sample = layer.statistics.sample
+        spread = spread_of(sample)
+        for name, weight in layer.weights.items():
+            rounded = Rounded(*quantize_weight(weight, sample, pair_safe=self.pair_safe, spread=spread))
+            layer.rounded[name] = rounded
+            layer.biases[name] = _corrected(layer, name, rounded.used)
 
     def ensures(self, graph: Graph) -> None:  # noqa: ARG002
         """What was to be pair-safe is: another CPU would give other numbers, and nobody would be told."""

@@ -51,36 +51,35 @@ def quantize_weight(
         int8 of shape (width, features) between -127 and 127; float32 of shape (features,).
     """
     importance = np.ones(len(weight)) if sample is None else np.square(sample, dtype=np.float64).mean(axis=0)
-    quantized = np.empty(weight.shape, dtype=np.int8)
     scales = np.empty(weight.shape[1], dtype=np.float32)
     # Some columns at a time, which the processor keeps at hand for all the scales that are tried.
     for start in range(0, weight.shape[1], _COLUMNS):
         part = slice(start, start + _COLUMNS)
-        quantized[:, part], scales[part] = _nearest(weight[:, part], importance, pair_safe=pair_safe)
+        scales[part] = _best_scales(weight[:, part], importance, pair_safe=pair_safe)
+    if sample is None:
+        return _round(weight / scales, pair_safe=pair_safe).astype(np.int8), scales
     # For the chosen scales alone: for each that was tried it would take eleven times as long.
-    if sample is not None:
-        limit = float(PAIR_LIMIT) if pair_safe else None
-        spread = spread_of(sample) if spread is None else spread
-        quantized = round_on_sample(weight, scales, spread, pair_limit=limit)
-    return quantized, scales
+    limit = float(PAIR_LIMIT) if pair_safe else None
+    spread = spread_of(sample) if spread is None else spread
+    return round_on_sample(weight, scales, spread, pair_limit=limit), scales
 
 
-def _nearest(weight: Array, importance: Matrix, *, pair_safe: bool) -> tuple[Int8, Array]:
-    """Return each weight rounded to the nearest, and for each column the scale with the least error."""
+def _best_scales(weight: Array, importance: Matrix, *, pair_safe: bool) -> Array:
+    """Return for each column the scale with the least error where each weight is rounded to the nearest."""
     weight = np.ascontiguousarray(weight)
     whole = _whole_scale(weight, pair_safe=pair_safe)
     best = np.full(weight.shape[1], np.inf)
-    quantized = np.zeros(weight.shape, dtype=np.int8)
     scales = whole.astype(np.float32)
     for shrink in _SHRINKS:
         candidate = (whole * shrink).astype(np.float32)
-        rounded = _round(weight / candidate, pair_safe=pair_safe)
-        error = importance @ np.square(weight - rounded * candidate)
-        better = error < best
-        best[better] = error[better]
-        quantized[:, better] = rounded[:, better].astype(np.int8)
+        error = _round(weight / candidate, pair_safe=pair_safe)
+        error *= candidate
+        np.subtract(weight, error, out=error)
+        squares = importance @ np.square(error, out=error)
+        better = squares < best
+        best[better] = squares[better]
         scales[better] = candidate[better]
-    return quantized, scales
+    return scales
 
 
 def saturates(quantized: Int8) -> bool:
@@ -101,34 +100,41 @@ def _whole_scale(weight: Array, *, pair_safe: bool) -> Matrix:
 
 
 def _round(scaled: Array, *, pair_safe: bool) -> Array:
-    limited = np.clip(scaled, -_LIMIT, _LIMIT)
+    """Round what is at hand, which is gone afterwards; returns whole numbers within the limits."""
+    np.clip(scaled, -_LIMIT, _LIMIT, out=scaled)
     if not pair_safe:
-        rounded: Array = np.rint(limited)
-        return rounded
-    _limit_pairs(limited)
-    return _round_pairs(limited)
+        return np.rint(scaled, out=scaled)
+    _limit_pairs(scaled)
+    return _round_pairs(scaled)
 
 
 def _limit_pairs(values: Array) -> None:
     """Move pairs whose sum exceeds the limit to the nearest point within it, in place."""
     first, second = _pairs(values)
     total = first + second
+    # Few pairs do: all others need not be gone through again.
+    over = np.nonzero(np.abs(total) > PAIR_LIMIT)
+    beyond = total[over]
     # Half of the excess from each: as neither exceeds 127, both keep their sign.
-    half = np.sign(total) * np.maximum(np.abs(total) - PAIR_LIMIT, 0) / 2
-    first -= half
-    second -= half
+    half = np.sign(beyond) * (np.abs(beyond) - PAIR_LIMIT) / 2
+    first[over] -= half
+    second[over] -= half
 
 
 def _round_pairs(values: Array) -> Array:
     """Round; where both of a pair went away from zero past the limit, the one that went further goes back."""
     rounded: Array = np.rint(values)
     # Within the limit, rounding to even keeps to it. Sums that float32 left a last bit above it need not.
-    gain_first, gain_second = _pairs(np.abs(rounded) - np.abs(values))
     first, second = _pairs(rounded)
-    over = np.abs(first + second) > PAIR_LIMIT
-    back_first = over & (gain_first >= gain_second)
-    first -= np.sign(first) * back_first
-    second -= np.sign(second) * (over & ~back_first)
+    over = np.nonzero(np.abs(first + second) > PAIR_LIMIT)
+    one, other = first[over], second[over]
+    gain_one, gain_other = (
+        np.abs(found[over]) - np.abs(exact[over])
+        for found, exact in zip((first, second), _pairs(values), strict=True)
+    )
+    back = gain_one >= gain_other
+    first[over] -= np.sign(one) * back
+    second[over] -= np.sign(other) * ~back
     return rounded
 
 

@@ -12,7 +12,7 @@ import io
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class FuseElementwise(Step):
             bert = import_onnxruntime("transformers.onnx_model_bert")
             # The optimizer copies the model several times over, and never looks into the weights.
             optimizer = bert.BertOnnxModel(without_large_weights(graph.model))
+            optimizer.infer_runtime_shape = _Shapes(optimizer)
             optimizer.optimize(_fusion_options())
             fused: onnx.ModelProto = optimizer.model
         graph.adopt(fused)
@@ -92,6 +93,28 @@ class FuseElementwise(Step):
         """No large weight was left without the numbers that the optimizer was not shown."""
         hollow = hollow_weights(graph.model)
         need(not hollow, f"the weights {', '.join(hollow)} have no numbers")
+
+
+class _Shapes:
+    """The optimizer's shapes, inferred once for as long as each value that nodes make has one.
+
+    The optimizer infers them anew three times, though fusing changes no value that stays, and each time takes
+    longer than all of its fusions.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._infer = optimizer.infer_runtime_shape
+        self._found: Any = None
+
+    def __call__(self, axes: Mapping[str, int] | None = None, *, update: bool = False) -> Any:
+        """Return what `OnnxModel.infer_runtime_shape` does, None where shapes cannot be inferred."""
+        if self._found is not None and not axes:
+            known = self._found.known_vi_
+            if all(not name or name in known for node in self._optimizer.nodes() for name in node.output):
+                return self._found
+        self._found = self._infer(axes or {}, update=update)
+        return self._found
 
 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class ModelFile:
         """
         return [(entry["text"], entry["ids"]) for entry in self._entries if "outputs" not in entry]
 
-    @property
+    @cached_property
     def _entries(self) -> list[dict[str, Any]]:
         try:
             examples: list[dict[str, Any]] = parse(self.metadata.get(GOLDEN_KEY, "[]"))

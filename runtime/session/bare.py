@@ -81,6 +81,8 @@ def open_bare(
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
     # What it would log as an error, it raises as well.
     options.log_severity_level = 4
+    # Each run is small or has others beside it, and threads that wait for work take a core each.
+    options.intra_op_num_threads = 1
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
         options.add_session_config_entry(

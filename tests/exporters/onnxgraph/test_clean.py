@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import run_graph
 from bertonnx.exporters.onnxgraph.step import BrokenContractError, run
 from bertonnx.exporters.steps.trace import trace
+from bertonnx.runtime.session.session import import_onnxruntime
 from tests.checkpoints import read
 from tests.graphs import changed
 from tests.tiny import save_tiny
@@ -154,6 +156,28 @@ def test_a_weight_that_lost_its_numbers_is_no_file(
     monkeypatch.setattr(Graph, "adopt", Graph.take)
     with pytest.raises(GraphError, match=r"elementwise, after none, .*the weights .* have no numbers"):
         changed(model, FuseElementwise())
+
+
+def test_shapes_are_inferred_once_and_fusion_finds_the_same(
+    traced: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = changed(traced, Clean())
+    import_onnxruntime("transformers.onnx_model_bert")
+    # By this name, without its package's, it imports it.
+    helper_class = importlib.import_module("shape_infer_helper").SymbolicShapeInferenceHelper
+    inferred, own = list[int](), helper_class.__init__
+
+    def counted(self: object, model: onnx.ModelProto, *others: object) -> None:
+        inferred.append(len(model.graph.node))
+        own(self, model, *others)
+
+    monkeypatch.setattr(helper_class, "__init__", counted)
+    once, _ = changed(model, FuseElementwise())
+    assert len(inferred) == 1
+    monkeypatch.setattr(clean, "_Shapes", lambda optimizer: optimizer.infer_runtime_shape)
+    anew, _ = changed(model, FuseElementwise())
+    assert len(inferred) == 4
+    assert once.SerializeToString(deterministic=True) == anew.SerializeToString(deterministic=True)
 
 
 def test_fusion_asks_for_a_clean_graph(traced: onnx.ModelProto) -> None:
