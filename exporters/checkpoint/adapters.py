@@ -60,6 +60,12 @@ _PREFIX = "base_model.model."
 _NOT_TOLD_APART = 7919
 """A number of labels that no model has as another of its sizes."""
 
+_APPROXIMATE = "pissa_niter_"
+_AS_PLAIN_LORA = Message(
+    "save it as a plain LoRA where it was trained, with save_pretrained's "
+    "path_initial_model_for_weight_conversion"
+)
+
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "bpe.codes")
 _OF_SAVING = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
@@ -197,6 +203,21 @@ def _require_known_keys(adapter: Adapter, account: Account) -> None:
         # An empty value of a newer peft's key says that what it is about is not used.
         if key not in known and value not in (None, [], {}):
             account.refuse(ADAPTER_CONFIG, key, value, why, remedy=newer)
+    _require_one_base(adapter, account)
+
+
+def _require_one_base(adapter: Adapter, account: Account) -> None:
+    """Refuse an adapter of whose base model peft takes another part at each load."""
+    made_by = adapter.settings.get("init_lora_weights")
+    if isinstance(made_by, str) and made_by.startswith(_APPROXIMATE):
+        account.refuse(
+            ADAPTER_CONFIG,
+            "init_lora_weights",
+            made_by,
+            "by which peft takes approximate singular values off the base model's weights, at random and "
+            "others at each load",
+            remedy=_AS_PLAIN_LORA,
+        )
 
 
 def weight_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:

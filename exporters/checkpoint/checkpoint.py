@@ -222,8 +222,8 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
     asked = None if options.task is None else TASKS[options.task]
     sentence = _modules(asked, source, account)
     folder = sentence.folder if sentence is not None and source.adapter is None else source.model_folder
-    said = read_json(folder / "config.json")
-    raw: Mapping[str, Any] = said if source.trust.trust_remote_code else in_place_of_code(said)
+    trusted = source.trust.trust_remote_code
+    raw: Mapping[str, Any] = in_place_of_code(read_json(folder / "config.json"), trusted=trusted)
     require_encoder(raw, source.id)
     # The raw file is judged first: transformers has no class for a family that it does not know.
     read = settled(raw, account)

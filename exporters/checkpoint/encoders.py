@@ -98,7 +98,7 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             "{what} is a {family} model, and the installed transformers ({version}) has no code of it that "
             "can be exported; a newer one may: {install}",
             what=what,
-            family=name,
+            family=_by_both_names(name),
             version=_version(),
             install=Install("export", upgrade=True, packages=("transformers",)),
         )
@@ -110,6 +110,11 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             family=name,
             known=_known(),
         )
+
+
+def _by_both_names(name: str) -> str:
+    row = family_of_code(name, "")
+    return name if row is None else f"{row.name} (by its own code: {name})"
 
 
 def coded_family(config: Mapping[str, Any]) -> Family | None:
@@ -134,12 +139,15 @@ def code_is_needless(config: Mapping[str, Any]) -> bool:
     return row is not None and row.stands_for_code and _has_code(row.name)
 
 
-def in_place_of_code(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def in_place_of_code(config: Mapping[str, Any], *, trusted: bool) -> Mapping[str, Any]:
     """Return config.json for transformers' class where that stands for the checkpoint's own code.
 
     Args:
-        config: config.json, whose code is not trusted.
+        config: config.json.
+        trusted: whether that code may run, which then is what counts.
     """
+    if trusted and config.get("auto_map"):
+        return config
     row = coded_family(config)
     if row is None or not code_is_needless(config):
         return config

@@ -212,7 +212,7 @@ def require_small_files(what: str, folder: Path, trust: Trust) -> None:
     if (place / ADAPTER_CONFIG).is_file() and not has_base(file_names(place)):
         return
     said = read_json(place / "config.json")
-    require_encoder(said if trust.trust_remote_code else in_place_of_code(said), what)
+    require_encoder(in_place_of_code(said, trusted=trust.trust_remote_code), what)
 
 
 def require_small_tensorflow(what: str, folder: Path, trust: Trust) -> None:

@@ -388,6 +388,18 @@ def test_kinds_that_are_unknown(tmp_path: Path) -> None:
     )
 
 
+def test_a_base_model_that_is_another_at_each_load(tmp_path: Path, classifier_base: Path) -> None:
+    trained(tmp_path, classifier_base, lora(init_lora_weights="pissa"))
+    assert read(tmp_path).task == "text-classification"
+    # peft then takes random numbers to find the principal components by.
+    edit_json(tmp_path / "adapter_config.json", init_lora_weights="pissa_niter_4")
+    said = message(CheckpointError, tmp_path)
+    assert (
+        'adapter_config.json has init_lora_weights "pissa_niter_4", by which peft takes approximate' in said
+    )
+    assert "save it as a plain LoRA" in said
+
+
 @pytest.mark.parametrize("place", ["", "0_Transformer"])
 def test_an_adapter_in_a_sentence_transformers_folder(tmp_path: Path, encoder_base: Path, place: str) -> None:
     with quiet():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bertonnx.errors import CheckpointError, SourceError
+from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
 from bertonnx.exporters.checkpoint.config_reads import Reads
 from bertonnx.exporters.checkpoint.gte import gte_keys
 from bertonnx.exporters.checkpoint.keys import Account
@@ -117,3 +117,5 @@ def test_which_transformers_has_code_of_the_same_model(tmp_path: Path) -> None:
             "add --trust-remote-code; transformers 5 has code of this model (gte), and none else is needed: "
             'pip install --upgrade "bertonnx[export]" transformers'
         )
+        make(tmp_path, config__json=json.dumps(OLD))
+        assert "is a gte (by its own code: new) model" in refused(UnsupportedError, tmp_path)
