@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["OPSET", "trace"]
+__all__ = ["OPSET", "trace", "without_dump"]
 
 OPSET = 18
 """ONNX operator set: the first with LayerNormalization (17) and reductions that take axes (18)."""
@@ -84,7 +84,7 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
     # As of the last one, which is among the task's own outputs.
     axes |= {hidden_name(k): axes["last_hidden_state"] for k in checkpoint.hidden_states}
     hidden = bool(checkpoint.hidden_states)
-    with _positional(model, tuple(example), tuple(axes), hidden=hidden), _no_dump(), torch.no_grad():
+    with _positional(model, tuple(example), tuple(axes), hidden=hidden), without_dump(), torch.no_grad():
         torch.onnx.export(
             model,
             tuple(example.values()),
@@ -136,11 +136,14 @@ def _positional(
 
 
 @contextmanager
-def _no_dump() -> Iterator[None]:
+def without_dump() -> Iterator[None]:
     """Keep torch from printing all of a graph on standard output where it cannot export one."""
     import torch
 
-    log = torch._C._jit_onnx_log
+    log = getattr(torch._C, "_jit_onnx_log", None)
+    if log is None:  # this torch prints none
+        yield
+        return
     torch._C._jit_onnx_log = lambda *_: None
     try:
         yield

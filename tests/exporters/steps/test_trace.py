@@ -12,7 +12,7 @@ import torch
 import bertonnx
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.onnxgraph.probe import run_graph
-from bertonnx.exporters.steps.trace import trace
+from bertonnx.exporters.steps.trace import trace, without_dump
 from bertonnx.models.families import FAMILIES
 from tests.checkpoints import read, save
 from tests.tiny import HEADS, save_tiny
@@ -165,3 +165,10 @@ def test_an_activation_that_cannot_be_exported_is_named(
         trace(checkpoint)
     # PyTorch would print the whole graph.
     assert capfd.readouterr().out == ""
+
+
+def test_a_torch_without_its_log_of_graphs_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch._C, "_jit_onnx_log")
+    with without_dump():
+        assert not hasattr(torch._C, "_jit_onnx_log")
+    assert not hasattr(torch._C, "_jit_onnx_log")
