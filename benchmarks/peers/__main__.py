@@ -5,7 +5,7 @@
 Builds a virtual environment with this checkout and the peers (`peers/requirements.txt`; about 2 GB) in
 `BERTONNX_PEERS`, by default `~/.cache/bertonnx-peers`, and runs `peers/run.py` with it. On Linux or
 macOS; nothing is fetched but packages. The peers: Optimum's ORTModel, Sentence-Transformers with torch
-and with ONNX, fastembed, OpenVINO, CTranslate2 in fp32 and INT8, plain torch; `peers/engines.py` says how
+and with ONNX, fastembed, OpenVINO and CTranslate2 in fp32 and INT8, plain torch; `peers/engines.py` says how
 each is set up.
 
 Workloads: 900 sentences of about 23 tokens, 300 passages of 8 to 512 tokens (a sixteenth of both for

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ class Setup:
         onnx: a folder that optimum-cli made of it.
         sentence_onnx: a folder that Sentence-Transformers' ONNX backend saved.
         ctranslate2: a folder that CTranslate2's converter made of it.
+        openvino_int8: a folder with OpenVINO's model, quantized by NNCF.
         ours: the bertonnx file; `ours_int8` the quantized one.
         cores: how many cores an engine may use.
     """
@@ -46,6 +48,7 @@ class Setup:
     onnx: Path
     sentence_onnx: Path
     ctranslate2: Path
+    openvino_int8: Path
     ours: Path
     ours_int8: Path
     cores: int
@@ -139,6 +142,7 @@ class FastEmbed(Engine):
     """https://qdrant.github.io/fastembed, with a model added as its documentation says, from a folder."""
 
     name, package = "fastembed", "fastembed"
+    options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -154,10 +158,19 @@ class FastEmbed(Engine):
             dim=1,
             model_file="model.onnx",
         )
-        self.model = TextEmbedding("peer/model", specific_model_path=str(setup.onnx), threads=setup.cores)
+        self.model = TextEmbedding(
+            "peer/model", specific_model_path=str(setup.onnx), threads=setup.cores, **self.options
+        )
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         return np.stack(list(self.model.embed(list(texts))))
+
+
+class FastEmbedBounded(FastEmbed):
+    """The same without ONNX Runtime's arena, whose memory grows with new shapes, at times without end."""
+
+    name, latency = "fastembed, without an arena", False
+    options: ClassVar[dict[str, Any]] = {"enable_cpu_mem_arena": False}
 
 
 class Padded(Engine):
@@ -279,7 +292,10 @@ class OpenVino(Padded):
 
         core = openvino.Core()
         core.set_property("CPU", {"INFERENCE_NUM_THREADS": self.setup.cores})
-        return core.compile_model(str(self.setup.onnx / "model.onnx"), "CPU", options)
+        return core.compile_model(str(self.file()), "CPU", options)
+
+    def file(self) -> Path:
+        return self.setup.onnx / "model.onnx"
 
     def feeds(self, ids: Ids, mask: Ids) -> dict[str, Ids]:
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
@@ -327,6 +343,24 @@ class OpenVinoDefault(OpenVinoStreams):
 
     name, precision = "OpenVINO, sorted, its own choice of precision", "auto"
     options: ClassVar[dict[str, Any]] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+
+
+class OpenVinoInt8(OpenVinoStreams):
+    """The same with the model that NNCF quantized for transformers, on texts of the corpus."""
+
+    name, precision = "OpenVINO INT8 (NNCF), sorted batches, a stream a core", "int8"
+
+    def file(self) -> Path:
+        return self.setup.openvino_int8 / "model.xml"
+
+
+class OpenVinoInt8Latency(OpenVino):
+    """The same for one request at a time, on all cores."""
+
+    name, precision = "OpenVINO INT8 (NNCF), batches of 32", "int8"
+
+    def file(self) -> Path:
+        return self.setup.openvino_int8 / "model.xml"
 
 
 class CTranslate(Padded):
@@ -390,6 +424,17 @@ class CTranslateInt8(CTranslateSorted):
         return self.forward_with(self.single, [self.tokenizer.encode(text).ids])
 
 
+class CTranslateInt8Packed(CTranslateInt8):
+    """The same with packed weights (CT2_USE_EXPERIMENTAL_PACKED_GEMM, docs/environment_variables.md)."""
+
+    name = "CTranslate2 INT8, packed weights, sorted batches, a worker a core"
+
+    def load(self, *, inter: int, intra: int) -> Any:
+        # Read when a model is loaded.
+        os.environ["CT2_USE_EXPERIMENTAL_PACKED_GEMM"] = "1"
+        return super().load(inter=inter, intra=intra)
+
+
 ENGINES: dict[str, type[Engine]] = {
     "bertonnx": Bertonnx,
     "bertonnx-int8": BertonnxInt8,
@@ -400,13 +445,17 @@ ENGINES: dict[str, type[Engine]] = {
     "optimum": Optimum,
     "optimum-sorted": OptimumSorted,
     "fastembed": FastEmbed,
+    "fastembed-bounded": FastEmbedBounded,
     "fastembed-sorted": FastEmbedSorted,
     "openvino": OpenVino,
     "openvino-sorted": OpenVinoStreams,
     "openvino-default": OpenVinoDefault,
+    "openvino-int8": OpenVinoInt8Latency,
+    "openvino-int8-sorted": OpenVinoInt8,
     "ctranslate2": CTranslate,
     "ctranslate2-sorted": CTranslateSorted,
     "ctranslate2-int8": CTranslateInt8,
+    "ctranslate2-int8-packed": CTranslateInt8Packed,
 }
 
 

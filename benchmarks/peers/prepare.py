@@ -6,13 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import common
+from peers.embedding import padded, tokenizer
 from peers.engines import Setup
-from peers.texts import LONGEST
+from peers.texts import LONGEST, quantization_texts
 
 __all__ = ["MODELS", "Shape", "prepare"]
 
@@ -56,6 +57,9 @@ def prepare(name: str, folder: Path, cores: int) -> tuple[Setup, dict[str, str]]
         onnx=_once(folder / "onnx", lambda path: _optimum(checkpoint, path)),
         sentence_onnx=_once(folder / "sentence-onnx", lambda path: _sentence_onnx(checkpoint, path)),
         ctranslate2=_once(folder / "ctranslate2", lambda path: _ctranslate2(checkpoint, path)),
+        openvino_int8=_once(
+            folder / "openvino-int8", lambda path: _openvino_int8(folder / "onnx", path, quantization_texts())
+        ),
         ours=common.cache() / f"peers-{name}.onnx",
         ours_int8=common.cache() / f"peers-{name}-int8.onnx",
         cores=cores,
@@ -122,3 +126,22 @@ def _ctranslate2(checkpoint: Path, target: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     TransformersConverter(str(checkpoint)).convert(str(target))
+
+
+def _openvino_int8(onnx: Path, target: Path, texts: Sequence[str]) -> None:
+    """Quantize as NNCF's documentation shows for transformers."""
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(onnx / "model.onnx")
+    inputs = {name for item in model.inputs for name in item.names}
+    feeds = []
+    for encoding in tokenizer(onnx / "tokenizer.json").encode_batch(list(texts)):
+        ids, mask = padded([encoding.ids])
+        every = {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
+        feeds.append({name: array for name, array in every.items() if name in inputs})
+    quantized = nncf.quantize(
+        model, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds)
+    )
+    target.mkdir()
+    openvino.save_model(quantized, target / "model.xml", compress_to_fp16=False)

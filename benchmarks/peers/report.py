@@ -11,7 +11,7 @@ from common import table, verdict
 
 __all__ = ["body", "charts"]
 
-OURS, OURS_INT8, THEIR_INT8 = "bertonnx", "bertonnx-int8", "ctranslate2-int8"
+OURS, OURS_INT8 = "bertonnx", "bertonnx-int8"
 LENGTHS = ("16", "128", "512")
 
 FASTER, OF_SGEMM = 1.15, {"minilm": 0.88, "bert-base": 0.94}
@@ -124,20 +124,30 @@ def _verdicts(name: str, measured: Results) -> Iterator[str]:
         yield _ratio(f"{workload}: fp32 against {good[best]['name']}", times[best] / times[OURS], FASTER)
         share = about["flops"] / times[OURS] / 1e9 / median(measured["sgemm"])
         yield _ratio(f"{workload}: fp32 of SGEMM", share, OF_SGEMM[name])
-        if OURS_INT8 in good and THEIR_INT8 in good:
-            gain = times[THEIR_INT8] / times[OURS_INT8]
-            yield _ratio(f"{workload}: INT8 against CTranslate2 INT8", gain, FASTER)
+        rivals = [peer for peer in good if good[peer]["precision"] == "int8" and peer != OURS_INT8]
+        if OURS_INT8 in good and rivals:
+            best = min(rivals, key=lambda peer: times[peer])
+            gain = times[best] / times[OURS_INT8]
+            yield _ratio(f"{workload}: INT8 against {good[best]['name']}", gain, FASTER)
         if OURS_INT8 in good and name == "bert-base":
             yield _ratio(f"{workload}: INT8 against our fp32", times[OURS] / times[OURS_INT8], INT8_GAIN)
+    for precision, ours in (("fp32", OURS), ("int8", OURS_INT8)):
+        yield from _single(good, precision, ours)
+
+
+def _single(good: Results, precision: str, ours: str) -> Iterator[str]:
+    """Compare single texts with the best peer of the same precision."""
     for length in LENGTHS:
         times = {
             peer: median(entry["latency"][length])
             for peer, entry in good.items()
-            if entry["latency"] and entry["precision"] == "fp32"
+            if entry["latency"] and entry["precision"] == precision
         }
-        best = min((peer for peer in times if peer != OURS), key=lambda peer: times[peer])
-        claim = f"one text of {length} tokens: fp32 against {good[best]['name']}"
-        yield _ratio(claim, times[best] / times[OURS], 1.0)
+        rivals = [peer for peer in times if peer != ours]
+        if ours in times and rivals:
+            best = min(rivals, key=lambda peer: times[peer])
+            claim = f"one text of {length} tokens: {precision} against {good[best]['name']}"
+            yield _ratio(claim, times[best] / times[ours], 1.0)
 
 
 def _ratio(claim: str, value: float, bar: float) -> str:

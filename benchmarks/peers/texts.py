@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from common import sst2
 
-__all__ = ["LATENCY_LENGTHS", "LONGEST", "Texts", "source", "texts", "useful_flops"]
+__all__ = ["LATENCY_LENGTHS", "LONGEST", "Texts", "quantization_texts", "source", "texts", "useful_flops"]
 
 LONGEST = 512
 LATENCY_LENGTHS = (16, 128, 512)
@@ -38,6 +38,12 @@ def source() -> tuple[str, list[str]]:
     if shared and Path(shared, "data", "sst2_dev.tsv").is_file():
         return "SST-2, development set", [text.strip() for text, _ in sst2(Path(shared))]
     return "benchmarks/peers/corpus.txt", _CORPUS.read_text(encoding="utf-8").splitlines()
+
+
+def quantization_texts() -> list[str]:
+    """Return texts of many lengths to quantize with; none is measured where SST-2 is there."""
+    sentences = _CORPUS.read_text(encoding="utf-8").splitlines()
+    return [*sentences, *(" ".join(sentences[i : i + 8]) for i in range(0, len(sentences), 8))]
 
 
 def texts(sentences: list[str], tokenizer: Tokenizer, *, part: float = 1.0) -> Texts:
