@@ -10,16 +10,11 @@ from bertonnx.errors import ModelFileError
 from bertonnx.models.onnxruntimes import is_slow
 from bertonnx.runtime.session.ort_session import OrtSession, create, options_for
 from bertonnx.runtime.session.session import SessionOptions
-from bertonnx.runtime.session.two_threads import TwoThreads
 from bertonnx.wording import Install, Message
 
 __all__ = ["open_cpu"]
 
 _NAME, _PROVIDER = "cpu", "CPUExecutionProvider"
-
-_ONE_SESSION = 2
-"""Threads with which one session runs batches that come together and those that come alone; with more, they
-need a session each, and memory for its weights."""
 
 _SLOW_ON_CPU = ("SkipLayerNormFusion", "BiasSkipLayerNormFusion", "LayerNormFusion")
 """ONNX Runtime's `SkipLayerNormalization` is slower on CPU than its parts; benchmarks/operators.py."""
@@ -36,9 +31,6 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
         chosen = _options(ort, options.optimized, cores)
         return create(ort, path, chosen, providers=[_PROVIDER], mapped=options.optimized)
 
-    if options.threads == _ONE_SESSION:
-        session = opened(_ONE_SESSION)
-        return _noted(ort, OrtSession(session, _NAME, together=TwoThreads(session).run))
     first = _stamp(path)
 
     def widen() -> Any:

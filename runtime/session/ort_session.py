@@ -39,10 +39,9 @@ _NO_MEMORY = re.compile(
 class OrtSession:
     """An ONNX Runtime session. Several runs at a time are safe.
 
-    On CPU a run takes one thread, and several runs at a time use several cores. On two cores one session does
-    so and lends a run that is alone both of them (`two_threads`). With more, a session with all cores for a
-    single run is opened beside it when batches come alone repeatedly: a command that predicts one text and
-    ends would pay more for opening it than it gains.
+    On CPU a run takes one thread, and several runs at a time use several cores. A session with all
+    cores for a single run is opened beside it when batches come alone repeatedly: a command that
+    predicts one text and ends would pay more for opening it than it gains.
 
     Attributes:
         provider: what really runs it.
@@ -56,7 +55,6 @@ class OrtSession:
         provider: as above.
         widen: opens the session with all cores, or returns None where the file is no longer the
             same; itself None where there is but one core, or a GPU.
-        together: runs the session where it does with one thread or all as the run is alone or not.
         binding: runs the session on a GPU.
         unpadded: whether the graph was told that nothing is padded.
         placement: as above.
@@ -70,7 +68,6 @@ class OrtSession:
         provider: str,
         *,
         widen: Callable[[], Any] | None = None,
-        together: Callable[..., list[Any]] | None = None,
         binding: Binding | None = None,
         unpadded: bool = False,
         placement: Placement | None = None,
@@ -90,7 +87,6 @@ class OrtSession:
         self._turns = turns or Turns()
         self._unpadded = unpadded
         self._widen = widen
-        self._together = together
         self._wide: Any = None
         self._came_alone = 0
         self._lock = threading.Lock()
@@ -103,6 +99,7 @@ class OrtSession:
         # It would take the padding for text, and nothing else would tell.
         if self._unpadded and "attention_mask" in feeds and not feeds["attention_mask"].all():
             raise ValueError("this session was opened for batches without padding, and the mask has zeros")
+        session = self._wider() if alone else self._session
         try:
             if self._binding is not None:
                 replayed = self._recorded.run(outputs, feeds) if alone and self._recorded else None
@@ -110,7 +107,7 @@ class OrtSession:
                     return replayed
                 with self._turns.together():
                     return self._binding.run(outputs, feeds)
-            results = self._run_on_cpu(outputs, feeds, alone=alone)
+            results: list[npt.NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             if not _is_of_onnxruntime(error):
                 raise
@@ -123,15 +120,6 @@ class OrtSession:
             # A graph may put out sequences and texts as well.
             if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.ndim:
                 raise ModelFileError("the model puts out no numbers as {name}", name=name)
-        return results
-
-    def _run_on_cpu(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool
-    ) -> list[npt.NDArray[np.float32]]:
-        if self._together is not None:
-            return self._together(outputs, feeds, alone=alone)
-        session = self._wider() if alone else self._session
-        results: list[npt.NDArray[np.float32]] = session.run(list(outputs), dict(feeds))
         return results
 
     def _free_memory(self) -> None:

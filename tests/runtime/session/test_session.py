@@ -242,7 +242,7 @@ def test_what_was_optimized_at_export_is_not_optimized_again(monkeypatch: pytest
 
 
 def test_all_cores_are_taken_where_batches_come_alone_repeatedly(exported: dict[str, Path]) -> None:
-    session = opened(exported["fill-mask"], provider="cpu", threads=3)
+    session = opened(exported["fill-mask"], provider="cpu", threads=2)
     ids = np.arange(5, 15)[None]
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     results = [session.run(["logits"], feeds, alone=alone)[0] for alone in (False, True, True, True, False)]
@@ -254,7 +254,7 @@ def test_all_cores_are_taken_where_batches_come_alone_repeatedly(exported: dict[
 def test_a_file_that_was_replaced_is_not_opened_again(exported: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     shutil.copy(exported["text-classification"], path)
-    with bertonnx.load(path, provider="cpu", threads=3) as model:
+    with bertonnx.load(path, provider="cpu", threads=2) as model:
         first = model.classify(["one text"])
         (tmp_path / "other").write_bytes(exported["fill-mask"].read_bytes())
         (tmp_path / "other").replace(path)
