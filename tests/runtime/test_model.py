@@ -64,19 +64,19 @@ def test_a_method_of_another_task_names_the_task_and_the_method(method: str, mod
         # A model of vectors gives those of tokens too.
         assert len(_call(model, method)) == 1
         return
-    # The first method of the model's own task; of tokens, those that are embedded.
+    # The first method of the model's own task; vectors of tokens come from what embeds.
     asked = "embed" if method == "embed_tokens" else method
     wanted = " or ".join(task.name for task in TASKS if asked in task.methods)
     with pytest.raises(TaskError) as caught:
         _call(model, method)
     message = str(caught.value)
-    assert f"{asked}() needs a model exported for {wanted}" in message
+    assert f"{method}() needs a model exported for {wanted}" in message
     assert f"this one was exported for {model.card.task}" in message
     assert f"call {serving.method}(){'' if serving.method == 'predict' else ' or predict()'}, or" in message
     first = wanted.partition(" or ")[0]
     assert f"task={first!r}" in message
     assert f"--task {first}" in caught.value.worded(COMMAND_LINE)
-    assert f"bert_{asked}() needs" in caught.value.worded(R)
+    assert f"{R.method(method)} needs" in caught.value.worded(R)
 
 
 def test_alone_in_a_batch_shuffled_and_on_one_or_two_threads_the_bits_are_the_same(
