@@ -10,8 +10,10 @@ import argparse
 import datetime
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -36,13 +38,18 @@ __all__ = [
     "exported",
     "exported_by_optimum",
     "feeds",
+    "hardware",
+    "instructions",
+    "kept",
     "machine",
     "measure",
     "median",
     "minilm",
     "parser",
     "publish",
+    "put_aside",
     "python",
+    "resumable",
     "say",
     "share",
     "sst2",
@@ -91,6 +98,33 @@ def parser(about: str | None, *, rounds: int | None = None) -> argparse.Argument
             "--rounds", type=int, default=rounds, help=f"how often each runs (default {rounds})"
         )
     return made
+
+
+def resumable(made: argparse.ArgumentParser) -> None:
+    """Add the options of a benchmark that is measured in pieces; `kept` says where they lie."""
+    made.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="begin nothing after these; the same command goes on",
+    )
+    made.add_argument("--anew", action="store_true", help="forget what was measured before")
+
+
+def kept(name: str, *made_of: object) -> Path:
+    """Return the file of what a benchmark has measured so far.
+
+    Args:
+        name: of the benchmark.
+        made_of: what it was measured of: files and folders of Python, whose text counts, and settings. With
+            other ones the file is another.
+    """
+    digest = hashlib.sha256()
+    for what in made_of:
+        files = sorted(what.rglob("*.py")) or [what] if isinstance(what, Path) else []
+        for part in [file.read_bytes() for file in files] or [repr(what).encode()]:
+            digest.update(part)
+    return cache() / f"{name}-{digest.hexdigest()[:12]}.json"
 
 
 def share(text: str) -> float:
@@ -186,13 +220,57 @@ def verdict(holds: bool, claim: str, measured: str) -> str:
     return f"**{'met' if holds else 'NOT met'}**: {claim}; measured: {measured}"
 
 
-def publish(name: str, *, title: str, body: str, packages: Sequence[str]) -> None:
-    """Print a result with the machine it was measured on, and write it to `results/NAME.md`."""
-    about = "\n".join(f"- {line}" for line in machine(packages))
+def publish(
+    name: str,
+    *,
+    title: str,
+    body: str,
+    packages: Sequence[str],
+    figures: Mapping[str, float] | None = None,
+) -> None:
+    """Print a result with the machine it was measured on, and write it to `results/NAME.md`.
+
+    Args:
+        name: of the benchmark.
+        title: of the page.
+        body: the page, in Markdown.
+        packages: those whose versions matter.
+        figures: those that README quotes; they go to `results/NAME.json`, with the machine.
+    """
+    where = machine(packages)
+    about = "\n".join(f"- {line}" for line in where)
     text = f"# {title}\n\n{body}\n\n## Machine\n\n{about}\n"
     RESULTS.mkdir(exist_ok=True)
+    if figures is not None:
+        put_aside(name, where)
+        kept_figures = {**figures, "machine": where}
+        (RESULTS / f"{name}.json").write_text(json.dumps(kept_figures, indent=1) + "\n", encoding="utf-8")
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def put_aside(name: str, where: Sequence[str]) -> None:
+    """Move the last result to `results/elsewhere/MACHINE` where it is of another machine than this one."""
+    there = RESULTS / f"{name}.json"
+    before = json.loads(there.read_text(encoding="utf-8"))["machine"] if there.is_file() else where
+    if hardware(before) == hardware(where):
+        return
+    aside = RESULTS / "elsewhere" / re.sub(r"\W+", "-", hardware(before)).strip("-").lower()
+    aside.mkdir(parents=True, exist_ok=True)
+    for path in (there, there.with_suffix(".md")):
+        if path.is_file():
+            path.replace(aside / path.name)
+
+
+def hardware(about: Sequence[str]) -> str:
+    """Return which machine a result is of, in words: its processor, cores and widest instruction sets."""
+    sets = about[2].partition(": ")[2].split(", ")
+    return f"{about[1].partition(' allowed')[0]}, with {' and '.join(sets[-2:])}"
+
+
+def instructions() -> set[str]:
+    """Return the processor's instruction sets, by their names in /proc/cpuinfo."""
+    return _processor()[1]
 
 
 def machine(packages: Sequence[str]) -> list[str]:

@@ -29,8 +29,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bertonnx-size-") as work:
         numpy = _environment(Path(work, "numpy"), ["numpy"])
         ours = _environment(Path(work, "bertonnx"), [f"{_wheel(Path(work, 'wheel'))}[{extras}]"])
-        body = _body(extras, numpy, ours)
-    publish("install_size", title=f"Size of `bertonnx[{extras}]` on disk", body=body, packages=())
+        body, more = _body(extras, numpy, ours), _more(numpy, ours)
+    title = f"Size of `bertonnx[{extras}]` on disk"
+    publish("install_size", title=title, body=body, packages=(), figures={"megabytes": more / 1e6})
 
 
 def _wheel(folder: Path) -> Path:
@@ -73,7 +74,7 @@ def _versions(packages: Path) -> str:
 
 def _body(extras: str, numpy: Path, ours: Path) -> str:
     base, total = _sizes(numpy), _sizes(ours)
-    more = sum(total.values()) - sum(base.values())
+    more = _more(numpy, ours)
     added = {name: size - base.get(name, 0) for name, size in total.items()}
     biggest = sorted(added.items(), key=lambda item: -item[1])[:SHOWN]
     rows = [("NumPy alone", _mb(sum(base.values()))), (f"bertonnx[{extras}]", _mb(sum(total.values())))]
@@ -83,6 +84,11 @@ def _body(extras: str, numpy: Path, ours: Path) -> str:
     )
     said = verdict(more <= BAR, f"at most {BAR / 1e6:.0f} MB more than NumPy", f"{_mb(more)} MB")
     return f"{summary}\n\n{parts}\n\n{said}\n\nInstalled: {_versions(ours)}."
+
+
+def _more(numpy: Path, ours: Path) -> int:
+    """Return bytes of the second environment beyond the first."""
+    return sum(_sizes(ours).values()) - sum(_sizes(numpy).values())
 
 
 def _mb(size: int) -> str:

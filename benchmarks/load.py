@@ -113,7 +113,9 @@ def main() -> None:
         "default, Optimum's file": _command(DEFAULT, theirs),
     }
     results = alternate({name: partial(measure, c) for name, c in commands.items()}, rounds=rounds)
-    publish("load", title="Loading bert-base", body=_body(results), packages=PACKAGES)
+    loads = _loads(results)
+    figures = {"faster": 1 / _ratio(loads, "default, same file")}
+    publish("load", title="Loading bert-base", body=_body(results), packages=PACKAGES, figures=figures)
 
 
 def _command(opening: str, model: Path) -> list[str]:
@@ -121,8 +123,7 @@ def _command(opening: str, model: Path) -> list[str]:
 
 
 def _body(results: dict[str, list[Measured]]) -> str:
-    times = {name: [json.loads(run.output) for run in runs] for name, runs in results.items()}
-    loads = {name: [load for load, _ in pairs] for name, pairs in times.items()}
+    times, loads = _times(results), _loads(results)
     rows = [
         (
             name,
@@ -138,8 +139,21 @@ def _body(results: dict[str, list[Measured]]) -> str:
     return f"{len(loads['open_session'])} alternating runs each.\n\n{table(header, rows)}\n\n{said}"
 
 
+def _times(results: dict[str, list[Measured]]) -> dict[str, list[list[float]]]:
+    """Return, for each case, pairs of seconds: to load, and to the first prediction after that."""
+    return {name: [json.loads(run.output) for run in runs] for name, runs in results.items()}
+
+
+def _loads(results: dict[str, list[Measured]]) -> dict[str, list[float]]:
+    return {name: [load for load, _ in pairs] for name, pairs in _times(results).items()}
+
+
+def _ratio(loads: dict[str, list[float]], other: str) -> float:
+    return median(loads["open_session"]) / median(loads[other])
+
+
 def _verdict(loads: dict[str, list[float]], other: str) -> str:
-    ratio = median(loads["open_session"]) / median(loads[other])
+    ratio = _ratio(loads, other)
     lowest = min(loads["open_session"]) / min(loads[other])
     return verdict(
         ratio <= BAR,

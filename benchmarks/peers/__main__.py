@@ -1,21 +1,37 @@
-"""bertonnx and its peers, side by side on CPU: throughput, latency, and whether the vectors agree.
+"""bertonnx and its peers, side by side on CPU: throughput, single texts, and whether the vectors agree.
 
-    python benchmarks/peers [--quick] [--rounds 5] [--part 1.0] [--models minilm,bert-base] [--peers A,B]
+    python benchmarks/peers [--minutes 3] [--rounds 3] [--threads 2,1] [--models minilm,bert-base]
+                            [--part 1.0] [--peers A,B] [--prepare] [--quick] [--anew]
 
-Builds a virtual environment with this checkout and the peers (`peers/requirements.txt`; about 2 GB) in
-`BERTONNX_PEERS`, by default `~/.cache/bertonnx-peers`, and runs `peers/run.py` with it. On Linux or
-macOS; nothing is fetched but packages. The peers: Optimum's ORTModel, Sentence-Transformers with torch
-and with ONNX, fastembed, OpenVINO and CTranslate2 in fp32 and INT8, plain torch; `peers/engines.py` says how
-each is set up.
+Builds two virtual environments in `BERTONNX_PEERS`, by default `~/.cache/bertonnx-peers` (4 GB): with this
+checkout and the peers of today (`current.txt`), and with Optimum's ORTModel, which needs an older
+transformers (`older.txt`). Then runs `run.py` with the first. On Linux or macOS; nothing is fetched but
+packages. The peers: Optimum's ORTModel (fp32, and INT8 as it quantizes dynamically), Sentence-Transformers
+with torch, ONNX and OpenVINO, fastembed, OpenVINO (fp32, and INT8 by NNCF), CTranslate2 (fp32, and INT8
+with and without packed weights), plain torch; `engines.py` says how each is set up, and in which
+environment it runs.
 
-Workloads: 900 sentences of about 23 tokens, 300 passages of 8 to 512 tokens (a sixteenth of both for
-bert-base), and single texts of 16, 128 and 512 tokens. They are cut from `peers/corpus.txt`, or from
-SST-2 where `BERTONNX_SHARED` names a folder with `data/sst2_dev.tsv`. On two cores it takes about an
-hour and a half, most of it the slowest entries; `--part 0.25` a third of that.
+Workloads: sentences of about 23 tokens, passages of 8 to 512 tokens, and single texts of 16, 128 and 512
+tokens; fewer of them for bert-base's shapes (`prepare.py` says how many). They are cut from `corpus.txt`,
+or from SST-2 where `BERTONNX_SHARED` names a folder with `data/sst2_dev.tsv`.
 
-Written to `results/peers.md` and `.json`, with a chart each in `results/peers-MODEL-WORKLOAD.svg`; with
-`--quick` (three minutes once all is installed, MiniLM alone, a twentieth of the texts) to the folder
-`quick` of the one above instead. Ends with 1 where an fp32 entry computes other vectors than torch.
+What is measured is a cell: a model, a number of threads (all cores, and one), fp32 or INT8, a workload. In
+a cell entries take turns, every other round backwards. After the first round those go on that took at most
+1.5 times the fastest's time; the others have one round to show (column `rounds`). Entries that take texts
+in their order, as the documentation of most shows it, are measured for throughput with MiniLM on all cores
+alone; they are twice as slow where lengths differ. With `--minutes` it begins no cell after that time, and
+the same command goes on with the next; a change of the code, of the peers or of the sizes begins anew, as
+does `--anew`. `--prepare` makes the environments and the models, and measures nothing. On two slow cores
+the cells take 35 minutes, and the first preparation 20.
+
+Written, when all cells are measured, to `results/peers.md` and `.json`, with a chart each in
+`results/peers-MODEL-WORKLOAD.svg`; with `--quick` (MiniLM on all cores, few texts, two rounds: 3 minutes
+once all is prepared) to the folder `quick` of the one above instead. Ends with 1 where an fp32 entry
+computes other vectors than torch.
+
+Bars: in every cell fp32 at least as fast as the best peer, and INT8 1.15 times as fast as the best INT8 peer
+with vectors that are nearer to fp32's; fp32 at least 0.88 (MiniLM) and 0.94 (bert-base) of the rate of matrix
+products in the same cell.
 """
 
 from __future__ import annotations
@@ -26,10 +42,12 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+CURRENT, OLDER = "current", "older"
+ALONE = ("torch==", "torchvision==")
 
 
 def main() -> None:
@@ -37,7 +55,21 @@ def main() -> None:
         print(__doc__)
         return
     folder = Path(os.environ.get("BERTONNX_PEERS") or Path.home() / ".cache" / "bertonnx-peers").resolve()
-    interpreter = str(_environment(folder))
+    for name in (CURRENT, OLDER):
+        _environment(folder / name, Path(__file__).with_name(f"{name}.txt"))
+    interpreter = str(_interpreter(folder / CURRENT))
+    # This checkout; the requirements are what it needs, in versions that suit the peers too.
+    checkout = [
+        interpreter,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--editable",
+        str(BENCHMARKS.parent),
+    ]
+    _once(folder / CURRENT / "checkout", str(BENCHMARKS), lambda: _run(checkout))
     environment = {
         **os.environ,
         "BERTONNX_PEERS": str(folder),
@@ -48,23 +80,37 @@ def main() -> None:
     os.execve(interpreter, [interpreter, "-m", "peers.run", *sys.argv[1:]], environment)
 
 
-def _environment(folder: Path) -> Path:
-    """Return the interpreter of the environment with the peers, built where it is not there yet."""
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + bytes(BENCHMARKS)).hexdigest()
-    place, mark = folder / "venv", folder / "venv" / "requirements.sha256"
-    if not mark.is_file() or mark.read_text() != wanted:
-        print(f"installing the peers into {place}", file=sys.stderr)
+def _interpreter(place: Path) -> Path:
+    return place / "bin" / "python"
+
+
+def _environment(place: Path, requirements: Path) -> None:
+    """Build an environment where it is not there yet as it is asked for."""
+    wanted = hashlib.sha256(requirements.read_bytes() + bytes(place)).hexdigest()
+
+    def build() -> None:
+        print(f"installing {requirements.name} into {place}", file=sys.stderr)
         shutil.rmtree(place, ignore_errors=True)
         venv.create(place, with_pip=True)
-        pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        pip = [str(_interpreter(place)), "-m", "pip", "install", "--quiet"]
         # torch first and alone: in one go pip may choose builds for GPUs, several gigabytes.
-        torch = next(line for line in REQUIREMENTS.read_text().splitlines() if line.startswith("torch=="))
-        subprocess.run([*pip, torch], check=True)
-        subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
-        # This checkout; the requirements above are what it needs, in versions that suit the peers too.
-        subprocess.run([*pip, "--no-deps", "--editable", str(BENCHMARKS.parent)], check=True)
-        mark.write_text(wanted)
-    return place / "bin" / "python"
+        for line in requirements.read_text(encoding="utf-8").splitlines():
+            if line.startswith(ALONE):
+                _run([*pip, line])
+        _run([*pip, "-r", str(requirements)])
+
+    _once(place / "requirements.sha256", wanted, build)
+
+
+def _once(mark: Path, wanted: str, make: Callable[[], None]) -> None:
+    """Make something where its mark does not say that it was made of the same."""
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != wanted:
+        make()
+        mark.write_text(wanted, encoding="utf-8")
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

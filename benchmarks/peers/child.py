@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ class Child:
         engine: one of `ENGINES`, or "sgemm".
         setup: a file with the fields of a `Setup`.
         texts: a file with the workloads.
+        interpreter: that of the environment that has the engine.
         cores: how many threads its libraries may use.
         log: where its standard error goes.
         unset: variables that it shall not see.
@@ -34,7 +34,15 @@ class Child:
     """
 
     def __init__(
-        self, engine: str, setup: Path, texts: Path, *, cores: int, log: Path, unset: Sequence[str] = ()
+        self,
+        engine: str,
+        setup: Path,
+        texts: Path,
+        *,
+        interpreter: Path,
+        cores: int,
+        log: Path,
+        unset: Sequence[str] = (),
     ) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(cores))
         quiet = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
@@ -42,7 +50,7 @@ class Child:
         self._log = log
         with log.open("wb") as complaints:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "peers.worker", engine, str(setup), str(texts)],
+                [str(interpreter), "-m", "peers.worker", engine, str(setup), str(texts)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import common
 from peers.embedding import padded, tokenizer
-from peers.engines import Setup
+from peers.engine import Setup
 from peers.texts import LONGEST, quantization_texts
 
-__all__ = ["MODELS", "Shape", "prepare"]
+__all__ = ["MODELS", "Shape", "interpreter", "prepare"]
 
 EXPORT = """
 import sys
@@ -25,47 +25,103 @@ int8 = {"quantize": True, "min_agreement": float(least)} if precision == "int8" 
 bertonnx.export(checkpoint, target, **int8)
 """
 
+OPTIMUM = """
+import sys
+from optimum.commands.optimum_cli import main
+checkpoint, target = sys.argv[1:]
+task = ["--task", "feature-extraction", "--library", "transformers"]
+sys.argv = ["optimum-cli", "export", "onnx", "--model", checkpoint, *task, target]
+main()
+"""
+
+OPTIMUM_INT8 = """
+import sys
+from optimum.onnxruntime import ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
+onnx, target, processor = sys.argv[1:]
+config = getattr(AutoQuantizationConfig, processor)(is_static=False, per_channel=True)
+quantizer = ORTQuantizer.from_pretrained(onnx, file_name="model.onnx")
+quantizer.quantize(save_dir=target, quantization_config=config)
+"""
+
+SENTENCE = """
+import sys
+from sentence_transformers import SentenceTransformer
+checkpoint, target, backend = sys.argv[1:]
+model = SentenceTransformer(checkpoint, backend=backend, device="cpu", model_kwargs={"export": True})
+model.save_pretrained(target)
+"""
+
+CTRANSLATE2 = """
+import sys
+from ctranslate2.converters import TransformersConverter
+TransformersConverter(sys.argv[1]).convert(sys.argv[2])
+"""
+
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's sizes, and the share of the workloads that is enough for it."""
+    """A model's sizes, and how much is enough to measure it.
+
+    Attributes:
+        layers: how many there are.
+        width: of the hidden states.
+        inner: width of the feed-forward part.
+        short: share of the sentences.
+        mixed: share of the passages.
+        runs: for each length of single texts, how many are run in a round.
+        budgets: padded tokens a batch that entries are tuned over.
+    """
 
     layers: int
     width: int
     inner: int
-    part: float
+    short: float
+    mixed: float
+    runs: tuple[int, int, int]
+    budgets: tuple[int, ...]
 
 
 MODELS = {
-    "minilm": Shape(layers=6, width=384, inner=1536, part=1.0),
-    "bert-base": Shape(layers=12, width=768, inner=3072, part=1 / 16),
+    "minilm": Shape(
+        layers=6, width=384, inner=1536, short=2 / 9, mixed=0.08, runs=(16, 8, 3), budgets=(512, 2048)
+    ),
+    "bert-base": Shape(
+        layers=12, width=768, inner=3072, short=0.04, mixed=2 / 75, runs=(6, 3, 1), budgets=(256, 512)
+    ),
 }
 """all-MiniLM-L6-v2, and bert-base-uncased's shapes with random weights: speed does not depend on them."""
 
 
-def prepare(name: str, folder: Path, cores: int) -> tuple[Setup, dict[str, str]]:
+def interpreter(environment: str) -> Path:
+    """Return the Python of one of the two environments."""
+    return Path(os.environ["BERTONNX_PEERS"], environment, "bin", "python")
+
+
+def prepare(name: str, folder: Path) -> tuple[Setup, dict[str, str]]:
     """Return where a model lies in every form, and for engines whose form could not be made, why.
 
     Args:
         name: one of `MODELS`.
         folder: where to keep them; bertonnx's own files are kept where the other benchmarks keep theirs.
-        cores: how many cores an engine may use.
     """
     checkpoint = _once(folder / "checkpoint", _minilm if name == "minilm" else _bert_base)
-    setup = Setup(
-        checkpoint=checkpoint,
-        onnx=_once(folder / "onnx", lambda path: _optimum(checkpoint, path)),
-        sentence_onnx=_once(folder / "sentence-onnx", lambda path: _sentence_onnx(checkpoint, path)),
-        ctranslate2=_once(folder / "ctranslate2", lambda path: _ctranslate2(checkpoint, path)),
-        openvino_int8=_once(
-            folder / "openvino-int8", lambda path: _openvino_int8(folder / "onnx", path, quantization_texts())
-        ),
-        ours=common.cache() / f"peers-{name}.onnx",
-        ours_int8=common.cache() / f"peers-{name}-int8.onnx",
-        cores=cores,
-    )
+    onnx = folder / "onnx"
+    forms = {
+        "onnx": functools.partial(_by, "older", OPTIMUM, checkpoint),
+        "onnx_int8": lambda path: _by("older", OPTIMUM_INT8, onnx, path, _processor()),
+        "sentence_onnx": lambda path: _by("older", SENTENCE, checkpoint, path, "onnx"),
+        "sentence_openvino": lambda path: _by("current", SENTENCE, checkpoint, path, "openvino"),
+        "ctranslate2": functools.partial(_by, "current", CTRANSLATE2, checkpoint),
+        "openvino_int8": lambda path: _openvino_int8(onnx, path, quantization_texts()),
+    }
+    paths = {form: _once(folder / form.replace("_", "-"), make) for form, make in forms.items()}
+    ours = {
+        "ours": common.cache() / f"peers-{name}.onnx",
+        "ours_int8": common.cache() / f"peers-{name}-int8.onnx",
+    }
     problems = {}
-    for engine, target in (("bertonnx", setup.ours), ("bertonnx-int8", setup.ours_int8)):
+    for engine, target in zip(("bertonnx", "bertonnx-int8"), ours.values(), strict=True):
         try:
             # Random weights agree with nothing; the least agreement is for weights that mean something.
             least = "0" if name == "bert-base" else "0.99"
@@ -74,17 +130,28 @@ def prepare(name: str, folder: Path, cores: int) -> tuple[Setup, dict[str, str]]
                 common.measure(common.python(EXPORT, checkpoint, target, precision, least))
         except RuntimeError as error:
             problems[engine] = str(error).strip().splitlines()[-1]
-    return setup, problems
+    return Setup(checkpoint=checkpoint, cores=0, **paths, **ours), problems
 
 
-def _once(target: Path, make: Callable[[Path], None]) -> Path:
+def _once(target: Path, make: Callable[[Path], object]) -> Path:
     if not target.exists():
+        common.say(f"making {target}")
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(target.name + ".new")
         shutil.rmtree(aside, ignore_errors=True)
         make(aside)
         aside.rename(target)
     return target
+
+
+def _by(environment: str, code: str, *arguments: str | Path) -> None:
+    """Run code with the packages of an environment."""
+    common.measure([interpreter(environment), "-c", code, *arguments])
+
+
+def _processor() -> str:
+    """Return for which instructions Optimum shall quantize."""
+    return "avx512_vnni" if common.instructions() & {"avx512_vnni"} else "avx2"
 
 
 def _minilm(target: Path) -> None:
@@ -107,25 +174,6 @@ def _bert_base(target: Path) -> None:
 def _edit(path: Path, **changes: object) -> None:
     data = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**data, **changes}), encoding="utf-8")
-
-
-def _optimum(checkpoint: Path, target: Path) -> None:
-    cli = str(Path(sys.executable).with_name("optimum-cli"))
-    command = [cli, "export", "onnx", "--model", str(checkpoint), "--task", "feature-extraction"]
-    subprocess.run([*command, "--library", "transformers", str(target)], check=True, capture_output=True)
-
-
-def _sentence_onnx(checkpoint: Path, target: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(checkpoint), backend="onnx", device="cpu", model_kwargs={"export": True})
-    model.save_pretrained(str(target))
-
-
-def _ctranslate2(checkpoint: Path, target: Path) -> None:
-    from ctranslate2.converters import TransformersConverter
-
-    TransformersConverter(str(checkpoint)).convert(str(target))
 
 
 def _openvino_int8(onnx: Path, target: Path, texts: Sequence[str]) -> None:

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
 import bertonnx
 import common
 from bertonnx.runtime.session.cores import allowed_cores
 from common import say
-from peers.child import Child, PeerError
+from peers.cells import SINGLE, WORKLOADS, Cell, Pool, cells, entries, measured, reference
 from peers.engines import ENGINES
 from peers.prepare import MODELS, Shape, prepare
 from peers.report import body, charts
-from peers.texts import LATENCY_LENGTHS, source, texts, useful_flops
+from peers.texts import source, texts, useful_flops
 
-WORKLOADS = ("short", "mixed")
-LATENCY_RUNS = {"minilm": (40, 20, 6), "bert-base": (16, 6, 3)}
-PACKAGES = (
-    *("onnxruntime", "openvino", "ctranslate2", "torch", "fastembed", "sentence-transformers"),
-    *("transformers", "optimum", "optimum-onnx", "tokenizers", "numpy"),
-)
-QUICK_PART, QUICK_ROUNDS = 1 / 20, 2
-REFERENCE = "torch"
-SETUP, TEXTS = "setup.json", "texts.json"
+PACKAGES = ("onnxruntime", "torch", "transformers", "tokenizers", "numpy")
+QUICK_PART, QUICK_ROUNDS = 1 / 4, 2
+
+HERE = Path(__file__).parent
+REQUIREMENTS = (HERE / "current.txt", HERE / "older.txt")
 
 Results = dict[str, Any]
 
@@ -39,40 +37,63 @@ Results = dict[str, Any]
 def main() -> None:
     options = _options()
     folder = Path(os.environ["BERTONNX_PEERS"])
-    cores = allowed_cores()
-    results: Results = {"models": {}, "rounds": options.rounds, "quick": options.quick}
+    run = folder / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    problems: dict[str, str] = {}
+    about = {}
     for name in options.models:
-        results["models"][name] = _model(name, folder, cores, options)
-    about = [
-        line.replace("bertonnx not installed", f"bertonnx {bertonnx.__version__}")
-        for line in common.machine(PACKAGES)
-    ]
-    results["machine"] = about
-    target = folder / "quick" if options.quick else common.RESULTS
-    _write(results, target)
+        about[name], failed = _prepared(name, folder, options)
+        problems |= {f"{name} {engine}": why for engine, why in failed.items()}
+    state = _state(options)
+    if options.anew:
+        state.unlink(missing_ok=True)
+    if options.prepare:
+        return
+    wanted = cells(options.models, options.threads)
+    done = _measured(wanted, state, problems, run, options)
+    results: Results = {"rounds": options.rounds, "quick": options.quick}
+    results["models"] = {
+        name: _gathered(
+            name, about[name], {cell: done[cell.name] for cell in wanted if cell.name in done}, options
+        )
+        for name in options.models
+    }
+    results["minutes"] = sum(cell["took"] for cell in done.values()) / 60
+    results["machine"] = _machine(done)
+    missing = [cell.name for cell in wanted if cell.name not in done]
+    if missing:
+        print(body(results))
+        sys.exit(f"{len(missing)} of {len(wanted)} cells are not measured yet; the same command goes on")
+    _write(results, folder / "quick" if options.quick else common.RESULTS)
     wrong = list(_disagreements(results))
     if wrong:
         raise SystemExit("these do not compute the same vectors: " + "; ".join(wrong))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks/peers")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few texts, MiniLM alone, two rounds: try it out"
-    )
-    parser.add_argument("--rounds", type=int, help="how often everything is measured (default 5)")
+    parser = common.parser(None)
+    parser.prog = "benchmarks/peers"
+    parser.add_argument("--quick", action="store_true", help="MiniLM on all cores, few texts: try it out")
+    parser.add_argument("--prepare", action="store_true", help="make environments and models alone")
+    parser.add_argument("--rounds", type=int, help="how often a cell's fast entries are measured (default 3)")
+    parser.add_argument("--threads", help="numbers of threads, the largest first (default all cores, and 1)")
     parser.add_argument("--models", help=f"some of {','.join(MODELS)}")
     parser.add_argument("--peers", help=f"some of {','.join(ENGINES)}")
     parser.add_argument("--part", type=common.share, help="share of the workloads, over 0 and at most 1")
+    common.resumable(parser)
     options = parser.parse_args()
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else 5)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else 3)
+    options.part = options.part or (QUICK_PART if options.quick else 1.0)
     options.models = _some(parser, options.models, ["minilm"] if options.quick else list(MODELS), MODELS)
     options.peers = _some(parser, options.peers, list(ENGINES), ENGINES)
+    most = allowed_cores()
+    usual = [most] if options.quick or most == 1 else [most, 1]
+    options.threads = list(map(int, options.threads.split(","))) if options.threads else usual
     return options
 
 
 def _some(
-    parser: argparse.ArgumentParser, asked: str | None, default: list[str], known: dict[str, Any]
+    parser: argparse.ArgumentParser, asked: str | None, default: list[str], known: Mapping[str, object]
 ) -> list[str]:
     names = default if asked is None else asked.split(",")
     for name in names:
@@ -81,51 +102,23 @@ def _some(
     return names
 
 
-def _model(name: str, folder: Path, cores: int, options: argparse.Namespace) -> Results:
+def _prepared(name: str, folder: Path, options: argparse.Namespace) -> tuple[Results, dict[str, str]]:
+    """Write a model's setup and texts for the processes; return what the texts are, and who cannot run."""
     say(f"{name}: preparing the models")
-    setup, problems = prepare(name, folder / "models" / name, cores)
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in REQUIREMENTS)).hexdigest()[:12]
+    setup, problems = prepare(name, folder / "models" / digest / name)
     where, sentences = source()
     tokenizer = Tokenizer.from_file(str(setup.checkpoint / "tokenizer.json"))
-    part = options.part or (QUICK_PART if options.quick else MODELS[name].part)
-    made = texts(sentences, tokenizer, part=part)
-    run = folder / "run"
-    run.mkdir(parents=True, exist_ok=True)
-    values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(setup).items()}
-    (run / SETUP).write_text(json.dumps(values), encoding="utf-8")
-    (run / TEXTS).write_text(json.dumps(made), encoding="utf-8")
-    peers = list(dict.fromkeys([REFERENCE, *options.peers]))
-    results: Results = {
-        "texts": _described(made, tokenizer, MODELS[name]),
-        "source": where,
-        "sgemm": [],
-        "kernels": [],
-        "engines": {peer: _entry(peer, problems) for peer in peers},
-    }
-    with ExitStack() as stack:
-        gauge = _child("sgemm", name, run, cores)
-        stack.callback(gauge.close)
-        children: dict[str, Child] = {}
-        for peer, entry in results["engines"].items():
-            if peer not in problems:
-                say(f"{name}: loading {peer}")
-                with _excused(entry):
-                    children[peer] = _child(peer, name, run, cores)
-                    stack.callback(children[peer].close)
-        _measure(name, children, gauge, results, run, options)
-    return results
-
-
-def _entry(peer: str, problems: dict[str, str]) -> Results:
-    made = ENGINES[peer]
-    failed = {"error": problems[peer]} if peer in problems else {}
-    return {"name": made.name, "precision": made.precision, "seconds": {}, "latency": {}, **failed}
-
-
-def _child(engine: str, model: str, run: Path, cores: int) -> Child:
-    log = run / f"{model}-{engine}.log"
-    # What holds OpenBLAS to an older core would halve the peak that all are compared with.
-    unset = common.OLDER_CORE if engine == "sgemm" else ()
-    return Child(engine, run / SETUP, run / TEXTS, cores=cores, log=log, unset=unset)
+    shape = MODELS[name]
+    short, mixed = (min(1.0, share * options.part) for share in (shape.short, shape.mixed))
+    made = texts(sentences, tokenizer, part=short, mixed=mixed)
+    values = {key: str(value) for key, value in vars(setup).items() if key != "cores"}
+    for what, content in (("setup", values), ("texts", made)):
+        file, text = folder / "run" / f"{name}-{what}.json", json.dumps(content)
+        # What was made of the same texts stays newer than they are.
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+    return {"texts": _described(made, tokenizer, shape), "source": where}, problems
 
 
 def _described(made: dict[str, list[str]], tokenizer: Tokenizer, shape: Shape) -> Results:
@@ -137,97 +130,122 @@ def _described(made: dict[str, list[str]], tokenizer: Tokenizer, shape: Shape) -
     return described
 
 
-def _measure(
-    name: str,
-    children: dict[str, Child],
-    gauge: Child,
-    results: Results,
-    run: Path,
-    options: argparse.Namespace,
-) -> None:
-    for peer, child in children.items():
-        say(f"{name}: warming up {peer}")
-        entry = results["engines"][peer]
-        entry["version"] = child.version
-        with _excused(entry):
-            _warm_up(child, entry, run / f"{peer}.npy", tune=not options.quick)
-    _compare(results["engines"], run)
-    for number in range(options.rounds):
-        say(f"{name}: round {number + 1} of {options.rounds}")
-        for workload in WORKLOADS:
-            _gauge(gauge, results)
-            for peer, entry in _turn(children, results["engines"], number):
-                with _excused(entry):
-                    seconds = children[peer].ask(do="embed", texts=workload, save=None)["seconds"]
-                    entry["seconds"].setdefault(workload, []).append(seconds)
-        _gauge(gauge, results)
-        for length, runs in zip(LATENCY_LENGTHS, LATENCY_RUNS[name], strict=True):
-            for peer, entry in _turn(children, results["engines"], number):
-                if ENGINES[peer].latency:
-                    with _excused(entry):
-                        seconds = children[peer].ask(do="latency", texts=str(length), runs=runs)["seconds"]
-                        entry["latency"].setdefault(str(length), []).extend(seconds)
+def _state(options: argparse.Namespace) -> Path:
+    code = [common.ROOT / place for place in ("src/bertonnx", "runtime")]
+    chosen = (options.rounds, options.part, options.peers, allowed_cores(), source()[0])
+    return common.kept("peers", *code, HERE, *REQUIREMENTS, *chosen)
 
 
-def _gauge(gauge: Child, results: Results) -> None:
-    """Note the rate of matrix products, and whose kernels reached it."""
-    answer = gauge.ask(do="sgemm")
-    results["sgemm"].append(answer["gflops"])
-    results["kernels"] = sorted({*results["kernels"], answer["kernels"]})
-
-
-def _turn(children: dict[str, Child], entries: Results, number: int) -> Iterator[tuple[str, Results]]:
-    """Yield the engines that still work, every other round backwards."""
-    for peer in list(children) if number % 2 else list(reversed(children)):
-        if "error" not in entries[peer]:
-            yield peer, entries[peer]
-
-
-@contextmanager
-def _excused(entry: Results) -> Iterator[None]:
-    """Write a peer's failure into its entry; the others go on."""
+def _measured(
+    wanted: Sequence[Cell], state: Path, problems: Mapping[str, str], run: Path, options: argparse.Namespace
+) -> dict[str, Results]:
+    """Measure what was not yet, until the time is over; return what there is."""
+    done: dict[str, Results] = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
+    end = time.monotonic() + 60 * options.minutes
+    pool, most = Pool(run), max(options.threads)
     try:
-        yield
-    except PeerError as error:
-        entry["error"] = str(error)
+        for cell in wanted:
+            if cell.name in done:
+                continue
+            if time.monotonic() > end:
+                break
+            began = time.perf_counter()
+            vectors = run / f"{cell.model}-reference.npy"
+            if cell.task == "mixed" and not _is_of(vectors, run / f"{cell.model}-texts.json"):
+                reference(cell.model, most, pool, vectors)
+            names = entries(cell, options.peers, most)
+            working = [name for name in names if f"{cell.model} {name}" not in problems]
+            found = measured(
+                cell, working, pool, rounds=options.rounds, tuned=_tuned(cell, most, done), run=run
+            )
+            for name in set(names) - set(working):
+                found["entries"][name] = {"times": {}, "error": problems[f"{cell.model} {name}"]}
+            found |= {
+                "took": time.perf_counter() - began,
+                "day": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+            }
+            done[cell.name] = found
+            state.write_text(json.dumps(done), encoding="utf-8")
+    finally:
+        pool.close()
+    return done
 
 
-def _warm_up(child: Child, entry: Results, save: Path, *, tune: bool) -> None:
-    for workload in WORKLOADS:
-        if tune:
-            entry.setdefault("budget", {})[workload] = child.ask(do="tune", texts=workload)["budget"]
-    child.ask(do="embed", texts="short", save=None)
-    child.ask(do="embed", texts="mixed", save=str(save))
-    if ENGINES[save.stem].latency:
-        for length in LATENCY_LENGTHS:
-            child.ask(do="latency", texts=str(length), runs=2)
+def _is_of(made: Path, source: Path) -> bool:
+    """Return whether a file was made after its source."""
+    return made.is_file() and made.stat().st_mtime > source.stat().st_mtime
 
 
-def _compare(entries: Results, run: Path) -> None:
-    """Note each peer's least and mean cosine with the reference's vectors of the mixed passages."""
-    if "error" in entries[REFERENCE]:
-        raise SystemExit(f"the reference, {REFERENCE}, failed: {entries[REFERENCE]['error']}")
-    reference = np.load(run / f"{REFERENCE}.npy").astype(np.float64)
-    for peer, entry in entries.items():
-        if "error" not in entry:
-            vectors = np.load(run / f"{peer}.npy").astype(np.float64)
-            norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
-            cosines = (vectors * reference).sum(axis=1) / norms
-            entry["cosine"] = {"least": float(cosines.min()), "mean": float(cosines.mean())}
+def _tuned(cell: Cell, most: int, done: Mapping[str, Results]) -> dict[str, int | None]:
+    """Return the batch sizes that were found on all cores."""
+    there = done.get(cell._replace(threads=most).name, {"entries": {}})["entries"]
+    return {name: entry["budget"] for name, entry in there.items() if entry.get("budget")}
+
+
+def _gathered(
+    model: str, about: Results, done: Mapping[Cell, Results], options: argparse.Namespace
+) -> Results:
+    """Return a model's cells as its engines' figures: those on the most threads; the others in `fewer`."""
+    most, *fewer = sorted(options.threads, reverse=True)
+    every = {
+        threads: _on({cell: found for cell, found in done.items() if cell[:2] == (model, threads)})
+        for threads in options.threads
+    }
+    return {**about, "threads": most, **every[most], "fewer": {str(count): every[count] for count in fewer}}
+
+
+def _on(done: Mapping[Cell, Results]) -> Results:
+    engines: Results = {}
+    for cell, found in done.items():
+        for name, entry in found["entries"].items():
+            made = ENGINES[name]
+            blank = {
+                "name": made.name,
+                "precision": made.precision,
+                "seconds": {},
+                "latency": {},
+                "budget": {},
+            }
+            into = engines.setdefault(name, {**blank, "failed": {}})
+            into["latency" if cell.task == SINGLE else "seconds"] |= (
+                entry["times"] if "error" not in entry else {}
+            )
+            into["version"] = entry.get("version", "")
+            into["budget"] |= {cell.task: entry["budget"]} if entry.get("budget") else {}
+            into["failed"] |= {cell.task: entry["error"]} if "error" in entry else {}
+            into |= {"cosine": entry["cosine"]} if "cosine" in entry else {}
+    rates = {f"{cell.precision} {cell.task}": found["sgemm"] for cell, found in done.items()}
+    kernels = sorted({name for found in done.values() for name in found["kernels"]})
+    every = [rate for cell in rates.values() for rate in cell]
+    return {"engines": engines, "sgemm": every, "rates": rates, "kernels": kernels}
+
+
+def _machine(done: Mapping[str, Results]) -> list[str]:
+    """Return what a reader must know to repeat it: the days of the cells, and every peer's version."""
+    today, *lines, packages = common.machine(PACKAGES)
+    days = sorted({cell["day"] for cell in done.values()}) or [today]
+    packages = packages.replace("bertonnx not installed", f"bertonnx {bertonnx.__version__}")
+    peers = {
+        entry["version"] for cell in done.values() for entry in cell["entries"].values() if "version" in entry
+    }
+    return [", ".join(days), *lines, packages, f"peers: {', '.join(sorted(peers))}"]
 
 
 def _disagreements(results: Results) -> Iterator[str]:
-    for model, measured in results["models"].items():
-        for entry in measured["engines"].values():
-            least = entry.get("cosine", {}).get("least", 1.0)
-            if entry["precision"] == "fp32" and not least >= 0.999:
-                yield f"{entry['name']} ({model}, cosine {least:.4f})"
+    for model, found in results["models"].items():
+        for threads in (found, *found["fewer"].values()):
+            for entry in threads["engines"].values():
+                least = entry.get("cosine", {}).get("least", 1.0)
+                if entry["precision"] == "fp32" and not least >= 0.999:
+                    yield f"{entry['name']} ({model}, cosine {least:.4f})"
 
 
 def _write(results: Results, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     about = "\n".join(f"- {line}" for line in results["machine"])
     text = f"# bertonnx and its peers on CPU\n\n{body(results)}\n\n## Machine\n\n{about}\n"
+    if target == common.RESULTS:
+        common.put_aside("peers", results["machine"])
     (target / "peers.md").write_text(text, encoding="utf-8")
     (target / "peers.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name, picture in charts(results):

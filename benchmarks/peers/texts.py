@@ -46,13 +46,16 @@ def quantization_texts() -> list[str]:
     return [*sentences, *(" ".join(sentences[i : i + 8]) for i in range(0, len(sentences), 8))]
 
 
-def texts(sentences: list[str], tokenizer: Tokenizer, *, part: float = 1.0) -> Texts:
+def texts(
+    sentences: list[str], tokenizer: Tokenizer, *, part: float = 1.0, mixed: float | None = None
+) -> Texts:
     """Return the workloads `short` and `mixed`, and for each latency length texts of so many tokens.
 
     Args:
         sentences: what the texts are cut from.
         tokenizer: without truncation and padding.
         part: share of each workload, its lengths spread like those of the whole.
+        mixed: share of the passages alone; default that of all.
     """
     dice = random.Random(0)
     words = " ".join(sentences).split()
@@ -62,8 +65,9 @@ def texts(sentences: list[str], tokenizer: Tokenizer, *, part: float = 1.0) -> T
             MIXED, lambda: _exact(dice, words, tokenizer, dice.randint(SHORTEST_PASSAGE, LONGEST))
         ),
     }
+    shares = {"short": part, "mixed": part if mixed is None else mixed}
     for name, whole in made.items():
-        made[name] = _spread(whole, tokenizer, max(1, round(len(whole) * part)))
+        made[name] = _spread(whole, tokenizer, max(1, round(len(whole) * shares[name])))
     for length in LATENCY_LENGTHS:
         made[str(length)] = _different(LATENCY_TEXTS, partial(_exact, dice, words, tokenizer, length))
     return made

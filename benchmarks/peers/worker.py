@@ -5,7 +5,8 @@
 Each line on standard input is a JSON object, and each gets one on standard output:
 
 - `{"do": "embed", "texts": NAME, "save": FILE or null}` gives `{"seconds": ...}`;
-- `{"do": "tune", "texts": NAME}` gives `{"budget": ...}`, the fastest batch size, used from then on;
+- `{"do": "tune", "texts": NAME, "budgets": [...], "save": FILE or null}` gives `{"budget": ...}`, the
+  fastest of these batch sizes, used from then on; an engine that has none embeds once, and gives null;
 - `{"do": "latency", "texts": NAME, "runs": N}` gives `{"seconds": [...]}`;
 - `{"do": "sgemm"}` gives `{"gflops": ..., "kernels": ...}`; the engine `sgemm` can do that alone.
 
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.engines import BUDGETS, ENGINES, Engine, Setup
+from peers.engines import ENGINES, Engine, Setup
 
 Answer = dict[str, Any]
 
@@ -51,16 +52,17 @@ class Worker:
             np.save(save, vectors)
         return {"seconds": seconds}
 
-    def tune(self, texts: str) -> Answer:
-        """Take the fastest batch size for a workload from now on."""
+    def tune(self, texts: str, budgets: list[int], save: str | None) -> Answer:
+        """Embed a workload with each of some batch sizes, and take the fastest from now on."""
         if self.engine.budget is None:
+            self.embed(texts, save)
             return {"budget": None}
 
         def seconds(budget: int) -> float:
             self.budgets[texts] = budget
-            return float(self.embed(texts, None)["seconds"])
+            return float(self.embed(texts, save)["seconds"])
 
-        self.budgets[texts] = min(BUDGETS, key=seconds)
+        self.budgets[texts] = min(budgets, key=seconds)
         return {"budget": self.budgets[texts]}
 
     def latency(self, texts: str, runs: int) -> Answer:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,89 @@ def test_a_part_of_the_server_that_fails_keeps_no_other_from_running(
     assert len(missed) == 4
     assert all(line.endswith("measured: nothing; RuntimeError: no client") for line in missed[:3])
     assert missed[3].endswith("measured: 0.50 s")
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what `peers` measures by."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("peers.cells")
+
+
+class Peer:
+    """A peer's process that takes a known time."""
+
+    version = "1.0"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.asked: list[str] = []
+
+    def ask(self, *, do: str, **_: Any) -> dict[str, Any]:
+        self.asked.append(do)
+        answers = {"tune": {"budget": 512}, "embed": {"seconds": self.seconds}}
+        return answers.get(do, {"gflops": 100.0, "kernels": "some"})
+
+
+def test_peers_that_are_far_behind_have_one_round(cells: Any, tmp_path: Path) -> None:
+    """Behind the fastest peer, that is: it goes on however much faster bertonnx is."""
+    seconds = {"bertonnx": 1.0, "ctranslate2-sorted": 4.0, "optimum-sorted": 5.9, "torch-sorted": 6.1}
+    peers = {name: Peer(each) for name, each in {**seconds, "sgemm": 0.0}.items()}
+    peers["openvino-sorted"] = Peer(4.0)
+
+    def child(name: str, _: Any) -> Peer:
+        if name == "openvino-sorted":
+            raise cells.PeerError("it has no library")
+        return peers[name]
+
+    pool = types.SimpleNamespace(enter=lambda _: None, child=child)
+    cell = cells.Cell("minilm", 2, "fp32", "short")
+    names = [*seconds, "openvino-sorted"]
+    found = cells.measured(cell, names, pool, rounds=3, tuned={"torch-sorted": 2048}, run=tmp_path)
+    rounds = {name: len(entry["times"].get("short", [])) for name, entry in found["entries"].items()}
+    assert rounds == {
+        **{"bertonnx": 3, "ctranslate2-sorted": 3, "optimum-sorted": 3},
+        **{"torch-sorted": 1, "openvino-sorted": 0},
+    }
+    assert found["entries"]["openvino-sorted"]["error"] == "it has no library"
+    assert found["sgemm"] == [100.0] * 3
+
+
+def test_every_engine_of_peers_is_in_a_cell(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells.common, "instructions", lambda: {"avx512_bf16"})
+    every = cells.cells(["minilm", "bert-base"], [2, 1])
+    known = list(cells.ENGINES)
+    there = {cell: cells.entries(cell, known, 2) for cell in every}
+    assert {name for names in there.values() for name in names} == set(known)
+    for cell, names in there.items():
+        assert {cells.ENGINES[name].precision for name in names} <= {cell.precision, "auto"}
+        assert any(cells.ENGINES[name].ours for name in names)
+        assert len(names) >= 3
+    # Those that take texts in their order are twice as slow, and shown once.
+    slow = [cell for cell, names in there.items() if "optimum" in names and cell.task != "single"]
+    assert slow == [cells.Cell("minilm", 2, "fp32", task) for task in ("short", "mixed")]
+    monkeypatch.setattr(cells.common, "instructions", lambda: {"avx2"})
+    assert not any("openvino-default" in cells.entries(cell, known, 2) for cell in every)
+
+
+def test_what_was_measured_of_other_code_is_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    common: Any = importlib.import_module("common")
+    monkeypatch.setattr(common, "cache", lambda: tmp_path)
+    (tmp_path / "code").mkdir()
+    code, page = tmp_path / "code" / "a.py", tmp_path / "list.txt"
+    code.write_text("1")
+    page.write_text("a")
+    made = common.kept("peers", code.parent, page, 3)
+    assert made == common.kept("peers", code.parent, page, 3)
+    others = [common.kept("peers", code.parent, page, 4)]
+    page.write_text("b")
+    others.append(common.kept("peers", code.parent, page, 3))
+    code.write_text("2")
+    others.append(common.kept("peers", code.parent, page, 3))
+    assert len({made, *others}) == 4
 
 
 @pytest.mark.parametrize("name", sorted((FILES | FOLDERS) - set(SHARED)))

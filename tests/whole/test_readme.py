@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,30 +175,123 @@ def test_it_counts_families_and_tasks() -> None:
     assert f"{WORDS[len(TASKS)]} tasks" in README.text
 
 
-def _result(name: str, pattern: str) -> float:
-    text = (ROOT / f"benchmarks/results/{name}.md").read_text(encoding="utf-8")
-    return float(re.search(pattern, text)[1])  # type: ignore[index]
+@pytest.fixture
+def readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Return the benchmark that writes README's figures, which sees no results but a test's."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module: Any = importlib.import_module("readme")
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return module
 
 
-def test_figures_are_those_of_the_benchmarks() -> None:
+def test_figures_are_those_of_the_benchmarks(readme: Any) -> None:
     """What README says of speed and size is what the last runs wrote down."""
-    startup = _result("startup", r"the pipeline; measured: ([\d.]+)")
-    load = _result("load", r"`default, same file`; measured: ([\d.]+) of medians")
-    size = _result("install_size", r"measured: ([\d.]+) MB")
-    assert f"`bertonnx run` is {startup:.1f} times faster" in README.text
-    assert f"{1 / load:.1f} times faster than the same file" in README.text
-    assert f"{size:.0f} MB more than NumPy" in README.text
+    results = ROOT / "benchmarks" / "results"
+    readme.RESULTS = results
+    assert readme.section(readme.results_in(results), readme.elsewhere()) in README.text, (
+        "say: readme.py --write"
+    )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "INT8"])
-def test_figures_of_peers(precision: str) -> None:
-    """README's shares are those of the fastest peer: its time over ours."""
-    results = (ROOT / "benchmarks/results/peers.md").read_text(encoding="utf-8")
-    tables = results.partition("## minilm")[2].partition("### One text")[0].split("\n### ")[1:]
-    shares = []
-    for table in tables:
-        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[4:]]
-        ratios = [float(row[7]) for row in rows if len(row) > 7 and row[1] == precision.lower()]
-        shares.append(round((min(ratio for ratio in ratios if ratio != 1.0) - 1) * 100))
-    (line,) = [line for line in README.text.splitlines() if line.startswith(f"| {precision} |")]
-    assert re.findall(r"(\d+)% faster", line) == [str(share) for share in shares]
+@pytest.mark.parametrize(
+    ("name", "pattern", "shown"),
+    [
+        ("startup", r"the pipeline; measured: ([\d.]+)", "faster"),
+        ("install_size", r"measured: ([\d.]+) MB", "megabytes"),
+    ],
+)
+def test_a_figure_is_that_of_its_page(name: str, pattern: str, shown: str) -> None:
+    folder = ROOT / "benchmarks" / "results"
+    page = (folder / f"{name}.md").read_text(encoding="utf-8")
+    figures = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    said = re.search(pattern, page)
+    assert said
+    assert f"{figures[shown]:.1f}" == said[1]
+    assert all(f"- {line}" in page for line in figures["machine"])
+
+
+def machine(day: str, processor: str, sets: str) -> list[str]:
+    return [day, f"{processor}, 2 cores allowed (load average at the end: 1.0)", f"instruction sets: {sets}"]
+
+
+def results_of(about: list[str]) -> dict[str, dict[str, Any]]:
+    """Return figures of one machine; bertonnx takes 2 s, one peer 3 and another 5."""
+
+    def entry(name: str, precision: str, seconds: float) -> dict[str, Any]:
+        return {
+            "name": name,
+            "precision": precision,
+            "seconds": {"short": [9.0, seconds, 1.0]},
+            "latency": {},
+        }
+
+    engines = {
+        "bertonnx": entry("bertonnx", "fp32", 2.0),
+        "bertonnx-int8": entry("bertonnx INT8", "int8", 2.0),
+        "slow": entry("Slow, as documented", "fp32", 5.0),
+        "fast": entry("Fast, sorted", "fp32", 3.0),
+    }
+    return {
+        "startup": {"faster": 14.04, "machine": about},
+        "load": {"faster": 2.46, "machine": about},
+        "install_size": {"megabytes": 139.6, "machine": about},
+        "peers": {"models": {"minilm": {"threads": 2, "engines": engines}}, "machine": about},
+    }
+
+
+def test_figures_of_one_machine_and_day_stand_together(readme: Any) -> None:
+    here = machine("2026-03-01", "A processor", "avx, avx2, fma")
+    there = results_of(machine("2026-02-28", "A processor", "avx2, fma, avx512f, amx_int8"))
+    results = results_of(here)
+    assert readme.lacking(results) == ""
+    said = readme.section(results, [there])
+    assert said.count("1 March 2026, A processor, 2 cores, with avx2 and fma") == 1
+    assert said.count("28 February 2026, A processor, 2 cores, with avx512f and amx_int8") == 1
+    assert "14.0 times faster than transformers' pipeline" in said
+    assert "| all-MiniLM-L6-v2, fp32 | 1.50 (Fast) |  |" in said
+    assert "| all-MiniLM-L6-v2, INT8 |  |  |" in said
+
+
+@pytest.mark.parametrize(
+    ("day", "sets"), [("2026-03-02", "avx, avx2, fma"), ("2026-03-01", "avx, avx2, fma, avx512f")]
+)
+def test_figures_of_several_machines_or_days_stand_with_their_own(readme: Any, day: str, sets: str) -> None:
+    results = results_of(machine("2026-03-01", "A processor", "avx, avx2, fma"))
+    results["peers"]["machine"] = machine(day, "A processor", sets)
+    assert "peers: " in readme.lacking(results)
+    said = readme.section(results, [])
+    assert said.count("1 March 2026, A processor, 2 cores, with avx2 and fma") >= 3
+    assert f"Measured on {readme.place(results['peers']['machine']).said}." in said
+
+
+def test_peers_of_two_days_are_not_of_one(readme: Any) -> None:
+    results = results_of(machine("2026-03-01, 2026-03-02", "A processor", "avx2, fma"))
+    assert "1 March 2026 and 2 March 2026" in readme.lacking(results)
+
+
+def test_what_was_never_measured_is_said(readme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    runs = types.SimpleNamespace(run=lambda command, **_: ran.append(command))
+    monkeypatch.setattr(readme, "subprocess", runs)
+    monkeypatch.setattr(readme, "write", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["readme.py", "--minutes", "7"])
+    with pytest.raises(SystemExit, match="peers: not measured"):
+        readme.main()
+    assert [Path(command[1]).stem for command in ran] == ["startup", "load", "install_size", "peers"]
+    assert 6 < float(ran[-1][-1]) <= 7
+
+
+def test_a_result_of_another_machine_is_put_aside(readme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    common: Any = importlib.import_module("common")
+    monkeypatch.setattr(common, "RESULTS", readme.RESULTS)
+    lines = machine("2026-03-01", "Another", "avx2, fma")
+    (readme.RESULTS / "load.json").write_text(json.dumps({"faster": 3.0, "machine": lines}))
+    (readme.RESULTS / "load.md").write_text("the page")
+    common.publish("load", title="Load", body="", packages=(), figures={"faster": 2.0})
+    (aside,) = (readme.RESULTS / "elsewhere").iterdir()
+    assert json.loads((aside / "load.json").read_text())["faster"] == 3.0
+    assert (aside / "load.md").read_text() == "the page"
+    assert [found["load"]["faster"] for found in readme.elsewhere()] == [3.0]
+    common.publish("load", title="Load", body="", packages=(), figures={"faster": 2.5})
+    assert json.loads((readme.RESULTS / "load.json").read_text())["faster"] == 2.5
+    assert [path.name for path in (readme.RESULTS / "elsewhere").iterdir()] == [aside.name]
