@@ -107,7 +107,7 @@ def prepare(name: str, folder: Path) -> tuple[Setup, dict[str, str]]:
     """
     checkpoint = _once(folder / "checkpoint", _minilm if name == "minilm" else _bert_base)
     onnx = folder / "onnx"
-    forms = {
+    forms: dict[str, Callable[[Path], object]] = {
         "onnx": functools.partial(_by, "older", OPTIMUM, checkpoint),
         "onnx_int8": lambda path: _by("older", OPTIMUM_INT8, onnx, path, _processor()),
         "sentence_onnx": lambda path: _by("older", SENTENCE, checkpoint, path, "onnx"),

@@ -86,7 +86,7 @@ class Peer:
 
     def ask(self, *, do: str, **_: Any) -> dict[str, Any]:
         self.asked.append(do)
-        answers = {"tune": {"budget": 512}, "embed": {"seconds": self.seconds}}
+        answers: dict[str, dict[str, Any]] = {"tune": {"budget": 512}, "embed": {"seconds": self.seconds}}
         return answers.get(do, {"gflops": 100.0, "kernels": "some"})
 
 
