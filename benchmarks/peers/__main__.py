@@ -47,7 +47,6 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 CURRENT, OLDER = "current", "older"
-ALONE = ("torch==", "torchvision==")
 
 
 def main() -> None:
@@ -94,10 +93,11 @@ def _environment(place: Path, requirements: Path) -> None:
         venv.create(place, with_pip=True)
         pip = [str(_interpreter(place)), "-m", "pip", "install", "--quiet"]
         # torch first and alone: in one go pip may choose builds for GPUs, several gigabytes.
-        for line in requirements.read_text(encoding="utf-8").splitlines():
-            if line.startswith(ALONE):
-                _run([*pip, line])
+        lines = requirements.read_text(encoding="utf-8").splitlines()
+        _run([*pip, next(line for line in lines if line.startswith("torch=="))])
         _run([*pip, "-r", str(requirements)])
+        # optimum-intel brings it, for images; a build for another kind of torch breaks transformers' imports.
+        _run([str(_interpreter(place)), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"])
 
     _once(place / "requirements.sha256", wanted, build)
 
