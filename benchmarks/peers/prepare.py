@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from peers.embedding import padded, tokenizer
 from peers.engine import Setup
 from peers.texts import LONGEST, quantization_texts
 
-__all__ = ["MODELS", "Shape", "interpreter", "prepare"]
+__all__ = ["MODELS", "Shape", "interpreter", "prepare", "quantize_by_nncf"]
 
 EXPORT = """
 import sys
@@ -50,6 +50,13 @@ from sentence_transformers import SentenceTransformer
 checkpoint, target, backend = sys.argv[1:]
 model = SentenceTransformer(checkpoint, backend=backend, device="cpu", model_kwargs={"export": True})
 model.save_pretrained(target)
+"""
+
+OPENVINO_INT8 = """
+import sys
+from pathlib import Path
+from peers.prepare import quantize_by_nncf
+quantize_by_nncf(*map(Path, sys.argv[1:]))
 """
 
 CTRANSLATE2 = """
@@ -113,9 +120,9 @@ def prepare(name: str, folder: Path) -> tuple[Setup, dict[str, str]]:
         "sentence_onnx": lambda path: _by("older", SENTENCE, checkpoint, path, "onnx"),
         "sentence_openvino": lambda path: _by("current", SENTENCE, checkpoint, path, "openvino"),
         "ctranslate2": functools.partial(_by, "current", CTRANSLATE2, checkpoint),
-        "openvino_int8": lambda path: _openvino_int8(onnx, path, quantization_texts()),
+        "openvino_int8": functools.partial(_by, "current", OPENVINO_INT8, onnx),
     }
-    paths = {form: _once(folder / form.replace("_", "-"), make) for form, make in forms.items()}
+    paths = {form: _tried(folder / form.replace("_", "-"), make) for form, make in forms.items()}
     ours = {
         "ours": common.cache() / f"peers-{name}.onnx",
         "ours_int8": common.cache() / f"peers-{name}-int8.onnx",
@@ -142,6 +149,15 @@ def _once(target: Path, make: Callable[[Path], object]) -> Path:
         make(aside)
         aside.rename(target)
     return target
+
+
+def _tried(target: Path, make: Callable[[Path], object]) -> Path:
+    """Return a form's folder; where it cannot be made, its engines fail and say so, and the others go on."""
+    try:
+        return _once(target, make)
+    except RuntimeError as error:
+        common.say(f"{target.name} cannot be made: {error}")
+        return target
 
 
 def _by(environment: str, code: str, *arguments: str | Path) -> None:
@@ -176,15 +192,15 @@ def _edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**data, **changes}), encoding="utf-8")
 
 
-def _openvino_int8(onnx: Path, target: Path, texts: Sequence[str]) -> None:
-    """Quantize as NNCF's documentation shows for transformers."""
+def quantize_by_nncf(onnx: Path, target: Path) -> None:
+    """Quantize for OpenVINO as NNCF's documentation shows for transformers, with texts of the corpus."""
     import nncf
     import openvino
 
     model = openvino.Core().read_model(onnx / "model.onnx")
     inputs = {name for item in model.inputs for name in item.names}
     feeds = []
-    for encoding in tokenizer(onnx / "tokenizer.json").encode_batch(list(texts)):
+    for encoding in tokenizer(onnx / "tokenizer.json").encode_batch(quantization_texts()):
         ids, mask = padded([encoding.ids])
         every = {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
         feeds.append({name: array for name, array in every.items() if name in inputs})
