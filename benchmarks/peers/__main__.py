@@ -43,6 +43,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -56,19 +57,10 @@ def main() -> None:
     folder = Path(os.environ.get("BERTONNX_PEERS") or Path.home() / ".cache" / "bertonnx-peers").resolve()
     for name in (CURRENT, OLDER):
         _environment(folder / name, Path(__file__).with_name(f"{name}.txt"))
+        # This checkout; the requirements are what it needs, in versions that suit the peers too.
+        checkout = ["install", "--quiet", "--no-deps", "--editable", str(BENCHMARKS.parent)]
+        _once(folder / name / "checkout", str(BENCHMARKS), partial(_pip, folder / name, *checkout))
     interpreter = str(_interpreter(folder / CURRENT))
-    # This checkout; the requirements are what it needs, in versions that suit the peers too.
-    checkout = [
-        interpreter,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--editable",
-        str(BENCHMARKS.parent),
-    ]
-    _once(folder / CURRENT / "checkout", str(BENCHMARKS), lambda: _run(checkout))
     environment = {
         **os.environ,
         "BERTONNX_PEERS": str(folder),
@@ -91,13 +83,12 @@ def _environment(place: Path, requirements: Path) -> None:
         print(f"installing {requirements.name} into {place}", file=sys.stderr)
         shutil.rmtree(place, ignore_errors=True)
         venv.create(place, with_pip=True)
-        pip = [str(_interpreter(place)), "-m", "pip", "install", "--quiet"]
         # torch first and alone: in one go pip may choose builds for GPUs, several gigabytes.
         lines = requirements.read_text(encoding="utf-8").splitlines()
-        _run([*pip, next(line for line in lines if line.startswith("torch=="))])
-        _run([*pip, "-r", str(requirements)])
+        _pip(place, "install", "--quiet", next(line for line in lines if line.startswith("torch==")))
+        _pip(place, "install", "--quiet", "-r", str(requirements))
         # optimum-intel brings it, for images; a build for another kind of torch breaks transformers' imports.
-        _run([str(_interpreter(place)), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"])
+        _pip(place, "uninstall", "--quiet", "--yes", "torchvision")
 
     _once(place / "requirements.sha256", wanted, build)
 
@@ -109,8 +100,8 @@ def _once(mark: Path, wanted: str, make: Callable[[], None]) -> None:
         mark.write_text(wanted, encoding="utf-8")
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True)
+def _pip(place: Path, *arguments: str) -> None:
+    subprocess.run([str(_interpreter(place)), "-m", "pip", *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def prepare(name: str, folder: Path) -> tuple[Setup, dict[str, str]]:
             least = "0" if name == "bert-base" else "0.99"
             if not target.is_file():
                 precision = "int8" if engine == "bertonnx-int8" else "fp32"
-                common.measure(common.python(EXPORT, checkpoint, target, precision, least))
+                _by("older", EXPORT, checkpoint, target, precision, least)
         except RuntimeError as error:
             problems[engine] = str(error).strip().splitlines()[-1]
     return Setup(checkpoint=checkpoint, cores=0, **paths, **ours), problems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
 import sys
 import tempfile
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["OPSET", "trace", "without_dump"]
+__all__ = ["OPSET", "trace", "traced_lengths", "without_dump"]
 
 OPSET = 18
 """ONNX operator set: the first with LayerNormalization (17) and reductions that take axes (18)."""
@@ -84,7 +86,8 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
     # As of the last one, which is among the task's own outputs.
     axes |= {hidden_name(k): axes["last_hidden_state"] for k in checkpoint.hidden_states}
     hidden = bool(checkpoint.hidden_states)
-    with _positional(model, tuple(example), tuple(axes), hidden=hidden), without_dump(), torch.no_grad():
+    whole = _positional(model, tuple(example), tuple(axes), hidden=hidden)
+    with whole, traced_lengths(), without_dump(), torch.no_grad():
         torch.onnx.export(
             model,
             tuple(example.values()),
@@ -133,6 +136,36 @@ def _positional(
         yield
     finally:
         del model.forward, module["set"]
+
+
+@contextmanager
+def traced_lengths() -> Iterator[None]:
+    """Let transformers up to 5.5 make a mask of a length that is traced.
+
+    A tensor in its place is taken for the positions that were asked for there before, and a traced length is
+    a tensor. So it is given as positions, whose number is the length.
+    """
+    import torch
+    import transformers
+    from transformers import masking_utils
+
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    own = getattr(masking_utils, "sdpa_mask", None)
+    if own is None or version >= (5, 6) or "q_length" not in inspect.signature(own).parameters:
+        yield
+        return
+
+    @functools.wraps(own)
+    def sdpa_mask(*, q_length: Any, **others: Any) -> Any:
+        if isinstance(q_length, torch.Tensor) and not q_length.dim():
+            q_length = torch.arange(q_length)
+        return own(q_length=q_length, **others)
+
+    masking_utils.sdpa_mask = sdpa_mask
+    try:
+        yield
+    finally:
+        masking_utils.sdpa_mask = own
 
 
 @contextmanager

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from transformers import masking_utils
 
 import bertonnx
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.onnxgraph.probe import run_graph
-from bertonnx.exporters.steps.trace import trace, without_dump
+from bertonnx.exporters.steps.trace import trace, traced_lengths, without_dump
 from bertonnx.models.families import FAMILIES
 from tests.checkpoints import read, save
 from tests.tiny import HEADS, save_tiny
@@ -172,3 +174,27 @@ def test_a_torch_without_its_log_of_graphs_is_left_as_it_is(monkeypatch: pytest.
     with without_dump():
         assert not hasattr(torch._C, "_jit_onnx_log")
     assert not hasattr(torch._C, "_jit_onnx_log")
+
+
+def test_a_traced_length_stays_one_under_transformers_that_take_it_for_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As transformers 5.5 does: what is a tensor is taken for positions, and the length is that of them."""
+
+    def sdpa_mask(q_length: Any, q_offset: Any = 0) -> torch.Tensor:
+        if isinstance(q_length, torch.Tensor):
+            q_length, q_offset = q_length.shape[0], q_length[0]
+        return torch.arange(q_length) + q_offset
+
+    def forward(ids: torch.Tensor) -> torch.Tensor:
+        return masking_utils.sdpa_mask(q_length=ids.shape[1])
+
+    monkeypatch.setattr(masking_utils, "sdpa_mask", sdpa_mask)
+    monkeypatch.setattr(transformers, "__version__", "5.5.4")
+    with traced_lengths():
+        traced = torch.jit.trace(forward, torch.zeros(2, 3), check_trace=False)
+    assert traced(torch.zeros(2, 7)).tolist() == list(range(7))
+    assert masking_utils.sdpa_mask is sdpa_mask
+    monkeypatch.setattr(transformers, "__version__", "5.24.0")
+    with traced_lengths():
+        assert masking_utils.sdpa_mask is sdpa_mask
