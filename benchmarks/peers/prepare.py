@@ -137,6 +137,7 @@ def prepare(name: str, folder: Path) -> tuple[Setup, dict[str, str]]:
                 _by("older", EXPORT, checkpoint, target, precision, least)
         except RuntimeError as error:
             problems[engine] = str(error).strip().splitlines()[-1]
+            common.say(f"{engine}: {problems[engine]}")
     return Setup(checkpoint=checkpoint, cores=0, **paths, **ours), problems
 
 
@@ -184,6 +185,8 @@ def _bert_base(target: Path) -> None:
     _minilm(target)
     torch.manual_seed(0)
     BertModel(BertConfig()).save_pretrained(target)
+    # CTranslate2 asks for it, and newer transformers no longer write it.
+    _edit(target / "config.json", position_embedding_type="absolute")
     _edit(target / "1_Pooling" / "config.json", word_embedding_dimension=MODELS["bert-base"].width)
 
 
