@@ -197,19 +197,24 @@ class Chunk:
         return (self.whole and not self.left) or self.error is not None
 
     def items(self) -> Iterator[Item | RowError]:
-        """Yield one result a row, in order, once the chunk is settled.
+        """Yield one result a row, in order, once the chunk is settled. It lets go of its rows then.
 
         Raises:
             BaseException: what ended the chunk.
         """
-        if self.error is not None:
-            raise self.error
         slots = iter(self.slots)
-        for item in self.encoded:
-            if isinstance(item, RowError):
-                yield item
-            else:
-                yield _decoded(item, [next(slots).kept for _ in item.pieces], self.caller.decoder)
+        try:
+            if self.error is not None:
+                raise self.error
+            for item in self.encoded:
+                if isinstance(item, RowError):
+                    yield item
+                else:
+                    yield _decoded(item, [next(slots).kept for _ in item.pieces], self.caller.decoder)
+        finally:
+            # A chunk and its slots hold each other: they would stay until Python looks for such circles, and
+            # it does so the more rarely the more there is in memory.
+            self.encoded, self.slots, self.fresh = [], [], {}
 
 
 def _decoded(encoded: Encoded, kept: Sequence[Any], decoder: Decoder) -> Item | RowError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine import repeats
+from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
 from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.session.session import Feeds
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -26,6 +28,7 @@ from tests.runtime.engine.fakes import (
     rows_of,
     some_texts,
     text_of,
+    until,
 )
 from tests.tokenizers_zoo import wordpiece
 
@@ -37,6 +40,30 @@ def test_every_row_comes_out_once_in_order(count: int, threads: int) -> None:
     engine = engine_with(FakeSession(), threads=threads)
     assert text_of(list(engine.map(rows_of(texts), Sums()))) == texts
     engine.close()
+
+
+@pytest.mark.parametrize("way", ["map", "submit"])
+def test_what_is_done_goes_at_once_and_waits_for_no_garbage_collector(way: str) -> None:
+    """The collector comes the more rarely the more there is in memory: a long job would grow."""
+    engine = engine_with(FakeSession(), threads=2)
+    rows = rows_of(some_texts(300) * 2)
+    gc.collect()
+    others = set(map(id, gc.get_objects()))
+    gc.disable()
+    try:
+        if way == "map":
+            assert len(list(engine.map(rows, Sums()))) == len(rows)
+        else:
+            done = threading.Event()
+            chunk = engine.submit(rows, Sums(), lambda _: done.set())
+            assert done.wait(PATIENCE)
+            assert len(list(chunk.items())) == len(rows)
+            del chunk
+        engine.close()  # a thread may still have its last batch
+        held = [one for one in gc.get_objects() if type(one) in (Batch, Chunk, Slot)]
+    finally:
+        gc.enable()
+    assert [type(one).__name__ for one in held if id(one) not in others] == []
 
 
 def test_order_is_kept_where_batches_finish_in_another() -> None:
@@ -129,6 +156,7 @@ def test_closing_the_generator_drops_what_waits_and_waits_for_what_runs() -> Non
     session.wait_for(21)  # one that is held, of a later chunk, runs in another thread
     ran = len(session.batches)
     closing = in_thread(results.close)
+    until(lambda: engine.counters.waiting == 0)  # the other thread has begun to close
     assert not closing.done()
     session.let()
     closing.result(PATIENCE)

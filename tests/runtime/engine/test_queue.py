@@ -770,9 +770,10 @@ def test_counters_say_what_waits_runs_and_ran(opened: Opened) -> None:
 def test_items_come_in_the_order_of_the_rows() -> None:
     chunk = chunk_of()
     pieces = [piece_of(3), piece_of(4), piece_of(5)]
+    refused = RowError("runtime", "no")
     chunk.encoded = [
         Encoded(Row("a"), (pieces[0], pieces[1]), truncated=True),
-        RowError("runtime", "no"),
+        refused,
         Encoded(Row("b"), (pieces[2],)),
         Encoded(Row("c"), (pieces[2],)),
     ]
@@ -780,7 +781,7 @@ def test_items_come_in_the_order_of_the_rows() -> None:
     chunk.slots = [Slot(pieces[0], chunk, value) for value in (1, 2, 3, failed)]
     assert list(chunk.items()) == [
         {"kept": [1, 2], "truncated": True},
-        chunk.encoded[1],
+        refused,
         {"kept": [3]},
         failed,
     ]
