@@ -10,6 +10,7 @@ from bertonnx.errors import ModelFileError
 from bertonnx.models.onnxruntimes import is_slow
 from bertonnx.runtime.session.ort_session import OrtSession, create, options_for
 from bertonnx.runtime.session.session import SessionOptions
+from bertonnx.runtime.session.tables import Tables
 from bertonnx.wording import Install, Message
 
 __all__ = ["open_cpu"]
@@ -27,9 +28,11 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
         ModelFileError: ONNX Runtime cannot load the file.
     """
 
+    tables = Tables() if options.threads > 1 else None
+
     def opened(cores: int) -> Any:
         chosen = _options(ort, options.optimized, cores)
-        return create(ort, path, chosen, providers=[_PROVIDER], mapped=options.optimized)
+        return create(ort, path, chosen, providers=[_PROVIDER], mapped=options.optimized, tables=tables)
 
     first = _stamp(path)
 
@@ -40,7 +43,8 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
         except (OSError, ModelFileError):
             return None
 
-    return _noted(ort, OrtSession(opened(1), _NAME, widen=widen if options.threads > 1 else None))
+    widening = widen if options.threads > 1 else None
+    return _noted(ort, OrtSession(opened(1), _NAME, widen=widening, tables=tables))
 
 
 def _noted(ort: ModuleType, session: OrtSession) -> OrtSession:

@@ -25,6 +25,7 @@ from bertonnx.runtime.session.memory import LastOut
 from bertonnx.runtime.session.placement import Placement
 from bertonnx.runtime.session.recorded import Recorded, Turns
 from bertonnx.runtime.session.session import Feeds
+from bertonnx.runtime.session.tables import Tables
 from bertonnx.wording import Message
 
 __all__ = ["OrtSession", "create", "options_for"]
@@ -41,7 +42,7 @@ class OrtSession:
 
     On CPU a run takes one thread, and several runs at a time use several cores. A session with all
     cores for a single run is opened beside it when batches come alone repeatedly: a command that
-    predicts one text and ends would pay more for opening it than it gains.
+    predicts one text and ends would pay more for opening it than it gains. Both read the same tables.
 
     Attributes:
         provider: what really runs it.
@@ -60,6 +61,7 @@ class OrtSession:
         placement: as above.
         recorded: replays batches that come alone, on a GPU.
         turns: keeps other runs from those meanwhile.
+        tables: what the sessions read and do not own.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class OrtSession:
         placement: Placement | None = None,
         recorded: Recorded | None = None,
         turns: Turns | None = None,
+        tables: Tables | None = None,
     ) -> None:
         self.provider = provider
         self.placement = placement
@@ -90,6 +93,7 @@ class OrtSession:
         self._wide: Any = None
         self._came_alone = 0
         self._lock = threading.Lock()
+        self._tables = tables
         self._last_out = LastOut()
 
     def run(
@@ -165,6 +169,7 @@ def create(
     providers: Sequence[Any],
     mapped: bool = False,
     unpadded: bool = False,
+    tables: Tables | None = None,
 ) -> Any:
     """Return an `onnxruntime.InferenceSession` of a file.
 
@@ -175,6 +180,7 @@ def create(
         providers: ONNX Runtime's names of those to take, in order, or pairs with their options.
         mapped: whether weights are mapped from the file where they lie, which an optimized graph allows.
         unpadded: whether the graph is told that nothing is ever padded.
+        tables: what all sessions of this file read in common, while somebody keeps it; a file that is mapped.
 
     Raises:
         ModelFileError: ONNX Runtime cannot open it; its own error is the cause.
@@ -185,6 +191,8 @@ def create(
         with _opening, ExitStack() as stack:
             file = stack.enter_context(held(real))
             model = _prepared(options, real, file, stack, mapped=mapped)
+            if tables is not None and mapped:
+                tables.lend(ort, options, file.data)
             if unpadded and isinstance(model, bytes):
                 model = assume_unpadded(model) or model
                 model = device_form(model, file.data) or model
