@@ -45,6 +45,11 @@ _NO_ENCODER: Mapping[str, Message] = {
     "quantization_config": Message(
         "so its weights are quantized already; export the checkpoint that it was made from"
     ),
+    # transformers then reads that file, whatever else lies beside it.
+    "transformers_weights": Message(
+        "so its weights lie in that file, and bertonnx reads model.safetensors; give it that name, and take "
+        "the key out"
+    ),
 }
 """Keys that no option can lift: with them, the model is another one, or cannot be exported."""
 

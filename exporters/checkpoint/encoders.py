@@ -262,12 +262,16 @@ def _generates(name: str) -> bool:
         from transformers.models.auto.modeling_auto import (
             MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
             MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+            MODEL_FOR_PRETRAINING_MAPPING_NAMES,
             MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
         )
 
     if name in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return True
-    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    # A few stand in another table alone, such as that of models of images and texts.
+    pretrained = str(MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(name, ""))
+    generates = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or pretrained.endswith("ForCausalLM")
+    return generates and name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _text_tasks(name: str) -> list[Task]:

@@ -221,6 +221,7 @@ def test_unknown_keys_of_a_newer_version_are_refused_until_ignored(make: Make) -
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "so its weights are quantized already"),
         ({"add_cross_attention": True}, "so that it reads another model's output"),
+        ({"transformers_weights": "ema.safetensors"}, "so its weights lie in that file"),
         ({"is_causal": True}, "has is_causal true, so that tokens read only those before them"),
         ({"per_layer_config": {"0": {"hidden_act": "relu"}}}, "its layers differ from each other"),
         ({"hidden_act": "foo"}, 'no model can be made of config.json, which has hidden_act "foo"'),

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.models.auto import modeling_auto
 
 from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
+from bertonnx.exporters.checkpoint.encoders import require_encoder
 from bertonnx.exporters.checkpoint.source import resolve
 from bertonnx.exporters.options import Trust
 from bertonnx.models.families import FAMILIES, Family
@@ -134,6 +136,12 @@ def test_families_that_cannot_work(tmp_path: Path, config: dict[str, Any], reaso
     said = refused(UnsupportedError, tmp_path)
     assert reason in said
     assert config["model_type"] in said
+
+
+def test_a_decoder_outside_the_table_of_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES, "mixed", "MixedForCausalLM")
+    with pytest.raises(UnsupportedError, match="is a mixed model that generates text"):
+        require_encoder({"model_type": "mixed"}, "folder")
 
 
 def test_a_family_that_needs_a_newer_transformers(tmp_path: Path) -> None:
