@@ -7,10 +7,10 @@ import inspect
 import io
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import onnx
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = ["OPSET", "trace", "traced_lengths", "without_dump"]
+
+P = ParamSpec("P")
 
 OPSET = 18
 """ONNX operator set: the first with LayerNormalization (17) and reductions that take axes (18)."""
@@ -145,27 +147,33 @@ def traced_lengths() -> Iterator[None]:
     A tensor in its place is taken for the positions that were asked for there before, and a traced length is
     a tensor. So it is given as positions, whose number is the length.
     """
-    import torch
     import transformers
     from transformers import masking_utils
 
+    module = vars(masking_utils)
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    own = getattr(masking_utils, "sdpa_mask", None)
+    own = module.get("sdpa_mask")
     if own is None or version >= (5, 6) or "q_length" not in inspect.signature(own).parameters:
         yield
         return
-
-    @functools.wraps(own)
-    def sdpa_mask(*, q_length: Any, **others: Any) -> Any:
-        if isinstance(q_length, torch.Tensor) and not q_length.dim():
-            q_length = torch.arange(q_length)
-        return own(q_length=q_length, **others)
-
-    masking_utils.sdpa_mask = sdpa_mask
+    module["sdpa_mask"] = _with_positions(own)
     try:
         yield
     finally:
-        masking_utils.sdpa_mask = own
+        module["sdpa_mask"] = own
+
+
+def _with_positions(own: Callable[P, Any]) -> Callable[P, Any]:
+    import torch
+
+    @functools.wraps(own)
+    def sdpa_mask(*args: P.args, **kwargs: P.kwargs) -> Any:
+        length: Any = kwargs.get("q_length")
+        if hasattr(length, "dim") and not length.dim():
+            kwargs["q_length"] = torch.arange(length)
+        return own(*args, **kwargs)
+
+    return sdpa_mask
 
 
 @contextmanager
