@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ os.environ.setdefault("BERTONNX_VERIFY", "1")
 
 from tests.commands import Command, Outcome
 from tests.exported import export_tiny
+
+if TYPE_CHECKING:
+    from tests.cells import Cells
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +45,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Export one tiny model a task and return the files by task."""
     return export_tiny(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="session")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Cells:
+    """Return what exports a family for a task, once for all workers of this run."""
+    from tests.cells import made_in
+
+    place = tmp_path_factory.getbasetemp()
+    return made_in((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "cells")
 
 
 @pytest.fixture

@@ -1,19 +1,24 @@
 """A stand-in for the Hugging Face Hub on localhost: enough of its HTTP API for huggingface_hub.
 
 Used through HF_ENDPOINT, which huggingface_hub reads when it is imported; so the product runs in a
-process of its own, with its own cache folder: see `run_against`.
+process of its own, with its own cache folder: see `run_against`. Such processes are forks of one that has
+imported torch, which takes longer than what they do.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -95,16 +100,58 @@ def run_against(
     Returns:
         What it printed as its last line, read as JSON, and its standard error.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment_for(endpoint, home), **(environment or {})},
-        capture_output=True,
+    variables = {**environment_for(endpoint, home), **(environment or {})}
+    with tempfile.TemporaryDirectory() as place:
+        out, err = (Path(place) / name for name in ("out", "err"))
+        job = {"code": code, "environment": variables, "files": [str(out), str(err)]}
+        process = _forking()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps(job), file=process.stdin, flush=True)
+        assert select.select([process.stdout], [], [], 300)[0], code
+        assert process.stdout.readline() == "0\n", err.read_text(encoding="utf-8")
+        said = err.read_text(encoding="utf-8")
+        return json.loads(out.read_text(encoding="utf-8").splitlines()[-1]), said
+
+
+_FORKING = """
+import json, os, sys, traceback
+import torch
+assert "huggingface_hub" not in sys.modules
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for number, file in enumerate(job["files"], 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        os.environ.clear()
+        os.environ.update(job["environment"])
+        status = 1
+        try:
+            exec(compile(job["code"], "<string>", "exec"), {"__name__": "__main__"})
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@cache
+def _forking() -> subprocess.Popen[str]:
+    """Return a process that runs the code of each line that it is given in a fork of itself."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _FORKING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
+        env=variables,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+    atexit.register(process.communicate)
+    return process
 
 
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:

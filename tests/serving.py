@@ -18,7 +18,7 @@ from bertonnx.runtime.serving.server import served
 
 __all__ = ["PATIENCE", "Running", "exchanged", "serving"]
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds until a test that waits for an answer has failed."""
 
 

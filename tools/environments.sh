@@ -4,13 +4,12 @@
 #   sh tools/environments.sh [NAME ...]
 #
 # A folder in tests/environments is such an environment: what it installs is in requirements.txt, and its tests
-# run there alone. Elsewhere they are skipped, and say so. torch, where one asks for it, comes by its exact version.
-# What is in alone.txt comes without what it asks for, where that would be another version of what is tested.
+# run there alone. Elsewhere they are skipped, and say so. Models of those that cannot export are exported by .venv;
+# where BERTONNX_TINY names a folder that `python -m tests.exported` filled, they are there already.
 set -eu
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 export OMP_NUM_THREADS=1
-# Exports the models of those that cannot export.
 if [ -x "$venv/bin/python" ]; then
   BERTONNX_EXPORTER="$PWD/$venv/bin/python"
   export BERTONNX_EXPORTER
@@ -23,16 +22,7 @@ for given in "$@"; do
   case $given in
     */requirements.txt) name=$(basename "$(dirname "$given")") ;;
   esac
-  [ "$name" = "*" ] && continue
-  folder=tests/environments/$name
-  [ -f "$folder/requirements.txt" ] || { echo "there is no $folder/requirements.txt" >&2; exit 1; }
-  own=$venv-$name
-  [ -x "$own/bin/python" ] || "${PYTHON:-python3}" -m venv "$own"
-  "$own/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
-  "$own/bin/python" -m pip install --quiet --requirement "$folder/requirements.txt"
-  if [ -f "$folder/alone.txt" ]; then
-    "$own/bin/python" -m pip install --quiet --no-deps --requirement "$folder/alone.txt"
-  fi
+  sh tools/install.sh "$name"
   echo "environment $name"
-  "$own/bin/python" -m pytest "$folder"
+  "$venv-$name/bin/python" -m pytest "tests/environments/$name"
 done

@@ -241,6 +241,6 @@ def test_a_manifest_is_written_to_a_pipe_and_puts_no_file_in_its_place(tmp_path:
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
     bertonnx.run(model, write_input(tmp_path), tmp_path / "out.jsonl", manifest=pipe)
-    reader.join(30)
+    reader.join(300)
     assert json.loads(read[0])["rows"] == 50
     assert pipe.is_fifo()

@@ -159,7 +159,7 @@ def test_a_benchmark_says_how_it_is_run(name: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert said.returncode == 0, said.stderr

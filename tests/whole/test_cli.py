@@ -18,7 +18,7 @@ from tests.tiny import MAX_LENGTH, save_tiny
 
 @pytest.mark.parametrize("module", [False, True])
 def test_version_of_the_installed_command_and_of_the_module(module: bool) -> None:
-    out, err = process("--version", module=module).communicate(timeout=60)
+    out, err = process("--version", module=module).communicate(timeout=300)
     assert (out.decode(), err) == (f"bertonnx {bertonnx.__version__}\n", b"")
 
 

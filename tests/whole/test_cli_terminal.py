@@ -40,7 +40,7 @@ def on_a_terminal(arguments: Sequence[object], *, stdout: Any) -> tuple[int, str
     except OSError:
         pass  # Linux's way to say that nobody has the terminal open any more
     os.close(leader)
-    return running.wait(timeout=60), shown.decode(errors="replace")
+    return running.wait(timeout=300), shown.decode(errors="replace")
 
 
 def test_a_progress_bar_on_a_terminal_only(classifier: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_progress_bar_on_a_terminal_only(classifier: Path, tmp_path: Path) -> 
     assert code == 0
     assert "━" not in shown
     assert shown.count('{"row": ') == 3000
-    out, err = process("run", classifier, file).communicate(timeout=60)
+    out, err = process("run", classifier, file).communicate(timeout=300)
     assert (out, err) == ((tmp_path / "o.jsonl").read_bytes(), b"")
 
 
@@ -66,7 +66,7 @@ def test_a_reader_that_goes_away_is_no_error(classifier: Path, tmp_path: Path) -
     assert json.loads(running.stdout.readline())["row"] == 0
     running.stdout.close()
     assert running.stderr.read() == b""
-    assert running.wait(timeout=60) == 141
+    assert running.wait(timeout=300) == 141
     running.stderr.close()
 
 
@@ -75,7 +75,7 @@ def test_standard_streams_that_are_closed(classifier: Path, tmp_path: Path) -> N
     program = f"'{Path(sys.executable).parent / 'bertonnx'}' run '{classifier}'"
 
     def shell(line: str) -> tuple[int, bytes, bytes]:
-        done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=60)
+        done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=300)
         return done.returncode, done.stdout, done.stderr
 
     code, _, err = shell(f"{program} - <&-")
@@ -100,7 +100,7 @@ def test_names_that_the_terminal_cannot_show(classifier: Path, tmp_path: Path) -
         [sys.executable, "-m", "bertonnx", "info", model],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "latin-1"},
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\u8ca0, \\u4e2d, \\u6b63" in done.stdout
@@ -145,7 +145,7 @@ def test_ctrl_c_keeps_what_was_finished_and_resume_completes_it(classifier: Path
     data = "".join(f"{text}\n" for text in SENTENCES * 10)
     file = written(tmp_path / "a.txt", data)
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    assert process("run", classifier, file, "-o", whole).communicate(timeout=60) == (b"", b"")
+    assert process("run", classifier, file, "-o", whole).communicate(timeout=300) == (b"", b"")
 
     with telling("run", classifier, "-", "-o", output) as (running, rows):
         assert running.stdin is not None
@@ -156,14 +156,14 @@ def test_ctrl_c_keeps_what_was_finished_and_resume_completes_it(classifier: Path
             assert rows.read(1) == b"."
         running.send_signal(signal.SIGINT)
         said = running.stderr.read()
-        assert running.wait(timeout=60) == 130
+        assert running.wait(timeout=300) == 130
     assert said == b"interrupted; finished rows are kept; repeat the command with --resume to continue\n"
     finished = output.read_bytes()
     assert finished
     assert whole.read_bytes().startswith(finished)
     assert len(finished) < len(whole.read_bytes())
     again = process("run", classifier, "-", "-o", output, "--resume", stdin=subprocess.PIPE)
-    out, err = again.communicate(data.encode(), timeout=60)
+    out, err = again.communicate(data.encode(), timeout=300)
     assert (again.returncode, out, err) == (0, b"", b"")
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "out.jsonl", "whole.jsonl"]

@@ -24,7 +24,7 @@ def modules_after(program: str, *arguments: object) -> set[str]:
         [sys.executable, "-c", program + tail, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

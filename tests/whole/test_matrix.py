@@ -12,6 +12,7 @@ import bertonnx
 from bertonnx.errors import RowError, UnsupportedError
 from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family
 from bertonnx.runtime.rows import as_rows
+from tests.cells import Cells
 from tests.corpus import SENTENCES
 from tests.figures import parity_of
 from tests.tiny import CELLS, FAMILY_CONFIGS, save_tiny
@@ -43,9 +44,8 @@ def test_the_table_and_the_tiny_configurations_name_the_same_families() -> None:
 
 
 @pytest.mark.parametrize(("family", "task"), CELLS, ids=_id)
-def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
-    source = save_tiny(tmp_path / "checkpoint", family.name, task)
-    report = bertonnx.export(source, tmp_path / "model.onnx")
+def test_a_cell(family: Family, task: str, cell: Cells) -> None:
+    report = cell(family.name, task).report
 
     assert report.card.family == family.name
     attention = report.card.fusions["attention"]

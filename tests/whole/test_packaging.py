@@ -128,7 +128,7 @@ def test_a_wheel_has_every_module_and_works_from_elsewhere(tmp_path: Path) -> No
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -173,7 +173,7 @@ def test_an_editable_install_needs_no_links(tmp_path: Path, links: str) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -35,6 +35,7 @@ from bertonnx.runtime.session.cpu import CpuFeatures, cpu_features
 from bertonnx.runtime.session.session import import_onnxruntime, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import COMMAND_LINE
+from tests.cells import Cells
 from tests.corpus import SENTENCES
 from tests.figures import INT8_FIGURES, int8_of
 from tests.tiny import CELLS, save_tiny
@@ -76,10 +77,11 @@ def _outputs(path: Path, exact: bertonnx.ExportReport) -> np.ndarray[Any, np.dty
 
 # Every other cell: each family with two or three of the tasks, and each task with half of the families.
 @pytest.mark.parametrize(("family", "task"), CELLS[::2], ids=_id)
-def test_a_cell(family: Family, task: str, tmp_path: Path) -> None:
-    source = save_tiny(tmp_path / "checkpoint", family.name, task)
-    exact = bertonnx.export(source, tmp_path / "fp32.onnx")
-    report = bertonnx.export(source, tmp_path / "int8.onnx", quantize=True, min_agreement=0.0)
+def test_a_cell(family: Family, task: str, cell: Cells, tmp_path: Path) -> None:
+    exact = cell(family.name, task).report
+    report = bertonnx.export(
+        cell(family.name, task).checkpoint, tmp_path / "int8.onnx", quantize=True, min_agreement=0.0
+    )
     assert report.card.precision == "int8"
     assert int8_of(report.card).layers >= 6
     assert report.golden is not None

@@ -28,7 +28,7 @@ from tests.tokenizers_zoo import wordpiece
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 CARD = Card(task="feature-extraction", family="bert", max_length=64, inputs=INPUTS, outputs=("sums",))
 
-PATIENCE = 20
+PATIENCE = 120
 """Seconds until a test that waits for an event has failed."""
 
 

@@ -284,7 +284,7 @@ def test_a_pipe_is_written_to_and_leaves_nothing(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
         run(write_input(tmp_path), pipe)
-        out, _ = reader.communicate(timeout=60)
+        out, _ = reader.communicate(timeout=300)
     assert out.count(b"\n") == 50
     assert names(tmp_path) == ["in.txt", "out.jsonl"]
 

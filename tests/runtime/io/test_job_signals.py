@@ -55,7 +55,7 @@ def test_interrupted_what_was_finished_is_there(tmp_path: Path, ending: str) -> 
     whole = whole_output(tmp_path, input, ending, predictor=FakePredictor("feature-extraction"))
     with told(input, output, 300) as process:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGINT
     assert errors.strip().endswith(b"KeyboardInterrupt")
     assert progress_path(output).exists()
