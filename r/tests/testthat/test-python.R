@@ -132,32 +132,41 @@ test_that("an environment in the working folder never wins silently", {
 
 test_that("reticulate makes an environment where it can, and nothing else is there or asked for", {
   # What reticulate finds, and whether it can make environments, differs from version to version.
-  choose <- function(found, makes) {
+  choose <- function(cases) {
     namespace <- asNamespace("bertonnx")
     for (name in c("discovered", "can_require_python")) unlockBinding(name, namespace)
-    assign("discovered", function() found, namespace)
-    assign("can_require_python", function() makes, namespace)
-    chosen <- bertonnx:::choose_python()
-    list(source = chosen$source, python = chosen$python, available = bertonnx::bert_available())
+    lapply(cases, function(case) {
+      assign("discovered", function() case$found, namespace)
+      assign("can_require_python", function() case$makes, namespace)
+      Sys.setenv(HOME = case$home, WORKON_HOME = case$home)
+      Sys.unsetenv("RETICULATE_USE_MANAGED_VENV")
+      if (!is.null(case$managed)) Sys.setenv(RETICULATE_USE_MANAGED_VENV = case$managed)
+      chosen <- bertonnx:::choose_python()
+      list(source = chosen$source, python = chosen$python, available = bertonnx::bert_available())
+    })
   }
-  chosen <- function(found, makes, ..., home = withr::local_tempdir()) {
-    in_fresh_r(choose, list(found, makes), env = c(nobodys_python(home), RETICULATE_USE_MANAGED_VENV = NA, ...))
-  }
-  expect_identical(chosen(NULL, TRUE), list(source = "managed", python = NA_character_, available = TRUE))
-  expect_identical(chosen(NULL, FALSE), list(source = "none", python = NA_character_, available = FALSE))
-  expect_identical(chosen(NULL, TRUE, RETICULATE_USE_MANAGED_VENV = "no")$source, "none")
-  for (forced in c("RETICULATE_PYTHON_ENV", "use_python() function", "use_python function", "VIRTUAL_ENV")) {
-    expect_identical(chosen(list(python = "/x/bin/python", forced = forced), TRUE)$source, forced)
-  }
-  for (forced in c("RETICULATE_PYTHON_FALLBACK", "use_python(, required = FALSE)", "PATH", "import(\"bertonnx\")")) {
-    expect_identical(chosen(list(python = "/x/bin/python", forced = forced), TRUE)$source, "search")
-  }
+  nobodys <- withr::local_tempdir()
   home <- withr::local_tempdir()
   own_environment(home)
-  expect_identical(chosen(NULL, TRUE, home = home)$source, "bert_install")
-  expect_identical(chosen(NULL, TRUE, RETICULATE_USE_MANAGED_VENV = "yes", home = home)$source, "managed")
-  fallback <- list(python = "/x/bin/python", forced = "RETICULATE_PYTHON_FALLBACK")
-  expect_identical(chosen(fallback, TRUE, home = home)$source, "bert_install")
+  case <- function(found, makes, managed = NULL, home = nobodys) {
+    list(found = found, makes = makes, managed = managed, home = home)
+  }
+  found <- function(forced, ...) case(list(python = "/x/bin/python", forced = forced), TRUE, ...)
+  asked <- c("RETICULATE_PYTHON_ENV", "use_python() function", "use_python function", "VIRTUAL_ENV")
+  by_chance <- c("RETICULATE_PYTHON_FALLBACK", "use_python(, required = FALSE)", "PATH", "import(\"bertonnx\")")
+  cases <- list(
+    case(NULL, TRUE), case(NULL, FALSE), case(NULL, TRUE, "no"), case(NULL, TRUE, home = home),
+    case(NULL, TRUE, "yes", home), found("RETICULATE_PYTHON_FALLBACK", home = home)
+  )
+  # All in one session: no Python starts in it.
+  cases <- c(cases, lapply(c(asked, by_chance), found))
+  answers <- in_fresh_r(choose, list(cases), env = nobodys_python(nobodys))
+  expect_identical(answers[[1]], list(source = "managed", python = NA_character_, available = TRUE))
+  expect_identical(answers[[2]], list(source = "none", python = NA_character_, available = FALSE))
+  expect_identical(
+    vapply(answers[-(1:2)], `[[`, "", "source"),
+    c("none", "bert_install", "managed", "bert_install", asked, rep("search", length(by_chance)))
+  )
 })
 
 test_that("variables are as they were afterwards", {
