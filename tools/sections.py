@@ -87,7 +87,16 @@ def sections(arguments: Sequence[str], variables: Mapping[str, str]) -> list[Sec
             ["install transformers5"],
             busy=2,
         ),
-        *(Section(name, f"sh tools/environments.sh {name}", ["models", f"install {name}"]) for name in names),
+        *(
+            # Ray and Spark start many processes of their own.
+            Section(
+                name,
+                f"sh tools/environments.sh {name}",
+                ["models", f"install {name}"],
+                busy=2 if name in ("ray", "spark") else 1,
+            )
+            for name in names
+        ),
     ]
 
 
@@ -247,6 +256,16 @@ def run(todo: Sequence[Section], show: Callable[[bytes], object], *, cores: int)
     return int(any(said != "passed" for said in every.became.values()))
 
 
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        # A container's share, which may be a part of a core; "max" is none.
+        allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    return allowed
+
+
 def main() -> int:
     """Run those that the arguments ask for."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -258,7 +277,7 @@ def main() -> int:
         sys.stdout.buffer.write(said)
         sys.stdout.buffer.flush()
 
-    return run(sections(sys.argv[1:], os.environ), show, cores=os.cpu_count() or 1)
+    return run(sections(sys.argv[1:], os.environ), show, cores=_cores())
 
 
 if __name__ == "__main__":

@@ -32,13 +32,21 @@ def _started(cpus: int, gpus: int = 0) -> None:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ray.init(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            configure_logging=False,
-            log_to_driver=False,
-        )
+        # Ray gives its processes half a minute, which a busy machine may need for reading their files.
+        for last in (False, False, True):
+            try:
+                ray.init(
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    configure_logging=False,
+                    log_to_driver=False,
+                )
+                break
+            except Exception as error:
+                ray.shutdown()
+                if last or "timed out during startup" not in str(error):
+                    raise
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
