@@ -50,7 +50,7 @@ class Child:
         self._log = log
         with log.open("wb") as complaints:
             self._process = subprocess.Popen(
-                [str(interpreter), "-m", "peers.worker", engine, str(setup), str(texts)],
+                [str(interpreter), "-m", "peers.worker", engine, str(setup), str(texts), str(cores)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,

@@ -1,6 +1,6 @@
 """One peer in a process of its own, told by lines what to do.
 
-    python -m peers.worker ENGINE SETUP.json TEXTS.json
+    python -m peers.worker ENGINE SETUP.json TEXTS.json CORES
 
 Each line on standard input is a JSON object, and each gets one on standard output:
 
@@ -77,14 +77,13 @@ class Worker:
 
 
 def main() -> None:
-    name, setup_file, texts_file = sys.argv[1:]
+    name, setup_file, texts_file, cores = sys.argv[1:]
     _end_with_the_parent()
     # Whatever a library prints must not get between the lines.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     setup = json.loads(Path(setup_file).read_text(encoding="utf-8"))
-    paths = {key: Path(value) for key, value in setup.items() if key != "cores"}
-    made = Setup(**paths, cores=setup["cores"])
+    made = Setup(**{key: Path(value) for key, value in setup.items()}, cores=int(cores))
     actions: dict[str, Callable[..., Answer]] = {}
 
     def load() -> Answer:
@@ -96,7 +95,7 @@ def main() -> None:
         engine = ENGINES[name](made)
         worker = Worker(engine, json.loads(Path(texts_file).read_text(encoding="utf-8")))
         actions.update(embed=worker.embed, tune=worker.tune, latency=worker.latency)
-        return {"version": engine.version}
+        return {"version": f"{engine.package} {engine.version}"}
 
     _answer(answers, load)
     for line in sys.stdin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -112,6 +113,35 @@ def test_peers_that_are_far_behind_have_one_round(cells: Any, tmp_path: Path) ->
     }
     assert found["entries"]["openvino-sorted"]["error"] == "it has no library"
     assert found["sgemm"] == [100.0] * 3
+
+
+def test_a_process_of_peers_embeds(
+    cells: Any, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Set up as `peers` does it: the files of a model and its texts, and a process for one engine."""
+    engine: Any = importlib.import_module("peers.engine")
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    monkeypatch.setattr(cells, "interpreter", lambda _: Path(sys.executable))
+    names = [field.name for field in dataclasses.fields(engine.Setup) if field.name != "cores"]
+    setup = dict.fromkeys(names, str(exported["feature-extraction"]))
+    (tmp_path / "minilm-setup.json").write_text(json.dumps(setup))
+    (tmp_path / "minilm-texts.json").write_text(json.dumps({"mixed": ["a text", "another"], "16": ["one"]}))
+    cell, pool = cells.Cell("minilm", 1, "fp32", "mixed"), cells.Pool(tmp_path)
+    try:
+        pool.enter(cell)
+        child = pool.child("bertonnx", cell)
+        assert re.fullmatch(r"onnxruntime \d[\d.]+", child.version)
+        assert (
+            child.ask(do="tune", texts="mixed", budgets=[512], save=str(tmp_path / "a.npy"))["budget"] is None
+        )
+        assert child.ask(do="embed", texts="mixed", save=str(tmp_path / "b.npy"))["seconds"] > 0
+        assert len(child.ask(do="latency", texts="16", runs=3)["seconds"]) == 3
+        assert cells._cosine(tmp_path / "a.npy", tmp_path / "b.npy")["least"] == pytest.approx(1.0)
+        with pytest.raises(cells.PeerError, match="KeyError"):
+            child.ask(do="embed", texts="none", save=None)
+        assert pool.child("bertonnx", cell) is child
+    finally:
+        pool.close()
 
 
 def test_every_engine_of_peers_is_in_a_cell(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
