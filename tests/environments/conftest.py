@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,10 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny models by task: those in BERTONNX_TINY, or exported by BERTONNX_EXPORTER, or by this Python."""
+    folder = tmp_path_factory.mktemp("exported")
     if made := os.environ.get("BERTONNX_TINY"):
-        folder = Path(made)
+        # Copied, as tests put others in their place.
+        shutil.copytree(made, folder, dirs_exist_ok=True)
     else:
-        folder = tmp_path_factory.mktemp("exported")
         python = os.environ.get("BERTONNX_EXPORTER", sys.executable)
         subprocess.run(
             [python, "-m", "tests.exported", folder], cwd=ROOT, check=True, capture_output=True, timeout=600
