@@ -1,15 +1,16 @@
-"""Several runs of a model at once, in the order in which they were asked for."""
+"""Several runs of a model at once, in the order in which they were asked for; PyTorch's part of the cores."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from bertonnx.runtime.session.cores import allowed_cores
 
-__all__ = ["beside"]
+__all__ = ["beside", "torch_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,3 +29,19 @@ def beside(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, 
             if len(waiting) > cores:
                 yield waiting.popleft()
         yield from waiting
+
+
+@contextmanager
+def torch_threads(most: int) -> Iterator[None]:
+    """Let PyTorch use few threads in the block, one at least: each waits for the others with its core taken.
+
+    Beside others that compute, they would do so for most of their time.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, most)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

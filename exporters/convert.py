@@ -23,7 +23,7 @@ from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.exporters.places import Named, named, places
-from bertonnx.exporters.ranges import ranges_of
+from bertonnx.exporters.ranges import openings, ranges_of
 from bertonnx.exporters.staging import Staged, require_free, seal, stage, stamped
 from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
 from bertonnx.exporters.temperature import Scored, calibrated
@@ -293,6 +293,8 @@ class _Export:
         if self.texts is None or not task_named(self.checkpoint.task).pooled:
             return ()
         rows = [*self.texts.tune, *self.texts.judge]
+        # A user's own are taken as they are: they say how long texts will be.
+        rows = openings(rows) if self.options.calibration is None else rows
         return ranges_of(rows, session, self.context, dimensions=self.options.dimensions)
 
     def opened(self, staged: Staged) -> Remembered:

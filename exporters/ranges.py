@@ -17,7 +17,24 @@ from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import Session
 from bertonnx.runtime.vectors.similarity import unit
 
-__all__ = ["ranges_of"]
+__all__ = ["openings", "ranges_of"]
+
+_OPENING = 40
+"""Characters of a text of ours that are embedded, some eight tokens: the ranges fit other texts, short and
+long ones, as well as those of whole texts do, and take half of the time."""
+
+
+def openings(rows: Sequence[Row]) -> list[Row]:
+    """Return how each text begins, up to the end of a word."""
+    return [replace(row, text=_opening(row.text)) for row in rows]
+
+
+def _opening(text: str) -> str:
+    if len(text) <= _OPENING:
+        return text
+    words = text[: _OPENING + 1].rpartition(" ")[0]
+    # Many scripts have no blanks between words.
+    return words if 2 * len(words) >= _OPENING else text[:_OPENING]
 
 
 def ranges_of(

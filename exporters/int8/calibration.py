@@ -183,11 +183,14 @@ class _Total:
         self._count += len(vectors)
 
     def statistics(self) -> Statistics:
+        """Return the figures; what was kept of texts goes into them, and is not held twice."""
+        sample = np.concatenate(self._sample)
+        self._sample.clear()
         return Statistics(
             self._largest,
             (self._sum / self._count).astype(np.float32),
             (self._square / self._count).astype(np.float32),
-            np.concatenate(self._sample),
+            sample,
             self._per_token,
         )
 

@@ -113,7 +113,7 @@ def _limit_pairs(values: Array) -> None:
     first, second = _pairs(values)
     total = first + second
     # Few pairs do: all others need not be gone through again.
-    over = np.nonzero(np.abs(total) > PAIR_LIMIT)
+    over = _over(total)
     beyond = total[over]
     # Half of the excess from each: as neither exceeds 127, both keep their sign.
     half = np.sign(beyond) * (np.abs(beyond) - PAIR_LIMIT) / 2
@@ -126,7 +126,7 @@ def _round_pairs(values: Array) -> Array:
     rounded: Array = np.rint(values)
     # Within the limit, rounding to even keeps to it. Sums that float32 left a last bit above it need not.
     first, second = _pairs(rounded)
-    over = np.nonzero(np.abs(first + second) > PAIR_LIMIT)
+    over = _over(first + second)
     one, other = first[over], second[over]
     gain_one, gain_other = (
         np.abs(found[over]) - np.abs(exact[over])
@@ -136,6 +136,13 @@ def _round_pairs(values: Array) -> Array:
     first[over] -= np.sign(one) * back
     second[over] -= np.sign(other) * ~back
     return rounded
+
+
+def _over(total: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return rows and columns of the sums past the limit."""
+    # Of two dimensions NumPy takes several times as long to tell them.
+    rows, columns = np.divmod(np.flatnonzero(np.abs(total) > PAIR_LIMIT), max(1, total.shape[1]))
+    return rows, columns
 
 
 def _pairs(values: npt.NDArray[Number]) -> tuple[npt.NDArray[Number], npt.NDArray[Number]]:

@@ -23,6 +23,7 @@ from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.onnxgraph.files import load_proto
 from bertonnx.exporters.onnxgraph.probe import shapes_of
 from bertonnx.exporters.quiet import quiet
+from bertonnx.exporters.steps.lent import Lent
 from bertonnx.models.families import family as family_named
 from bertonnx.models.hidden import hidden_name
 from bertonnx.models.tasks import task as task_named
@@ -55,7 +56,7 @@ def trace(checkpoint: Checkpoint) -> onnx.ModelProto:
         try:
             # PyTorch prints the graph where it fails.
             with redirect_stdout(io.StringIO()):
-                _export(checkpoint, path)
+                lent = _export(checkpoint, path)
         except Exception as error:  # tracing runs the model's own code, which may raise anything
             _require_running(checkpoint)
             raise CheckpointError(
@@ -66,7 +67,7 @@ def trace(checkpoint: Checkpoint) -> onnx.ModelProto:
                 reason=said_by(error),
                 unusual=_unusual_activations(checkpoint.config),
             ) from error
-        model = load_proto(path)
+        model = lent.put_into(load_proto(path))
     _require_outputs(model, checkpoint)
     _require_mask(model, checkpoint)
     if family_named(checkpoint.family) is None:
@@ -74,7 +75,8 @@ def trace(checkpoint: Checkpoint) -> onnx.ModelProto:
     return model
 
 
-def _export(checkpoint: Checkpoint, path: Path) -> None:
+def _export(checkpoint: Checkpoint, path: Path) -> Lent:
+    """Write the graph, which has weights for inputs, and return these."""
     import torch
 
     from bertonnx.exporters.steps.export_configs import export_config
@@ -87,20 +89,21 @@ def _export(checkpoint: Checkpoint, path: Path) -> None:
     axes = config.outputs
     # As of the last one, which is among the task's own outputs.
     axes |= {hidden_name(k): axes["last_hidden_state"] for k in checkpoint.hidden_states}
-    hidden = bool(checkpoint.hidden_states)
-    whole = _positional(model, tuple(example), tuple(axes), hidden=hidden)
-    with whole, traced_lengths(), without_dump(), torch.no_grad():
+    lent = Lent(model)
+    plain = _positional(model, tuple(example), tuple(axes), lent, hidden=bool(checkpoint.hidden_states))
+    with plain, traced_lengths(), without_dump(), torch.no_grad():
         torch.onnx.export(
             model,
-            tuple(example.values()),
+            (*example.values(), *lent.tensors),
             str(path),
-            input_names=list(example),
+            input_names=[*example, *lent.inputs],
             output_names=list(axes),
             dynamic_axes={**config.inputs, **axes},
             opset_version=OPSET,
             # The other exporter writes operators that the graph steps do not know, and takes longer.
             dynamo=False,
         )
+    return lent
 
 
 def _unusual_activations(config: PretrainedConfig) -> Message | str:
@@ -116,9 +119,12 @@ def _unusual_activations(config: PretrainedConfig) -> Message | str:
 
 @contextmanager
 def _positional(
-    model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str], *, hidden: bool
+    model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str], lent: Lent, *, hidden: bool
 ) -> Iterator[None]:
-    """Let the model take and give plain tensors in a known order, which is all that a trace understands."""
+    """Let the model take and give plain tensors in a known order, which is all that a trace understands.
+
+    After those of the inputs it takes its matrices.
+    """
     own: Any = model.forward
     # XLM and FlauBERT fill a cache unasked, and tracing one in its first, empty state costs copies.
     others = without_cache(model)
@@ -126,7 +132,9 @@ def _positional(
         others = {**others, "output_hidden_states": True}
 
     def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        result = own(**dict(zip(inputs, tensors, strict=True)), **others)
+        count = len(inputs)
+        with lent.read_from(tensors[count:]):
+            result = own(**dict(zip(inputs, tensors[:count], strict=True)), **others)
         named = {hidden_name(k): value for k, value in enumerate(result.get("hidden_states") or ())}
         return tuple(named[name] if name in named else result[name] for name in outputs)
 

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from bertonnx.exporters.onnxgraph.attentions import BIAS, OPERATOR, require_attentions
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph, reads
-from bertonnx.exporters.onnxgraph.probe import run_graph
+from bertonnx.exporters.onnxgraph.probe import open_values
 from bertonnx.exporters.onnxgraph.step import Step
 
 __all__ = ["Unmask"]
@@ -72,11 +72,12 @@ def _padding_only(graph: Graph, biases: set[str], max_length: int) -> dict[str, 
     if not remaining:
         return {}
     asked = sorted(remaining)
-    part = graph.extract(asked)
+    session = open_values(graph.extract(asked), asked)
     for length in {2, max_length}:
         # The text is nothing but zeros: ones would be no segment where a model has only one.
         feeds = {value.name: np.zeros((1, length), dtype=np.int64) for value in graph.proto.input}
-        values = run_graph(part, feeds | {"attention_mask": np.ones((1, length), dtype=np.int64)}, asked)
+        feeds["attention_mask"] = np.ones((1, length), dtype=np.int64)
+        values = dict(zip(asked, session.run(asked, feeds), strict=True))
         remaining = {bias: values[bias].dtype for bias in remaining if not np.any(values[bias])}
     return remaining
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ParityError
-from bertonnx.exporters.beside import beside
+from bertonnx.exporters.beside import beside, torch_threads
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.encoders import without_cache
 from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE, TOKEN_VECTORS, TOKEN_WEIGHTS
@@ -26,6 +26,7 @@ from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import outputs_of
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.rows import POOLING_MASK, Array, Encoded, Piece, Row, pooling_mask
+from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import Feeds, Session
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Message, Option, Options
@@ -127,21 +128,22 @@ def compare(
         return session.run(tuple(outputs), taken)
 
     # While PyTorch computes, ONNX Runtime does beside it.
-    for feeds, arrays in beside(run, inputs):
-        actual = dict(zip(outputs, arrays.result(), strict=True))
-        parts = known.compared(feeds, actual)
-        if parts is None:
-            reference = reference_outputs(checkpoint, feeds)
-            # What stands in the place of padding is nobody's answer. Alone, a text is not padded: what its
-            # other tokens do not attend to fills it up, and counts.
-            mask = feeds["attention_mask"].astype(bool) | (len(feeds["attention_mask"]) == 1)
-            parts = {
-                name: _difference(reference[name], actual[name], mask if "tokens" in axes else None)
-                for name, axes in outputs.items()
-            }
-            known.learn(feeds, reference)
-        for name, part in parts.items():
-            found[name] = _larger(found[name], part)
+    with torch_threads(allowed_cores() // 2):
+        for feeds, arrays in beside(run, inputs):
+            actual = dict(zip(outputs, arrays.result(), strict=True))
+            parts = known.compared(feeds, actual)
+            if parts is None:
+                reference = reference_outputs(checkpoint, feeds)
+                # What stands in the place of padding is nobody's answer. Alone, a text is not padded: what
+                # its other tokens do not attend to fills it up, and counts.
+                mask = feeds["attention_mask"].astype(bool) | (len(feeds["attention_mask"]) == 1)
+                parts = {
+                    name: _difference(reference[name], actual[name], mask if "tokens" in axes else None)
+                    for name, axes in outputs.items()
+                }
+                known.learn(feeds, reference)
+            for name, part in parts.items():
+                found[name] = _larger(found[name], part)
     for name, parity in found.items():
         allowed = TOLERANCE[precision] * max(1.0, parity.max_abs_reference)
         # Not `>`: with a NaN on either side that would be false, and pass.

@@ -1,13 +1,14 @@
-"""Runs beside each other come back in order, and not all are under way."""
+"""Runs beside each other come back in order, and not all are under way; PyTorch's threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from bertonnx.exporters import beside as module
-from bertonnx.exporters.beside import beside
+from bertonnx.exporters.beside import beside, torch_threads
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -37,3 +38,18 @@ def test_what_fails_fails_where_its_result_is_read() -> None:
     assert good.result() == 1
     with pytest.raises(ZeroDivisionError):
         bad.result()
+
+
+def test_pytorch_has_fewer_threads_for_a_while() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for asked, got in ((2, 2), (0, 1), (9, 3)):
+            with torch_threads(asked):
+                assert torch.get_num_threads() == got
+            assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError), torch_threads(1):
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -287,6 +287,26 @@ def test_nan_in_the_weights(tmp_path: Path) -> None:
         assert "NaN or infinity" in said
 
 
+def test_huge_numbers_are_numbers(tmp_path: Path) -> None:
+    """Their sum is infinite."""
+    save(tmp_path, "BertModel")
+    name = "encoder.layer.0.output.dense.bias"
+
+    def enlarge(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors[name][:] = 3e38
+        return tensors
+
+    edit_weights(tmp_path, enlarge)
+    assert float(read(tmp_path).model.state_dict()[name].min()) > 2e38
+
+    def damage(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors[name][:2] = torch.tensor([float("inf"), float("-inf")])
+        return tensors
+
+    edit_weights(tmp_path, damage)
+    assert name in message(CheckpointError, tmp_path)
+
+
 @pytest.mark.parametrize("keep", [0, 5, 200, 20_000])
 def test_truncated_safetensors(tmp_path: Path, keep: int) -> None:
     path = save(tmp_path, "BertModel") / "model.safetensors"
