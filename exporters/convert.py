@@ -32,7 +32,7 @@ from bertonnx.exporters.verify.independent import Exported, require_installed, v
 from bertonnx.exporters.verify.latency import measure_latency
 from bertonnx.exporters.verify.parity import compare, fed, segment_feeds, trial_feeds
 from bertonnx.exporters.verify.remembered import Remembered
-from bertonnx.exporters.verify.samples import prompted_rows, sample_rows, sided_rows
+from bertonnx.exporters.verify.samples import prompted_rows, sample_rows, sided_rows, with_tokens
 from bertonnx.models.card import PLACES_KEY, Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.models.ranges import Ranges
@@ -341,9 +341,10 @@ def _export(
 ) -> _Export:
     card = card_of(checkpoint, graph.model, optimize=options.optimize)
     tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
-    samples = sample_rows(
+    rows = sample_rows(
         pairs=bool(checkpoint.pairs), mask_token=checkpoint.mask_token, max_length=checkpoint.max_length
     )
+    samples = with_tokens(rows, tokenizer)
     # All that the tokenizer makes and the model reads, not what the trace left of it.
     # Not among the golden examples, which keep texts alone.
     prompted = [] if checkpoint.pooled_prompt else prompted_rows(samples, checkpoint.prompts)

@@ -16,7 +16,7 @@ import onnx
 
 from bertonnx.errors import ModelFileError, OutputError
 from bertonnx.exporters.onnxgraph.files import save_proto
-from bertonnx.exporters.verify.samples import batch_rows, sample_rows
+from bertonnx.exporters.verify.samples import batch_rows, sample_rows, with_tokens
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
 from bertonnx.runtime.modelfile.held import held
@@ -120,11 +120,10 @@ def seal(
         tokenizer_sha256=sha256_text(tokenizer_text),
     )
     pairs, mask = bool(card.needs_pair), card.mask_token
+    samples = sample_rows(pairs=pairs, mask_token=mask, max_length=card.max_length)
     # Made by this session, not by PyTorch: they shall show later whether the file still computes this.
     golden = [
-        *examples_of(
-            sample_rows(pairs=pairs, mask_token=mask, max_length=card.max_length), tokenizer, session, card
-        ),
+        *examples_of(with_tokens(samples, tokenizer), tokenizer, session, card),
         *batch_of(batch_rows(pairs=pairs, mask_token=mask), tokenizer, session, card),
         *hard_texts_of(tokenizer),
     ]

@@ -33,6 +33,7 @@ def modernbert_keys(raw: Mapping[str, Any], live: Reads, account: Account) -> di
     """
     found = dict(raw)
     _require_one_pattern(raw)
+    _require_one_window(raw)
     _require_nested(raw)
     # Another name that version 4 gave this key, which version 5 does not know.
     if "rope_theta" in found:
@@ -86,6 +87,18 @@ def _require_one_pattern(raw: Mapping[str, Any]) -> None:
             "each other; take out the one that is wrong",
             types=shown(types),
             every=every,
+        )
+
+
+def _require_one_window(raw: Mapping[str, Any]) -> None:
+    # Version 5 believes the first of the two, and 4 the second.
+    half, whole = raw.get("sliding_window"), raw.get("local_attention")
+    if half is not None and whole is not None and half != whole // 2:
+        raise CheckpointError(
+            "config.json has sliding_window {half} and local_attention {whole}, which contradict each other: "
+            "the first is half of the second; take out the one that is wrong",
+            half=half,
+            whole=whole,
         )
 
 

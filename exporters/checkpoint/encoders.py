@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
+from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family, family, family_of_code
 from bertonnx.models.tasks import TASKS, Task
@@ -57,11 +58,23 @@ def _require_layers(config: Mapping[str, Any]) -> None:
             )
 
 
+def _require_list(config: Mapping[str, Any]) -> None:
+    # A text's letters would be read as names of classes, and the encoder exported without its head.
+    named = config.get("architectures")
+    if named is not None and not isinstance(named, list):
+        raise CheckpointError(
+            "config.json has architectures {found}, which is no list, so that no task can be told of it; "
+            "write [{found}]",
+            found=shown(named),
+        )
+
+
 def require_encoder(config: Mapping[str, Any], what: str) -> None:
     """Refuse what no option can make exportable. `config` is config.json, `what` names the checkpoint.
 
     Raises:
-        CheckpointError: config.json names no `model_type`, or more layers than any encoder has.
+        CheckpointError: config.json names no `model_type`, no list of architectures, or more layers than any
+            encoder has.
         UnsupportedError: excluded, a decoder, or a family that nobody here knows.
     """
     name = config.get("model_type")
@@ -73,6 +86,7 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             line='"model_type": "bert"',
         )
     _require_layers(config)
+    _require_list(config)
     if name in EXCLUDED_FAMILIES:
         raise UnsupportedError(
             "{what} is a {family} model, which cannot be exported: {reason}",
@@ -148,11 +162,11 @@ def in_place_of_code(config: Mapping[str, Any], *, trusted: bool) -> Mapping[str
     """
     if trusted and config.get("auto_map"):
         return config
+    # Whatever else looks for the key would run that code, or refuse it; null there stands for no code.
+    kept = {key: value for key, value in config.items() if key != "auto_map"}
     row = coded_family(config)
     if row is None or not code_is_needless(config):
-        return config
-    # Whatever else looks for the key would run that code, or refuse it.
-    kept = {key: value for key, value in config.items() if key != "auto_map"}
+        return config if config.get("auto_map") else kept
     return {**kept, "model_type": row.name}
 
 

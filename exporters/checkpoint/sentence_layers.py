@@ -199,7 +199,8 @@ def widths(layers: Sequence[Layer], hidden: int, *, folder: object) -> Mapping[s
         folder: where they are from, for errors.
 
     Raises:
-        CheckpointError: a layer does not fit what it reads, or nothing has written that yet.
+        CheckpointError: a layer does not fit what it reads, nothing has written that yet, or what should be
+            one vector for a text is one for each token.
     """
     if not isinstance(hidden, int):
         raise CheckpointError(
@@ -231,4 +232,14 @@ def widths(layers: Sequence[Layer], hidden: int, *, folder: object) -> Mapping[s
         # One vector for each token, or for each text: what a layer writes is of the kind that it reads.
         one_each = layer.reads in vectors and not layer.pools
         (vectors.add if one_each else vectors.discard)(layer.writes)
+    for layer in reversed(layers):
+        if layer.writes != TOKENS and layer.writes in vectors:
+            raise CheckpointError(
+                "{folder}: the module {module} reads {tokens} and writes {name}, which then is a vector of "
+                "each token and not of the text; a Pooling is missing between them",
+                folder=folder,
+                module=layer.module,
+                tokens=layer.reads,
+                name=layer.writes,
+            )
     return found

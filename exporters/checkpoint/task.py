@@ -9,6 +9,7 @@ from typing import Any
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
 from bertonnx.exporters.checkpoint.keys import shown
+from bertonnx.models.entailment import inference_of
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import CLASSIFIER, ENCODER, PROBLEM_TYPES, RANKER, TASKS, Task
 from bertonnx.wording import Message, Option, Options
@@ -204,6 +205,7 @@ def _labels(config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
             "name",
             labels=", ".join(doubled),
         )
+    _require_one_entailment(labels, raw)
     # Asked of the file, since the loaded configuration has already made one follow the other.
     count = raw.get("num_labels")
     if raw.get("id2label") and count is not None and count != len(labels):
@@ -215,6 +217,22 @@ def _labels(config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
             labels=", ".join(labels[:8]),
         )
     return labels
+
+
+def _require_one_entailment(labels: Sequence[str], raw: Mapping[str, Any]) -> None:
+    """Refuse an NLI classifier whose tables part: transformers reads one to classify, one for zero-shot."""
+    meaning, told = inference_of(labels), raw.get("label2id")
+    if meaning is None or not isinstance(told, Mapping):
+        return
+    name = labels[meaning.entailment]
+    if name in told and str(told[name]) != str(meaning.entailment):
+        raise CheckpointError(
+            "config.json's label2id gives {name} the number {told}, and id2label gives it {found}; make them "
+            "agree",
+            name=name,
+            told=told[name],
+            found=meaning.entailment,
+        )
 
 
 def text_pairs(row: Task, labels: Sequence[str], raw: Mapping[str, Any], *, crosses: bool) -> bool | None:

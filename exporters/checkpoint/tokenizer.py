@@ -24,7 +24,7 @@ from bertonnx.exporters.checkpoint.tokenizer_folder import (
     account_of,
     read_folder,
 )
-from bertonnx.exporters.checkpoint.tokenizer_proof import difference, proven
+from bertonnx.exporters.checkpoint.tokenizer_proof import difference, proven, require_encodes
 from bertonnx.exporters.checkpoint.vocabulary import converted
 from bertonnx.exporters.quiet import quiet
 from bertonnx.runtime.tokenization import stripped
@@ -99,6 +99,7 @@ def read_tokenizer(
         notes = _mixed_note(folder)
     else:
         made = converted(folder, account)
+    require_encodes(made, folder)
     # Parity cannot see a wrong tokenizer: PyTorch and the graph are both fed the ids that it makes. A class
     # that obeys a key which the user lets be ignored is no witness.
     if own is None and not any(key.startswith(CONFIG) for key in account.ignored_keys):
@@ -124,13 +125,13 @@ def _facts(
     sides = _sides(folder)
     named = {name: token.content for name, token in folder.named.items()}
     mask, pad = named.get("mask_token"), named.get("pad_token")
-    limit = folder.config.get("model_max_length", folder.config.get("max_len"))
+    limit = folder.limit
     clean = bool(folder.setting("clean_up_tokenization_spaces"))
     # Version 5 does not believe the key of a byte-level tokenizer, whose spaces are all in the text.
     spaced = folder.version == 4 or folder.config.get(_FORCED) or type(written.model).__name__ != "BPE"
     return TokenizerFacts(
         text=text,
-        max_length=int(limit) if isinstance(limit, (int, float)) and 0 < limit < _NO_LIMIT else None,
+        max_length=int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None,
         input_names=makes,
         least=int(written.num_special_tokens_to_add(is_pair=True)) + 2,
         mask_token=mask,

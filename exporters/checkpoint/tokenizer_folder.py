@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.folder import read_json
-from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.keys import Account, shown
 from bertonnx.exporters.checkpoint.tokenizer_classes import (
     NAMED_TOKENS,
     TokenizerClass,
@@ -102,6 +102,24 @@ class TokenizerFolder:
         """The tokenizer.json, or None where there is none."""
         path = self.path / "tokenizer.json"
         return path if path.is_file() else None
+
+    @property
+    def limit(self) -> int | float | None:
+        """The longest input in tokens that tokenizer_config.json names; None where it names none.
+
+        Raises:
+            CheckpointError: what stands there is no number.
+        """
+        key = next((key for key in ("model_max_length", "max_len") if key in self.config), "")
+        value = self.config.get(key)
+        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            return value
+        raise CheckpointError(
+            "tokenizer_config.json in {folder} has {key} {value}, which is no number; correct it",
+            folder=self.path,
+            key=key,
+            value=shown(value),
+        )
 
     def setting(self, name: str) -> Any:
         """Return a key's value, or the default of the class."""

@@ -16,10 +16,30 @@ from bertonnx.exporters.quiet import quiet
 from bertonnx.models.hard_texts import HARD_TEXTS
 from bertonnx.wording import Message, said_by
 
-__all__ = ["difference", "proven"]
+__all__ = ["difference", "proven", "require_encodes"]
 
 _ALWAYS = ("input_ids", "attention_mask")
 """What a model is fed, whether or not its tokenizer lists it."""
+
+
+def require_encodes(made: Tokenizer, folder: TokenizerFolder) -> None:
+    """Refuse a tokenizer that fails on texts, as one does whose unknown token is not in its vocabulary.
+
+    Raises:
+        CheckpointError: with the text and what the library says.
+    """
+    for text in HARD_TEXTS:
+        try:
+            made.encode(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CheckpointError(
+                "the tokenizer in {folder} cannot read the text {text!r} ({why}), in transformers neither; "
+                "{provide}",
+                folder=folder.path,
+                text=text[:60],
+                why=said_by(error),
+                provide=PROVIDE,
+            ) from error
 
 
 def proven(
@@ -47,17 +67,18 @@ def proven(
     with quiet():
         try:
             own = load(folder.path, local_files_only=True, trust_remote_code=trust_remote_code)
+            # A class for words and their places on a page is loaded, and takes no text.
+            text = difference(own, made, typed="token_type_ids" in makes)
+            given = set(own("a", "b"))
         except Exception as error:  # every tokenizer class fails in its own way
             note = Message(
                 "tokenizer.json alone says how texts are split: {kind} of transformers {version} cannot be "
-                "loaded to compare them ({why})",
+                "used to compare them ({why})",
                 kind=folder.kind.name,
                 version=folder.version,
                 why=said_by(error),
             )
             return (note,)
-        text = difference(own, made, typed="token_type_ids" in makes)
-        given = set(own("a", "b"))
     if text is not None and folder.file is None:
         raise CheckpointError(
             "the tokenizer in {folder}, written down as tokenizer.json, gives other ids than the "
@@ -100,7 +121,7 @@ def difference(own: Any, made: Tokenizer, *, typed: bool) -> str | None:
         for text, pair in cases:
             wanted = own(text, pair)
             got = made.encode(text, pair)
-            same_types = not typed or wanted["token_type_ids"] == got.type_ids
+            same_types = not typed or wanted.get("token_type_ids", got.type_ids) == got.type_ids
             if wanted["input_ids"] != got.ids or not same_types:
                 return text
     return None

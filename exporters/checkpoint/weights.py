@@ -21,6 +21,7 @@ from bertonnx.exporters.checkpoint.merging import (
 )
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import task_of
+from bertonnx.exporters.checkpoint.unread import require_no_parts
 from bertonnx.exporters.checkpoint.untied import settle_decoder_biases
 from bertonnx.exporters.checkpoint.unwrapping import AS_THEY_ARE, Renaming, renaming_of, unwrapped
 from bertonnx.exporters.quiet import quiet
@@ -162,8 +163,8 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
             served=served(),
         ) from None
     _require_shapes(folder, loaded, config)
-    missing = _needed(loaded)
-    why = _other_head(row, config)
+    require_no_parts(row, loaded.unexpected)
+    missing, why = _needed(loaded), _other_head(row, config)
     if missing and (asked or why) and _lacks_head(row, loaded, missing, config):
         raise UnsupportedError(
             "this checkpoint cannot serve {task}: it has no weights for that head ({missing}){why}; it can "

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from bertonnx.runtime.rows import Row
+from bertonnx.runtime.rows import Encoded, Row
+from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["batch_rows", "pair_rows", "prompted_rows", "sample_rows", "sided_rows"]
+__all__ = ["batch_rows", "pair_rows", "prompted_rows", "sample_rows", "sided_rows", "with_tokens"]
 
 # An empty text, other scripts, emoji, odd white space: where tokenizers and padding go wrong first.
 _TEXTS = (
@@ -58,6 +59,15 @@ def sample_rows(*, pairs: bool, mask_token: str | None, max_length: int) -> list
     if mask_token is not None:
         texts = [_masked(text, mask_token) for text in texts]
     return [Row(text) for text in texts]
+
+
+def with_tokens(rows: Sequence[Row], tokenizer: TextTokenizer) -> list[Row]:
+    """Return the rows that are tokens at all: no model reads none.
+
+    An empty text is none where the tokenizer puts no special ones around it.
+    """
+    read = zip(rows, tokenizer.encode(rows), strict=True)
+    return [row for row, item in read if not isinstance(item, Encoded) or len(item.pieces[0].ids)]
 
 
 def batch_rows(*, pairs: bool, mask_token: str | None) -> list[Row]:

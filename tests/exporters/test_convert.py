@@ -250,3 +250,19 @@ def test_a_key_that_makes_another_attention_is_named(tmp_path: Path, family: str
     with pytest.raises(FusionError, match=f"config.json has {key} true: .* so it would be slow; no file was"):
         bertonnx.export(source, tmp_path / "model.onnx")
     assert bertonnx.export(source, tmp_path / "model.onnx", optimize="basic").path.is_file()
+
+
+def test_a_tokenizer_that_adds_no_tokens(tmp_path: Path) -> None:
+    # Of an empty text it makes none at all, which PyTorch fails on as well.
+    source = save_tiny(tmp_path / "m", task="text-classification")
+    state = json.loads((source / "tokenizer.json").read_text())
+    (source / "tokenizer.json").write_text(json.dumps({**state, "post_processor": None}))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source).eval()
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer(TEXTS[0])["input_ids"]])).logits
+    path = bertonnx.export(source, tmp_path / "model.onnx").path
+    with bertonnx.load(path, "cpu") as opened:
+        (item,) = opened.classify(TEXTS[:1])
+    assert [*item["scores"].values()] == pytest.approx(logits.softmax(-1)[0].tolist(), abs=1e-5)
+    assert "" not in [example["text"] for example in read_model_file(path).golden if "outputs" in example]

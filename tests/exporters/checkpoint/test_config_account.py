@@ -129,6 +129,7 @@ def test_modernbert_takes_the_global_base_where_the_local_is_null(make: Make) ->
             'layer_types ["full_attention", "full_attention"] and global_attn_every_n_layers 2, which '
             "contradict each other",
         ),
+        ({"sliding_window": 4}, "sliding_window 4 and local_attention 16, which contradict each other"),
         ({"layer_types": [FULL]}, 'layer_types ["full_attention"], and num_hidden_layers 2'),
         ({"layer_types": [FULL, "mamba"]}, "it must say full_attention or sliding_attention for each layer"),
         ({"rope_parameters": {"rope_theta": 5.0}}, "where rope_theta is not read"),

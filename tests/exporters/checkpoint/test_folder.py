@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers.models.auto import modeling_auto
 
 from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
-from bertonnx.exporters.checkpoint.encoders import require_encoder
+from bertonnx.exporters.checkpoint.encoders import in_place_of_code, require_encoder
 from bertonnx.exporters.checkpoint.source import resolve
 from bertonnx.exporters.options import Trust
 from bertonnx.models.families import FAMILIES, Family
@@ -136,6 +136,17 @@ def test_families_that_cannot_work(tmp_path: Path, config: dict[str, Any], reaso
     said = refused(UnsupportedError, tmp_path)
     assert reason in said
     assert config["model_type"] in said
+
+
+@pytest.mark.parametrize("code", [None, {}])
+def test_code_that_is_none(code: object) -> None:
+    config = {"model_type": "bert", "auto_map": code}
+    assert in_place_of_code(config, trusted=False) == {"model_type": "bert"}
+
+
+def test_architectures_that_are_no_list() -> None:
+    with pytest.raises(CheckpointError, match="which is no list, so that no task"):
+        require_encoder({"model_type": "bert", "architectures": "BertForMaskedLM"}, "folder")
 
 
 def test_a_decoder_outside_the_table_of_decoders(monkeypatch: pytest.MonkeyPatch) -> None:

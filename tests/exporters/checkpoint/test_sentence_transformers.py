@@ -276,6 +276,14 @@ def test_a_module_that_reads_what_is_not_there_yet(tmp_path: Path) -> None:
         read(encoder(tmp_path))
 
 
+def test_a_vector_of_each_token_is_no_embedding(tmp_path: Path) -> None:
+    folder_of(tmp_path, "Transformer", "Pooling", "Dense")
+    names = {"module_input_name": "token_embeddings", "module_output_name": "sentence_embedding"}
+    add_dense(tmp_path / "2_Dense", 32, 16, **names)
+    with pytest.raises(CheckpointError, match="module Dense reads token_embeddings and writes sentence_emb"):
+        read(encoder(tmp_path))
+
+
 def add_layer_norm(folder: Path, dimension: int) -> None:
     write(folder / "config.json", {"dimension": dimension})
     weight = torch.randn(dimension, generator=torch.Generator().manual_seed(1))

@@ -379,6 +379,13 @@ def test_no_limit_of_the_tokenizer(tmp_path: Path, limit: int | None) -> None:
     assert _facts(_folder(tmp_path, tokenizers_zoo.wordpiece(), config)).max_length is None
 
 
+@pytest.mark.parametrize("limit", ["512", True, [64]])
+def test_a_limit_that_is_no_number(tmp_path: Path, limit: object) -> None:
+    config = {**V5, "tokenizer_class": "BertTokenizer", "model_max_length": limit}
+    folder = _folder(tmp_path, tokenizers_zoo.wordpiece(), config)
+    assert f"has model_max_length {json.dumps(limit)}, which is no number; correct it" in _refused(folder)
+
+
 def test_sides_of_padding_and_cutting(tmp_path: Path) -> None:
     made = tokenizers_zoo.wordpiece()
     made.enable_truncation(8, direction="left")
@@ -395,6 +402,29 @@ def test_a_class_that_no_version_has(tmp_path: Path) -> None:
     config = {**V5, "tokenizer_class": "MoonTokenizer"}
     folder = _folder(tmp_path, tokenizers_zoo.wordpiece(), config, family="modernbert")
     assert _ids(_facts(folder), "Hello") == tokenizers_zoo.wordpiece().encode("Hello").ids
+
+
+def test_a_tokenizer_without_its_unknown_token(tmp_path: Path) -> None:
+    state = json.loads(tokenizers_zoo.wordpiece().to_str())
+    state["model"]["unk_token"] = "<nowhere>"
+    config = {**V5, "tokenizer_class": "TokenizersBackend"}
+    folder = _folder(tmp_path, Tokenizer.from_str(json.dumps(state)), config)
+    said = _refused(folder)
+    assert "cannot read the text" in said
+    assert "Missing [UNK] token" in said
+
+
+def test_a_class_that_takes_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_boxes(*_: Any, **__: Any) -> Any:
+        raise ValueError("Words must be of type list[str]")
+
+    config = {**(V4 if MAJOR == 4 else V5), "tokenizer_class": "UdopTokenizerFast"}
+    folder = _folder(tmp_path, tokenizers_zoo.wordpiece(), config, saver=transformers.__version__)
+    auto: Any = transformers.AutoTokenizer
+    monkeypatch.setattr(auto, "from_pretrained", lambda *_, **__: of_boxes)
+    facts = _facts(folder)
+    assert _ids(facts, "Hello") == tokenizers_zoo.wordpiece().encode("Hello").ids
+    assert "cannot be used to compare them (Words must be" in str(facts.notes[-1])
 
 
 # Vocabularies without a tokenizer.json
