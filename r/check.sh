@@ -2,9 +2,10 @@
 # Builds the R package and checks it: sh r/check.sh [--without-python]
 #
 # As CRAN does, without its network. Ends with a status other than 0 where R CMD check has an error, a
-# warning, or a note other than that the package is new there, or where a test fails or warns. The Python is BERTONNX_TEST_PYTHON, else RETICULATE_PYTHON, else python3, and needs the
-# package with its extra "export"; --without-python shows that the check passes on a machine that
-# has none. Skipped tests are printed with their reasons.
+# warning, or a note other than that the package is new there, or where a test fails or warns. The Python is
+# BERTONNX_TEST_PYTHON, else RETICULATE_PYTHON, else python3, and needs the package with its extra "export";
+# --without-python shows that the check passes on a machine that has none. Skipped tests are printed with
+# their reasons.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
@@ -14,6 +15,8 @@ export TORCHINDUCTOR_CACHE_DIR="$work/inductor"
 export TZ="${TZ:-UTC}" LC_ALL="${LC_ALL:-C.UTF-8}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # What is suggested may be missing; what uses it says so. No check may wait for a network.
 export _R_CHECK_FORCE_SUGGESTS_=false _R_CHECK_CRAN_INCOMING_REMOTE_=false _R_CHECK_SYSTEM_CLOCK_=false
+# Other tests run beside this: how long an example took says nothing.
+export _R_CHECK_EXAMPLE_TIMING_THRESHOLD_=600
 # It is asked for by what makes PDFs smaller, of which there are none.
 command -v qpdf >/dev/null || export _R_CHECK_DOC_SIZES_=false
 # Tests run as CRAN runs none: those with files, processes and Python of their own, too.
