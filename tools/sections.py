@@ -4,7 +4,8 @@
 
 A section starts when those that it needs have passed, and is left out where one has not. What it prints
 comes whole, in the order of the table below; that of the first which is not over comes as it is printed.
-At the end stands what became of each, and how long it took; the exit code is 1 where one did not pass.
+At the end stands what became of each, and how long it took, and once more how those ended that did not
+pass: who keeps only the end of all this sees why. The exit code is 1 then.
 What a section leaves running is ended with it, and all of them with this program.
 
 Arguments go to pytest: then only the first environment is made and used. Needs nothing but Python.
@@ -29,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SPARE = 2
 """How many more processes than cores: sections also wait, for networks, disks and programs of their own."""
+
+ENDING = 80
+"""How many lines are shown once more of a section that did not pass."""
 
 MERCY = 10.0
 """Seconds between asking a section to end and ending it."""
@@ -146,6 +150,11 @@ class Running:
         """Return what it has printed since this was last asked."""
         return self._shown.read()
 
+    def ending(self) -> bytes:
+        """Return its last lines."""
+        lines = self._file.read_bytes().splitlines(keepends=True)[-ENDING:]
+        return b"".join([*lines[:-1], lines[-1].rstrip(b"\n") + b"\n"]) if lines else b""
+
     def status(self) -> int | None:
         """Return the exit status once it is over; what it left running is ended then."""
         status = self._process.poll()
@@ -244,6 +253,14 @@ class Run:
         """Return a line for each section."""
         return "".join(f"{section.name:24} {self._end_of(section.name)}\n" for section in self._todo)
 
+    def failures(self) -> bytes:
+        """Return the last lines of each section that ran and did not pass."""
+        return b"".join(
+            f"\n=== how {name} ended ===\n".encode() + running.ending()
+            for name, running in self._begun.items()
+            if self.became[name] != "passed"
+        )
+
 
 def run(todo: Sequence[Section], show: Callable[[bytes], object], *, cores: int) -> int:
     """Run sections; returns the exit code."""
@@ -251,8 +268,10 @@ def run(todo: Sequence[Section], show: Callable[[bytes], object], *, cores: int)
     with tempfile.TemporaryDirectory(prefix="bertonnx-sections-") as folder:
         every = Run(todo, Path(folder), show)
         every.all(cores + SPARE)
+        failures = every.failures()
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     show(f"\n{every.summary()}{'all':24} {minutes}:{seconds:02}\n".encode())
+    show(failures)
     return int(any(said != "passed" for said in every.became.values()))
 
 

@@ -63,9 +63,16 @@ def test_what_fails_is_named_and_what_needs_it_is_left_out(tool: dict[str, Any])
     )
     assert code == 1
     assert lines[:3] == ["=== fails ===", "before", "--- fails: FAILED (1)"]
-    assert lines[-5:-1] == ["fails FAILED (1)", "needs it LEFT OUT", "needs that LEFT OUT", "goes on passed"]
+    assert lines[-7:-3] == ["fails FAILED (1)", "needs it LEFT OUT", "needs that LEFT OUT", "goes on passed"]
+    assert lines[-2:] == ["=== how fails ended ===", "before"]
     assert "yes" in lines
     assert not {"never", "after"} & {*lines}
+
+
+def test_the_last_lines_of_what_fails_come_last(tool: dict[str, Any]) -> None:
+    _, lines = ran(tool, ("long", "seq 200\nprintf end\nfalse"), ("other", "echo yes"))
+    assert lines[-81] == "=== how long ended ==="
+    assert lines[-80:] == [*map(str, range(122, 201)), "end"]
 
 
 def test_a_section_makes_models_for_others(tool: dict[str, Any]) -> None:
