@@ -13,6 +13,7 @@ engines$python <- list(
       arguments$gpu_memory
     )
   },
+  asked = function(path) bridge()$asked(enc2utf8(path)),
   alive = function(handle) !reticulate::py_is_null_xptr(handle),
   close = function(handle) handle$close(),
   start = function(handle, table, texts, pairs, places, options, method) {

@@ -20,7 +20,7 @@
 # | `run_file(handle, input, path, options)`, `evaluate(handle, data, options, named)`, `train(python, request, named)` | `work`; `named` is what messages call the files of data frames |
 # | `write_rows(path, columns)` | adds rows of a data frame to a file |
 # | `progress(work)`, `result(work)`, `cancel(work)` | what is done in the background |
-# | `golden(path)`, `verify(path, device)`, `signature(path, key)` | of a file |
+# | `golden(path)`, `asked(path)`, `verify(path, device)`, `signature(path, key)` | of a file |
 # | `weights(source)`, `values(weights, place)`, `compare_weights(path, source)` | of a source |
 #
 # An answer is `list(ok = TRUE, ...)`, or `list(ok = FALSE, error = list(type, message, kind, expected,

@@ -101,7 +101,7 @@ verified_source <- function(model, source, call) {
 
 # The options that change what is predicted, as the file was made with them.
 made_with <- function(model, call) {
-  asked <- unwrap(bridge(call)$asked(enc2utf8(model$path)), call)
+  asked <- engine_ask("python", "asked", model$path, call = call)
   options <- lapply(asked[c("task", "pooling", "max_length", "activation")], as.character)
   options <- c(options[vapply(options, nzchar, NA)], list(normalize = c(yes = TRUE, no = FALSE)[asked$normalize]))
   options <- c(options, list(ignore_keys = as.character(unlist(asked$ignore_keys))))
