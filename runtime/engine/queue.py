@@ -26,6 +26,10 @@ _SHARE = 8
 """A batch that is not due yet may run on an idle core if it is an eighth full. Smaller ones cost more than
 the core that waits."""
 
+_APART = 4
+"""After a caller came while another's batch ran, so many batches run with a core each before one may take all
+of them: all cores together take far more than a share of a core's time, and who comes meanwhile waits."""
+
 
 class Queue:
     """Slots of any number of callers and threads, run in batches.
@@ -65,6 +69,7 @@ class Queue:
         self._running: dict[int, Batch] = {}
         self._workers: set[int] = set()
         self._chunks: set[Chunk] = set()
+        self._apart = _APART
         self._waiting = self._batches = self._pieces = self._batch_tokens = 0
         self._sizes = [0] * SIZES
 
@@ -100,7 +105,9 @@ class Queue:
         """
         with self._lock:
             self._require_open()
-            self._chunks.add(chunk)
+            if chunk not in self._chunks:
+                self._chunks.add(chunk)
+                self._look_for_others(chunk.caller)
             before = self._due
             for slot in slots:
                 self._gather(slot, chunk)
@@ -225,6 +232,11 @@ class Queue:
         if self.closed:
             raise closed()
 
+    def _look_for_others(self, caller: Caller) -> None:
+        """Remember where a caller comes while another's batch runs."""
+        if any(batch.slots[0].chunk.caller is not caller for batch in self._running.values()):
+            self._apart = 0
+
     def _gather(self, slot: Slot, chunk: Chunk) -> None:
         """Put a slot into a batch; a full one is due."""
         batch = self._groups.add(slot)
@@ -260,12 +272,13 @@ class Queue:
                 self._line_up(batch, chunk.caller)
 
     def _fewer_than_cores(self, *, held: bool = False) -> bool:
-        """Return whether nothing runs, and fewer batches are due than there are cores.
+        """Return whether nothing runs, fewer batches are due than there are cores, and callers come apart.
 
         Args:
             held: whether one of the shared cores is taken already for what would run.
         """
         here = not self._running and not self._coming and self._due < self._limit
+        here = here and self._apart >= _APART
         return here and (self._cores is None or self._cores.taken == held)
 
     def _sent(self, work: Callable[..., None], *arguments: object) -> Future[None] | None:
@@ -451,6 +464,7 @@ class Queue:
         if self._runner.out_of_memory:
             self._limit = 1
         chunks = dict.fromkeys(slot.chunk for slot in batch.slots)
+        self._apart += 1
         if not parts:
             self._batches += 1
             self._pieces += len(batch.slots)

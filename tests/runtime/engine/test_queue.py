@@ -370,6 +370,34 @@ def test_batches_beside_another_do_not_run_alone(opened: Opened) -> None:
     session.let()
 
 
+def test_after_callers_came_beside_each_other_batches_have_a_core_each_for_a_while(opened: Opened) -> None:
+    session = HeldSession()
+    queue = opened(session, 3)
+    first = waiting(queue, whole(queue, [5]))
+    session.wait_for(1)
+    second = waiting(queue, whole(queue, [6]))
+    session.wait_for(2)
+    session.let()
+    for result in (first, second):
+        result.result(PATIENCE)
+    for _ in range(4):  # the two count, too
+        queue.wait(whole(queue, [7]))
+    assert session.alone == [True, False, False, False, True, True]
+
+
+def test_a_caller_is_not_beside_itself(opened: Opened) -> None:
+    session = HeldSession()
+    queue = opened(session, 3)
+    caller = Caller(Kept())
+    first = waiting(queue, whole(queue, [5], caller=caller))
+    session.wait_for(1)
+    queue.cancel(whole(queue, [6], caller=caller))  # or another thread might take what follows
+    session.let()
+    first.result(PATIENCE)
+    queue.wait(whole(queue, [7]))
+    assert session.alone == [True, True]
+
+
 def test_who_has_its_result_leaves_its_core_to_those_who_wait(opened: Opened) -> None:
     session = HeldSession()
     queue = opened(session)
