@@ -1,7 +1,7 @@
 """Ray Data and Spark beside `bertonnx run`, with the same cores; and what people write without bertonnx.
 
     python benchmarks/clusters.py [--minutes 3] [--rounds 3] [--rows 20000 200000] [--workers 1 2]
-    python benchmarks/clusters.py [--kills 20 | --page]
+    python benchmarks/clusters.py [--kills 20 | --starts | --page]
 
 Distinct short texts (6 to 16 words) in a folder of Parquet files are embedded with MiniLM in INT8, and the
 vectors written to Parquet. That is the hard case for an engine: with longer texts or a larger model the model
@@ -14,12 +14,12 @@ takes more of the time. Each case is a process of its own, and cases take turns:
   the model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone,
   once. One thread a worker.
 Jobs of more than 20,000 rows run once, on the most workers alone; on fewer workers all run once.
-Measured: the engine's own start (`ray.init`, a session); a job of a row for each file (all that starting
-takes: workers, imports, the model), at least thrice, also without a model (what of it is the engine's); and
-the whole job without its start. Outputs are compared: every row once, and vectors with the bits of `run`.
-With `--minutes` it begins no case after that time, and the same command goes on; a change of the code begins
-anew, as does `--anew`. `--kills` ends so many workers of each engine in the middle of jobs of 20,000 rows.
-A whole run writes its figures into docs/scaling.md; `--page` does so again.
+Measured: the engine's own start (`ray.init`, a session); a job of a row for each file (workers, imports, the
+model), at least thrice, also without a model; and the whole job without its start. Outputs are compared:
+every row once, and vectors with the bits of `run`. With `--minutes` it begins no case after that time; the
+same command goes on, and anew where the code changed or with `--anew`. `--starts` measures what starting takes
+alone, beside the rest of the last whole run. `--kills` ends so many workers of each engine in the middle of
+jobs of 20,000 rows. `--page` writes the last figures into docs/scaling.md, as a whole run does.
 Bars: at the most rows, a job takes at most 1.25 of the time of `run`; starting takes at most 1 s over the
 engine's own; at least 2 times as many rows a second as the peers' recipes; no row lost or doubled, and no bit
 changed, in 20 kills.
@@ -36,7 +36,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,8 +57,7 @@ from common import (
 )
 
 SLOWER, START, FASTER = 1.25, 1.0, 2.0
-FILES, LARGE, WIDTHS = 16, 20_000, (384, 768)
-FEW, STARTS = FILES, 3
+FILES, FEW, STARTS, LARGE, WIDTHS = 16, 16, 3, 20_000, (384, 768)
 PACKAGES = ("onnxruntime", "tokenizers", "pyarrow", "ray", "pyspark", "sentence-transformers", "torch")
 OURS, OWN, PEERS = ("run", "ray", "spark"), ("ray-own", "spark-own"), ("ray-st", "spark-st")
 DOCS = ROOT / "docs" / "scaling.md"
@@ -178,9 +176,8 @@ def workers_now():
         return process != 0
     named.pop(os.getpid())  # its own line is this code, which holds both names
     def is_worker(one):
-        if workers_named:
-            return named.get(one, "").startswith(workers_named)
-        return parent_named in named.get(parents[one], "")
+        called = named.get(one if workers_named else parents[one], "")
+        return called.startswith(workers_named) if workers_named else parent_named in called
     return sorted(process for process in parents if is_below(process) and is_worker(process))
 failed = []
 def whole():
@@ -192,7 +189,7 @@ job(few, target + "-few")
 beside = threading.Thread(target=whole)
 beside.start()
 kills = 0
-# A few, since on a busy machine a worker may take longer to start than it is left alive.
+# A few: on a busy machine a worker may take longer to start than it is left alive.
 while beside.is_alive() and kills < 5:
     time.sleep(dice.uniform(0.5, 2.0))
     found = workers_now()
@@ -317,6 +314,7 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after these")
     options.add_argument("--anew", action="store_true", help="forget what was measured before")
     options.add_argument("--kills", type=int, default=0, help="end so many workers of each engine")
+    options.add_argument("--starts", action="store_true", help="measure what starting takes alone")
     options.add_argument("--page", action="store_true", help="write the last figures into docs/scaling.md")
     chosen = options.parse_args()
     if chosen.page:
@@ -328,11 +326,13 @@ def main() -> None:
     if chosen.kills:
         killed(chosen.kills, max(chosen.workers), model, state)
         return
-    wanted = jobs(chosen)
+    wanted = [job for job in jobs(chosen) if not chosen.starts or job[0].rows == FEW]
+    last = json.loads((RESULTS / "clusters.json").read_text(encoding="utf-8")) if chosen.starts else {}
     if not measured(wanted, model, state, time.monotonic() + 60 * chosen.minutes):
         sys.exit("not all is measured; the same command goes on")
     kept = _read(state)
-    kept["jobs"] = {job.name: kept["jobs"][job.name] for job, _ in wanted}
+    kept["jobs"] = {**last.get("jobs", {}), **{job.name: kept["jobs"][job.name] for job, _ in wanted}}
+    kept["kills"] = {**last.get("kills", {}), **kept["kills"]}
     _publish({**kept, "machine": machine(PACKAGES), **_figures_of_models(model)})
 
 
@@ -356,12 +356,12 @@ def measured(wanted: Sequence[tuple[Job, int]], model: Path, state: Path, end: f
 
 def killed(kills: int, workers: int, model: Path, state: Path) -> None:
     """End workers in the middle of jobs, and count what became of the rows."""
-    killing = cache() / "clusters-job" / "killed"
     if not reference(LARGE).is_file():
         case(Job("run", LARGE, workers), model)
     for kind in OURS[1:]:
         done, runs, problems = 0, 0, list[str]()
         while done < kills:
+            killing = cache() / "clusters-job" / "killed"
             found = _child(Job(kind, LARGE, workers), model, killing, KILLS, seed=runs)
             problem = ", ".join(found["failed"]) or difference(killing, reference(LARGE), source(LARGE))
             done, runs, problems = done + found["kills"], runs + 1, [*problems, *filter(None, [problem])]
@@ -374,7 +374,7 @@ def killed(kills: int, workers: int, model: Path, state: Path) -> None:
 
 def _state() -> Path:
     """Return the file of what was measured so far, which goes with the code that it was measured of."""
-    files = chain((ROOT / "src/bertonnx").rglob("*.py"), (ROOT / "runtime").rglob("*.py"))
+    files = [*(ROOT / "src/bertonnx").rglob("*.py"), *(ROOT / "runtime").rglob("*.py")]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files)))
     return cache() / f"clusters-{digest.hexdigest()[:12]}.json"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import InputError, RowError
-from bertonnx.runtime.io.arrow import require_pyarrow
+from bertonnx.runtime.io.arrow import require_parquet, require_pyarrow
 from bertonnx.runtime.io.formats import ending_of
 from bertonnx.runtime.io.lines import TooLong, lines_of
 from bertonnx.runtime.io.tables import read_table
@@ -126,8 +126,8 @@ def _object(line: bytes, number: int) -> Record | RowError:
 
 
 def _parquet(path: str) -> Records:
-    pa = require_pyarrow()
-    return _arrow(path, lambda: pa.parquet.read_table(path, page_checksum_verification=True))
+    parquet = require_parquet()
+    return _arrow(path, lambda: parquet.read_table(path, page_checksum_verification=True))
 
 
 def _ipc(path: str) -> Records:

@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 
 from bertonnx.errors import MissingDependencyError
+from bertonnx.runtime.io.arrow_arrays import array_of
 from bertonnx.wording import Install
 
-__all__ = ["holds_text", "longest", "require_pyarrow", "require_sound", "text_bytes", "texts_of"]
+__all__ = [
+    "holds_text",
+    "longest",
+    "require_parquet",
+    "require_pyarrow",
+    "require_sound",
+    "text_bytes",
+    "texts_of",
+]
 
 _TEXT_TYPES = ("string", "large_string", "string_view", "null")
 
@@ -20,16 +29,31 @@ def require_pyarrow() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    # `import pyarrow` alone loads neither of the parts that are used.
     try:
         import pyarrow
         import pyarrow.ipc
+    except ImportError as error:
+        raise _missing() from error
+    return pyarrow
+
+
+def require_parquet() -> Any:
+    """Import pyarrow's part for Parquet and return it: it brings file systems and TLS along.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingDependencyError(
-            "Parquet and Arrow files need pyarrow; install it with: {install}", install=Install("arrow")
-        ) from error
-    return pyarrow
+        raise _missing() from error
+    return pyarrow.parquet
+
+
+def _missing() -> MissingDependencyError:
+    return MissingDependencyError(
+        "Parquet and Arrow files need pyarrow; install it with: {install}", install=Install("arrow")
+    )
 
 
 def holds_text(kind: Any) -> bool:
@@ -93,7 +117,7 @@ def _shared_texts(pa: Any, column: Any) -> list[Any]:
     for array in getattr(column, "chunks", [column]):
         places = array.indices.to_pylist()
         used = [place for place in dict.fromkeys(places) if place is not None]
-        values = texts_of(array.dictionary.take(pa.array(used, pa.int64())))
+        values = texts_of(array.dictionary.take(array_of(pa, used, pa.int64())))
         known = dict(zip(used, values, strict=True))
         texts += [None if place is None else known[place] for place in places]
     return texts
@@ -114,7 +138,7 @@ def text_bytes(array: Any) -> int:
         return 0
     # Views of 16 bytes, of which the first four are the length; any number of them can share a place.
     views = np.frombuffer(array.buffers()[1], np.int32)[4 * array.offset :][: 4 * len(array) : 4]
-    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    valid = np.array(array.is_valid().to_pylist())  # NumPy's own way would import pandas
     return int(views[valid].sum(dtype=np.int64)) + 16 * len(array)
 
 

@@ -12,6 +12,7 @@ from bertonnx.errors import BertonnxError, InputError, RowError
 from bertonnx.runtime.io.arrow import (
     holds_text,
     longest,
+    require_parquet,
     require_pyarrow,
     require_sound,
     text_bytes,
@@ -84,7 +85,7 @@ class _Parquet:
 
     def _opened(self, dictionaries: list[str]) -> Any:
         # Without a buffer, pyarrow reads the columns of a whole row group at once.
-        return self._pa.parquet.ParquetFile(
+        return require_parquet().ParquetFile(
             self._source,
             read_dictionary=dictionaries,
             buffer_size=1 << 20,

@@ -11,7 +11,8 @@ import numpy as np
 
 from bertonnx.errors import BertonnxError
 from bertonnx.models.card import Card
-from bertonnx.runtime.io.arrow import require_pyarrow
+from bertonnx.runtime.io.arrow import require_parquet, require_pyarrow
+from bertonnx.runtime.io.arrow_arrays import array_of
 from bertonnx.runtime.io.columns import Column, Result, columns, parts_of, values
 from bertonnx.runtime.io.outputs import Done, SpoolWriter, Writer, has_other_columns, not_ours
 from bertonnx.runtime.options import DecodeOptions
@@ -68,36 +69,10 @@ def to_batch(card: Card, results: list[tuple[int, Result]], decode: DecodeOption
     # With the schema given, a column whose every cell is None has its type all the same.
     table = list(zip(*(values(names, index, result) for index, result in results), strict=True))
     arrays = [
-        _array(pa, cells, field.type)
+        array_of(pa, cells, field.type)
         for cells, field in zip(table or [()] * len(schema), schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _array(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
-    if pa.types.is_fixed_size_list(kind):
-        return _vectors(pa, cells, kind)
-    if pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type):
-        # A vector for each token: one array of all of them, and where each row's begin.
-        counts = [0 if cell is None else len(cell) for cell in cells]
-        whole = _vectors(
-            pa, tuple(vector for cell in cells if cell is not None for vector in cell), kind.value_type
-        )
-        mask = pa.array([cell is None for cell in cells], pa.bool_())
-        ends = pa.array(np.cumsum([0, *counts]), pa.int32())
-        return pa.ListArray.from_arrays(ends, whole, type=kind, mask=mask)
-    return pa.array(cells, kind)
-
-
-def _vectors(pa: Any, cells: tuple[Any, ...], kind: Any) -> Any:
-    # Lists of Python numbers would be taken one by one: hundreds a row.
-    flat = np.zeros((len(cells), kind.list_size), kind.value_type.to_pandas_dtype())
-    missing = np.array([cell is None for cell in cells], dtype=bool)
-    for place, cell in enumerate(cells):
-        if cell is not None:
-            flat[place] = cell
-    mask = pa.array(missing) if missing.any() else None
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), type=kind, mask=mask)
 
 
 class _ArrowWriter(SpoolWriter):
@@ -155,7 +130,7 @@ class _ArrowWriter(SpoolWriter):
 
     def _assemble(self, parts: Iterator[bytes], target: BinaryIO) -> None:
         if self._parquet:
-            opened = self._pa.parquet.ParquetWriter(target, self._schema)
+            opened = require_parquet().ParquetWriter(target, self._schema)
         else:
             opened = self._pa.ipc.new_file(target, self._schema)
         with opened:
@@ -175,7 +150,7 @@ class _ArrowWriter(SpoolWriter):
             raise not_ours(self.path) from error
 
     def _finished_parquet(self) -> Iterator[Any]:
-        with self._pa.parquet.ParquetFile(self.path) as file:
+        with require_parquet().ParquetFile(self.path) as file:
             self._must_be_ours(file.schema_arrow)
             yield from file.iter_batches(columns=list(_COUNTED))
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import BertonnxError, InputError, UsageError
-from bertonnx.runtime.io.arrow import require_pyarrow
+from bertonnx.runtime.io.arrow import require_parquet, require_pyarrow
 from bertonnx.runtime.io.formats import ending_of
 from bertonnx.runtime.vectors.search import BLOCK
 from bertonnx.runtime.vectors.stored import Kind, kind_of
@@ -108,7 +108,7 @@ def _of_array(array: Vectors, what: str) -> Stored:
 def _of_table(path: Path, column: str | None, *, parquet: bool) -> Stored:
     pa = require_pyarrow()
     with pa.OSFile(str(path)) as file:
-        opened = pa.parquet.ParquetFile(file) if parquet else pa.ipc.open_file(file)
+        opened = require_parquet().ParquetFile(file) if parquet else pa.ipc.open_file(file)
         schema = opened.schema_arrow if parquet else opened.schema
         rows = opened.metadata.num_rows if parquet else None
         name = _column(pa, path, schema, column)
@@ -151,7 +151,8 @@ def _arrays(pa: Any, path: Path, name: str, *, parquet: bool) -> Iterator[Any]:
     """Yield the column in arrays of some thousand rows, checked in full."""
     with pa.OSFile(str(path)) as file:
         if parquet:
-            batches = pa.parquet.ParquetFile(file).iter_batches(1024, columns=[name], use_threads=False)
+            opened = require_parquet().ParquetFile(file)
+            batches = opened.iter_batches(1024, columns=[name], use_threads=False)
         else:
             reader = pa.ipc.open_file(file)
             batches = map(reader.get_batch, range(reader.num_record_batches))
@@ -171,9 +172,9 @@ def _width(pa: Any, path: Path, name: str, *, parquet: bool) -> int:
 
 
 def _block(path: Path, array: Any, kind: Kind) -> Vectors:
-    missing = array.is_null().to_numpy(zero_copy_only=False)
+    missing = np.array(array.is_null().to_pylist(), dtype=bool)
     present = array.drop_null()
-    values = present.flatten().to_numpy(zero_copy_only=False)
+    values = np.from_dlpack(present.flatten())
     if len(values) != len(present) * kind.width:
         raise InputError(
             "the vectors in {path} are not all of {width} numbers, as the first one is",
