@@ -78,13 +78,18 @@ def _said_open(figures: Figures) -> Iterator[str]:
                 f"{run['cpu']:.2f}",
             ]
         )
+    best = figures["best"]
+    name = f"at best, on {best['cores']} cores without a server"
+    rows.insert(2, [name, f"{best['rate']:.0f}", f"{best['p50']:.1f}", f"{best['p99']:.1f}", "", "", "", ""])
     header = ["load", "requests/s", "p50", "p99", "got 429", "p99 of these", "lost", "cores of the client"]
     yield table(header, rows)
     soon, bounded, refused_soon = _CLAIMS["open"]
     queue = figures["runs"][0]["queue"]
     lone, half = runs[queue, 0.0][0], runs[queue, 0.5][0]
-    ratio = half["p99"] / lone["p99"]
-    yield verdict(ratio <= 2, soon, f"{ratio:.1f} times")
+    met = half["p99"] <= max(2 * lone["p99"], 1.5 * best["p99"])
+    yield verdict(
+        met, soon, " and ".join(f"{half['p99'] / one['p99']:.1f}" for one in (lone, best)) + " times"
+    )
     near, over, refused = runs[queue, 0.9][0], *runs[queue, 1.5]
     ratio = over["p99"] / near["p99"]
     yield verdict(ratio < 2, bounded, f"{ratio:.2f} times")
@@ -141,7 +146,7 @@ _CLAIMS: Mapping[str, tuple[str, ...]] = {
         "base64 and float answers have the bits of `embed`",
     ),
     "open": (
-        "p99 at 50% at most twice the lone request's",
+        "p99 at 50% at most twice the lone request's, or 1.5 times what is best on these cores",
         "at 150%, p99 of what is accepted under twice that at 90%",
         "at 150%, 429 comes within 50 ms (p99)",
     ),
