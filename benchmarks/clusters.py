@@ -17,7 +17,7 @@ Jobs of more than 20,000 rows run once, on the most workers alone; on fewer work
 Measured: the engine's own start (`ray.init`, a session); a job of a row for each file (workers, imports, the
 model), at least thrice, also without a model; and the whole job without its start. Outputs are compared:
 every row once, and vectors with the bits of `run`. With `--minutes` it begins no case after that time; the
-same command goes on, and anew where the code changed or with `--anew`. `--starts` measures what starting takes
+same command goes on, and anew where the code changed or with `--anew`. `--starts` measures what starts take
 alone, beside the rest of the last whole run. `--kills` ends so many workers of each engine in the middle of
 jobs of 20,000 rows. `--page` writes the last figures into docs/scaling.md, as a whole run does.
 Bars: at the most rows, a job takes at most 1.25 of the time of `run`; starting takes at most 1 s over the

@@ -270,12 +270,14 @@ def _files_of(path: Path) -> tuple[Path, dict[str, str]]:
     """Return the folder that has all files of a model, and their SHA-256 by their names from there."""
     root, model = path.parent, path
     files: list[Path] = []
-    if path.is_dir() or not read_model_file(path).is_bertonnx:
+    read = None if path.is_dir() else read_model_file(path)
+    if read is None or not read.is_bertonnx:
         folder = find_folder(path)
         root, model = folder.root, folder.model
         # Settings and tokenizer; checkpoints that lie there too may be large, and nobody reads them.
         files = [file for file in root.rglob("*.json") if file.is_file()]
-    files += [model, *read_model_file(model).sidecars]
+        read = read_model_file(model)
+    files += [model, *read.sidecars]
     return root, {file.relative_to(root).as_posix(): sha256_of(file) for file in sorted(files)}
 
 
