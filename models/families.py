@@ -182,6 +182,8 @@ EXCLUDED_FAMILIES: Mapping[str, str] = {
     "bros": "it needs the place of every word on a page (bbox), not only its text",
     "markuplm": "it needs XPath expressions beside the text",
     "tapas": "it needs the rows and columns of a table beside the text",
+    "reformer": "its reversible layers run in a function of their own, which PyTorch cannot export",
+    "mega": "it computes Fourier transforms over the tokens, which PyTorch cannot write into a graph",
 }
 """Encoders that transformers has and bertonnx refuses, with the reason."""
 

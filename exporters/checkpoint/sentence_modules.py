@@ -56,7 +56,10 @@ _HARMLESS: Mapping[str, frozenset[str]] = {
     "SpladePooling": frozenset({"chunk_size"}),
 }
 
-_NEVER_NULL: Mapping[str, tuple[str, ...]] = {"Pooling": ("pooling_mode", "embedding_dimension")}
+_WIDTHS = ("embedding_dimension", "word_embedding_dimension")
+"""How wide a token's vector is, as a Pooling says it and as it said it before."""
+
+_NEVER_NULL: Mapping[str, tuple[str, ...]] = {"Pooling": ("pooling_mode", *_WIDTHS)}
 
 _Tensors = dict[str, npt.NDArray[np.float32]]
 
@@ -88,6 +91,12 @@ def read_layer(module: Module, account: Account, trust: Trust, *, reads: str = S
 
 
 def _pool(module: Module, config: Mapping[str, Any], trust: Trust) -> Pool:  # noqa: ARG001
+    if not any(key in config for key in _WIDTHS):
+        raise CheckpointError(
+            "{file} does not say embedding_dimension, without which Sentence-Transformers loads no Pooling; "
+            "put the checkpoint's original file in its place",
+            file=module.file(_CONFIG),
+        )
     modes = modes_of(config)
     rows = [by_mode(mode) for mode in modes]
     if None in rows or not rows:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertonnx.exporters.checkpoint.weight_files import format_of
 from bertonnx.models.tasks import ENCODER
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ __all__ = ["AS_THEY_ARE", "Renaming", "renaming_of", "unwrapped"]
 
 _WRAPPING = ("module.", "model.", "_orig_mod.")
 """What training tools put before the names of weights: DataParallel, Lightning, torch.compile."""
+
+_READ = ("pt", "mlx", None)
+"""What transformers 4 takes for PyTorch's names and layouts."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,12 @@ def _without_base(names: set[str], wanted: set[str], base: str) -> frozenset[str
 
 @contextmanager
 def unwrapped(folder: Path, renaming: Renaming, *, pickled: bool) -> Iterator[Path]:
-    """Give a folder with the weights by their own names: the same one where nothing is to be renamed.
+    """Give a folder with the weights by their own names: the same one where nothing is to be changed.
 
-    Renamed in a file, since transformers 4 looks at the names of the file whatever it is told of them.
+    Renamed in a file, since transformers 4 looks at the names of the file whatever it is told of them. Nor
+    does it take one whose metadata does not say what saved it, which version 5 passes over.
     """
-    if not renaming:
+    if not renaming and (pickled or all(format_of(path) in _READ for path in _files(folder, pickled=False))):
         yield folder
         return
     from safetensors.torch import save_file

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
-from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.checkpoint.merging import (
     merge,
@@ -24,6 +23,7 @@ from bertonnx.exporters.checkpoint.task import task_of
 from bertonnx.exporters.checkpoint.unread import require_no_parts
 from bertonnx.exporters.checkpoint.untied import settle_decoder_biases
 from bertonnx.exporters.checkpoint.unwrapping import AS_THEY_ARE, Renaming, renaming_of, unwrapped
+from bertonnx.exporters.checkpoint.weight_files import require_readable
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import ENCODER, TASKS, Task
@@ -39,7 +39,6 @@ _SHAPES_SHOWN = 2
 _COMPUTED = ("inv_freq", "original_inv_freq", "position_ids", "token_type_ids")
 """Buffers that are computed when a model is made; some versions of transformers save them, others do not."""
 
-_LFS = b"version https://git-lfs"
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
 """Heads whose weights go by the same names, so that only `architectures` tells them apart."""
 
@@ -137,7 +136,7 @@ def load_model(source: Source, folder: Path, config: PretrainedConfig, row: Task
         UnsupportedError: the checkpoint has no head for the task; lists the tasks that it can serve.
         CheckpointError: weights are missing, of a wrong shape, not finite, or cannot be read.
     """
-    _require_readable(folder)
+    require_readable(folder)
 
     def attempt(row: Task) -> _Attempt:
         return _attempt(source, folder, config, row)
@@ -304,45 +303,6 @@ def _misshapen(folder: Path, model: PreTrainedModel) -> tuple[str, ...]:
     there = _shapes(folder, model.base_model_prefix)
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     return tuple(sorted(key for key, shape in wanted.items() if there.get(key, shape) != shape))
-
-
-def _require_readable(folder: Path) -> None:
-    """Name the damaged or absent file, which the libraries' own errors do not."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and not (folder / "model.safetensors").is_file():
-        table = read_json(index).get("weight_map")
-        shards = sorted(set(table.values())) if isinstance(table, Mapping) else []
-        absent = [name for name in shards if not (folder / name).is_file()]
-        if absent or not shards:
-            raise CheckpointError(
-                "{index} lists weights in {listed}, and {absent} is not there; download the checkpoint again",
-                index=index,
-                listed=_listed(shards) or "no file",
-                absent=_listed(absent) or "none",
-            )
-    for path in sorted(folder.glob("model*.safetensors")):
-        _require_safetensors(path)
-
-
-def _require_safetensors(path: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    with path.open("rb") as stream:
-        # A clone without git-lfs leaves a text of some 130 bytes under the weights' name.
-        if stream.read(len(_LFS)) == _LFS:
-            raise CheckpointError(
-                "{path} is a Git LFS pointer, not the weights; in the repository, type: git lfs pull",
-                path=path,
-            )
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            "{path} is damaged or cut short ({why}); download the checkpoint again",
-            path=path,
-            why=said_by(error),
-        ) from error
 
 
 def _require_shapes(folder: Path, loaded: _Attempt, config: PretrainedConfig) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from bertonnx.errors import BertonnxError, InferenceError, ModelFileError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
 from bertonnx.runtime.session.session import Session
@@ -88,6 +90,9 @@ class Runner:
         outputs = session.run(fetch, batch.feeds(session.inputs), alone=batch.alone)
         for name, array in zip(fetch, outputs, strict=True):
             self._require_shape(name, array.shape, batch)
+        # A mean over no token is 0 by 0; where the sum is that of nothing, there is an answer.
+        if not batch.tokens and not all(np.isfinite(array).all() for array in outputs):
+            raise InferenceError("its outputs are no numbers")
         for i, slot in enumerate(batch.slots):
             named = {name: array[i] for name, array in zip(fetch, outputs, strict=True)}
             try:
@@ -145,6 +150,12 @@ def _failed(batch: Batch, error: BertonnxError) -> Parts:
             tokens=batch.tokens,
             limit=Option("max_length"),
             said=said,
+        )
+    elif not batch.tokens:
+        slot.kept = RowError(
+            "no-tokens",
+            "the tokenizer makes no token of this text and puts none around it, so the model has nothing to "
+            "read; give a text with words, or leave the row out",
         )
     else:
         slot.kept = RowError("runtime", "the model failed on this text: {said}", said=said)

@@ -155,7 +155,8 @@ def options_for(ort: ModuleType, *, cores: int = 1) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # A memory pattern is kept for every shape ever seen, and texts come in hundreds of shapes.
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    # What fails raises, in the same words; on standard error they would be said twice.
+    options.log_severity_level = 4
     # Threads wait actively within a run and sleep after it, so that an idle model costs no core.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

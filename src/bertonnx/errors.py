@@ -187,7 +187,8 @@ class RowError(BertonnxError):
     Kinds: `invalid-text` (not text, or not valid Unicode), `invalid-json`, `ragged-row` (too many
     or too few fields), `malformed-row` (wrong quotes), `too-large` (a line of more than 64 MiB),
     `missing-text` (null or a missing field),
-    `missing-pair`, `too-long` (with `long_text="error"`), `no-mask`, `runtime`.
+    `missing-pair`, `too-long` (with `long_text="error"`), `no-mask`, `no-tokens` (the tokenizer
+    makes none of the text, and the model needs one), `runtime`.
     """
 
     def __init__(self, kind: str, template: str, /, **facts: Any) -> None:

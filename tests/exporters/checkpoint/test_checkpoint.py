@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from bertonnx.errors import CheckpointError, SourceError, UnsupportedError, UsageError
@@ -315,6 +316,37 @@ def test_truncated_safetensors(tmp_path: Path, keep: int) -> None:
     assert str(path) in said
     assert "damaged or cut short" in said
     assert "download" in said
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("metadata", [{"made_by": "me"}, {"format": "np"}])
+def test_safetensors_that_do_not_say_what_saved_them(
+    tmp_path: Path, metadata: dict[str, str], shards: int
+) -> None:
+    """Version 5 of transformers reads them for what they are; version 4 refuses all metadata but its own."""
+    tensors = load_file(save(tmp_path, "BertModel") / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    weight_map = {}
+    for part in range(shards):
+        name = "model.safetensors" if shards == 1 else f"model-0000{part + 1}-of-00002.safetensors"
+        held = dict(list(tensors.items())[part::shards])
+        save_file(held, tmp_path / name, metadata=metadata)
+        weight_map.update(dict.fromkeys(held, name))
+    if shards > 1:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    loaded = read(tmp_path).model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(("name", "library"), [("tf", "TensorFlow"), ("flax", "Flax")])
+def test_safetensors_of_another_library(tmp_path: Path, name: str, library: str) -> None:
+    path = save(tmp_path, "BertModel") / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": name})
+    said = message(UnsupportedError, tmp_path)
+    assert f"was saved by {library} (its metadata says format {name})" in said
+    assert "from_pretrained('folder').save_pretrained('new')" in said
+    assert "download" not in said
 
 
 def test_a_git_lfs_pointer(tmp_path: Path) -> None:

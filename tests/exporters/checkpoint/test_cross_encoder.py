@@ -145,7 +145,7 @@ def test_modules_that_make_no_scores(folder: Any) -> None:
     ]
     (path / "modules.json").write_text(json.dumps(entries))
     (path / "1_Pooling").mkdir()
-    (path / "1_Pooling" / "config.json").write_text("{}")
+    (path / "1_Pooling" / "config.json").write_text('{"embedding_dimension": 32}')
     assert "none of them writes scores" in message(CheckpointError, path)
 
 

@@ -46,7 +46,8 @@ def folder_of(tmp_path: Path, *names: str, pooling: dict[str, Any] | None = None
     write(tmp_path / "modules.json", entries)
     for name, place in zip(names, places, strict=True):
         if name == "Pooling":
-            write(tmp_path / place / "config.json", pooling or {"pooling_mode_mean_tokens": True})
+            modes = pooling or {"pooling_mode_mean_tokens": True}
+            write(tmp_path / place / "config.json", {"word_embedding_dimension": 32, **modes})
     return tmp_path
 
 
@@ -156,6 +157,20 @@ def test_a_pooling_that_nobody_has(tmp_path: Path) -> None:
     said = message(UnsupportedError, folder_of(tmp_path, "Transformer", "Pooling", pooling=config))
     assert "the pooling mean + median cannot" in said
     assert "mean, cls, max, lasttoken, weightedmean, mean_sqrt_len_tokens" in said
+
+
+@pytest.mark.parametrize("config", [{}, {"pooling_mode": "cls"}, {"pooling_mode_cls_token": True}])
+def test_a_pooling_that_sentence_transformers_cannot_load(tmp_path: Path, config: dict[str, Any]) -> None:
+    """It would be taken for the mean, or for what it says, where the library raises."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    file = folder_of(tmp_path, "Transformer", "Pooling") / "1_Pooling" / "config.json"
+    write(file, config)
+    with pytest.raises(TypeError, match="embedding_dimension"):
+        Pooling.load(str(file.parent))
+    assert "1_Pooling/config.json does not say embedding_dimension" in message(CheckpointError, tmp_path)
+    write(file, {**config, "embedding_dimension": 32})
+    assert kinds(modules(tmp_path).layers) == ["Pool"]
 
 
 REFUSED = {

@@ -14,10 +14,12 @@ import pytest
 from bertonnx.errors import BertonnxError, InferenceError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine import repeats
 from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
-from bertonnx.runtime.rows import Encoded, Row
+from bertonnx.runtime.engine.engine import Engine
+from bertonnx.runtime.rows import Encoded, Outputs, Piece, Row
 from bertonnx.runtime.session.session import Feeds
 from bertonnx.runtime.tokenization import TextTokenizer
 from tests.runtime.engine.fakes import (
+    CARD,
     PATIENCE,
     FakeSession,
     HeldSession,
@@ -192,6 +194,33 @@ def test_one_failing_text_leaves_its_neighbours_alone() -> None:
     assert isinstance(results[1], RowError)
     assert str(results[1]) == "the model failed on this text: bad token"
     assert any(len(batch["input_ids"]) == 4 for batch in session.batches)  # they were one batch at first
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_text_of_no_token_says_so_where_the_model_needs_one(*, raises: bool) -> None:
+    """Where it needs none, as a sum over tokens, its answer counts; what is no number is no answer."""
+
+    def fail(feeds: Feeds) -> None:
+        if raises and not feeds["input_ids"].size:
+            raise InferenceError("[ONNXRuntimeError] : 2 : idx=0 must be within the inclusive range [0,-1]")
+
+    class Means(Sums):
+        fetch = ("sums",) if raises else ("means",)
+
+        def keep(self, piece: Piece, outputs: Outputs) -> float:  # noqa: ARG002
+            return float(outputs[self.fetch[0]])
+
+    bare = wordpiece()
+    bare.post_processor = None
+    session = FakeSession(fail)
+    engine = Engine(session, TextTokenizer(bare.to_str(), CARD), threads=2)
+    results = list(engine.map(rows_of(["", "the", " "]), Means()))
+    sums = list(engine.map(rows_of([""]), Sums()))
+    engine.close()
+    assert text_of(results) == ["no-tokens", "the", "no-tokens"]
+    assert "the tokenizer makes no token of this text" in str(results[0])
+    assert "ONNXRuntime" not in str(results[0])
+    assert text_of(sums) == (["no-tokens"] if raises else [""])
 
 
 def test_a_text_fails_when_one_of_its_windows_does() -> None:

@@ -211,13 +211,14 @@ def test_what_onnx_runtime_raises_becomes_ours(
 
 
 def test_onnx_runtimes_own_errors_become_ours_and_faults_of_bertonnx_do_not(
-    exported: dict[str, Path],
+    exported: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     session = opened(exported["text-classification"], provider="cpu")
     ids = np.array([[2, 10**6, 3]], dtype=np.int64)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": 0 * ids}
     with pytest.raises(InferenceError, match="out of"):
         session.run(["scores"], feeds)
+    assert capfd.readouterr().err == "", "ONNX Runtime says it too, in red and raw"
     with pytest.raises(ValueError, match="attention_mask"):
         session.run(["scores"], {"input_ids": ids})
     with pytest.raises(TypeError):
