@@ -72,6 +72,10 @@ done
 status=0
 R CMD check --as-cran --no-manual $check bertonnx_*.tar.gz || status=$?
 
+# What went wrong comes last, for whoever keeps only the end.
+if [ $status -ne 0 ] && [ -f bertonnx.Rcheck/00install.out ]; then
+  cat bertonnx.Rcheck/00install.out >&2
+fi
 results=bertonnx.Rcheck/tests
 echo "--- tests ---"
 cat $results/testthat.Rout 2>/dev/null | sed -n '/^> test_check/,$p' || true
@@ -80,7 +84,7 @@ if [ -f $results/testthat.Rout.fail ]; then
 fi
 # What follows "NOTE" or "WARNING" up to the next check, without what says that the package is new, or that a
 # package is not here that is only suggested.
-notes=$(sed -n '/\.\.\. \(.*s\] \)\?\(NOTE\|WARNING\)$/,/^\* /p; /^ WARNING$/p' bertonnx.Rcheck/00check.log | grep -v \
+notes=$(sed -n '/\.\.\. \(.*[sm]\] \)\?\(NOTE\|WARNING\)$/,/^\* /p; /^ WARNING$/p' bertonnx.Rcheck/00check.log | grep -v \
   -e '^Maintainer: ' -e '^New submission$' -e '^$' -e '^\* checking CRAN incoming feasibility' -e '^\* checking.* OK$' \
   -e '^\* checking package dependencies ' -e '^Packages\? suggested but not available for checking: ' || true)
 if [ $status -eq 0 ] && [ -n "$notes" ]; then
@@ -90,8 +94,5 @@ fi
 if [ $status -eq 0 ] && ! grep -q '| WARN 0 |' $results/testthat.Rout; then
   echo "error: tests warn" >&2
   status=1
-fi
-if [ $status -ne 0 ] && [ -f bertonnx.Rcheck/00install.out ]; then
-  cat bertonnx.Rcheck/00install.out >&2
 fi
 exit $status

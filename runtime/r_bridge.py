@@ -219,12 +219,11 @@ def write_rows(path: str, names: Sequence[str], columns: Sequence[Sequence[Any]]
 @answering
 def train(python: str, request: Mapping[str, Any], named: Mapping[str, str] | None = None) -> Answer:
     """Start a training in a process of its own; the answer holds `work`. `named` is as `evaluate`'s."""
-    started: list[Any] = []
+    own = r_work.Process()
     trained = answering(r_work.trained)
     return {
         "work": Work(
-            lambda tell: trained(python, {"named": dict(named or {}), **request}, started, tell),
-            stop=lambda: [process.terminate() for process in started],
+            lambda tell: trained(python, {"named": dict(named or {}), **request}, own, tell), own.end
         )
     }
 

@@ -26,7 +26,7 @@ from bertonnx.runtime.rows import Item
 from bertonnx.runtime.run import checked_target, run_job
 from bertonnx.wording import Face, R
 
-__all__ = ["Tell", "Work", "evaluated", "evaluation_answer", "ran", "trained", "write_rows"]
+__all__ = ["Process", "Tell", "Work", "evaluated", "evaluation_answer", "ran", "trained", "write_rows"]
 
 Answer = dict[str, Any]
 Tell = Callable[[str, float, float], None]
@@ -36,6 +36,9 @@ Tell = Callable[[str, float, float], None]
 _MOMENT = 0.5
 """Seconds that an end is waited for, so that what was stopped can be gone on with."""
 
+_LONG_MOMENT = 10.0
+"""The same where a process is ended: at once, but for a machine that does other things."""
+
 
 class _StoppedError(BaseException):
     """R no longer waits."""
@@ -44,8 +47,9 @@ class _StoppedError(BaseException):
 class Work:
     """A work under way, as R holds it."""
 
-    def __init__(self, work: Callable[[Tell], Answer], stop: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, work: Callable[[Tell], Answer], stop: Callable[[], object] | None = None) -> None:
         self._said: list[str] = []
+        self._saying = threading.Lock()
         self._done = self._total = 0.0
         self._stopped = False
         self._stop = stop
@@ -56,7 +60,8 @@ class Work:
     def progress(self) -> Answer:
         """Return how far it is: `said` since the last time, `done`, `total`, and whether it is `finished`."""
         finished = not self._thread.is_alive()
-        said, self._said = self._said, []
+        with self._saying:
+            said, self._said = self._said, []
         return {"ok": True, "said": said, "done": self._done, "total": self._total, "finished": finished}
 
     def result(self) -> Answer:
@@ -66,8 +71,9 @@ class Work:
     def stop(self) -> Answer:
         """Let it end at the next row, or at once where it is another process; most often it has then."""
         self._stopped = True
-        self._stop()
-        self._thread.join(_MOMENT)
+        if self._stop is not None:
+            self._stop()
+        self._thread.join(_MOMENT if self._stop is None else _LONG_MOMENT)
         return {"ok": True}
 
     def _run(self, work: Callable[[Tell], Answer]) -> None:
@@ -80,7 +86,8 @@ class Work:
         if self._stopped:
             raise _StoppedError
         if line:
-            self._said.append(plain(line))
+            with self._saying:
+                self._said.append(plain(line))
         self._done, self._total = done, total
 
 
@@ -199,6 +206,30 @@ def write_rows(path: str, names: Sequence[str], columns: Sequence[Sequence[Any]]
             file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
 
 
+class Process:
+    """A process that may be ended at any moment: then it ends, or never starts."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+        """Start it; what it says comes through a pipe."""
+        with self._lock:
+            if self._ended:
+                raise _StoppedError
+            self._process = _started(command, environment)
+        return self._process
+
+    def end(self) -> None:
+        """End it."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.terminate()
+
+
 def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
     try:
         return subprocess.Popen(
@@ -218,15 +249,13 @@ def _started(command: Sequence[str], environment: Mapping[str, str]) -> subproce
         ) from error
 
 
-def trained(
-    python: str, request: Mapping[str, Any], started: list[subprocess.Popen[str]], tell: Tell
-) -> Answer:
+def trained(python: str, request: Mapping[str, Any], own: Process, tell: Tell) -> Answer:
     """Train in a process of its own, so that PyTorch never enters R; the answer is that process's.
 
     Args:
         python: the Python of that process.
         request: arguments of `bertonnx.train`, and `named`, what messages call files that R wrote.
-        started: gets the process, for whom it is to be stopped.
+        own: becomes that process.
         tell: is told what the process says.
 
     Raises:
@@ -239,8 +268,7 @@ def trained(
         environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
         command = [python, "-m", "bertonnx.r_training", str(asked), str(answer)]
         said: list[str] = []
-        with _started(command, environment) as process:
-            started.append(process)
+        with own.start(command, environment) as process:
             for line in process.stdout or ():
                 said.append(line.rstrip())
                 tell(line.rstrip(), 0.0, 0.0)

@@ -28,7 +28,7 @@ unwrap <- function(answer, call) {
 # middle of Python's code, which crashes. Python itself is interrupted, and answers with nothing;
 # R's own interrupt is raised afterwards.
 awaited <- function(answer) {
-  answer <- suspendInterrupts(answer)
+  answer <- heeding_time(answer)
   pause <- SHORTEST_PAUSE
   repeat {
     # Of no time at all, R would look at nothing.
@@ -37,9 +37,32 @@ awaited <- function(answer) {
     if (is.null(answer$pending)) {
       return(answer)
     }
-    answer <- suspendInterrupts(answer$pending$wait())
+    answer <- heeding_time(answer$pending$wait())
     pause <- min(2 * pause, LONGEST_PAUSE)
   }
+}
+
+# While Python runs, reticulate has R look at the time now and then, and swallows the error where that is over: R would
+# go on for ever. It has left its message behind, with the end of the line that those have which nobody catches.
+heeding_time <- function(code) {
+  # One of before is no news.
+  before <- swallowed_limit()
+  if (!is.null(before)) try(stop(paste0(before, ".")), silent = TRUE)
+  value <- suspendInterrupts(code)
+  limit <- swallowed_limit()
+  if (!is.null(limit)) stop(simpleError(limit))
+  value
+}
+
+swallowed_limit <- function() {
+  said <- geterrmessage()
+  # In the language of the session, as R says them.
+  limits <- c(
+    gettext("reached elapsed time limit", domain = "R"), gettext("reached session elapsed time limit", domain = "R"),
+    gettext("reached CPU time limit", domain = "R"), gettext("reached session CPU time limit", domain = "R")
+  )
+  found <- limits[endsWith(said, paste0(limits, "\n"))]
+  if (length(found) > 0) found[[1]]
 }
 
 # Seconds between two looks at what Python does.

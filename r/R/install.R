@@ -358,19 +358,22 @@ run_showing <- function(program, args, heard) {
   }
   folder <- tempfile("run")
   dir.create(folder)
-  on.exit(unlink(folder, recursive = TRUE))
-  places <- file.path(folder, c("output", "pid", "status"))
-  command <- paste(shQuote(c(program, args)), collapse = " ")
-  script <- sprintf(
-    "LD_LIBRARY_PATH= PYTHONUNBUFFERED=1 %s > %s 2>&1 < /dev/null & echo $! > %s; wait $!; echo $? > %s.part; mv %s.part %s",
-    command, shQuote(places[[1]]), shQuote(places[[2]]), shQuote(places[[3]]), shQuote(places[[3]]), shQuote(places[[3]])
-  )
-  system2("/bin/sh", c("-c", shQuote(script)), stderr = FALSE, wait = FALSE)
   status <- NULL
   # By its number, since it does not hear what is typed; what it was about to make is unfinished.
-  on.exit(if (is.null(status)) end_program(places[[2]]), add = TRUE, after = FALSE)
-  status <- followed(places[[1]], places[[3]], say)
+  on.exit(if (is.null(status)) end_program(folder) else unlink(folder, recursive = TRUE))
+  system2("/bin/sh", c("-c", shQuote(shell_script(program, args, folder))), stderr = FALSE, wait = FALSE)
+  status <- followed(file.path(folder, "output"), file.path(folder, "status"), say)
   status
+}
+
+# Notes in the folder the program's number, before it is that program, and its status, whole or not at all.
+shell_script <- function(program, args, folder) {
+  places <- shQuote(file.path(folder, c("output", "pid", "status")))
+  command <- paste(shQuote(c(program, args)), collapse = " ")
+  sprintf(
+    "LD_LIBRARY_PATH= PYTHONUNBUFFERED=1 /bin/sh -c 'echo $$ > \"$0\" && exec \"$@\"' %s %s > %s 2>&1 < /dev/null; echo $? > %s.part; mv %s.part %s",
+    places[[2]], command, places[[1]], places[[3]], places[[3]], places[[3]]
+  )
 }
 
 followed <- function(output, status, say) {
@@ -413,10 +416,21 @@ lines_of <- function(bytes) {
   sub("^.*\r", "", lines)
 }
 
-end_program <- function(place) {
-  pid <- if (file.exists(place)) suppressWarnings(as.integer(readLines(place)))
-  if (length(pid) == 1L && !is.na(pid)) tools::pskill(pid)
-}
+# Whatever moment this is: once the folder has another name, a program that has not noted its number cannot, and so does
+# not start.
+end_program <- function(folder) suspendInterrupts({
+  ended <- paste0(folder, ".ended")
+  file.rename(folder, ended)
+  place <- file.path(ended, "pid")
+  # It may be there, and be written in a moment; never where the disk is full.
+  for (attempt in 1:1000) {
+    if (!file.exists(place) || file.size(place) > 0) break
+    Sys.sleep(0.01)
+  }
+  pid <- if (file.exists(place)) as.integer(readLines(place))
+  if (length(pid) == 1L) tools::pskill(pid)
+  unlink(ended, recursive = TRUE)
+})
 
 run_piped <- function(program, args, say) {
   command <- paste(paste(shQuote(c(program, args)), collapse = " "), "2>&1")

@@ -11,12 +11,15 @@ ENVIRONMENT <- "r-bertonnx"
 bridge <- function(call = rlang::caller_env()) {
   check_not_forked(call)
   if (is.null(the$bridge)) {
-    start_python(call)
-    module <- import_bridge(call)
-    check_protocol(module$PROTOCOL, call)
-    module$heed(PATIENCE)
-    the$bridge <- module
-    the$pid <- Sys.getpid()
+    # What was interrupted while it was imported (NumPy, for one) cannot be imported again in this process.
+    suspendInterrupts({
+      start_python(call)
+      module <- import_bridge(call)
+      check_protocol(module$PROTOCOL, call)
+      module$heed(PATIENCE)
+      the$bridge <- module
+      the$pid <- Sys.getpid()
+    })
   }
   the$bridge
 }

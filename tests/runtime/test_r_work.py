@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 import bertonnx
 from bertonnx.runtime.r_bridge import Handle, open_model, train, write_rows
-from bertonnx.runtime.r_work import Work
+from bertonnx.runtime.r_work import Process, Work, trained
 
 
 def opened(path: Path) -> Handle:
@@ -100,6 +102,34 @@ def test_what_is_stopped_says_no_more() -> None:
     told.set()
     running._thread.join()
     assert ends == ["stopped"]
+
+
+def test_a_training_that_is_stopped_before_its_process_starts_never_starts_it(tmp_path: Path) -> None:
+    begun, mark = tmp_path / "begun", tmp_path / "python"
+    mark.write_text(f"#!/bin/sh\ntouch {shlex.quote(str(begun))}\n")
+    mark.chmod(0o755)
+    own = Process()
+    own.end()
+    running = Work(lambda tell: trained(str(mark), {"base": "x"}, own, tell))
+    running._thread.join()
+    assert not begun.exists()
+    assert running.result() == {}
+
+
+def test_a_training_that_is_stopped_ends_its_process_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho begun\nexec sleep 10000\n")
+    program.chmod(0o755)
+    work = train(str(program), {"base": "x"})["work"]
+    while not work.progress()["said"]:
+        threading.Event().wait(0.01)
+    work.stop()
+    work._thread.join(600)
+    assert not work._thread.is_alive()
+    assert list(tmp_path.iterdir()) == [program]
 
 
 def test_a_head_is_trained_in_another_process(exported: dict[str, Path], tmp_path: Path) -> None:

@@ -70,10 +70,19 @@ expect_bert_error <- function(object, kind, regexp = NULL) {
 }
 
 # As a user with a fresh R: nothing of this session's Python is there.
-in_fresh_r <- function(code, args = list(), env = character(), ...) {
+in_fresh_r <- function(code, args = list(), env = character()) {
   skip_if_not_installed("callr")
   env <- c(callr::rcmd_safe_env(), env)
-  callr::r(code, args = args, env = env[!duplicated(names(env), fromLast = TRUE)], spinner = FALSE, ...)
+  # Or all that is around it here would be sent along.
+  environment(code) <- globalenv()
+  callr::r(
+    function(code, args, states) {
+      source(states)
+      do.call(code, args)
+    },
+    args = list(code, args, normalizePath(test_path("helper-states.R"))),
+    env = env[!duplicated(names(env), fromLast = TRUE)], spinner = FALSE, timeout = LONG_ENOUGH
+  )
 }
 
 # Environment variables under which a fresh R knows of no Python of anybody's.

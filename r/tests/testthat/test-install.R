@@ -139,20 +139,28 @@ test_that("an interrupt ends the program that runs", {
   limited <- function() {
     on.exit(setTimeLimit())
     # From when it runs, however long that takes.
-    run_showing("sh", c("-c", "echo $$; exec sleep 60"), function(line) {
+    run_showing("sh", c("-c", "echo $$; exec sleep 10000"), function(line) {
       pid <<- as.integer(line)
-      setTimeLimit(elapsed = 0.2, transient = TRUE)
+      setTimeLimit(elapsed = 0.01, transient = TRUE)
       FALSE
     })
   }
   expect_error(limited(), "time limit")
-  gone <- FALSE
-  for (i in 1:100) {
-    gone <- !tools::pskill(pid, 0L)
-    if (gone) break
-    Sys.sleep(0.05)
-  }
-  expect_true(gone)
+  wait_until(function() !tools::pskill(pid, 0L))
+  succeed()
+})
+
+test_that("a program that was ended before it started does not start", {
+  skip_on_os("windows")
+  folder <- withr::local_tempdir()
+  begun <- file.path(folder, "begun")
+  started <- shell_script("sh", c("-c", paste("touch", begun)), file.path(folder, "places"))
+  # As where an interrupt comes before the shell was given any time.
+  dir.create(file.path(folder, "places"))
+  end_program(file.path(folder, "places"))
+  system2("/bin/sh", c("-c", shQuote(started)), stderr = FALSE)
+  expect_false(file.exists(begun))
+  expect_identical(list.files(folder), character())
 })
 
 test_that("what stands in the way of the new environment is said", {

@@ -198,7 +198,7 @@ test_that("a fork after Python was started is an error, and one before is not", 
       tryCatch(bertonnx::bert_embed(model, "text"), error = function(error) class(error))
     }, mc.cores = 2)
     list(before = before, here = here, after = after, still = sum(bertonnx::bert_embed(model, "text")))
-  }, list(path), timeout = 120)
+  }, list(path))
   expect_identical(found$before, list(found$here, found$here))
   expect_identical(found$still, found$here)
   for (classes in found$after) expect_true("bertonnx_error_fork" %in% classes)

@@ -6,28 +6,29 @@ serving <- function() {
   skip_if(length(transport) == 0, "neither curl nor httr2 is installed")
   if (is.null(tests$server)) {
     models_folder()
+    there <- reticulate::py_module_available("starlette") && reticulate::py_module_available("uvicorn")
+    skip_if_not(there, "serving takes starlette and uvicorn; bert_install(extras = 'serve')")
     names <- c("embeddings", "sentiment", "topics", "stars", "entities", "answers", "words", "nli", "ranker", "sparse", "late")
     python <- test_python()
+    # To a file: nobody would read a pipe while it serves.
+    said <- withr::local_tempfile(.local_envir = teardown_env())
     tests$server <- processx::process$new(
       python, c("-m", "bertonnx", "serve", model_file(names), "--port", "0", "--provider", "cpu"),
-      stderr = "|", env = c("current", LD_LIBRARY_PATH = "", BERTONNX_API_KEY = "secret")
+      stderr = said, env = c("current", LD_LIBRARY_PATH = "", BERTONNX_API_KEY = "secret")
     )
     withr::defer(tests$server$kill(), teardown_env())
-    said <- character()
-    while (!any(grepl("listening on", said)) && tests$server$is_alive()) {
-      tests$server$poll_io(1000)
-      said <- c(said, tests$server$read_error_lines())
-    }
-    tests$said <- said
-    tests$url <- sub("^.*listening on (http://\\S+).*$", "\\1", grep("listening on", said, value = TRUE)[1])
+    # The line whole: half an address would be another.
+    listening <- function() regmatches(text <- readChar(said, file.size(said)), regexpr("listening on http://\\S+[^\n]*\n", text))
+    wait_until(function() length(listening()) > 0 || !tests$server$is_alive())
+    if (length(listening()) == 0) stop("the server did not start: ", readChar(said, file.size(said)))
+    tests$url <- sub("^listening on (\\S+).*$", "\\1", listening())
   }
-  skip_if(is.na(tests$url), paste(c("the server did not start:", tests$said), collapse = " "))
   transport
 }
 
 remote <- function(name, ...) {
   serving()
-  bert_remote(tests$url, name, api_key = "secret", ...)
+  bert_remote(tests$url, name, api_key = "secret", timeout = LONG_ENOUGH, ...)
 }
 
 some_texts <- c(a = "one text", b = NA, c = "caf\u00e9 \U1F600 \"quoted\" \\ tab\t", d = "")
@@ -83,7 +84,7 @@ test_that("hard texts in many requests, over each package that speaks HTTP", {
 test_that("a server is used without any Python here", {
   serving()
   found <- in_fresh_r(function(url, text) {
-    model <- bertonnx::bert_remote(url, "embeddings", api_key = "secret")
+    model <- bertonnx::bert_remote(url, "embeddings", api_key = "secret", timeout = LONG_ENOUGH)
     list(x = bertonnx::bert_embed(model, text), similar = bertonnx::bert_similarity(model, text, text), python = reticulate::py_available())
   }, list(tests$url, c("one text", "another")), env = c(RETICULATE_PYTHON = "/nowhere/python"))
   expect_identical(found$x, bert_embed(tiny("embeddings"), c("one text", "another")))
@@ -128,7 +129,7 @@ test_that("a busy server is asked again, until the time is up", {
     list(status = 429L, headers = list("retry-after-ms" = "10"), body = "{}"),
     list(status = 200L, headers = list(), body = "{\"x\": 1}")
   )
-  server <- list(url = "http://x", timeout = 5, transport = "fake")
+  server <- list(url = "http://x", timeout = LONG_ENOUGH, transport = "fake")
   n <- 0
   sending <- function(server, method, url, json) {
     n <<- n + 1

@@ -53,28 +53,31 @@ test_that("what cannot be run is refused in R's words", {
 test_that("an interrupt ends a run, and it can be resumed", {
   skip_on_os("windows")
   folder <- withr::local_tempdir()
-  input <- file.path(folder, "in.txt")
-  writeLines(sprintf("text number %d of so many words", 1:8000), input)
-  found <- in_fresh_r(function(path, input, folder) {
+  found <- in_fresh_r(function(path, folder) {
     model <- bertonnx::bert_load(path)
+    input <- file.path(folder, "in.txt")
     out <- file.path(folder, "out.jsonl")
-    # As soon as something is written.
-    wait <- "(for i in $(seq 2000); do [ -s %s ] && break; sleep 0.05; done; kill -INT %d) &"
-    system(sprintf(wait, shQuote(out), Sys.getpid()))
-    what <- tryCatch(bertonnx::bert_run(model, input, out), interrupt = function(interrupt) "interrupted")
+    when_a_work_is(function(state) isTRUE(file.size(out) > 0), interrupt_this_r)
+    # Where all was written before R looked, once more, with more.
+    for (rows in 8000 * 4^(0:3)) {
+      writeLines(sprintf("text number %d of so many words", seq_len(rows)), input)
+      unlink(out)
+      what <- tryCatch(bertonnx::bert_run(model, input, out), interrupt = function(interrupt) "interrupted")
+      if (identical(what, "interrupted")) break
+    }
     # What is under way is written first; until then the output is still taken.
-    for (attempt in 1:60) {
-      resumed <- tryCatch(
+    resumed <- NULL
+    wait_until(function() {
+      resumed <<- tryCatch(
         bertonnx::bert_run(model, input, out, resume = TRUE),
         bertonnx_error_output = function(error) NULL
       )
-      if (!is.null(resumed)) break
-      Sys.sleep(0.5)
-    }
-    list(what = what, resumed = resumed, rows = length(readLines(out)))
-  }, list(model_file("embeddings"), input, folder), timeout = 200)
-  skip_if(!identical(found$what, "interrupted"), "the run was done before the interrupt")
-  expect_identical(found$rows, 8000L)
-  expect_identical(found$resumed$rows, 8000)
+      !is.null(resumed)
+    })
+    list(what = what, resumed = resumed, rows = rows, written = length(readLines(out)))
+  }, list(model_file("embeddings"), folder))
+  expect_identical(found$what, "interrupted")
+  expect_equal(found$written, found$rows)
+  expect_identical(found$resumed$rows, found$rows)
   expect_gt(found$resumed$resumed, 0)
 })

@@ -47,28 +47,43 @@ test_that("interrupts and the end of R's time end a training and an evaluation, 
   skip_on_os("windows")
   skip_without_sklearn()
   folder <- withr::local_tempdir()
+  temporary <- withr::local_tempdir()
   found <- in_fresh_r(function(embeddings, sentiment, folder) {
     base <- bertonnx::bert_load(embeddings)
     model <- bertonnx::bert_load(sentiment)
     before <- bertonnx::bert_embed(base, "a text")
-    data <- data.frame(text = paste("so many words of text", seq_len(40000)), label = c("negative", "positive"))
-    train <- function() bertonnx::bert_train(base, data, file.path(folder, "out.onnx"), report = file.path(folder, "a.html"))
-    evaluate <- function() bertonnx::bert_evaluate(model, data, report = file.path(folder, "b.html"))
-    interrupted <- function(code) {
-      system(sprintf("(sleep 2; kill -INT %d) &", Sys.getpid()))
+    rows <- function(n) data.frame(text = paste("so many words of text", seq_len(n)), label = c("negative", "positive"))
+    file <- tempfile(fileext = ".csv")
+    utils::write.csv(rows(1e5), file, row.names = FALSE)
+    train <- function(data) bertonnx::bert_train(base, data, file.path(folder, "out.onnx"), report = file.path(folder, "a.html"))
+    evaluate <- function(data) bertonnx::bert_evaluate(model, data, report = file.path(folder, "b.html"))
+    # At once, and in the middle.
+    started <- function(state) TRUE
+    under_way <- function(state) state$done > 0 || length(state$said) > 0
+    interrupted <- function(so_far, code) {
+      when_a_work_is(so_far, interrupt_this_r)
       tryCatch({ force(code); "done" }, interrupt = function(interrupt) "interrupted")
     }
-    limited <- function(code) {
-      setTimeLimit(elapsed = 2, transient = TRUE)
+    limited <- function(so_far, code) {
+      when_a_work_is(so_far, function() setTimeLimit(elapsed = 0.01, transient = TRUE))
       on.exit(setTimeLimit())
       tryCatch({ force(code); "done" }, error = conditionMessage)
     }
-    said <- c(interrupted(train()), limited(train()), interrupted(evaluate()), limited(evaluate()))
+    said <- c(
+      interrupted(started, train(rows(20000))), limited(under_way, train(file)),
+      interrupted(started, evaluate(rows(20000))), limited(under_way, evaluate(file))
+    )
     same <- identical(bertonnx::bert_embed(base, "a text"), before)
-    list(said = said, same = same, left = list.files(tempdir(), "^bertonnx"))
-  }, list(model_file("embeddings"), model_file("sentiment"), folder), timeout = 200)
+    threads <- reticulate::import("threading")
+    wait_until(function() {
+      !any(vapply(threads$enumerate(), function(thread) grepl("bertonnx-r-work", thread$name), NA))
+    })
+    list(said = said, same = same, left = list.files(c(tempdir(), dirname(tempdir())), "^bertonnx"))
+  }, list(model_file("embeddings"), model_file("sentiment"), folder), env = c(TMPDIR = temporary))
   expect_identical(found$said, rep(c("interrupted", "reached elapsed time limit"), 2))
   expect_true(found$same)
   expect_identical(found$left, character())
   expect_identical(list.files(folder, all.files = TRUE, no.. = TRUE), character())
+  # All that was there has gone with that R: the training's process, too.
+  expect_identical(list.files(temporary, all.files = TRUE, no.. = TRUE), character())
 })
