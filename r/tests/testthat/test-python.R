@@ -103,31 +103,40 @@ test_that("an environment in the working folder never wins silently", {
   dir.create(file.path(folder, "venv", "bin"), recursive = TRUE)
   found <- file.path(folder, "venv", "bin", "python")
   file.create(found)
-  # What reticulate finds there differs from version to version, so it is told here.
-  choose <- function(found, forced) {
+  home <- withr::local_tempdir()
+  made <- withr::local_tempdir()
+  own_environment(made)
+  # What reticulate finds there differs from version to version, so it is told here. All in one session: no Python
+  # starts in it.
+  choose <- function(found, cases) {
     namespace <- asNamespace("bertonnx")
     unlockBinding("discovered", namespace)
-    assign("discovered", function() list(python = found, forced = forced), namespace)
     setwd(dirname(dirname(dirname(found))))
-    chosen <- bertonnx:::choose_python()
-    error <- tryCatch(bertonnx:::check_chosen(chosen, NULL), error = function(error) {
-      list(class = class(error), message = gsub("\\s+", " ", rlang::cnd_message(error)))
+    lapply(cases, function(case) {
+      assign("discovered", function() list(python = found, forced = case$forced), namespace)
+      Sys.setenv(HOME = case$home, WORKON_HOME = case$home)
+      chosen <- bertonnx:::choose_python()
+      error <- tryCatch(bertonnx:::check_chosen(chosen, NULL), error = function(error) {
+        list(class = class(error), message = gsub("\\s+", " ", rlang::cnd_message(error)))
+      })
+      list(source = chosen$source, error = error, available = bertonnx::bert_available())
     })
-    list(source = chosen$source, error = error, available = bertonnx::bert_available())
   }
-  home <- withr::local_tempdir()
-  for (forced in list(NULL, "'./venv' existing in the current working directory")) {
-    lying <- in_fresh_r(choose, list(found, forced), env = nobodys_python(home))
+  cases <- list(
+    list(forced = NULL, home = home),
+    list(forced = "'./venv' existing in the current working directory", home = home),
+    list(forced = "use_python function", home = home),
+    list(forced = NULL, home = made)
+  )
+  answers <- in_fresh_r(choose, list(found, cases), env = nobodys_python(home))
+  for (lying in answers[1:2]) {
     expect_identical(lying$source, "working folder")
     expect_true("bertonnx_error_no_python" %in% lying$error$class)
     expect_match(lying$error$message, "use_virtualenv.*bert_install")
     expect_false(lying$available)
   }
-  asked <- in_fresh_r(choose, list(found, "use_python function"), env = nobodys_python(home))
-  expect_identical(asked$source, "use_python function")
-
-  own_environment(home)
-  expect_identical(in_fresh_r(choose, list(found, NULL), env = nobodys_python(home))$source, "bert_install")
+  expect_identical(answers[[3]]$source, "use_python function")
+  expect_identical(answers[[4]]$source, "bert_install")
 })
 
 test_that("reticulate makes an environment where it can, and nothing else is there or asked for", {
@@ -189,19 +198,16 @@ test_that("a fork after Python was started is an error, and one before is not", 
   skip_on_os("windows")
   path <- model_file("embeddings")
   found <- in_fresh_r(function(path) {
-    before <- parallel::mclapply(1:2, function(i) {
-      sum(bertonnx::bert_embed(bertonnx::bert_load(path), "text"))
-    }, mc.cores = 2)
+    forked <- function(code) parallel::mccollect(parallel::mcparallel(code()))[[1]]
+    before <- forked(function() sum(bertonnx::bert_embed(bertonnx::bert_load(path), "text")))
     model <- bertonnx::bert_load(path)
     here <- sum(bertonnx::bert_embed(model, "text"))
-    after <- parallel::mclapply(1:2, function(i) {
-      tryCatch(bertonnx::bert_embed(model, "text"), error = function(error) class(error))
-    }, mc.cores = 2)
+    after <- forked(function() tryCatch(bertonnx::bert_embed(model, "text"), error = function(error) class(error)))
     list(before = before, here = here, after = after, still = sum(bertonnx::bert_embed(model, "text")))
   }, list(path))
-  expect_identical(found$before, list(found$here, found$here))
+  expect_identical(found$before, found$here)
   expect_identical(found$still, found$here)
-  for (classes in found$after) expect_true("bertonnx_error_fork" %in% classes)
+  expect_true("bertonnx_error_fork" %in% found$after)
 })
 
 test_that("ONNX Runtime's telemetry stays off", {
