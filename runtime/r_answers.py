@@ -41,6 +41,10 @@ def heed(seconds: float) -> None:
     _patience = seconds
 
 
+_LONGEST_PATIENCE = 0.05
+"""The same, where it has looked often."""
+
+
 class Pending:
     """An answer that another thread still works on."""
 
@@ -53,9 +57,14 @@ class Pending:
         self._thread.start()
 
     def wait(self) -> Answer:
-        """Return the answer, or that it is pending still; only the first time is any time waited."""
+        """Return the answer, or that it is pending still, after a while that is longer each time.
+
+        That is waited here, not in R: older versions of reticulate let Python's other threads run only
+        while R is in Python.
+        """
         self._thread.join(self._patience)
-        self._patience = 0
+        if self._patience is not None:
+            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
         return {"ok": True, "pending": self} if self._thread.is_alive() else self._answer
 
     def _run(self) -> None:

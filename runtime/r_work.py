@@ -33,6 +33,9 @@ Tell = Callable[[str, float, float], None]
 """What a work says of itself: a line for people or "", how much is done, and of how much (0: unknown)."""
 
 
+_PAUSE = 0.05
+"""Seconds between two looks of R's."""
+
 _MOMENT = 0.5
 """Seconds that an end is waited for, so that what was stopped can be gone on with."""
 
@@ -58,7 +61,12 @@ class Work:
         self._thread.start()
 
     def progress(self) -> Answer:
-        """Return how far it is: `said` since the last time, `done`, `total`, and whether it is `finished`."""
+        """Return how far it is: `said` since the last time, `done`, `total`, and whether it is `finished`.
+
+        That is waited for here, not in R: older versions of reticulate let Python's other threads run
+        only while R is in Python.
+        """
+        self._thread.join(_PAUSE)
         finished = not self._thread.is_alive()
         with self._saying:
             said, self._said = self._said, []

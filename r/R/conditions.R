@@ -20,25 +20,22 @@ unwrap <- function(answer, call) {
   abort_python(answer$error, call)
 }
 
-# Returns what Python answered, an error as it is. What takes long is done by a thread of Python's;
-# R waits for it by itself, where it notices an interrupt and the end of its time (setTimeLimit()): were
-# it to wait in Python, reticulate would look there as well, and swallow the latter.
+# Returns what Python answered, an error as it is. What takes long is done by a thread of Python's, for which R waits a
+# moment at a time: between two of them it notices an interrupt and the end of its time (setTimeLimit()).
 #
 # Python is called in here (`answer` is a promise), where an interrupt cannot take R out of the
 # middle of Python's code, which crashes. Python itself is interrupted, and answers with nothing;
 # R's own interrupt is raised afterwards.
 awaited <- function(answer) {
   answer <- heeding_time(answer)
-  pause <- SHORTEST_PAUSE
   repeat {
     # Of no time at all, R would look at nothing.
-    allowInterrupts(Sys.sleep(pause))
+    allowInterrupts(Sys.sleep(SHORTEST_PAUSE))
     if (is.null(answer)) rlang::interrupt()
     if (is.null(answer$pending)) {
       return(answer)
     }
     answer <- heeding_time(answer$pending$wait())
-    pause <- min(2 * pause, LONGEST_PAUSE)
   }
 }
 
@@ -65,9 +62,8 @@ swallowed_limit <- function() {
   if (length(found) > 0) found[[1]]
 }
 
-# Seconds between two looks at what Python does.
+# Seconds in which R looks whether it is interrupted. While it waits by itself, Python's threads may stand still.
 SHORTEST_PAUSE <- 1e-4
-LONGEST_PAUSE <- 0.02
 
 abort_python <- function(error, call) {
   python <- python_condition(error$type, error$message, error$traceback)

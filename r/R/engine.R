@@ -103,8 +103,8 @@ engine_wait <- function(engine, work, heard, call) {
     progress <- engine_ask(engine, "progress", work, call = call)
     heard(progress)
     if (isTRUE(progress$finished)) break
-    # Here R notices an interrupt, and the end of its time.
-    Sys.sleep(0.05)
+    # The engine has waited a while. Here R notices an interrupt, and the end of its time.
+    Sys.sleep(SHORTEST_PAUSE)
   }
   finished <- TRUE
   engine_ask(engine, "result", work, call = call)
