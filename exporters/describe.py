@@ -39,6 +39,7 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         late=checkpoint.late,
         mask_token=checkpoint.mask_token,
         mask_token_id=checkpoint.mask_token_id,
+        cls_token_id=checkpoint.cls_token_id,
         pad_token_id=checkpoint.pad_token_id,
         padding_side=checkpoint.padding_side,
         truncation_side=checkpoint.truncation_side,

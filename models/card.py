@@ -63,6 +63,8 @@ class Card:
         late: of many vectors for a text: how queries and documents are read and compared.
         mask_token: of fill-mask: the mask token's text.
         mask_token_id: of fill-mask: its id.
+        cls_token_id: of question answering: the token that stands for "no answer", -1 where the tokenizer
+            names none; None where nothing says it, and the first token of all does.
         pad_token_id: id that fills `input_ids` up in a padded batch.
         padding_side: "right" or "left", for programs that pad; bertonnx itself never pads.
         truncation_side: the end of a long text that is cut, "right" or "left".
@@ -124,6 +126,7 @@ class Card:
     ranges: tuple[Ranges, ...] = ()
     mask_token: str | None = None
     mask_token_id: int | None = None
+    cls_token_id: int | None = None
     pad_token_id: int = 0
     padding_side: str = "right"
     truncation_side: str = "right"
@@ -286,6 +289,7 @@ _RANGES: Mapping[str, Callable[[Any], bool]] = {
     "max_length": lambda number: 0 < number <= 1 << 20,
     "width": lambda number: number is None or 0 < number <= 1 << 20,
     "mask_token_id": _is_id,
+    "cls_token_id": lambda number: number == -1 or _is_id(number),
     "pad_token_id": _is_id,
     "padding_side": lambda side: side in ("left", "right"),
     "truncation_side": lambda side: side in ("left", "right"),

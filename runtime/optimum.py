@@ -148,6 +148,7 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
     names = _labels(file, folder) if task.labelled else ()
     problem, activation = _problem(folder, task, names)
     mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task.masked else None
+    unanswered = _content(tokenizer.get("cls_token", special.get("cls_token")))
     pooling = _pooling(file, folder) if task.pooled else None
     joined = len((pooling or "").split(","))
     return Card(
@@ -168,6 +169,7 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
         pooled_prompt=bool(folder.json(folder.pooling_file).get("include_prompt", True)),
         mask_token=mask,
         mask_token_id=_token_id(folder, mask),
+        cls_token_id=_token_id(folder, unanswered) if "no_answer" in task.options else None,
         pad_token_id=int(config.get("pad_token_id") or 0),
         clean_up_spaces=bool(tokenizer.get("clean_up_tokenization_spaces", False)),
         optimize="none",

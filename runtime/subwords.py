@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
@@ -21,16 +22,20 @@ class SubwordRule:
         has_prefix: the tokenizer marks such tokens ("##ing"), so that they are longer than their text.
             Without a mark, a token continues a word where no space is before it or at its start.
         unknown_id: id of the unknown token, which always begins a word; None where there is none.
+        added: id of an added token -> how long it is; in an encoding it is what was typed, with the spaces
+            that it took along.
     """
 
     has_prefix: bool
     unknown_id: int | None = None
+    added: Mapping[int, int] = field(default_factory=dict, compare=False)
 
 
 def subword_rule(tokenizer: Tokenizer) -> SubwordRule:
     """Return the rule of a tokenizer."""
     prefix = getattr(tokenizer.model, "continuing_subword_prefix", None)
-    return SubwordRule(bool(prefix), _unknown_id(tokenizer))
+    added = {number: len(token.content) for number, token in tokenizer.get_added_tokens_decoder().items()}
+    return SubwordRule(bool(prefix), _unknown_id(tokenizer), added)
 
 
 def stripped(text: str) -> str:

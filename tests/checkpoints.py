@@ -84,6 +84,7 @@ def bare(task: str, **changes: Any) -> Checkpoint:
         "max_length": 64,
         "mask_token": None,
         "mask_token_id": None,
+        "cls_token_id": None,
         "pad_token_id": 0,
         "padding_side": "right",
         "truncation_side": "right",

@@ -23,7 +23,7 @@ from bertonnx.exporters.checkpoint.hidden_states import hidden_states_of
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.labels import named_head
 from bertonnx.exporters.checkpoint.length import Limit, longest_input, prepare_attention
-from bertonnx.exporters.checkpoint.segments import pairs_read
+from bertonnx.exporters.checkpoint.segments import pairs_read, unanswered_id
 from bertonnx.exporters.checkpoint.sentence_layers import Layer, Pool
 from bertonnx.exporters.checkpoint.sentence_settings import Settings, kind_of
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules, read_modules
@@ -77,6 +77,7 @@ class Checkpoint:
         max_length: longest input in tokens, special ones included.
         mask_token: where texts must hold one.
         mask_token_id: its id.
+        cls_token_id: of question answering.
         pad_token_id: id for padding.
         padding_side: "right" or "left".
         truncation_side: "right" or "left".
@@ -115,6 +116,7 @@ class Checkpoint:
     max_length: int
     mask_token: str | None
     mask_token_id: int | None
+    cls_token_id: int | None
     pad_token_id: int
     padding_side: str
     truncation_side: str
@@ -432,6 +434,7 @@ def _assembled(
         max_length=max_length,
         mask_token=tokenizer.mask_token if plan.row.masked else None,
         mask_token_id=tokenizer.mask_token_id if plan.row.masked else None,
+        cls_token_id=unanswered_id(plan.row, tokenizer),
         pad_token_id=pad if pad is not None else plan.config.pad_token_id or 0,
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,

@@ -170,7 +170,7 @@ def _account_for(raw: Mapping[str, Any], name: str, live: Reads, account: Accoun
     tables = read_tables()
     shared = {*_shared(), *(key for keys in tables.shared.values() for key in keys), *_OURS}
     others = tables.of(name)
-    _refuse_pruned(raw, live, name)
+    _refuse_shared(raw, live, name)
     private = []
     for key, value in raw.items():
         if _is_dropped(key, value, live, others.values()):
@@ -201,10 +201,14 @@ def _shared() -> Mapping[str, Any]:
     return read_tables().shared.get(_installed()) or shared_keys()
 
 
-def _refuse_pruned(raw: Mapping[str, Any], live: Reads, name: str) -> None:
-    # Common to all families up to version 4, so no family's own part of the table has it.
-    if raw.get("pruned_heads") and "pruned_heads" not in {*live.known, *_shared()}:
-        raise other_version("pruned_heads", raw["pruned_heads"], name)
+def _refuse_shared(raw: Mapping[str, Any], live: Reads, name: str) -> None:
+    # Common to all families in one of the versions, so no family's own part of the table has them. The second
+    # decides whether the last layer's vectors are normalized, as they are without it.
+    asked = {"pruned_heads": bool(raw.get("pruned_heads"))}
+    asked["tie_last_hidden_states"] = raw.get("tie_last_hidden_states") is False
+    for key, given in asked.items():
+        if given and key not in {*live.known, *_shared()}:
+            raise other_version(key, raw[key], name)
 
 
 def _account_for_rotary(raw: Mapping[str, Any], name: str, live: Reads) -> None:

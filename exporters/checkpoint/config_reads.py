@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -28,6 +29,7 @@ from bertonnx.models.tasks import TASKS
 __all__ = ["Reads", "exportable_families", "installed_reads", "shared_keys"]
 
 _COMMON_CODE = ("modeling_utils", "modeling_rope_utils", "masking_utils", "pytorch_utils", "modeling_layers")
+_HEADS = "transformers.modeling_layers"
 _CONFIG_NAMES = frozenset({"config", "cfg", "text_config"})
 _KWARGS = frozenset({"kwargs", "rope_parameters"})
 _KEPT = frozenset({"name_or_path", "num_labels", "output_attentions", "torch_dtype", "use_return_dict"})
@@ -89,11 +91,21 @@ def shared_keys() -> dict[str, Any]:
         # Version 5 takes some keys in a step of its own after the others.
         steps = [PretrainedConfig.__init__, getattr(PretrainedConfig, "__post_init__", None)]
         taken = {name for step in steps if step is not None for name in _looked_up_in(step)}
+        taken |= {*_looked_up_of_outputs()}
         # Settings of text generation, which both versions keep from an encoder's configuration.
         return {
             **dict.fromkeys(sorted((taken | {*GenerationConfig().to_dict()}) - {*_MADE_UP})),
             **_fields(PretrainedConfig),
         }
+
+
+def _looked_up_of_outputs() -> Iterable[str]:
+    """Return the keys that version 5 looks up where it collects the outputs of any model."""
+    try:
+        module = importlib.import_module("transformers.utils.output_capturing")
+    except ImportError:
+        return ()
+    return _Mentions.of(module).looked_up
 
 
 def _looked_up_in(step: Any) -> Iterator[str]:
@@ -118,6 +130,7 @@ def installed_reads(family: str) -> Reads:
         defaults = _fields(config)
         aliases = {str(alias): str(key) for alias, key in config.attribute_map.items()}
         code = [_Mentions.of(module) for module in _modules(config)]
+        code.extend(_Mentions.within(inspect.getsource(base)) for base in _shared_heads(config))
         looked_up = {name: value for part in code for name, value in part.looked_up.items()}
         looked_up |= dict.fromkeys(_rope_keys(config, defaults))
     mentioned = {*looked_up, *_common_mentions()}.union(*(part.attributes for part in code))
@@ -200,15 +213,7 @@ def _is_free(config: Any, name: str) -> bool:
 
 def _modules(config: Any) -> Iterator[ModuleType]:
     """Yield the modules with the code of a family: its configuration's and its models'."""
-    import transformers
-
-    classes: list[Any] = [config]
-    for task in TASKS:
-        mapping = getattr(transformers, task.auto_class)._model_mapping
-        if config in mapping:
-            found = mapping[config]
-            classes.extend(found if isinstance(found, tuple) else (found,))
-    names = [base.__module__ for made in classes for base in made.__mro__]
+    names = [base.__module__ for made in [config, *_models(config)] for base in made.__mro__]
     seen = dict.fromkeys(name for name in names if name.startswith("transformers.models."))
     # Some families take layers from the code of another.
     for name in list(seen):
@@ -219,10 +224,24 @@ def _modules(config: Any) -> Iterator[ModuleType]:
     yield from (sys.modules[name] for name in seen if ".auto." not in name)
 
 
+def _models(config: Any) -> Iterator[Any]:
+    import transformers
+
+    for task in TASKS:
+        mapping = getattr(transformers, task.auto_class)._model_mapping
+        if config in mapping:
+            found = mapping[config]
+            yield from found if isinstance(found, tuple) else (found,)
+
+
+def _shared_heads(config: Any) -> Iterable[Any]:
+    """Return the classes of heads that a family has in common with others, and that lie beside no family."""
+    bases = [base for made in _models(config) for base in made.__mro__]
+    return dict.fromkeys(base for base in bases if base.__module__ == _HEADS)
+
+
 @cache
 def _common_mentions() -> frozenset[str]:
-    import importlib
-
     modules = [importlib.import_module(f"transformers.{name}") for name in _COMMON_CODE]
     return frozenset(name for module in modules for name in _Mentions.of(module).attributes)
 
@@ -244,11 +263,15 @@ class _Mentions:
     @classmethod
     def of(cls, module: ModuleType) -> _Mentions:
         """Read a module's code."""
-        configures = ".configuration_" in module.__name__
+        return cls.within(inspect.getsource(module), configures=".configuration_" in module.__name__)
+
+    @classmethod
+    def within(cls, source: str, *, configures: bool = False) -> _Mentions:
+        """Read code, which may be that of a configuration."""
         attributes: set[str] = set()
         looked_up: dict[str, Any] = {}
         compared: dict[str, frozenset[str]] = {}
-        for node in _nodes(ast.parse(inspect.getsource(module))):
+        for node in _nodes(ast.parse(source)):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 if _is_config(node.value) or (configures and _name(node.value) == "self"):
                     attributes.add(node.attr)

@@ -1,4 +1,4 @@
-"""Whether a model has an embedding for the segment that its tokenizer gives the second text of a pair."""
+"""What a tokenizer makes of a pair of texts, and whether the model reads it in this way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from bertonnx.errors import CheckpointError
+from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts
 from bertonnx.models.tasks import Task
 from bertonnx.wording import Message
@@ -14,7 +14,7 @@ from bertonnx.wording import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["pairs_read"]
+__all__ = ["pairs_read", "unanswered_id"]
 
 _SEGMENTS = "token_type_ids"
 
@@ -58,3 +58,22 @@ def pairs_read(
         highest=highest,
     )
     return False, (note,)
+
+
+def unanswered_id(row: Task, tokenizer: TokenizerFacts) -> int | None:
+    """Return `Card.cls_token_id`: which token stands for "no answer"; None for tasks without answers.
+
+    Raises:
+        UnsupportedError: the context comes before the question.
+    """
+    if "no_answer" not in row.options:
+        return None
+    # transformers' pipeline and its training turn the two round then, so the model has read them like this.
+    if tokenizer.padding_side == "left":
+        raise UnsupportedError(
+            "the tokenizer pads on the left, for which transformers puts the context before the question, "
+            "and bertonnx puts the question first; if the model was trained so too, write {line} into "
+            "tokenizer_config.json",
+            line='"padding_side": "right"',
+        )
+    return tokenizer.special_ids.get("cls_token", -1)

@@ -27,7 +27,10 @@ def answer_decoder(context: DecoderContext) -> AnswerDecoder:
     """Return the decoder of a model that finds answers."""
     options = context.options
     return AnswerDecoder(
-        context.top_k, handle_impossible_answer=options.no_answer, raw_scores=options.raw_scores
+        context.top_k,
+        handle_impossible_answer=options.no_answer,
+        raw_scores=options.raw_scores,
+        cls_token_id=context.card.cls_token_id,
     )
 
 
@@ -47,6 +50,7 @@ class AnswerDecoder:
             answers; its score is the least that any window gives it.
         raw_scores: whether a score is the sum of the logits of an answer's start and end, which is the
             same whatever else the window holds; of answers that read the same, the best one's.
+        cls_token_id: as `Card.cls_token_id`.
 
     Raises:
         UsageError: `max_answer_len` is less than 1.
@@ -56,6 +60,7 @@ class AnswerDecoder:
     max_answer_len: int = 15
     handle_impossible_answer: bool = False
     raw_scores: bool = False
+    cls_token_id: int | None = None
 
     fetch = ("start_logits", "end_logits")
 
@@ -68,7 +73,10 @@ class AnswerDecoder:
 
     def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
         """Return the best answers over all windows; an empty one, of score 0, where there is none."""
-        windows = [_probabilities(*window) for window in zip(encoded.pieces, kept, strict=True)]
+        windows = [
+            _probabilities(piece, logits, self.cls_token_id)
+            for piece, logits in zip(encoded.pieces, kept, strict=True)
+        ]
         answers = self._answers(encoded, windows, kept)
         if self.handle_impossible_answer:
             if self.raw_scores:
@@ -130,16 +138,18 @@ class _Probabilities(NamedTuple):
     no_answer: float
 
 
-def _probabilities(piece: Piece, logits: Array) -> _Probabilities:
+def _probabilities(piece: Piece, logits: Array, cls_token_id: int | None) -> _Probabilities:
     in_context = np.array([sequence == _CONTEXT for sequence in piece.encoding.sequence_ids])
-    start, end = _softmax(logits, in_context | _first_special(piece))
+    start, end = _softmax(logits, in_context | _unanswered(piece, cls_token_id))
     no_answer = float(start[0] * end[0])
     zero = np.float32(0)
     return _Probabilities(np.where(in_context, start, zero), np.where(in_context, end, zero), no_answer)
 
 
-def _first_special(piece: Piece) -> npt.NDArray[np.bool_]:
+def _unanswered(piece: Piece, cls_token_id: int | None) -> npt.NDArray[np.bool_]:
     # Models trained on questions without an answer point to [CLS] then, so it takes its share.
+    if cls_token_id is not None:
+        return np.asarray(piece.ids == cls_token_id)
     if not piece.encoding.special_tokens_mask[0]:
         return np.zeros(len(piece.ids), dtype=bool)
     return np.asarray(piece.ids == piece.ids[0])

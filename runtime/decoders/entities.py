@@ -155,7 +155,7 @@ def _words(rule: SubwordRule, text: str, piece: Piece, places: list[int]) -> lis
         if ids[place] == rule.unknown_id:
             continues = False
         elif rule.has_prefix:
-            continues = len(tokens[place]) != end - start
+            continues = rule.added.get(ids[place], len(tokens[place])) != end - start
         else:
             continues = start > 0 and " " not in text[start - 1 : start + 1]
         if continues and words:

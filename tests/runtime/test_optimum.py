@@ -92,6 +92,7 @@ def test_the_same_results_as_our_own_export(
             "activation",
             "max_length",
             "mask_token_id",
+            "cls_token_id",
             "width",
             "normalize",
         ):

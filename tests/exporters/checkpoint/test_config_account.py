@@ -157,6 +157,7 @@ def test_modernbert_is_refused_where_keys_cannot_be(make: Make, changes: dict[st
             "rope_parameters.full_attention",
         ),
         ({"head_dim": 4}, "head_dim"),
+        ({"tie_last_hidden_states": False}, "tie_last_hidden_states"),
     ],
 )
 def test_version_4_refuses_what_it_cannot_be_told(make: Make, changes: dict[str, Any], key: str) -> None:
@@ -186,7 +187,8 @@ def test_version_5_refuses_what_it_dropped(make: Make, family: str, key: str, va
 
 
 def test_the_default_of_a_key_that_is_not_read_is_no_obstacle(make: Make) -> None:
-    checkpoint = read(make(position_embedding_type="absolute", pruned_heads={}, tie_encoder_decoder=False))
+    changes = {"pruned_heads": {}, "tie_encoder_decoder": False, "tie_last_hidden_states": True}
+    checkpoint = read(make(position_embedding_type="absolute", **changes))
     assert checkpoint.private_keys == ()
 
 

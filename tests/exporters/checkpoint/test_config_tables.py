@@ -21,7 +21,7 @@ def test_the_part_of_the_installed_version_is_up_to_date() -> None:
         pytest.skip(f"the table is not made from transformers {version}")
     assert read_tables().shared[version] == shared_keys()
     # A few families stand for all, as importing the code of each takes a second.
-    for name in ("bert", "modernbert", "xlm", "esm"):
+    for name in {"bert", "modernbert", "xlm", "esm", "esmc"} & {*read_tables().families[version]}:
         assert read_tables().of(name)[version] == installed_reads(name), "python tools/make_config_tables.py"
 
 
@@ -50,6 +50,10 @@ def test_what_the_versions_read_differently() -> None:
     # Looked up with a fallback, which is its default.
     assert read_tables().of("big_bird")[OLD].reads["position_embedding_type"] == "absolute"
     assert read_tables().of("esm")[NEW].reads["rope_theta"] == 10000.0
+    # In a head that lies beside no family, and where the outputs of all are collected.
+    assert read_tables().of("esmc")[NEW].reads["token_classification_bias"] is True
+    assert "token_classification_bias" not in read_tables().of("bert")[NEW].known
+    assert "tie_last_hidden_states" in read_tables().shared[NEW].keys() - read_tables().shared[OLD].keys()
     assert list(read_tables().of("eurobert")) == [NEW]
 
 

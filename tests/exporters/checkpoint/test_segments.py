@@ -1,13 +1,15 @@
-"""Pairs of texts for models that have no embedding for a second segment."""
+"""Pairs of texts: a second segment without an embedding, and what question answering goes by."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 import bertonnx
-from bertonnx.errors import CheckpointError, UsageError
+from bertonnx.errors import CheckpointError, UnsupportedError, UsageError
+from tests.checkpoints import edit_json, message, read, save
 from tests.tiny import save_tiny
 
 
@@ -32,3 +34,25 @@ def test_a_task_of_pairs_is_refused(tmp_path: Path, task: str) -> None:
 def test_a_tokenizer_without_segments_leaves_pairs_as_they_are(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "checkpoint", "roberta", "text-classification")
     assert bertonnx.export(source, tmp_path / "model.onnx").card.pairs is None
+
+
+def test_the_token_that_stands_for_no_answer(tmp_path: Path) -> None:
+    save(tmp_path, "BertForQuestionAnswering")
+    found = read(tmp_path)
+    assert found.cls_token_id == Tokenizer.from_str(found.tokenizer_text).token_to_id("[CLS]")
+    edit_json(tmp_path / "tokenizer_config.json", cls_token=None)
+    (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
+    assert read(tmp_path).cls_token_id == -1
+    edit_json(tmp_path / "tokenizer_config.json", cls_token="[SEP]")
+    found = read(tmp_path)
+    assert found.cls_token_id == Tokenizer.from_str(found.tokenizer_text).token_to_id("[SEP]")
+
+
+def test_a_context_before_its_question(tmp_path: Path) -> None:
+    """So transformers' pipeline and `run_qa.py` put them where padding is on the left."""
+    save(tmp_path, "BertForQuestionAnswering")
+    edit_json(tmp_path / "tokenizer_config.json", padding_side="left")
+    assert "puts the context before the question" in message(UnsupportedError, tmp_path)
+    save(tmp_path / "other", "BertForTokenClassification")
+    edit_json(tmp_path / "other" / "tokenizer_config.json", padding_side="left")
+    assert (read(tmp_path / "other").padding_side, read(tmp_path / "other").cls_token_id) == ("left", None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,22 @@ def test_answers_are_the_pipelines(kind: str, top_k: int, impossible: bool) -> N
 def test_the_longest_answer_is_the_pipelines(max_answer_len: int) -> None:
     checkpoint = tiny_checkpoint("question-answering", "wordpiece", initializer_range=0.1)
     assert_as_pipeline(checkpoint, ROWS[:60], 3, impossible=False, max_answer_len=max_answer_len)
+
+
+def test_without_a_token_for_no_answer_all_is_the_contexts() -> None:
+    checkpoint = tiny_checkpoint("question-answering", "wordpiece", initializer_range=0.3)
+    usual = AnswerDecoder(3, handle_impossible_answer=True, cls_token_id=checkpoint.tokenizer.cls_token_id)
+    none = replace(usual, cls_token_id=-1)
+    rows = checkpoint.encode(ROWS[:20], long_text="stride")
+    assert [checkpoint.decode(usual, row) for row in rows] == [
+        checkpoint.decode(AnswerDecoder(3, handle_impossible_answer=True), row) for row in rows
+    ]
+    checkpoint.tokenizer.cls_token = None
+    pipeline = checkpoint.pipeline()
+    for row, encoded in zip(ROWS, rows, strict=False):
+        expected = pipeline(question=row.text, context=row.pair, top_k=3, handle_impossible_answer=True)
+        assert_same_answers(checkpoint.decode(none, encoded)["answers"], as_answers(expected))
+        assert checkpoint.decode(none, encoded) != checkpoint.decode(usual, encoded)
 
 
 # Hand-made logits

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
@@ -178,6 +180,21 @@ def test_an_unknown_token_begins_a_word() -> None:
 def test_offsets_are_code_points_of_the_text_as_given() -> None:
     (entity,) = entities("\N{GRINNING FACE} É b", [OUT, INSIDE, OUT])
     assert (entity["text"], entity["start"], entity["end"]) == ("É", 2, 3)
+
+
+@pytest.mark.parametrize("aggregation", ["first", "average", "max"])
+def test_an_added_token_that_takes_the_space_before_it(aggregation: Aggregation) -> None:
+    """In an encoding it is " [MASK]", and by its id "[MASK]", which the pipeline goes by."""
+    checkpoint = tiny_checkpoint("token-classification", "wordpiece", labels=LABELS)
+    data = json.loads(checkpoint.tokenizer_json)
+    for token in data["added_tokens"]:
+        token["lstrip"] = token["content"] == "[MASK]"
+    checkpoint.tokenizer_json = json.dumps(data)
+    checkpoint.tokenizer._tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json)
+    texts = [f"{text} [MASK] {text}" for text in SENTENCES[:20]]
+    (encoded, *_) = checkpoint.encode([Row(text) for text in texts])
+    assert " [MASK]" in encoded.pieces[0].encoding.tokens
+    assert len(assert_as_pipeline(checkpoint, aggregation, texts)) > 1
 
 
 def test_no_entities_in_nothing() -> None:
