@@ -5,8 +5,10 @@ Needs `pip install "bertonnx[cpu,ray]"` on the driver and on every node. docs/sc
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,20 +165,32 @@ def predict(
 
 
 class _Worker:
-    """What an actor holds. It opens the model at its first batch: actors that fail at once are made anew."""
+    """What an actor holds. What is wrong with the model comes with a batch: actors that fail before are made
+    anew, for ever."""
 
     def __init__(self, assignment: Assignment, sent: Mapping[str, Any] | None, threads: int) -> None:
         self._assignment, self._sent, self._threads = assignment, sent, threads
         self._batches = 0
+        # Ray reads meanwhile, for seconds at the start of a job. Not a daemon: ONNX Runtime does not outlive
+        # an interpreter that ends.
+        threading.Thread(target=self._open_early).start()
 
     def __call__(self, batch: Any) -> Any:
-        from bertonnx.runtime.workers import open_once, run_batch
+        from bertonnx.runtime.workers import run_batch
 
-        model = open_once(
-            self._assignment, None if self._sent is None else self._fetch, threads=self._threads
-        )
         self._batches += 1
-        return run_batch(model, self._assignment, batch, where=f"batch {self._batches} of this worker")
+        where = f"batch {self._batches} of this worker"
+        return run_batch(self._open(), self._assignment, batch, where=where)
+
+    def _open_early(self) -> None:
+        # The first batch tries again, and fails in the same way.
+        with suppress(Exception):
+            self._open()
+
+    def _open(self) -> Model:
+        from bertonnx.runtime.workers import open_once
+
+        return open_once(self._assignment, None if self._sent is None else self._fetch, threads=self._threads)
 
     def _fetch(self, name: str, target: Path) -> None:
         import ray
