@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from bertonnx.models.registry import Registry
 from bertonnx.models.tasks import TASKS
 
-__all__ = ["EXCLUDED_FAMILIES", "FAMILIES", "Family", "family", "family_of_code", "register"]
+__all__ = [
+    "EXCLUDED_FAMILIES",
+    "EXCLUDED_KEYS",
+    "FAMILIES",
+    "Family",
+    "family",
+    "family_of_code",
+    "register",
+]
 
 _WHOLE_TEXTS = ("text-classification", "text-ranking")
 """The tasks that one head of transformers serves."""
@@ -184,8 +192,20 @@ EXCLUDED_FAMILIES: Mapping[str, str] = {
     "tapas": "it needs the rows and columns of a table beside the text",
     "reformer": "its reversible layers run in a function of their own, which PyTorch cannot export",
     "mega": "it computes Fourier transforms over the tokens, which PyTorch cannot write into a graph",
+    "mra": "its attention runs in kernels for CUDA alone, in whose place transformers gives zeros on the CPU",
 }
 """Encoders that transformers has and bertonnx refuses, with the reason."""
+
+EXCLUDED_KEYS: Mapping[str, Mapping[str, tuple[bool, str]]] = {
+    "yoso": {
+        "use_expectation": (
+            False,
+            "it hashes its tokens at random, in kernels for CUDA alone that no version of transformers has "
+            "for the CPU; true computes what hashing comes to on average",
+        )
+    }
+}
+"""Family without a row -> key of config.json -> the value with which it cannot be exported, and why."""
 
 
 def register(row: Family) -> None:

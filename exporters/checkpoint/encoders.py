@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.quiet import quiet
-from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family, family, family_of_code
+from bertonnx.models.families import (
+    EXCLUDED_FAMILIES,
+    EXCLUDED_KEYS,
+    FAMILIES,
+    Family,
+    family,
+    family_of_code,
+)
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.wording import Install
 
@@ -69,6 +76,19 @@ def _require_list(config: Mapping[str, Any]) -> None:
         )
 
 
+def _require_keys(name: str, config: Mapping[str, Any]) -> None:
+    for key, (value, reason) in EXCLUDED_KEYS.get(name, {}).items():
+        if config.get(key) is value:
+            raise UnsupportedError(
+                "config.json of this {family} model has {key} {value}, with which it cannot be exported: "
+                "{reason}",
+                family=name,
+                key=key,
+                value=shown(value),
+                reason=reason,
+            )
+
+
 def require_encoder(config: Mapping[str, Any], what: str) -> None:
     """Refuse what no option can make exportable. `config` is config.json, `what` names the checkpoint.
 
@@ -94,6 +114,7 @@ def require_encoder(config: Mapping[str, Any], what: str) -> None:
             family=name,
             reason=EXCLUDED_FAMILIES[name],
         )
+    _require_keys(name, config)
     # A family of ours may still be set up as a decoder (is_decoder), with attention that looks back only.
     if any(config.get(key) for key in _DECODES) or _generates(name):
         raise UnsupportedError(

@@ -104,7 +104,14 @@ def planned_late(
     known = [length for length in lengths if length is not None]
     return Embedding(
         layers=layers,
-        late=partial(_resolved, sides, width=width, mean=mean, asked=options.max_length is not None),
+        late=partial(
+            _resolved,
+            sides,
+            width=width,
+            mean=mean,
+            asked=options.max_length is not None,
+            reach=_reach(config),
+        ),
         longest=max(known) if len(known) == len(lengths) else None,
         default_prompt=DOCUMENT,
         used=() if modules is not None else (WEIGHT,),
@@ -235,6 +242,7 @@ def _resolved(
     width: int,
     mean: bool,
     asked: bool,
+    reach: int | None,
 ) -> LateInteraction:
     """Return how sides are read, tokens by their ids.
 
@@ -245,10 +253,11 @@ def _resolved(
         width: of a vector.
         mean: whether scores are means.
         asked: whether the user chose the longest input, which then is that of documents.
+        reach: as of `_reach`.
 
     Raises:
         CheckpointError: the tokenizer has no such token.
-        UnsupportedError: queries are filled up on the left.
+        UnsupportedError: queries are filled up on the left, or beyond what every layer sees of them.
     """
     vocabulary = Tokenizer.from_str(tokenizer.text)
     found = {name: _side(side, vocabulary, tokenizer) for name, side in sides.items()}
@@ -260,7 +269,38 @@ def _resolved(
             length=found[QUERY].expanded,
             longest=longest,
         )
+    _require_seen(found[QUERY], len(vocabulary.encode("").ids), reach)
     return LateInteraction(width, found, mean)
+
+
+def _reach(config: Any) -> int | None:
+    """Return how far to each side some layers see; None where all see the whole text."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return int(config.sliding_window) if "sliding_attention" in kinds else None
+    # Version 4 has of ModernBERT the width of both sides, and which layers are not local.
+    width = getattr(config, "local_attention", None)
+    return None if width is None or config.global_attn_every_n_layers == 1 else int(width) // 2
+
+
+def _require_seen(query: Side, special: int, reach: int | None) -> None:
+    """Refuse fillers that see no token of a short query in some layers.
+
+    There PyTorch's fused attention gives nothing, and any other the mean of all that must not be seen: the
+    library's own answer depends on which of them is used.
+    """
+    if query.expanded is None or query.attended or reach is None:
+        return
+    most = reach + special + (query.marker is not None)
+    if query.expanded > most:
+        raise UnsupportedError(
+            "queries are filled up to {length} tokens that none attends to, and some layers of this model "
+            "see {reach} tokens to each side: what they make of a token that sees nothing depends on how "
+            "attention is computed; what can be exported is a query_length of at most {most}",
+            length=query.expanded,
+            reach=reach,
+            most=most,
+        )
 
 
 def _side(side: SidePlan, vocabulary: Tokenizer, tokenizer: TokenizerFacts) -> Side:

@@ -114,9 +114,22 @@ def read_list(folder: Path) -> list[Module]:
             path=path,
             keys=", ".join(strange),
         )
+    _require_own_names([entry["name"] for entry in entries if "name" in entry], path)
     return [
         Module(_class_name(kind, folder), _inside(folder, place), place.rstrip("/")) for kind, place in found
     ]
+
+
+def _require_own_names(names: Sequence[object], path: Path) -> None:
+    # Sentence-Transformers keeps modules by name: the later takes the place of the earlier, which never runs.
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise CheckpointError(
+            "{path} has two modules of the name {name!r}, of which Sentence-Transformers runs one alone; "
+            "give each a name of its own",
+            path=path,
+            name=twice,
+        )
 
 
 def require_known(modules: Sequence[Module], folder: Path, known: Sequence[str] = MODULES) -> None:

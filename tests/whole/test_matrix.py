@@ -10,7 +10,7 @@ import pytest
 
 import bertonnx
 from bertonnx.errors import RowError, UnsupportedError
-from bertonnx.models.families import EXCLUDED_FAMILIES, FAMILIES, Family
+from bertonnx.models.families import EXCLUDED_FAMILIES, EXCLUDED_KEYS, FAMILIES, Family
 from bertonnx.runtime.rows import as_rows
 from tests.cells import Cells
 from tests.corpus import SENTENCES
@@ -90,3 +90,21 @@ def test_an_excluded_family_says_why(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError) as caught:
         bertonnx.export(folder, tmp_path / "model.onnx")
     assert EXCLUDED_FAMILIES[name][:40] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in EXCLUDED_KEYS.items() for key in keys]
+)
+def test_a_key_that_no_version_of_transformers_computes_says_why(name: str, key: str, tmp_path: Path) -> None:
+    import transformers
+
+    value, reason = EXCLUDED_KEYS[name][key]
+    folder = tmp_path / "checkpoint"
+    config = transformers.CONFIG_MAPPING[name]()
+    setattr(config, key, value)
+    config.save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UnsupportedError) as caught:
+        bertonnx.export(folder, tmp_path / "model.onnx")
+    assert f"{key} {str(value).lower()}" in str(caught.value)
+    assert reason in str(caught.value)

@@ -39,9 +39,11 @@ def native(
     options: Mapping[str, Any],
     mask: Mapping[str, Any] = MASK,
     projection: Mapping[str, Any] | None = None,
+    encoder: tuple[str, Mapping[str, Any]] = ("BertModel", {}),
     **settings: Any,
 ) -> Path:
-    save(folder, "BertModel")
+    name, sizes = encoder
+    save(folder, name, **sizes)
     modules = [
         ("Transformer", options),
         ("Dense", projection or dense(WIDTH)),
@@ -185,6 +187,25 @@ def test_a_projection_of_another_width(tmp_path: Path) -> None:
 )
 def test_options_that_are_refused(options: Mapping[str, Any], why: str, tmp_path: Path) -> None:
     assert why in message(CheckpointError, native(tmp_path, options))
+
+
+@pytest.mark.parametrize(
+    ("length", "attend", "every", "refused"),
+    [(11, False, 3, True), (10, False, 3, False), (11, True, 3, False), (11, False, 1, False)],
+)
+def test_fillers_that_see_no_token_of_a_query(
+    length: int, attend: bool, every: int, refused: bool, tmp_path: Path
+) -> None:
+    # The text is [CLS] and [SEP]: of 11 tokens the last is 9 behind it, and a layer sees 8.
+    sizes = {"local_attention": 16, "global_attn_every_n_layers": every, "pad_token_id": 0}
+    expansion = {"strategy": "min", "length": length, "attend": attend}
+    native(tmp_path, {"query_expansion": expansion}, encoder=("ModernBertModel", sizes))
+    if refused:
+        said = message(UnsupportedError, tmp_path)
+        assert "11 tokens that none attends to" in said
+        assert "a query_length of at most 10" in said
+    else:
+        assert late_of(read(tmp_path)).sides["query"].expanded == length
 
 
 def test_documents_that_are_pictures(tmp_path: Path) -> None:

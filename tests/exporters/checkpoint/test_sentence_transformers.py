@@ -615,6 +615,15 @@ def test_a_broken_module_list(tmp_path: Path, content: str) -> None:
     assert "modules.json cannot be read" in message(CheckpointError, tmp_path)
 
 
+def test_a_name_that_two_modules_have(tmp_path: Path) -> None:
+    folder_of(tmp_path, "Transformer", "Pooling", "Normalize")
+    entries = json.loads((tmp_path / "modules.json").read_text())
+    assert kinds(modules(tmp_path).layers) == ["Pool", "Normalize"]
+    # Sentence-Transformers would leave out the first of the two.
+    write(tmp_path / "modules.json", [{**entry, "name": str(min(k, 1))} for k, entry in enumerate(entries)])
+    assert "two modules of the name '1'" in message(CheckpointError, tmp_path)
+
+
 @pytest.mark.parametrize("place", ["../elsewhere", "/etc"])
 def test_a_module_outside_the_folder(tmp_path: Path, place: str) -> None:
     write(tmp_path / "modules.json", [{"path": place, "type": OLD + "Transformer"}])
