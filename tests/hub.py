@@ -1,8 +1,7 @@
 """A stand-in for the Hugging Face Hub on localhost: enough of its HTTP API for huggingface_hub.
 
 Used through HF_ENDPOINT, which huggingface_hub reads when it is imported; so the product runs in a
-process of its own, with its own cache folder: see `run_against`. Such processes are forks of one that has
-imported torch, which takes longer than what they do.
+process of its own, with its own cache folder: see `run_against`.
 """
 
 from __future__ import annotations
@@ -82,7 +81,9 @@ def serving(repos: Mapping[str, Repo]) -> Iterator[FakeHub]:
 
 def environment_for(endpoint: str, home: Path) -> dict[str, str]:
     """Return the environment of a process that uses this Hub and this cache folder."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    # Nor the name of the test, or no two environments would be equal.
+    left = ("HF_", "HUGGING", "PYTEST_CURRENT_TEST")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(left)}
     settings = {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -95,16 +96,20 @@ def environment_for(endpoint: str, home: Path) -> dict[str, str]:
 def run_against(
     endpoint: str, home: Path, code: str, *, environment: Mapping[str, str] | None = None
 ) -> tuple[Any, str]:
-    """Run Python code in a new process with this Hub and this cache.
+    """Run Python code in a process of its own with this Hub and this cache.
+
+    Such processes are forks of one that was started with the same environment, and has imported what takes
+    longer than what they do: so ask for few Hubs and caches. HF_TOKEN, which is read at each use, may differ.
 
     Returns:
         What it printed as its last line, read as JSON, and its standard error.
     """
     variables = {**environment_for(endpoint, home), **(environment or {})}
+    own = {name: variables.pop(name) for name in ("HF_TOKEN",) if name in variables}
     with tempfile.TemporaryDirectory() as place:
         out, err = (Path(place) / name for name in ("out", "err"))
-        job = {"code": code, "environment": variables, "files": [str(out), str(err)]}
-        process = _forking()
+        job = {"code": code, "environment": own, "files": [str(out), str(err)]}
+        process = _forking(tuple(sorted(variables.items())))
         assert process.stdin is not None
         assert process.stdout is not None
         print(json.dumps(job), file=process.stdin, flush=True)
@@ -118,13 +123,15 @@ _FORKING = """
 import json, os, sys, traceback
 import torch
 assert "huggingface_hub" not in sys.modules
+from bertonnx.exporters.checkpoint import hub, source
+hub._huggingface_hub()
+from transformers import AutoConfig
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
     if child == 0:
         for number, file in enumerate(job["files"], 1):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
-        os.environ.clear()
         os.environ.update(job["environment"])
         status = 1
         try:
@@ -140,15 +147,14 @@ for line in sys.stdin:
 
 
 @cache
-def _forking() -> subprocess.Popen[str]:
+def _forking(environment: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
     """Return a process that runs the code of each line that it is given in a fork of itself."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", _FORKING],
+        [sys.executable, "-W", "ignore", "-c", _FORKING],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=variables,
+        env=dict(environment),
     )
     atexit.register(process.communicate)
     return process

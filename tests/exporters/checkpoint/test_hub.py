@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from tests.checkpoints import BERT, make
 from tests.hub import COMMIT, FakeHub, Repo, files_of, run_against, serving
+
+NOBODY = "http://127.0.0.1:9"
+"""The address of a Hub that is not there."""
 
 OLD_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
 
@@ -72,8 +76,34 @@ def adapter_of(base: str, revision: str | None, weights: str) -> dict[str, bytes
     return {"adapter_config.json": json.dumps(settings).encode(), weights: b"a", "README.md": b"r"}
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeHub]:
+    """Serve on one port for all tests: processes are shared by those of one Hub and one cache."""
+    with serving({}) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hub") / "home"
+
+
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def home(place: Path) -> Iterator[Path]:
+    """Return the folder of the cache, empty."""
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def serve(server: FakeHub, repos: dict[str, Repo]) -> FakeHub:
+    """Serve these and no others, as a Hub of which nothing was asked yet."""
+    server.repos, server.down = repos, False
+    server.requests.clear()
+    return server
+
+
+@pytest.fixture
+def hub(server: FakeHub) -> FakeHub:
     remote = json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "m.M"}}).encode()
     repos = {
         "org/good": Repo(
@@ -90,14 +120,13 @@ def hub() -> Iterator[FakeHub]:
         "org/code": Repo({COMMIT: {"config.json": remote, "m.py": b"", "model.safetensors": b"w"}}),
         "org/gpt": Repo({COMMIT: {"config.json": b'{"model_type": "gpt2"}', "model.safetensors": b"w"}}),
     }
-    with serving(repos) as fake:
-        yield fake
+    return serve(server, repos)
 
 
-def test_a_model_is_resolved_once_to_a_commit(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_model_is_resolved_once_to_a_commit(hub: FakeHub, home: Path) -> None:
     (main, tag, commit), _ = run_against(
         hub.endpoint,
-        tmp_path,
+        home,
         code(
             "attempt('org/good')",
             "attempt('org/good', revision='v1')",
@@ -111,10 +140,10 @@ def test_a_model_is_resolved_once_to_a_commit(hub: FakeHub, tmp_path: Path) -> N
     assert all(f"/resolve/{COMMIT}/" in path or f"/resolve/{OLD_COMMIT}/" in path for path in resolved)
 
 
-def test_what_the_hub_refuses(hub: FakeHub, tmp_path: Path) -> None:
+def test_what_the_hub_refuses(hub: FakeHub, home: Path) -> None:
     answers, stderr = run_against(
         hub.endpoint,
-        tmp_path,
+        home,
         code(
             "attempt('org/none')",
             "attempt('./no/such/folder')",
@@ -140,20 +169,20 @@ def test_what_the_hub_refuses(hub: FakeHub, tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
-def test_a_token_opens_gated_and_private_models(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_token_opens_gated_and_private_models(hub: FakeHub, home: Path) -> None:
     answers, _ = run_against(
         hub.endpoint,
-        tmp_path,
+        home,
         code("attempt('org/gated')", "attempt('org/private')"),
         environment={"HF_TOKEN": "hf_secret"},
     )
     assert [answer["revision"] for answer in answers] == [COMMIT, COMMIT]
 
 
-def test_what_is_refused_before_any_weight_is_downloaded(hub: FakeHub, tmp_path: Path) -> None:
+def test_what_is_refused_before_any_weight_is_downloaded(hub: FakeHub, home: Path) -> None:
     answers, stderr = run_against(
         hub.endpoint,
-        tmp_path,
+        home,
         code(
             "attempt('org/pickle')",
             "attempt('org/onnx')",
@@ -175,10 +204,10 @@ def test_what_is_refused_before_any_weight_is_downloaded(hub: FakeHub, tmp_path:
     assert stderr == ""
 
 
-def test_consent_brings_pickles_and_code(hub: FakeHub, tmp_path: Path) -> None:
+def test_consent_brings_pickles_and_code(hub: FakeHub, home: Path) -> None:
     (pickle, custom, both), _ = run_against(
         hub.endpoint,
-        tmp_path,
+        home,
         code(
             "attempt('org/pickle', allow_pickle=True)",
             "attempt('org/code', trust_remote_code=True)",
@@ -191,11 +220,11 @@ def test_consent_brings_pickles_and_code(hub: FakeHub, tmp_path: Path) -> None:
     assert both["files"] == WANTED
 
 
-def test_an_adapter_comes_with_its_base_model(hub: FakeHub, tmp_path: Path) -> None:
+def test_an_adapter_comes_with_its_base_model(hub: FakeHub, home: Path) -> None:
     calls = code("attempt('org/adapter')", "attempt('org/orphan')")
-    found, _ = run_against(hub.endpoint, tmp_path, calls)
+    found, _ = run_against(hub.endpoint, home, calls)
     hub.down = True
-    cached, _ = run_against(hub.endpoint, tmp_path, code("attempt('org/adapter')"))
+    cached, _ = run_against(hub.endpoint, home, code("attempt('org/adapter')"))
     for adapter in (found[0], cached[0]):
         assert adapter["files"] == ["adapter_config.json", "adapter_model.safetensors"]
         assert adapter["revision"] == COMMIT
@@ -207,19 +236,19 @@ def test_an_adapter_comes_with_its_base_model(hub: FakeHub, tmp_path: Path) -> N
     assert "base_model_name_or_path" in said
 
 
-def test_the_cache_serves_without_a_network(tmp_path: Path) -> None:
-    with serving({"org/good": Repo({COMMIT: FILES})}) as fake:
-        run_against(fake.endpoint, tmp_path, code("attempt('org/good')"))
-        fake.down = True
-        (down,), _ = run_against(fake.endpoint, tmp_path, code("attempt('org/good')"))
+def test_the_cache_serves_without_a_network(server: FakeHub, home: Path) -> None:
+    fake = serve(server, {"org/good": Repo({COMMIT: FILES})})
+    run_against(fake.endpoint, home, code("attempt('org/good')"))
+    fake.down = True
+    (down,), _ = run_against(fake.endpoint, home, code("attempt('org/good')"))
     calls = code("attempt('org/good')", "attempt('org/other')", "attempt('org/good', revision='v9')")
-    gone, stderr = run_against(fake.endpoint, tmp_path, calls)
-    offline, _ = run_against(fake.endpoint, tmp_path, calls, environment={"HF_HUB_OFFLINE": "1"})
+    gone, stderr = run_against(NOBODY, home, calls)
+    offline, _ = run_against(NOBODY, home, calls, environment={"HF_HUB_OFFLINE": "1"})
     for answer in (down, gone[0], offline[0]):
         assert answer == {"kind": "hub", "revision": COMMIT, "id": "org/good", "files": WANTED}
     for kind, said in (gone[1], gone[2]):
         assert kind == "SourceError"
-        assert f"the Hub ({fake.endpoint}) cannot be reached" in said
+        assert f"the Hub ({NOBODY}) cannot be reached" in said
         assert "not in the cache" in said
     assert "no folder 'org/other' here" in gone[1][1]
     assert "revision v9 of org/good" in gone[2][1]
@@ -230,12 +259,12 @@ def test_the_cache_serves_without_a_network(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
-def test_a_half_filled_cache_is_told_from_a_model_without_weights(tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "models--org--half" / "snapshots" / COMMIT
+def test_a_half_filled_cache_is_told_from_a_model_without_weights(home: Path) -> None:
+    snapshot = home / "hub" / "models--org--half" / "snapshots" / COMMIT
     make(snapshot, config__json=BERT, tokenizer__json="{}")
-    make(tmp_path / "hub" / "models--org--half" / "refs", main=COMMIT)
+    make(home / "hub" / "models--org--half" / "refs", main=COMMIT)
     ((kind, said),), _ = run_against(
-        "http://127.0.0.1:9", tmp_path, code("attempt('org/half')"), environment={"HF_HUB_OFFLINE": "1"}
+        NOBODY, home, code("attempt('org/half')"), environment={"HF_HUB_OFFLINE": "1"}
     )
     assert kind == "SourceError"
     assert "only partly in the cache" in said
@@ -246,7 +275,7 @@ def test_a_half_filled_cache_is_told_from_a_model_without_weights(tmp_path: Path
 GOOGLES = Path(__file__).parent / "tensorflow" / "data" / "google-albert" / "source"
 
 
-def test_tensorflow_checkpoints_come_with_what_lies_beside_them(tmp_path: Path) -> None:
+def test_tensorflow_checkpoints_come_with_what_lies_beside_them(server: FakeHub, home: Path) -> None:
     google = files_of(GOOGLES)
     keras = {"config.json": BERT, "vocab.txt": b"a", "tf_model.h5": b"t", "README.md": b"r"}
     decoder = b'{"model_type": "gpt2"}'
@@ -274,11 +303,11 @@ def test_tensorflow_checkpoints_come_with_what_lies_beside_them(tmp_path: Path) 
         *read,
     )
     reader = "from bertonnx.exporters.checkpoint.tensorflow.reading import read_tensors\n"
-    with serving(repos) as fake:
-        found, _ = run_against(fake.endpoint, tmp_path, reader + calls)
-        fetched = fake.downloads()
-        fake.down = True
-        cached, _ = run_against(fake.endpoint, tmp_path, reader + code(*calls_of("org/keras", "org/google")))
+    fake = serve(server, repos)
+    found, _ = run_against(fake.endpoint, home, reader + calls)
+    fetched = fake.downloads()
+    fake.down = True
+    cached, _ = run_against(fake.endpoint, home, reader + code(*calls_of("org/keras", "org/google")))
     main, tag, nested, several, gpt, flax, sentences, pickle, names, paths = found
     assert main == {
         "kind": "hub",
