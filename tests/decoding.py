@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,31 @@ def outputs_of(model: torch.nn.Module, piece: Piece, inputs: Sequence[str], acti
     return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
+def remembering(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a model's `forward` that computes once for equal inputs: it takes most of these tests' time."""
+    known: dict[Any, Any] = {}
+
+    @functools.wraps(forward)
+    def remembered(**inputs: Any) -> Any:
+        key = tuple(
+            (name, (tuple(value.shape), value.numpy().tobytes()) if torch.is_tensor(value) else value)
+            for name, value in sorted(inputs.items())
+        )
+        if key not in known:
+            known[key] = forward(**inputs)
+        made = known[key]
+        # Whoever writes into what it gets writes into its own.
+        return type(made)(**{name: value.clone() for name, value in made.items()})
+
+    return remembered
+
+
 class Checkpoint:
     """A model and its tokenizer, as transformers' pipeline sees them and as the runtime does."""
 
     def __init__(self, task_name: str, model: Any, tokenizer: Any, activation: str) -> None:
         self.model = model.eval()
+        model.forward = remembering(model.forward)
         self.tokenizer = tokenizer
         self.tokenizer_json: str = tokenizer.backend_tokenizer.to_str()
         self.activation = activation

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from bertonnx.exporters.quiet import quiet
-from bertonnx.models.families import FAMILIES
+from bertonnx.models.families import FAMILIES, Family
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from tests.retrieval import write_modules
 from tests.tokenizers_zoo import pretrained
 
-__all__ = ["CELLS", "FAMILY_CONFIGS", "HEADS", "TinyFamily", "missing_code", "save_tiny"]
+__all__ = ["CELLS", "FAMILY_CONFIGS", "HEADS", "TinyFamily", "missing_code", "one_of_each", "save_tiny"]
 
 MAX_LENGTH = 96
 
@@ -26,6 +26,22 @@ HEADS = {task.auto_class: task.name for task in reversed([*TASKS])}
 
 CELLS = [(family, task) for family in FAMILIES for task in HEADS.values() if task not in family.gaps]
 """The families and tasks of which each has a graph of its own."""
+
+
+def one_of_each(first: int) -> list[tuple[Family, str]]:
+    """Return a cell of each family, for what changes encoders whatever their head.
+
+    Every other family, from this one on, has the head of fill-mask where it can, which alone is the family's
+    own; the others have the other tasks in turn.
+    """
+    chosen = []
+    for place, family in enumerate(FAMILIES):
+        tasks = [task for of, task in CELLS if of is family]
+        own = [task for task in tasks if task == "fill-mask"]
+        others = [task for task in tasks if task not in own]
+        fits = own if own and place % 2 == first else others
+        chosen.append((family, fits[place // 2 % len(fits)]))
+    return chosen
 
 
 @dataclass(frozen=True)

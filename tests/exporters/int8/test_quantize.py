@@ -38,7 +38,7 @@ from bertonnx.wording import COMMAND_LINE
 from tests.cells import Cells
 from tests.corpus import SENTENCES
 from tests.figures import INT8_FIGURES, int8_of
-from tests.tiny import CELLS, save_tiny
+from tests.tiny import one_of_each, save_tiny
 
 _ERROR = 0.05
 """Allowed median error of outputs as part of their spread, of two layers: at widths of 16 to 64, errors do
@@ -75,8 +75,7 @@ def _outputs(path: Path, exact: bertonnx.ExportReport) -> np.ndarray[Any, np.dty
     return np.concatenate(parts)
 
 
-# Every other cell: each family with two or three of the tasks, and each task with half of the families.
-@pytest.mark.parametrize(("family", "task"), CELLS[::2], ids=_id)
+@pytest.mark.parametrize(("family", "task"), one_of_each(0), ids=_id)
 def test_a_cell(family: Family, task: str, cell: Cells, tmp_path: Path) -> None:
     exact = cell(family.name, task).report
     report = bertonnx.export(
