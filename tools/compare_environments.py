@@ -3,9 +3,10 @@
 python tools/compare_environments.py .venv/bin/python .venv-transformers5/bin/python
 
 A tiny checkpoint of every family is saved in each of the two environments, with the family's own tokenizer
-class where there is one. Each folder is then exported in both. Ids must be equal and numbers agree to 1e-5,
-with each other and with transformers where the folder was saved. Prints a line for each folder; the exit code
-is 1 where something differs. Arguments after the two environments choose families.
+class where there is one. Each folder is then exported in the other environment: with one version, all is as
+`tests/whole/test_matrix.py` has it in each. Ids must be equal to those of transformers where the folder was
+saved, and numbers agree to 1e-5. Prints a line for each folder; the exit code is 1 where something differs.
+Arguments after the two environments choose families.
 """
 
 from __future__ import annotations
@@ -61,33 +62,27 @@ def compare(pythons: Sequence[str], families: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="bertonnx-compare-") as place:
         saved = [Path(place) / f"saved-by-{i}" for i in range(len(pythons))]
         references = _both("save", pythons, saved, families)
-        for i, (folder, reference) in enumerate(zip(saved, references, strict=True)):
-            results = _both("export", pythons, [folder] * len(pythons), families)
+        others = [*pythons[1:], pythons[0]]
+        results = _both("export", others, saved, families)
+        for python, reference, result in zip(pythons, references, results, strict=True):
             for family, wanted in reference.items():
-                found = [made.get(family, {"refused": "nothing was printed"}) for made in results]
-                said = _difference(wanted, found)
+                said = _difference(wanted, result.get(family, {"refused": "nothing was printed"}))
                 different += said.startswith("DIFFERENT")
-                print(f"{family:24} saved by {pythons[i]}: {said}", flush=True)
+                print(f"{family:24} saved by {python}: {said}", flush=True)
     return different
 
 
-def _difference(wanted: Result, found: Sequence[Result]) -> str:
-    refused = [result["refused"] for result in found if "refused" in result]
-    if len(refused) == len(found):
-        return f"refused by both: {' | '.join(why[:300] for why in refused)}"
-    # A family that one version has no code for is no difference.
-    if refused:
-        known = all("has no code of it" in why for why in refused)
-        return f"{'refused by one' if known else 'DIFFERENT, refused by one'}: {refused[0][:300]}"
-    worst = 0.0
-    for result in found:
-        if result["inputs"] != wanted["inputs"]:
-            return f"DIFFERENT inputs: {', '.join(sorted(result['inputs']))}"
-        scale = max(1.0, *map(abs, wanted["outputs"]))
-        parts = zip(wanted["outputs"], result["outputs"], strict=True)
-        apart = [abs(a - b) / scale for a, b in parts]
-        # Whatever is compared with NaN is neither larger nor smaller.
-        worst = math.nan if any(map(math.isnan, apart)) else max(worst, *apart)
+def _difference(wanted: Result, found: Result) -> str:
+    if "refused" in found:
+        # A family that the other version has no code for is no difference.
+        known = "has no code of it" in found["refused"]
+        return f"{'refused' if known else 'DIFFERENT, refused'}: {found['refused'][:300]}"
+    if found["inputs"] != wanted["inputs"]:
+        return f"DIFFERENT inputs: {', '.join(sorted(found['inputs']))}"
+    scale = max(1.0, *map(abs, wanted["outputs"]))
+    apart = [abs(a - b) / scale for a, b in zip(wanted["outputs"], found["outputs"], strict=True)]
+    # Whatever is compared with NaN is neither larger nor smaller.
+    worst = math.nan if any(map(math.isnan, apart)) else max(0.0, *apart)
     verdict = "equal" if worst <= TOLERANCE else "DIFFERENT numbers"
     return f"{verdict}, {len(wanted['inputs']['input_ids'])} ids, largest difference {worst:.1e}"
 

@@ -57,6 +57,12 @@ class Section:
     turn: str = ""
 
 
+TENSORFLOW = "tests/exporters/checkpoint/tensorflow"
+
+OWN_READERS = ("bundle", "crc32c", "hdf5", "weights")
+"""Tests of what reads and compares TensorFlow's files, which asks no version of transformers."""
+
+
 def sections(arguments: Sequence[str], variables: Mapping[str, str]) -> list[Section]:
     """Return what is to be done; of what can start at once, what takes longest comes first."""
     venv = variables.get("VENV", ".venv")
@@ -74,9 +80,11 @@ def sections(arguments: Sequence[str], variables: Mapping[str, str]) -> list[Sec
     # What the tests of colbert ask for is in the environment of transformers 5.
     folders = (ROOT / "tests/environments").glob("*/requirements.txt")
     names = sorted({folder.parent.name for folder in folders} - {"colbert"})
+    left_out = " ".join(f"--ignore={TENSORFLOW}/test_{name}.py" for name in OWN_READERS)
     newer_tests = (
         # Reading and tracing checkpoints, and one task of every family.
         "tests/exporters/checkpoint tests/exporters/steps/test_trace.py tests/exporters/test_convert.py "
+        f"{left_out} "
         "tests/whole/test_matrix.py tests/environments/colbert -k 'not test_matrix.py or text-classification'"
     )
     return [

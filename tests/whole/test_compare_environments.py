@@ -21,15 +21,10 @@ WANTED = {"inputs": {"input_ids": [1, 5, 2]}, "outputs": [0.5, -2.0]}
         ({"outputs": [float("nan"), -2.0]}, "DIFFERENT numbers"),
         ({"inputs": {"input_ids": [1, 6, 2]}}, "DIFFERENT inputs: input_ids"),
         ({"inputs": {"input_ids": [1, 5, 2], "token_type_ids": [0, 0, 0]}}, "DIFFERENT inputs: input_ids"),
-        ({"refused": "no attention_mask"}, "DIFFERENT, refused by one: no attention_mask"),
-        ({"refused": "transformers (4.57) has no code of it"}, "refused by one"),
+        ({"refused": "no attention_mask"}, "DIFFERENT, refused: no attention_mask"),
+        ({"refused": "transformers (4.57) has no code of it"}, "refused: transformers"),
     ],
 )
 def test_a_difference(changed: dict[str, Any], said: str) -> None:
     difference = runpy.run_path(str(TOOL))["_difference"]
-    assert difference(WANTED, [WANTED, {**WANTED, **changed}]).startswith(said)
-
-
-def test_refused_by_both_is_no_difference() -> None:
-    difference = runpy.run_path(str(TOOL))["_difference"]
-    assert difference(WANTED, [{"refused": "a"}, {"refused": "b"}]) == "refused by both: a | b"
+    assert difference(WANTED, {**WANTED, **changed}).startswith(said)

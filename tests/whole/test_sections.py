@@ -129,6 +129,9 @@ def test_every_folder_of_tests_and_every_environment_is_run(tool: dict[str, Any]
         name = folder.parent.name
         assert name in names or f"tests/environments/{name}" in commands
     assert all({*section.after} <= names for section in todo)
+    left_out = re.findall(r"--ignore=(\S+)", commands)
+    assert left_out
+    assert all((TOOL.parents[1] / path).is_file() for path in left_out)
     chosen = tool["sections"](["-k", "a b"], {"VENV": "/x y"})
     assert [section.name for section in chosen] == ["install", "lint", "tests", "types", "R"]
     assert "'/x y/bin/python' -m pytest" in chosen[2].command

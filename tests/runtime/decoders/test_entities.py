@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -46,6 +47,15 @@ def without_padding(_: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> tu
     return args, {name: value[:, :length] for name, value in inputs.items() if hasattr(value, "shape")}
 
 
+@cache
+def tagger(kind: str, *, labels: tuple[str, ...] = LABELS, padded: bool = True) -> Checkpoint:
+    """Return a model that remembers its outputs: what is made of them differs, and the texts do not."""
+    checkpoint = tiny_checkpoint("token-classification", kind, labels=labels)
+    if not padded:
+        checkpoint.model.register_forward_pre_hook(without_padding, with_kwargs=True)
+    return checkpoint
+
+
 def decoder_for(checkpoint: Checkpoint, aggregation: Aggregation) -> EntityDecoder:
     return EntityDecoder(checkpoint.labels, aggregation, subword_rule(opened(checkpoint.tokenizer_json)))
 
@@ -65,14 +75,14 @@ def assert_as_pipeline(checkpoint: Checkpoint, aggregation: Aggregation, texts: 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_entities_are_the_pipelines(kind: str, aggregation: Aggregation) -> None:
-    checkpoint = tiny_checkpoint("token-classification", kind, labels=LABELS)
+    checkpoint = tagger(kind)
     found = assert_as_pipeline(checkpoint, aggregation, TEXTS)
     assert found == (set(LABELS[1:]) if aggregation == "none" else {"PER", "LOC"})
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_labels_without_b_and_i_are_grouped_as_the_pipeline_does(aggregation: Aggregation) -> None:
-    checkpoint = tiny_checkpoint("token-classification", "wordpiece", labels=UNTAGGED)
+    checkpoint = tagger("wordpiece", labels=UNTAGGED)
     found = assert_as_pipeline(checkpoint, aggregation, TEXTS[:60])
     assert found == (set(UNTAGGED[1:]) if aggregation == "none" else {"PER", "LOC"})
 
@@ -81,8 +91,7 @@ def test_labels_without_b_and_i_are_grouped_as_the_pipeline_does(aggregation: Ag
 @pytest.mark.parametrize("aggregation", AGGREGATIONS[1:])
 @pytest.mark.parametrize("kind", KINDS)
 def test_entities_of_windows_are_the_pipelines(kind: str, aggregation: Aggregation) -> None:
-    checkpoint = tiny_checkpoint("token-classification", kind, labels=LABELS)
-    checkpoint.model.register_forward_pre_hook(without_padding, with_kwargs=True)
+    checkpoint = tagger(kind, padded=False)
     pipeline = checkpoint.pipeline(aggregation_strategy=aggregation, stride=32)
     decoder = decoder_for(checkpoint, aggregation)
     same = total = 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ def masked(text: str, mask: str, count: int) -> str:
     for k in range(count):
         words[(k * 5 + 3) % len(words)] = mask
     return " ".join(words)
+
+
+@cache
+def filler(kind: str) -> Checkpoint:
+    """Return a model that remembers its outputs."""
+    return tiny_checkpoint("fill-mask", kind)
 
 
 def decoder_for(checkpoint: Checkpoint, top_k: int) -> MaskDecoder:
@@ -58,7 +65,7 @@ def as_item(expected: list[Any]) -> Item:
 @pytest.mark.parametrize(("count", "top_k"), [(1, 5), (1, 1), (3, 5), (2, 40)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_candidates_are_the_pipelines(kind: str, count: int, top_k: int) -> None:
-    checkpoint = tiny_checkpoint("fill-mask", kind)
+    checkpoint = filler(kind)
     pipeline = checkpoint.pipeline(top_k=top_k, tokenizer_kwargs={"truncation": True})
     decoder = decoder_for(checkpoint, top_k)
     texts = [masked(text, decoder.mask_token, count) for text in (*SENTENCES, *PARAGRAPHS)]
