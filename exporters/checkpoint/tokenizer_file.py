@@ -134,13 +134,21 @@ def _require_version_5(made: Tokenizer, folder: TokenizerFolder, account: Accoun
         return
     for key, wanted, found in _said_twice(made, folder):
         if wanted != found:
+            said, right = key in folder.config, json.dumps(found)
+            own = "" if said else f"where {CONFIG} does not say it, "
             account.refuse(
-                CONFIG,
+                CONFIG if said else folder.kind.name,
                 key,
                 wanted,
-                f"and tokenizer.json says {json.dumps(found)}, so that {folder.kind.name} and the file give "
+                f"{own}and tokenizer.json says {right}, so that {folder.kind.name} and the file give "
                 "different ids",
-                remedy=_SAVE_AGAIN,
+                remedy=_SAVE_AGAIN
+                if said
+                else Message(
+                    "if the file is right, write {line} into {config}",
+                    line=f'"{key}": {right}',
+                    config=CONFIG,
+                ),
             )
 
 

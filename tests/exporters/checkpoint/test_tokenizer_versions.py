@@ -325,6 +325,17 @@ def test_version_5_keys_that_contradict_the_file(tmp_path: Path, key: str, value
     assert [_ids(facts, text) for text in HARD_TEXTS] == [made.encode(text).ids for text in HARD_TEXTS]
 
 
+def test_what_a_class_takes_for_granted_and_the_file_contradicts(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece()
+    made.normalizer = normalizers.BertNormalizer(lowercase=False)
+    config = {**V5, "tokenizer_class": "BertTokenizer"}
+    said = _refused(_folder(tmp_path, made, config))
+    assert "BertTokenizer has do_lower_case true, where tokenizer_config.json does not say it" in said
+    assert 'write "do_lower_case": false into tokenizer_config.json' in said
+    facts = _facts(_folder(tmp_path, made, {**config, "do_lower_case": False}))
+    assert _ids(facts, "Film") == made.encode("Film").ids
+
+
 def test_split_special_tokens_is_refused(tmp_path: Path) -> None:
     config = {**V4, "tokenizer_class": "BertTokenizer", "split_special_tokens": True}
     assert "split_special_tokens true" in _refused(_folder(tmp_path, tokenizers_zoo.wordpiece(), config))
