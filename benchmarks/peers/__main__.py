@@ -1,6 +1,6 @@
 """bertonnx and its peers, side by side on CPU: throughput, single texts, and whether the vectors agree.
 
-    python benchmarks/peers [--minutes 3] [--rounds 3] [--threads 2,1] [--models minilm,bert-base]
+    python benchmarks/peers [--minutes 3] [--rounds 4] [--threads 2,1] [--models minilm,bert-base]
                             [--part 1.0] [--peers A,B] [--prepare] [--quick] [--anew]
 
 Builds two virtual environments in `BERTONNX_PEERS`, by default `~/.cache/bertonnx-peers` (4 GB): with this

@@ -91,10 +91,10 @@ class Shape:
 
 MODELS = {
     "minilm": Shape(
-        layers=6, width=384, inner=1536, short=0.2, mixed=0.07, runs=(16, 8, 3), budgets=(512, 2048)
+        layers=6, width=384, inner=1536, short=0.35, mixed=0.08, runs=(16, 8, 3), budgets=(512, 2048)
     ),
     "bert-base": Shape(
-        layers=12, width=768, inner=3072, short=1 / 30, mixed=0.02, runs=(6, 3, 1), budgets=(256, 512)
+        layers=12, width=768, inner=3072, short=0.05, mixed=0.03, runs=(6, 3, 2), budgets=(256, 512)
     ),
 }
 """all-MiniLM-L6-v2, and bert-base-uncased's shapes with random weights: speed does not depend on them."""
