@@ -167,7 +167,7 @@ def test_a_family_that_needs_a_newer_transformers(tmp_path: Path) -> None:
 
 
 def test_a_family_outside_the_table_that_reads_text(tmp_path: Path) -> None:
-    make(tmp_path, config__json='{"model_type": "mra"}', model__safetensors="x")
+    make(tmp_path, config__json='{"model_type": "yoso"}', model__safetensors="x")
     assert resolve(tmp_path).folder == tmp_path
 
 
