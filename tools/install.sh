@@ -10,8 +10,9 @@ set -eu
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 
-# Python compiles what is imported, which is a fraction of what is installed. The pip of the first
+# Python compiles what is imported, which is a fraction of what is installed, and keeps it. The pip of the first
 # environment, where it is there, installs into the others too.
+unset PYTHONDONTWRITEBYTECODE
 add() {
   if [ "$own" != "$venv" ] && [ -e "$venv/made-of-main" ]; then
     "$venv/bin/python" -m pip --python "$own/bin/python" install --quiet --no-compile --no-build-isolation "$@"

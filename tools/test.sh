@@ -4,4 +4,6 @@
 # which takes half as long again.
 set -eu
 cd "$(dirname "$0")/.."
+# Images of containers often set it. Each of some hundred processes would then compile torch and transformers anew.
+unset PYTHONDONTWRITEBYTECODE
 exec "${PYTHON:-python3}" tools/sections.py "$@"
