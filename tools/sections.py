@@ -297,6 +297,8 @@ def main() -> int:
     """Run those that the arguments ask for."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    # Whoever starts this in the background may have it ignore Ctrl-C, and so would tests that press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Two workers share the cores already; PyTorch's threads on top of them would only get in the way.
     os.environ["OMP_NUM_THREADS"] = "1"
 

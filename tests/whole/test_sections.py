@@ -121,6 +121,14 @@ def test_all_end_with_the_program(number: signal.Signals) -> None:
     assert all(map(_ends, started))
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="processes ignore signals elsewhere")
+def test_sections_can_be_interrupted_where_this_cannot() -> None:
+    heard = f"'{sys.executable}' -c 'import signal; print(signal.getsignal(signal.SIGINT))'"
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", WAITING, str(TOOL), heard]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert "default_int_handler" in said
+
+
 def test_every_folder_of_tests_and_every_environment_is_run(tool: dict[str, Any]) -> None:
     todo = tool["sections"]([], {})
     names = {section.name for section in todo}
