@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer.main
 
 # Before any import of transformers or huggingface_hub, which read them once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,6 +23,8 @@ from tests.exported import export_tiny
 
 if TYPE_CHECKING:
     from tests.cells import Cells
+
+_make_parser = typer.main.get_command
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +46,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Spare the collector of garbage what a module's tests have imported and made: a million objects.
+
+    Models that R lets go collect garbage each time, and so do tests of what is let go.
+    """
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Export one tiny model a task and return the files by task."""
@@ -56,9 +71,17 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cells:
     return made_in((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "cells")
 
 
+@cache
+def _parser_of(app: typer.Typer) -> Any:
+    """Return the parser of a command line, which typer makes anew for each run."""
+    return _make_parser(app)
+
+
 @pytest.fixture
 def command(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Return what runs `main()` with arguments, as the installed command does."""
+
+    monkeypatch.setattr("typer.main.get_command", _parser_of)
 
     def run(*arguments: object) -> Outcome:
         capfdbinary.readouterr()
