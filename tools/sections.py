@@ -64,7 +64,10 @@ OWN_READERS = ("bundle", "crc32c", "hdf5", "weights")
 
 
 def sections(arguments: Sequence[str], variables: Mapping[str, str]) -> list[Section]:
-    """Return what is to be done; of what can start at once, what takes longest comes first."""
+    """Return what is to be done.
+
+    Of what can start at once, what takes longest comes first, but what keeps all cores busy to its end last.
+    """
     venv = variables.get("VENV", ".venv")
     python, newer = (shlex.quote(f"{name}/bin/python") for name in (venv, f"{venv}-transformers5"))
     pytest = "-m pytest --numprocesses 2 --dist worksteal"
@@ -91,14 +94,6 @@ def sections(arguments: Sequence[str], variables: Mapping[str, str]) -> list[Sec
         *first,
         *map(_install, ["transformers5", *names]),
         Section("models", f'{python} -m tests.exported "$BERTONNX_TINY"', ["install"]),
-        Section("transformers5", f"{newer} {pytest} {newer_tests}", ["install transformers5"], busy=2),
-        # The same folders, saved by either version, give the same ids and numbers in both.
-        Section(
-            "compare",
-            f"{python} tools/compare_environments.py {python} {newer}",
-            ["install transformers5"],
-            busy=2,
-        ),
         *(
             # Ray and Spark start many processes of their own.
             Section(
@@ -108,6 +103,14 @@ def sections(arguments: Sequence[str], variables: Mapping[str, str]) -> list[Sec
                 busy=2 if name in ("ray", "spark") else 1,
             )
             for name in names
+        ),
+        Section("transformers5", f"{newer} {pytest} {newer_tests}", ["install transformers5"], busy=2),
+        # The same folders, saved by either version, give the same ids and numbers in both.
+        Section(
+            "compare",
+            f"{python} tools/compare_environments.py {python} {newer}",
+            ["install transformers5"],
+            busy=2,
         ),
     ]
 
