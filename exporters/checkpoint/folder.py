@@ -70,6 +70,8 @@ _TOKENIZER_FILES = (
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 # Not *.bin: training leaves training_args.bin and the like beside the weights.
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+# As `save_pretrained(variant="fp16")` names them.
+_VARIANTS = ("model.*.safetensors", "pytorch_model.*.bin")
 _FOREIGN_WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "Flax": ("flax_model.msgpack", "flax_model-*.msgpack"),
     "ONNX": ("*.onnx", "onnx/*.onnx"),
@@ -322,12 +324,25 @@ def _require_weights(what: str, names: list[str], trust: Trust) -> None:
             option=Option("allow_pickle", True),
         )
     _refuse_foreign(what, names)
+    _refuse_variants(what, names)
     raise SourceError(
         "{what} has no weights: model.safetensors is not there (it holds {found}); type a folder or Hub id "
         "with weights",
         what=what,
         found=_listed(names),
     )
+
+
+def _refuse_variants(what: str, names: list[str]) -> None:
+    found = [name for name in names if _matches(name, _VARIANTS)]
+    if found:
+        raise SourceError(
+            "{what} has its weights under the name of a variant alone ({found}), which no library reads that "
+            "is not asked for it; rename the one that you want to {name}",
+            what=what,
+            found=_listed(found),
+            name="model.safetensors" if found[0].endswith(".safetensors") else "pytorch_model.bin",
+        )
 
 
 def _refuse_foreign(what: str, names: list[str]) -> None:

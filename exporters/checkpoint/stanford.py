@@ -18,6 +18,7 @@ from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import METADATA, read_json
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.source import Source
+from bertonnx.exporters.checkpoint.weight_files import weight_files
 
 __all__ = ["WEIGHT", "Stanford", "is_stanford", "read_stanford"]
 
@@ -132,13 +133,13 @@ def _projection(folder: Path, *, allow_pickle: bool) -> npt.NDArray[np.float32]:
 
     found: Any = None
     try:
-        for path in sorted(folder.glob("model*.safetensors")):
+        for path in weight_files(folder, pickled=allow_pickle):
+            if path.suffix == ".bin":
+                found = torch.load(path, map_location="cpu", weights_only=True).get(WEIGHT, found)
+                continue
             with safe_open(path, framework="pt") as file:
                 if WEIGHT in file.keys():  # noqa: SIM118  it is no mapping
                     found = file.get_tensor(WEIGHT)
-        pickled = folder / "pytorch_model.bin"
-        if allow_pickle and pickled.is_file() and not any(folder.glob("model*.safetensors")):
-            found = torch.load(pickled, map_location="cpu", weights_only=True).get(WEIGHT)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(
             "the weights in {folder} cannot be read ({why}); download them again", folder=folder, why=error

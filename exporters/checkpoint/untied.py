@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bertonnx.exporters.checkpoint.unwrapping import tensors_of
+from bertonnx.exporters.checkpoint.weight_files import weight_files
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -51,7 +54,11 @@ def _saved(folder: Path, names: Sequence[str]) -> Tensor | None:
     from safetensors import safe_open
 
     held: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    # A pickle is read by now, with its author trusted.
+    for path in weight_files(folder, pickled=True):
+        if path.suffix == ".bin":
+            held |= {name: tensor for name, tensor in tensors_of(path).items() if name in names}
+            continue
         with safe_open(path, framework="pt") as file:
             held |= {name: file.get_tensor(name) for name in {*names} & {*file.keys()}}
     return next((held[name] for name in names if name in held), None)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertonnx.exporters.checkpoint.weight_files import format_of
+from bertonnx.exporters.checkpoint.weight_files import format_of, weight_files
 from bertonnx.models.tasks import ENCODER
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-__all__ = ["AS_THEY_ARE", "Renaming", "renaming_of", "unwrapped"]
+__all__ = ["AS_THEY_ARE", "Renaming", "renaming_of", "tensors_of", "unwrapped"]
 
 _WRAPPING = ("module.", "model.", "_orig_mod.")
 """What training tools put before the names of weights: DataParallel, Lightning, torch.compile."""
@@ -67,7 +67,7 @@ def renaming_of(maker: Any, config: PretrainedConfig, folder: Path, *, pickled: 
     """
     import torch
 
-    names = [name for path in _files(folder, pickled=pickled) for name in _names(path)]
+    names = [name for path in weight_files(folder, pickled=pickled) for name in _names(path)]
     starts = {start for name in names for start in _starts(name)}
     # A model is made only where names may differ, since making one takes a while.
     if not starts and (maker.__name__ == ENCODER.auto_class or _has_base(names, maker, config)):
@@ -114,23 +114,19 @@ def unwrapped(folder: Path, renaming: Renaming, *, pickled: bool) -> Iterator[Pa
     Renamed in a file, since transformers 4 looks at the names of the file whatever it is told of them. Nor
     does it take one whose metadata does not say what saved it, which version 5 passes over.
     """
-    if not renaming and (pickled or all(format_of(path) in _READ for path in _files(folder, pickled=False))):
+    if not renaming and (pickled or all(format_of(path) in _READ for path in weight_files(folder))):
         yield folder
         return
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
-    for path in _files(folder, pickled=pickled):
-        for name, tensor in _tensors(path).items():
+    for path in weight_files(folder, pickled=pickled):
+        for name, tensor in tensors_of(path).items():
             # Copied, since a file of safetensors holds no two names of one tensor.
             tensors[renaming(name)] = tensor.clone().contiguous()
     with tempfile.TemporaryDirectory(prefix="bertonnx-", ignore_cleanup_errors=True) as there:
         save_file(tensors, Path(there) / "model.safetensors", metadata={"format": "pt"})
         yield Path(there)
-
-
-def _files(folder: Path, *, pickled: bool) -> list[Path]:
-    return sorted(folder.glob("pytorch_model*.bin" if pickled else "model*.safetensors"))
 
 
 def _names(path: Path) -> list[str]:
@@ -139,14 +135,15 @@ def _names(path: Path) -> list[str]:
 
     try:
         if path.suffix == ".bin":
-            return list(_tensors(path, device="meta"))
+            return list(tensors_of(path, device="meta"))
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
     except Exception:  # safetensors and torch raise many kinds for damaged files
         return []
 
 
-def _tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+def tensors_of(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Return the weights of a file by their names; of a pickle nothing but tensors."""
     import torch
     from safetensors.torch import load_file
 

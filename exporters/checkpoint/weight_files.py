@@ -1,4 +1,4 @@
-"""Files of safetensors: what is read of them before any weight is, and which of them are refused."""
+"""Files of weights: which of a folder's transformers reads, and which of those are refused unread."""
 
 from __future__ import annotations
 
@@ -9,26 +9,48 @@ from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.wording import said_by
 
-__all__ = ["format_of", "require_readable"]
+__all__ = ["format_of", "require_readable", "weight_files"]
 
 _SHOWN = 4
+_SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_INDEX = ".index.json"
+_WHOLE = ("I8", "U8", "I32")
 _LFS = b"version https://git-lfs"
 
 _OTHERS: Mapping[str, str] = {"tf": "TensorFlow", "flax": "Flax"}
 """What the metadata of a file say -> the library that saved it, by other names and in other layouts."""
 
 
+def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
+    """Return the files of weights that transformers reads; others, `model.fp16.safetensors`, may lie there.
+
+    Args:
+        folder: holds them.
+        pickled: whether pickles will do where there is no safetensors.
+    """
+    for name in (_SAFE, _PICKLED) if pickled else (_SAFE,):
+        if (folder / name).is_file():
+            return [folder / name]
+        if (folder / (name + _INDEX)).is_file():
+            return [folder / part for part in _parts(folder / (name + _INDEX))]
+    return []
+
+
+def _parts(index: Path) -> list[str]:
+    table = read_json(index).get("weight_map")
+    return sorted({*map(str, table.values())}) if isinstance(table, Mapping) else []
+
+
 def require_readable(folder: Path) -> None:
     """Name the damaged or absent file, which the libraries' own errors do not.
 
     Raises:
-        CheckpointError: a file is not there, damaged, or a pointer of Git LFS.
+        CheckpointError: a file is not there, damaged, a pointer of Git LFS, or quantized.
         UnsupportedError: another library than PyTorch saved it.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and not (folder / "model.safetensors").is_file():
-        table = read_json(index).get("weight_map")
-        shards = sorted(set(table.values())) if isinstance(table, Mapping) else []
+    index = folder / (_SAFE + _INDEX)
+    if index.is_file() and not (folder / _SAFE).is_file():
+        shards = _parts(index)
         absent = [name for name in shards if not (folder / name).is_file()]
         if absent or not shards:
             raise CheckpointError(
@@ -37,7 +59,7 @@ def require_readable(folder: Path) -> None:
                 listed=_listed(shards) or "no file",
                 absent=_listed(absent) or "none",
             )
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in weight_files(folder):
         _require_safetensors(path)
 
 
@@ -58,6 +80,22 @@ def format_of(path: Path) -> str | None:
     return None if metadata is None else str(metadata.get("format", ""))
 
 
+def _require_floats(path: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  it is no mapping
+            kind = file.get_slice(name).get_dtype()
+            if kind in _WHOLE and name.endswith(".weight"):
+                raise CheckpointError(
+                    "{path} holds {name} in whole numbers ({kind}), so its weights are quantized already; "
+                    "export the checkpoint that it was made from",
+                    path=path,
+                    name=name,
+                    kind=kind,
+                )
+
+
 def _require_safetensors(path: Path) -> None:
     from safetensors import SafetensorError
 
@@ -70,6 +108,7 @@ def _require_safetensors(path: Path) -> None:
             )
     try:
         saved_by = format_of(path)
+        _require_floats(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             "{path} is damaged or cut short ({why}); download the checkpoint again",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.encoders import exportable_tasks
+from bertonnx.exporters.checkpoint.folder import read_json
 from bertonnx.exporters.checkpoint.keys import shown
 from bertonnx.exporters.checkpoint.merging import (
     merge,
@@ -23,7 +24,7 @@ from bertonnx.exporters.checkpoint.task import task_of
 from bertonnx.exporters.checkpoint.unread import require_no_parts
 from bertonnx.exporters.checkpoint.untied import settle_decoder_biases
 from bertonnx.exporters.checkpoint.unwrapping import AS_THEY_ARE, Renaming, renaming_of, unwrapped
-from bertonnx.exporters.checkpoint.weight_files import require_readable
+from bertonnx.exporters.checkpoint.weight_files import require_readable, weight_files
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import ENCODER, TASKS, Task
@@ -209,7 +210,7 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
     import torch
 
     # Consent to pickles is no wish for them: safetensors are taken where both lie there.
-    pickled = source.trust.allow_pickle and not any(folder.glob("model*.safetensors*"))
+    pickled = source.trust.allow_pickle and not weight_files(folder)
     with quiet():
         import transformers
 
@@ -243,7 +244,7 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
             if not own_code:
                 made = _buildable(maker, config)
                 # Memory ran out, it may be, for sizes that the weights have not.
-                shapes = _misshapen(folder, made)
+                shapes = _misshapen(folder, made, renaming)
                 _require_shapes(folder, _Attempt(made, (), (), shapes, renaming), config)
             raise CheckpointError(
                 "the weights in {folder} cannot be read ({kind}: {why}); download the checkpoint again",
@@ -299,8 +300,8 @@ def _is_wrong(key: str, value: object, usual: object, error: Exception) -> bool:
     return isinstance(value, str) and "act" in key and value in str(error)
 
 
-def _misshapen(folder: Path, model: PreTrainedModel) -> tuple[str, ...]:
-    there = _shapes(folder, model.base_model_prefix)
+def _misshapen(folder: Path, model: PreTrainedModel, renaming: Renaming) -> tuple[str, ...]:
+    there = _shapes(folder, model.base_model_prefix, renaming)
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     return tuple(sorted(key for key, shape in wanted.items() if there.get(key, shape) != shape))
 
@@ -309,7 +310,7 @@ def _require_shapes(folder: Path, loaded: _Attempt, config: PretrainedConfig) ->
     if not loaded.mismatched:
         return
     wanted = loaded.model.state_dict()
-    there = _shapes(folder, loaded.model.base_model_prefix)
+    there = _shapes(folder, loaded.model.base_model_prefix, loaded.renaming)
     listed = "; ".join(
         f"{key} has shape {there.get(key, 'another')}, and config.json asks for {tuple(wanted[key].shape)}"
         for key in loaded.mismatched[:_SHAPES_SHOWN]
@@ -319,23 +320,25 @@ def _require_shapes(folder: Path, loaded: _Attempt, config: PretrainedConfig) ->
     labels = list((config.id2label or {}).values())
     # Of a head of words, its vocabulary is what does not fit.
     if all(not _in_base(key, loaded.model) and len(wanted[key]) == len(labels) for key in loaded.mismatched):
-        listed += f" (id2label names {len(labels)} labels: {_listed(labels)})"
+        named = read_json(folder / "config.json").get("id2label") is not None
+        told = f"names {len(labels)} labels: {_listed(labels)}" if named else "is not there"
+        listed += f" (id2label {told})"
     raise CheckpointError(
         "config.json and the weights do not belong together: {shapes}; correct config.json",
         shapes=listed,
     )
 
 
-def _shapes(folder: Path, prefix: str) -> dict[str, tuple[int, ...]]:
+def _shapes(folder: Path, prefix: str, renaming: Renaming) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights on disk, by their names with and without the encoder's prefix."""
     from safetensors import safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in folder.glob("model*.safetensors"):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  it is no mapping
                 shape = tuple(file.get_slice(name).get_shape())
-                plain = name.removeprefix(f"{prefix}.")
+                plain = renaming(name).removeprefix(f"{prefix}.")
                 shapes.update({name: shape, plain: shape, f"{prefix}.{plain}": shape})
     return shapes
 

@@ -20,6 +20,7 @@ from bertonnx.exporters.checkpoint.adapters import Adapter, own_task, tokenizer_
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.folder import SETFIT_HEAD
 from bertonnx.exporters.checkpoint.merging import peft_settings, without_adapter
+from bertonnx.exporters.checkpoint.weight_files import weight_files
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.exporters.quiet import quiet
 from bertonnx.exporters.verify.parity import TOLERANCE, sample_feeds
@@ -356,7 +357,7 @@ def _base(checkpoint: Checkpoint, adapter: Adapter, whole: Task) -> Any:
             torch_dtype=torch.float32,
             ignore_mismatched_sizes=True,
             local_files_only=True,
-            use_safetensors=any(place.glob("model*.safetensors")),
+            use_safetensors=bool(weight_files(place)),
         )
     if base.config.vocab_size != checkpoint.config.vocab_size:
         base.resize_token_embeddings(checkpoint.config.vocab_size)

@@ -274,6 +274,14 @@ def test_more_labels_than_the_head_has(tmp_path: Path) -> None:
     assert "classifier.weight has shape (2, 32)" in said
 
 
+def test_labels_that_are_not_there(tmp_path: Path) -> None:
+    save(tmp_path, "BertForSequenceClassification", num_labels=3)
+    edit_json(tmp_path / "config.json", id2label=None, label2id=None)
+    said = message(CheckpointError, tmp_path)
+    assert "config.json asks for (2,)" in said
+    assert "(id2label is not there)" in said
+
+
 def test_nan_in_the_weights(tmp_path: Path) -> None:
     save(tmp_path, "BertModel")
     for value in (float("nan"), float("inf")):

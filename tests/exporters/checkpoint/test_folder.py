@@ -67,6 +67,21 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
     assert "config.json" in said
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("model.fp16.safetensors", "model.safetensors"),
+        ("pytorch_model.fp16.bin", "pytorch_model.bin"),
+    ],
+)
+def test_weights_of_a_variant_alone(tmp_path: Path, file: str, name: str) -> None:
+    make(tmp_path, config__json=BERT)
+    (tmp_path / file).touch()
+    said = refused(SourceError, tmp_path)
+    assert f"under the name of a variant alone ({file})" in said
+    assert said.endswith(f"rename the one that you want to {name}")
+
+
 def test_a_folder_that_is_no_checkpoint_says_what_it_holds(tmp_path: Path) -> None:
     make(tmp_path, notes__txt="x")
     said = refused(SourceError, tmp_path)

@@ -65,6 +65,12 @@ def test_a_shape_that_does_not_fit_is_named_once_and_the_rest_counted(tmp_path: 
     assert len(said) < 500
 
 
+def test_its_shape_is_told_whatever_stands_before_its_name(tmp_path: Path) -> None:
+    folder = wrapped(save_tiny(tmp_path / "m"), "module.")
+    edit_weights(folder, lambda weights: {name: tensor[..., :8].clone() for name, tensor in weights.items()})
+    assert "has shape another" not in message(CheckpointError, folder)
+
+
 def test_rotary_buffers_are_computed_whether_or_not_they_are_saved(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m", "esm", "fill-mask")
     plain = outputs(folder)
