@@ -214,6 +214,7 @@ class _Plan:
     head: Head
     pairs: bool | None
     sentence: SentenceModules | None
+    settings: Settings
     layers: tuple[Layer, ...]
     embedding: Embedding
     attention: Limit
@@ -254,6 +255,7 @@ def _planned(source: Source, options: ExportOptions, account: Account) -> _Plan:
         head=head,
         pairs=text_pairs(row, head.labels, raw, crosses=crosses is not None),
         sentence=sentence,
+        settings=_settings(row, sentence, fitted or crosses),
         layers=layers or embedding.layers,
         embedding=embedding,
         attention=attention,
@@ -318,6 +320,18 @@ def _chosen_task(
 
 def _head_layers(row: Task, classifies: CrossEncoder | SetFit | None) -> tuple[Layer, ...]:
     return classifies.layers if classifies is not None and row.activated else ()
+
+
+def _settings(
+    row: Task, sentence: SentenceModules | None, classifies: CrossEncoder | SetFit | None
+) -> Settings:
+    """Return the prompts and the like of a folder that hold for the task.
+
+    Those of a cross-encoder are not its encoder's, nor those of embeddings a head's of transformers:
+    Sentence-Transformers leaves them out where it reads a folder of one kind as another.
+    """
+    alike = row.activated == (classifies is not None)
+    return sentence.settings if sentence is not None and alike else Settings()
 
 
 def _score_note(
@@ -404,7 +418,7 @@ def _assembled(
             task=plan.row.name,
         )
     pad = tokenizer.pad_token_id
-    settings = Settings() if plan.sentence is None else plan.sentence.settings
+    settings = plan.settings
     return Checkpoint(
         source=source,
         model=model,

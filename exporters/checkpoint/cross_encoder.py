@@ -73,8 +73,11 @@ def read_cross_encoder(
         UnsupportedError: its activation cannot be exported.
         CheckpointError: its modules do not fit together.
     """
+    # An encoder taken out of a cross-encoder keeps the key in its config.json.
+    if modules is not None and not modules.settings.crosses:
+        return None
     path, file = _activation(modules, raw)
-    if path is None and (modules is None or not modules.settings.crosses):
+    if path is None and modules is None:
         return None
     layers = () if modules is None else modules.layers
     # A head that is not there gives one output, as transformers would make a new one for it.

@@ -168,10 +168,13 @@ def _require_text(raw: Mapping[str, Any], task: _Task, path: Path) -> None:
 
 def _longest(raw: Mapping[str, Any], file: str) -> int | None:
     """Return the longest input: what is given when texts are read, else to the tokenizer, else here."""
+    called = raw.get("processing_kwargs") or {}
+    # What is given for all modalities comes last, and the older of the two keys replaces the newer.
+    made = raw.get("tokenizer_args", raw.get("processor_kwargs")) or {}
     given = [
-        ((raw.get("processing_kwargs") or {}).get("text") or {}).get("max_length"),
-        (raw.get("processor_kwargs") or {}).get("model_max_length"),
-        (raw.get("tokenizer_args") or {}).get("model_max_length"),
+        (called.get("common") or {}).get("max_length"),
+        (called.get("text") or {}).get("max_length"),
+        made.get("model_max_length"),
         raw.get("max_seq_length"),
     ]
     longest = next((value for value in given if value is not None), None)

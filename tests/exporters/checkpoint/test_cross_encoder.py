@@ -164,3 +164,31 @@ def test_the_transformers_own_options_count(folder: Any) -> None:
     assert (found.prompts, found.default_prompt) == ({"ask": "query: "}, "ask")
     edit_json(path / "sentence_bert_config.json", attention="own")
     assert "sentence_bert_config.json has attention" in message(CheckpointError, path)
+
+
+def test_an_encoder_that_was_taken_out_of_a_cross_encoder_is_one_like_any_other(
+    folder: Any, tmp_path: Path
+) -> None:
+    """Sentence-Transformers reads it by its modules, whatever config.json keeps of the cross-encoder."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    key = "sbert_ce_default_activation_function"
+    taken: Any = [Transformer(str(folder(1, None, **{key: IDENTITY}))), Pooling(32, "cls")]
+    SentenceTransformer(modules=taken, device="cpu").save(str(tmp_path / "encoder"))
+    assert json.loads((tmp_path / "encoder" / "config.json").read_text())[key] == IDENTITY
+    checkpoint = read(tmp_path / "encoder")
+    assert (checkpoint.task, checkpoint.pooling) == ("feature-extraction", "cls")
+
+
+def test_a_rankers_prompts_are_not_its_encoders(folder: Any) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    asked = {"prompts": {"rank": "rank: "}, "default_prompt_name": "rank"}
+    ranker = folder(1, asked)
+    theirs = SentenceTransformer(str(ranker), device="cpu")
+    assert theirs.default_prompt_name is None
+    assert "rank" not in theirs.prompts
+    encoder = read(ranker, task="feature-extraction")
+    assert (encoder.prompts, encoder.default_prompt) == ({}, None)
+    assert (read(ranker).prompts, read(ranker).default_prompt) == ({"rank": "rank: "}, "rank")

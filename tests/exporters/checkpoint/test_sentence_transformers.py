@@ -574,6 +574,8 @@ def test_options_that_change_nothing(tmp_path: Path) -> None:
         ({"max_seq_length": 20}, 20),
         ({"max_seq_length": 20, "tokenizer_args": {"model_max_length": 24}}, 24),
         ({"max_seq_length": 20, "processing_kwargs": {"text": {"max_length": 16}}}, 16),
+        ({"processing_kwargs": {"common": {"max_length": 12}, "text": {"max_length": 16}}}, 12),
+        ({"tokenizer_args": {"model_max_length": 24}, "processor_kwargs": {"model_max_length": 28}}, 24),
     ],
 )
 def test_the_longest_input(tmp_path: Path, options: dict[str, Any], longest: int) -> None:
