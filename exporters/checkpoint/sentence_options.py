@@ -199,6 +199,9 @@ _LOADING = frozenset(
 )
 """Arguments of `from_pretrained` that leave tokens and numbers as they are, but for half precision."""
 
+_MORE_OUTPUTS = frozenset({"output_attentions", "output_hidden_states", "use_cache"})
+"""Settings of a model that let it give more, and leave what is read of it as it is."""
+
 
 def _is_usual_call(name: str, value: Any) -> bool:
     """Say whether an argument of the tokenizer's call is what bertonnx does, or changes padding alone."""
@@ -222,9 +225,11 @@ def _is_usual_call_of(modality: str, value: Any) -> bool:
 _ARGUMENTS: Mapping[str, Callable[[str, Any], bool]] = {
     **dict.fromkeys(
         ("model_args", "model_kwargs"),
-        lambda name, _: name in {*_LOADING, "add_pooling_layer", "provider", "file_name", "export"},
+        lambda name, _: (
+            name in {*_LOADING, *_MORE_OUTPUTS, "add_pooling_layer", "provider", "file_name", "export"}
+        ),
     ),
-    **dict.fromkeys(("config_args", "config_kwargs"), lambda name, _: name in {*_LOADING, "use_cache"}),
+    **dict.fromkeys(("config_args", "config_kwargs"), lambda name, _: name in {*_LOADING, *_MORE_OUTPUTS}),
     **dict.fromkeys(
         ("tokenizer_args", "processor_kwargs"),
         lambda name, value: (

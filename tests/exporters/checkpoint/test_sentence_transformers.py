@@ -557,8 +557,11 @@ def test_options_that_change_nothing(tmp_path: Path) -> None:
         "document_length": None,
         "query_expansion": None,
         "backend": "onnx",
-        "model_kwargs": {"torch_dtype": "float16", "attn_implementation": "sdpa", "file_name": "model.onnx"},
-        "config_kwargs": {"use_cache": False, "trust_remote_code": True},
+        "model_kwargs": {
+            **{"torch_dtype": "float16", "attn_implementation": "sdpa", "file_name": "model.onnx"},
+            **{"output_hidden_states": True, "output_attentions": True},
+        },
+        "config_kwargs": {"use_cache": False, "trust_remote_code": True, "output_hidden_states": True},
         "processor_kwargs": {"padding_side": "left"},
         "processing_kwargs": {"text": {"truncation": True, "padding": "max_length"}, "image": {"size": 3}},
     }
