@@ -8,7 +8,9 @@ Sentence-Transformers' SparseEncoder and MultiVectorEncoder, PyLate, ColBERT and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+
+from bertonnx.frozen import dataclass
 
 __all__ = ["DOCUMENT", "QUERY", "LateInteraction", "Side", "SparseWeights"]
 

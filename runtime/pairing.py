@@ -9,13 +9,14 @@ tokenized by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
 from bertonnx.errors import RowError, UsageError
+from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.rows import Encoded, Piece, Row
 from bertonnx.runtime.tokenization import TextTokenizer

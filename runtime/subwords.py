@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
+
+from bertonnx.frozen import dataclass
 
 __all__ = ["SubwordRule", "stripped", "subword_rule"]
 

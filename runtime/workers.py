@@ -18,13 +18,14 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bertonnx import __version__
 from bertonnx.errors import MissingDependencyError, ModelFileError, RowError, UsageError
+from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.decoders import require_options
 from bertonnx.runtime.io.arrow_batch import predict_batch

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bertonnx.errors import UsageError
+from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS

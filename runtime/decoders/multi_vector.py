@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import RowError, UsageError
+from bertonnx.frozen import dataclass
 from bertonnx.models.retrieval import QUERY, LateInteraction, Side
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.maxsim import maxsim

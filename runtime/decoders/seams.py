@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
+from bertonnx.frozen import dataclass
 from bertonnx.runtime.rows import Item, Piece
 
 __all__ = ["joined", "own_tokens", "text_places"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bertonnx.frozen import dataclass
 
 __all__ = ["SIZES", "Counters", "place_of_size"]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
+from bertonnx.frozen import dataclass
 from bertonnx.wording import Message
 
 __all__ = ["Bin", "Evaluation", "LabelFigures", "Mistake"]

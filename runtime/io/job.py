@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import OutputError, RowError, UsageError
+from bertonnx.frozen import dataclass
 from bertonnx.runtime.io.inputs import Input, given_once, needs_pair
 from bertonnx.runtime.io.outputs import Done, Writer
 from bertonnx.runtime.io.predictor import Predictor
@@ -26,7 +27,7 @@ __all__ = ["Job", "JobProgress", "JobReport"]
 _ALL_ROWS = sys.maxsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JobProgress:
     """How far a job is: rows in the output (those of earlier runs included), bytes of the input."""
 
@@ -37,7 +38,7 @@ class JobProgress:
     bytes_total: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JobReport:
     """What a job did.
 

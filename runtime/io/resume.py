@@ -15,11 +15,12 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import OutputError, UsageError
+from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.files import create, is_regular, mode_of, refuse_link
 from bertonnx.runtime.io.outputs import Mark, SpoolWriter, Writer
@@ -308,7 +309,7 @@ def _changed(name: str, was: Setting, now: Setting) -> Message:
     return Message("{option}, and now it is {now}", option=Option(name, was), now=later)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Unfinished:
     """What an earlier run left of an output that it did not finish.
 
