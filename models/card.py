@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field, fields
-from typing import Any, get_type_hints
+from typing import Any
 
 from bertonnx.errors import ModelFileError, UsageError
 from bertonnx.frozen import dataclass
@@ -20,7 +20,7 @@ from bertonnx.models.figures import (
     as_json,
 )
 from bertonnx.models.ranges import Ranges
-from bertonnx.models.reading import WrongKindError, parse, read
+from bertonnx.models.reading import WrongKindError, kinds_of, parse, read
 from bertonnx.models.retrieval import LateInteraction, Side, SparseWeights
 from bertonnx.models.source_tensors import SourceTensor
 from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, Task, outputs_of, served, task_meant
@@ -346,14 +346,13 @@ def lasting(text: str) -> str:
 
 
 def _card(data: Mapping[str, Any]) -> Card:
-    # Fields hold annotations as text, since their evaluation is postponed in this module.
-    hints = get_type_hints(Card)
+    kinds = kinds_of(Card)
     values, wrong = {}, []
     for item in fields(Card):
         # An older card has no such field, and its default holds.
         if item.name in data:
             try:
-                values[item.name] = read(hints[item.name], data[item.name])
+                values[item.name] = read(kinds[item.name], data[item.name])
             except WrongKindError:
                 wrong.append(item.name)
     if wrong:

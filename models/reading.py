@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
-__all__ = ["WrongKindError", "parse", "read"]
+__all__ = ["WrongKindError", "kinds_of", "parse", "read"]
 
 
 class WrongKindError(Exception):
@@ -102,7 +104,7 @@ def _union(kinds: tuple[Any, ...], value: Any) -> Any:
 def _object(kind: Any, value: Any) -> Any:
     if not isinstance(value, dict):
         raise WrongKindError(f"{value!r} is no object")
-    hints = get_type_hints(kind)
+    kinds = kinds_of(kind)
     missing = [
         item.name
         for item in fields(kind)
@@ -111,4 +113,18 @@ def _object(kind: Any, value: Any) -> Any:
     if missing:
         raise WrongKindError(f"{', '.join(missing)} is not there")
     known = {item.name: item for item in fields(kind) if item.name in value}
-    return kind(**{name: read(hints[name], value[name]) for name in known})
+    return kind(**{name: read(kinds[name], value[name]) for name in known})
+
+
+@cache
+def kinds_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the kind of each field of a dataclass.
+
+    As `typing.get_type_hints`, which would compile each annotation by itself, where most are written alike.
+    """
+    names: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        names |= vars(sys.modules[base.__module__])
+    texts = {item.name: item.type for item in fields(kind)}
+    known = {text: eval(text, names) for text in {*texts.values()} if isinstance(text, str)}
+    return {name: known.get(text, text) for name, text in texts.items()}

@@ -42,16 +42,25 @@ def typed(data: Readable, span: Span) -> Iterator[tuple[int, int, Span]]:
     """Yield number, wire type and content of every field of a message, as `fields`."""
     place, end = span
     while place < end:
-        key, place = _plain_varint(data, place, end, 32)
+        # Nearly all keys and most lengths take one byte, of which there is but one way to read it.
+        key = data[place]
+        if key < 0x80:
+            start = place = place + 1
+        else:
+            key, start = _plain_varint(data, place, end, 32)
+            place = start
         number, kind = key >> 3, key & 7
-        start = place
-        if kind == VARINT:
+        if kind == LENGTH:
+            length = data[place] if place < end else 0x80
+            if length < 0x80:
+                start = place + 1
+            else:
+                length, start = _plain_varint(data, place, end, 63)
+            place = start + length
+        elif kind == VARINT:
             _, place = _varint(data, place, end)
         elif kind in (FIXED64, FIXED32):
             place += 8 if kind == FIXED64 else 4
-        elif kind == LENGTH:
-            length, start = _plain_varint(data, place, end, 63)
-            place = start + length
         else:
             raise ValueError(f"byte {place} starts no field")
         if place > end or number == 0:
