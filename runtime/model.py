@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bertonnx.errors import BertonnxError, ModelFileError, RowError, UsageError
+from bertonnx.collecting import paused
+from bertonnx.errors import BertonnxError, RowError, UsageError
 from bertonnx.runtime.arrow_methods import ArrowMethods
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
-from bertonnx.runtime.decoders.tokens import TokenDecoder, TokenOptions, output_of
 from bertonnx.runtime.decoders.uses import Answers, Run, Running, use_of
 from bertonnx.runtime.engine.cores import Cores
 from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.modelfile.agreement import sizes_of
-from bertonnx.runtime.modelfile.held import held
-from bertonnx.runtime.opening import opened
+from bertonnx.runtime.opening import Opening
 from bertonnx.runtime.options import DecodeOptions, LoadOptions, LongText
-from bertonnx.runtime.places import require_name
 from bertonnx.runtime.rows import POOLING_MASK, Decoder, Encoded, Item, Row, as_rows
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Call, Message, Option
+
+if TYPE_CHECKING:
+    from bertonnx.runtime.decoders.tokens import TokenOptions
 
 __all__ = ["Model", "load"]
 
@@ -79,6 +79,7 @@ class Model(ArrowMethods):
         path: as `load`.
         options: how it is opened; default as `load`'s.
         cores: what models share that run side by side; default each has its threads to itself.
+        opening: of this path and these options, begun already.
 
     Attributes:
         path: where it was opened from; a pickled model opens the same path again.
@@ -92,15 +93,18 @@ class Model(ArrowMethods):
     """
 
     def __init__(
-        self, path: str | Path, options: LoadOptions | None = None, *, cores: Cores | None = None
+        self,
+        path: str | Path,
+        options: LoadOptions | None = None,
+        *,
+        cores: Cores | None = None,
+        opening: Opening | None = None,
     ) -> None:
         self.path = Path(path)
         self.options = options = options or LoadOptions()
-        require_name(path, ModelFileError)
         self.threads = options.threads or allowed_cores()
-        # What is checked is what runs, whatever becomes of the file meanwhile.
-        with nullcontext() if self.path.is_dir() else held(self.path):
-            found, self.tokenizer, session = opened(self.path, options)
+        with paused():
+            found, self.tokenizer, session = (opening or Opening(path, options)).result()
         self.card = found.card
         self._notes = (*found.notes, *session.notes)
         self.provider = session.provider
@@ -264,6 +268,8 @@ class Model(ArrowMethods):
 
             options = DecodeOptions(prompt=asked.prompt, task=self.required("embed_tokens"))
             return run(rows, token_vectors_decoder(DecoderContext(self.card, self.tokenizer, options)))
+        from bertonnx.runtime.decoders.tokens import TokenDecoder, output_of
+
         before = len(self.card.prompt_text(asked.prompt))
         return run(rows, TokenDecoder(output_of(self.card, asked.layer), prompt=before, words=asked.words))
 

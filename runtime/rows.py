@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from bertonnx.errors import RowError, UsageError
+from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.session.session import Feeds

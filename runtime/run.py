@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bertonnx.runtime.io.manifest import check_manifest, sha256_of, write_manife
 from bertonnx.runtime.io.resume import Setting
 from bertonnx.runtime.io.writers import Target, check_output
 from bertonnx.runtime.model import Model
+from bertonnx.runtime.opening import loading
 from bertonnx.runtime.options import (
     TEMPLATE,
     Aggregation,
@@ -158,11 +159,6 @@ def run(
         opened = nullcontext(model) if isinstance(model, Model) else Model(path, loading(load, decode))
         with opened as open_model:
             return run_job(open_model, input, target, decode=decode, options=options, progress=progress)
-
-
-def loading(load: LoadOptions, decode: DecodeOptions) -> LoadOptions:
-    """Return how a model is opened for what becomes of its texts: for chunks, to read windows."""
-    return replace(load, long_text="stride") if decode.chunks and load.long_text is None else load
 
 
 def checked_target(

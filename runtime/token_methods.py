@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import RowError
 from bertonnx.models.tasks import served
-from bertonnx.runtime.decoders.tokens import Pooled, TokenOptions
 from bertonnx.runtime.methods import Methods, in_row, listed
 from bertonnx.runtime.rows import Encoded, Item
+
+if TYPE_CHECKING:
+    from bertonnx.runtime.decoders.tokens import Pooled, TokenOptions
 
 __all__ = ["TokenMethods"]
 
@@ -61,6 +63,8 @@ class TokenMethods(Methods):
             RowError: a text failed; its place is in the message.
             UsageError: the file does not hold the layer, or there is no such pooling or prompt.
         """
+        from bertonnx.runtime.decoders.tokens import TokenOptions
+
         asked = TokenOptions(layer=layer, words=words, prompt=prompt)
         self._require_tokens(asked)
         return self._tokens(listed(texts), asked)

@@ -20,6 +20,8 @@ FOLDERS = {
 }
 """Packages and where they lie; src/bertonnx also holds links to the other three."""
 
+_GROUND = {"bertonnx.collecting", "bertonnx.errors", "bertonnx.frozen", "bertonnx.wording"}
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -56,12 +58,12 @@ class Module:
         """The folder it lies in, as `runtime/engine`.
 
         Modules that lie directly in `runtime` or `exporters` are above some rooms and below others, so
-        each is a room of its own; of src/bertonnx, `errors`, `frozen` and `wording` are below all.
+        each is a room of its own; of src/bertonnx, those in `_GROUND` are below all.
         """
         folder, _, file = self.place.rpartition("/")
         if folder in ("runtime", "exporters") and file != "__init__.py":
             return f"{folder}/{file}"
-        if self.name in ("bertonnx.errors", "bertonnx.frozen", "bertonnx.wording"):
+        if self.name in _GROUND:
             return "src/bertonnx/errors.py"
         return folder
 

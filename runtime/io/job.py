@@ -27,7 +27,7 @@ __all__ = ["Job", "JobProgress", "JobReport"]
 _ALL_ROWS = sys.maxsize
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JobProgress:
     """How far a job is: rows in the output (those of earlier runs included), bytes of the input."""
 
@@ -38,7 +38,7 @@ class JobProgress:
     bytes_total: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JobReport:
     """What a job did.
 

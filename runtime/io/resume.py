@@ -309,7 +309,7 @@ def _changed(name: str, was: Setting, now: Setting) -> Message:
     return Message("{option}, and now it is {now}", option=Option(name, was), now=later)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unfinished:
     """What an earlier run left of an output that it did not finish.
 

@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import InferenceError, ModelFileError, OutOfMemoryError
-from bertonnx.runtime.modelfile.device_form import device_form
 from bertonnx.runtime.modelfile.held import Held, held
 from bertonnx.runtime.modelfile.mapped import without_weights
 from bertonnx.runtime.modelfile.own_memory import detach
-from bertonnx.runtime.modelfile.unpadded import assume_unpadded
 from bertonnx.runtime.session.binding import Binding
 from bertonnx.runtime.session.memory import LastOut
 from bertonnx.runtime.session.placement import Placement
@@ -195,6 +193,9 @@ def create(
             if tables is not None and mapped:
                 tables.lend(ort, options, file.data)
             if unpadded and isinstance(model, bytes):
+                from bertonnx.runtime.modelfile.device_form import device_form
+                from bertonnx.runtime.modelfile.unpadded import assume_unpadded
+
                 model = assume_unpadded(model) or model
                 model = device_form(model, file.data) or model
             # Its fallback would open the file with another provider, and say so on standard output only.

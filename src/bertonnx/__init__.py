@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bertonnx.collecting import paused
 from bertonnx.errors import BertonnxError, TruncationWarning
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def __getattr__(name: str) -> Any:
         from bertonnx.models.needs import require_packages
 
         require_packages(_NEEDS[name])
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    with paused():
+        value = getattr(importlib.import_module(_HOMES[name]), name)
     # From now on Python finds it without asking here.
     globals()[name] = value
     return value

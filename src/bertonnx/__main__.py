@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from bertonnx.collecting import pause, resume
 from bertonnx.errors import BertonnxError
 from bertonnx.wording import command_face, printable
 
@@ -15,6 +16,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line with `sys.argv`; ends the process with the exit codes of the README."""
+    pause()
     _prepare_streams()
     try:
         _run(sys.argv[1:])
@@ -26,6 +28,8 @@ def main() -> None:
     except OSError as error:
         # Ours name the file and the remedy; what is left is the machine's: a full disk behind a pipe.
         _fail(f"cannot read or write {error.filename or 'standard output'}: {error.strerror or error}", 1)
+    finally:
+        resume()
 
 
 def _run(arguments: list[str]) -> None:
@@ -35,6 +39,7 @@ def _run(arguments: list[str]) -> None:
             return
         from bertonnx.cli import app
 
+        resume()
         app()
         return
     from bertonnx.prediction import run_file
@@ -56,6 +61,7 @@ def _served(arguments: list[str]) -> bool:
         return False
     from bertonnx.runtime.serving.server import run
 
+    resume()
     run(*plain)
     return True
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.models.activations import ACTIVATIONS
-from bertonnx.models.families import family as family_named
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Call, Message, Option, command_face, printable, worded
 
@@ -193,6 +192,8 @@ def card_lines(card: Card, size: int) -> Iterator[str | Message]:
         ]
         yield f"  fused       {', '.join(parts)}"
         # None where the file is of a family outside the table.
+        from bertonnx.models.families import family as family_named  # not for predicting
+
         reason = family_named(card.family)
         if reason is not None and reason.why_unfused:
             yield f"              attention is not fused: {reason.why_unfused}"

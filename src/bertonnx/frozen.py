@@ -3,7 +3,7 @@
 The library's writes and compiles six methods for each class, which took a quarter of what importing bertonnx
 does. Here `__init__` alone is compiled, and the other five are the same functions for all classes. To
 `dataclasses.fields`, `replace` and `asdict`, to pickle and to type checkers, such a class is a data class.
-What is compared or hashed in every batch takes the library's, whose methods are faster once they are made.
+Comparing and hashing take longer than the library's do, and nothing does either for every row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def _dataclass(
-    *, frozen: Literal[True], eq: bool = True, kw_only: bool = False
+    *, frozen: Literal[True], eq: bool = True, kw_only: bool = False, slots: bool = False
 ) -> Callable[[type[T]], type[T]]:
     """Return what makes a frozen data class of a class; the arguments are the library's."""
     assert frozen
@@ -28,7 +28,7 @@ def _dataclass(
     def made(cls: type[T]) -> type[T]:
         own = dict(vars(cls))
         # What its fields are, with those of its bases, the library says.
-        dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
+        cls = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=slots)(cls)
         methods: dict[str, object] = {"__setattr__": _refused_set, "__delattr__": _refused_delete}
         if "__init__" not in own:
             methods["__init__"] = _init(cls)
@@ -38,6 +38,8 @@ def _dataclass(
             methods["__eq__"] = _eq
         if eq and own.get("__hash__") is None:
             methods["__hash__"] = _hash
+        if slots:
+            methods |= {"__getstate__": _state, "__setstate__": _set_state}
         for name, method in methods.items():
             setattr(cls, name, method)
         return cls
@@ -91,6 +93,15 @@ def _hash(self: object) -> int:
 def _repr(self: Any) -> str:
     shown = [f"{item.name}={getattr(self, item.name)!r}" for item in fields(self) if item.repr]
     return f"{self.__class__.__qualname__}({', '.join(shown)})"
+
+
+def _state(self: Any) -> list[object]:
+    return [getattr(self, item.name) for item in fields(self)]
+
+
+def _set_state(self: Any, state: list[object]) -> None:
+    for item, value in zip(fields(self), state, strict=True):
+        object.__setattr__(self, item.name, value)
 
 
 def _refused_set(_self: object, name: str, _value: object) -> NoReturn:

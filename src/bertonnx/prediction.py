@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Container
-from contextlib import nullcontext
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bertonnx.collecting import resume
 from bertonnx.display import row_bar, say
 from bertonnx.errors import InputError, OutputError
 from bertonnx.runtime.options import DecodeOptions, LoadOptions, RunOptions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bertonnx.runtime.io.job import JobReport
     from bertonnx.runtime.io.writers import Target
     from bertonnx.runtime.model import Model
+    from bertonnx.runtime.opening import Opening
 
 __all__ = ["run_file"]
 
@@ -47,14 +49,20 @@ def run_file(
         BertonnxError: the model, the input or the output cannot be used.
     """
     _require_streams(input, output)
-    from bertonnx.runtime.decoders import require_options
-    from bertonnx.runtime.model import Model
-    from bertonnx.runtime.run import checked_target, loading, run_job
+    from bertonnx.runtime.opening import Opening, loading
 
-    # Before the model is opened, which can take long: a wrong name is said at once.
-    target = checked_target(model, input, output, run)
-    # While it is loaded, too: a second run should not have to wait for that to be told.
-    with target.lock if target is not None else nullcontext(), Model(model, loading(load, decode)) as opened:
+    options = loading(load, decode)
+    with (
+        # The rest is imported meanwhile.
+        Opening(model, options) as opening,
+        # What is wrong with the output is said without waiting for the model, which can take long.
+        _checked(model, input, output, run) as target,
+        _opened(model, options, opening) as opened,
+    ):
+        from bertonnx.runtime.decoders import require_options
+        from bertonnx.runtime.run import run_job
+
+        resume()
         require_options(opened.card, decode)
         # Before the rows, as they say where these will run.
         said = _say_notes(opened)
@@ -72,6 +80,22 @@ def run_file(
     _say_notes(opened, said)
     _tell(report, opened, target)
     return 3 if report.errors else 0
+
+
+@contextmanager
+def _checked(model: Path, input: str, output: Path | None, run: RunOptions) -> Iterator[Target | None]:
+    """Check what a run shall write, and keep a second run from it."""
+    from bertonnx.runtime.run import checked_target
+
+    target = checked_target(model, input, output, run)
+    with target.lock if target is not None else nullcontext():
+        yield target
+
+
+def _opened(model: Path, options: LoadOptions, opening: Opening) -> Model:
+    from bertonnx.runtime.model import Model
+
+    return Model(model, options, opening=opening)
 
 
 def _say_notes(model: Model, said: Container[Message] = ()) -> tuple[Message, ...]:

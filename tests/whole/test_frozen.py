@@ -14,6 +14,7 @@ import pytest
 
 from bertonnx import frozen
 from bertonnx.models.figures import ParityFigures
+from bertonnx.runtime.rows import Row
 
 Decorator = Callable[..., Any]
 
@@ -67,12 +68,20 @@ def made(decorator: Decorator) -> dict[str, Any]:
     class Empty:
         """One without fields."""
 
+    @decorator(frozen=True, slots=True)
+    class Slotted:
+        """One that takes no other attributes."""
+
+        text: str
+        pair: str | None = None
+
     classes: dict[str, Any] = {
         "Plain": Plain,
         "Named": Named,
         "Derived": Derived,
         "Alone": Alone,
         "Empty": Empty,
+        "Slotted": Slotted,
     }
     return classes
 
@@ -91,6 +100,7 @@ CALLS = {
     "refused": ("Derived", ("",)),
     "empty": ("Empty", ()),
     "alone": ("Alone", (1,)),
+    "slotted": ("Slotted", ("a",)),
 }
 
 
@@ -156,6 +166,9 @@ def test_values_are_replaced_and_copied(classes: dict[str, Any]) -> None:
 def test_instances_can_be_pickled() -> None:
     one = ParityFigures(tolerance=1e-3, max_abs_difference=0.5, max_abs_reference=2.0)
     assert pickle.loads(pickle.dumps(one)) == one
+    row = Row("a", "b")
+    assert pickle.loads(pickle.dumps(row)) == row
+    assert not hasattr(row, "__dict__")
 
 
 @EITHER
