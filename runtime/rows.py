@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding
 
 from bertonnx.errors import RowError, UsageError
 from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import TASKS
-from bertonnx.runtime.session.session import Feeds
 from bertonnx.wording import Message, Method, Option
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+    from bertonnx.runtime.session.session import Feeds
 
 __all__ = [
     "POOLING_MASK",

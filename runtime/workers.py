@@ -17,27 +17,29 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertonnx import __version__
-from bertonnx.errors import MissingDependencyError, ModelFileError, RowError, UsageError
+from bertonnx.collecting import paused
+from bertonnx.errors import ModelFileError, RowError, UsageError
 from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.decoders import require_options
-from bertonnx.runtime.io.arrow_batch import predict_batch
 from bertonnx.runtime.io.manifest import sha256_of
-from bertonnx.runtime.model import Model
+from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file
-from bertonnx.runtime.opening import card_of
-from bertonnx.runtime.optimum_folder import find_folder
+from bertonnx.runtime.opening import Opening, card_of
 from bertonnx.runtime.options import BatchOptions, DecodeOptions, LoadOptions, RunOptions
 from bertonnx.runtime.session.cpu import cpu_features
-from bertonnx.runtime.session.session import import_onnxruntime
+from bertonnx.runtime.session.version import onnxruntime_version
 from bertonnx.wording import Message, Option
+
+if TYPE_CHECKING:
+    from bertonnx.runtime.model import Model
 
 __all__ = ["Assignment", "Fetch", "assignment_for", "engine_facts", "open_once", "run_batch"]
 
@@ -106,7 +108,7 @@ def assignment_for(
         ModelFileError: it is missing, broken, foreign or of a newer format.
         UsageError: an option is for other tasks, or says how to open a model that is open already.
     """
-    if isinstance(model, Model):
+    if not isinstance(model, (str, os.PathLike)):
         if load not in (LoadOptions(), LoadOptions(threads=load.threads)):
             raise UsageError(
                 "the model is open already, and these say how to open one; give its path instead"
@@ -114,10 +116,12 @@ def assignment_for(
         load = replace(model.options, threads=load.threads)
         model = model.path
     path = Path(model).absolute()
-    card = card_of(path)
-    require_options(card, decode)
-    card.prompt_text(decode.prompt)
-    root, files = _files_of(path)
+    # Read once, for what it is and for its files.
+    with nullcontext() if path.is_dir() else held(path):
+        card = card_of(path)
+        require_options(card, decode)
+        card.prompt_text(decode.prompt)
+        root, files = _files_of(path)
     return Assignment(
         path=str(path),
         root=str(root),
@@ -136,10 +140,9 @@ def engine_facts() -> dict[str, str]:
     """Return what the bits of a result depend on besides the model; what is not known is left out."""
     cpu = cpu_features()
     facts = {"bertonnx": __version__, "processor": " ".join((cpu.architecture, *cpu.features))}
+    version = onnxruntime_version()
     # A driver need not be able to run the model.
-    with suppress(MissingDependencyError):
-        facts["ONNX Runtime"] = str(import_onnxruntime().__version__)
-    return facts
+    return facts if version is None else {**facts, "ONNX Runtime": version}
 
 
 def open_once(assignment: Assignment, fetch: Fetch | None = None, *, threads: int) -> Model:
@@ -181,6 +184,9 @@ def run_batch(model: Model, assignment: Assignment, batch: Any, *, where: str) -
         RowError: a row failed, with `on_error="fail"`; it says which, and what else is in that row.
         BertonnxError: as `Model.predict_batch`.
     """
+    with paused():
+        from bertonnx.runtime.io.arrow_batch import predict_batch
+
     try:
         return predict_batch(model, batch, assignment.decode, assignment.columns, assignment.batch)
     except RowError as error:
@@ -227,6 +233,18 @@ def _opened(assignment: Assignment, fetch: Fetch | None, load: LoadOptions) -> M
             node=platform.node(),
             ship=Option("ship", True),
         )
+    _require_same(assignment, root, path)
+    with paused(), Opening(path, load) as opening:
+        from bertonnx.runtime.model import Model
+
+        model = Model(path, load, opening=opening)
+    for note in (*_differences(assignment.engine), *model.messages):
+        warnings.warn(str(note), stacklevel=2)
+    return model
+
+
+def _require_same(assignment: Assignment, root: Path, path: Path) -> None:
+    """Compare the files here with the driver's."""
     files = {name: _sha256(root / name) for name in assignment.files}
     if files != assignment.files:
         raise ModelFileError(
@@ -238,10 +256,6 @@ def _opened(assignment: Assignment, fetch: Fetch | None, load: LoadOptions) -> M
             there=assignment.digest[:16],
             ship=Option("ship", True),
         )
-    model = Model(path, load)
-    for note in (*_differences(assignment.engine), *model.messages):
-        warnings.warn(str(note), stacklevel=2)
-    return model
 
 
 def _differences(driver: Mapping[str, str]) -> Iterator[Message]:
@@ -273,6 +287,8 @@ def _files_of(path: Path) -> tuple[Path, dict[str, str]]:
     files: list[Path] = []
     read = None if path.is_dir() else read_model_file(path)
     if read is None or not read.is_bertonnx:
+        from bertonnx.runtime.optimum_folder import find_folder  # for what others made
+
         folder = find_folder(path)
         root, model = folder.root, folder.model
         # Settings and tokenizer; checkpoints that lie there too may be large, and nobody reads them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from bertonnx.errors import UsageError
 from bertonnx.frozen import dataclass
@@ -10,9 +11,11 @@ from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.options import DecodeOptions
-from bertonnx.runtime.rows import Decoder
-from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Option
+
+if TYPE_CHECKING:
+    from bertonnx.runtime.rows import Decoder
+    from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["DecoderContext", "decoder_for", "require_options"]
 

@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from dataclasses import field, replace
 from pathlib import Path
 from typing import cast
@@ -149,6 +148,8 @@ def _is_input(given: Path, input: str | Path) -> bool:
 def _check_writable(given: Path, target: Path) -> None:
     try:
         # Trying is the only way to know: what os.access says is wrong on network drives.
+        import tempfile  # with all that packs folders; a run to standard output need not wait for it
+
         tempfile.TemporaryFile(dir=target.parent).close()
         if target.exists():
             target.open("r+b").close()

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertonnx.collecting import paused
 from bertonnx.errors import InputError, MissingDependencyError, UsageError
 from bertonnx.runtime.options import (
     TEMPLATE,
@@ -119,9 +122,10 @@ def predict(
         MissingDependencyError: PySpark or pyarrow is not installed.
     """
     given = locals()
-    types = _types()
-    from bertonnx.runtime.io.arrow_batch import batch_schema, chosen_columns
-    from bertonnx.runtime.workers import assignment_for
+    with paused():
+        types = _types()
+        from bertonnx.runtime.io.arrow_batch import batch_schema, chosen_columns
+        from bertonnx.runtime.workers import assignment_for
 
     assignment = assignment_for(
         model,
@@ -204,11 +208,12 @@ def udf(
         MissingDependencyError: PySpark or pyarrow is not installed.
     """
     given = locals()
-    types = _types()
-    from pyspark.sql import SparkSession
+    with paused():
+        types = _types()
+        from pyspark.sql import SparkSession
 
-    from bertonnx.runtime.io.inputs import needs_pair
-    from bertonnx.runtime.workers import assignment_for
+        from bertonnx.runtime.io.inputs import needs_pair
+        from bertonnx.runtime.workers import assignment_for
 
     session = SparkSession.getActiveSession()
     if session is None:
@@ -311,23 +316,32 @@ def _mapped(
     assignment: Assignment, sent: Mapping[str, str] | None
 ) -> Callable[[Iterator[pyarrow.RecordBatch]], Iterator[pyarrow.RecordBatch]]:
     """Return what a task does with its batches."""
+    told = pickle.dumps(assignment)
 
     def run(batches: Iterator[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
         # By import: a worker keeps what modules hold from task to task, and not what comes with a task.
         from bertonnx.spark import batches_of_task
 
-        yield from batches_of_task(assignment, sent, batches)
+        yield from batches_of_task(told, sent, batches)
 
     return run
 
 
+@lru_cache(maxsize=4)
+def _read(told: bytes) -> Assignment:
+    """Return what a worker is told. Reading it imports half of bertonnx, so that Spark is not let do it."""
+    with paused():
+        assignment: Assignment = pickle.loads(told)
+        return assignment
+
+
 def batches_of_task(
-    assignment: Assignment, sent: Mapping[str, str] | None, batches: Iterator[pyarrow.RecordBatch]
+    told: bytes, sent: Mapping[str, str] | None, batches: Iterator[pyarrow.RecordBatch]
 ) -> Iterator[pyarrow.RecordBatch]:
     """Yield the results of a task's batches; runs in a Python worker of Spark."""
+    assignment, rows = _read(told), 0
     from bertonnx.runtime.workers import run_batch
 
-    rows = 0
     for batch in batches:
         # Not before there is one: an empty partition needs no model.
         where = f"partition {_task().partitionId()}, rows from {rows} on"
@@ -337,22 +351,23 @@ def batches_of_task(
 
 def _called(assignment: Assignment, sent: Mapping[str, str] | None, *, two: bool) -> Callable[..., Any]:
     """Return what a column function does with an array of texts, or two."""
+    told = pickle.dumps(assignment)
 
     def of_texts(texts: pyarrow.Array) -> pyarrow.Array:
         from bertonnx.spark import results_of_texts
 
-        return results_of_texts(assignment, sent, texts)
+        return results_of_texts(told, sent, texts)
 
     def of_pairs(texts: pyarrow.Array, others: pyarrow.Array) -> pyarrow.Array:
         from bertonnx.spark import results_of_texts
 
-        return results_of_texts(assignment, sent, texts, others)
+        return results_of_texts(told, sent, texts, others)
 
     return of_pairs if two else of_texts
 
 
 def results_of_texts(
-    assignment: Assignment,
+    told: bytes,
     sent: Mapping[str, str] | None,
     texts: pyarrow.Array,
     others: pyarrow.Array | None = None,
@@ -360,6 +375,7 @@ def results_of_texts(
     """Return an array of the results of texts or pairs; runs in a Python worker of Spark."""
     import pyarrow as pa
 
+    assignment = _read(told)
     from bertonnx.runtime.workers import run_batch
 
     columns = [array for array in (texts, others) if array is not None]
