@@ -125,6 +125,6 @@ def kinds_of(kind: type[Any]) -> dict[str, Any]:
     names: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         names |= vars(sys.modules[base.__module__])
-    texts = {item.name: item.type for item in fields(kind)}
+    texts: dict[str, Any] = {item.name: item.type for item in fields(kind)}
     known = {text: eval(text, names) for text in {*texts.values()} if isinstance(text, str)}
     return {name: known.get(text, text) for name, text in texts.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -216,3 +218,25 @@ def test_any_other_error_says_where_it_was(model: Path) -> None:
     with pytest.raises(bertonnx.BertonnxError) as caught:
         run_batch(opened, assignment, pa.record_batch({"n": [1]}), where="partition 3")
     assert caught.value.__notes__ == ["in partition 3, 1 rows"]
+
+
+DRIVER = """
+import sys
+from bertonnx.runtime.modelfile import held
+from bertonnx.runtime.options import BatchOptions, DecodeOptions, LoadOptions, RunOptions
+from bertonnx.runtime.workers import assignment_for
+read, times = held.structure_of, []
+held.structure_of = lambda data: times.append(1) or read(data)
+assignment_for(
+    sys.argv[1], load=LoadOptions(), decode=DecodeOptions(), columns=RunOptions(), batch=BatchOptions()
+)
+print(len(times), *sorted({name.partition(".")[0] for name in sys.modules} & {"onnxruntime", "tokenizers"}))
+print(*sorted({"bertonnx.runtime.model", "bertonnx.runtime.engine.engine"} & set(sys.modules)))
+"""
+
+
+def test_a_driver_reads_a_model_once_and_loads_nothing_to_run_it(model: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(model)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert said.stdout == "1\n\n"
