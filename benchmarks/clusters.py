@@ -43,6 +43,7 @@ from common import (
     RESULTS,
     ROOT,
     cache,
+    compiled,
     exported,
     machine,
     measure,
@@ -328,7 +329,9 @@ def main() -> None:
         return
     wanted = [job for job in jobs(chosen) if not chosen.starts or job[0].rows == FEW]
     last = json.loads((RESULTS / "clusters.json").read_text(encoding="utf-8")) if chosen.starts else {}
-    if not measured(wanted, model, state, time.monotonic() + 60 * chosen.minutes):
+    with compiled():
+        complete = measured(wanted, model, state, time.monotonic() + 60 * chosen.minutes)
+    if not complete:
         sys.exit("not all is measured; the same command goes on")
     kept = _read(state)
     kept["jobs"] = {**last.get("jobs", {}), **{job.name: kept["jobs"][job.name] for job, _ in wanted}}

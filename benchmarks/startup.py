@@ -25,6 +25,7 @@ from common import (
     Measured,
     alternate,
     cache,
+    compiled,
     exported,
     exported_by_optimum,
     measure,
@@ -86,7 +87,8 @@ print(json.dumps({"embedding": session.run(["sentence_embedding"], feeds)[0][0].
 def main() -> None:
     rounds = parser(__doc__, rounds=7).parse_args().rounds
     commands = _commands()
-    results = alternate({name: partial(measure, c) for name, c in commands.items()}, rounds=rounds)
+    with compiled():
+        results = alternate({name: partial(measure, c) for name, c in commands.items()}, rounds=rounds)
     _require_agreement(results)
     publish(
         "startup",
