@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from bertonnx.errors import UnsupportedError, UsageError
+from bertonnx.errors import CheckpointError, UnsupportedError, UsageError
+from bertonnx.exporters.checkpoint.module_list import LIST
 from bertonnx.exporters.checkpoint.sentence_layers import SCORES, Layer, widths
 from bertonnx.exporters.checkpoint.sentence_modules import read_activation
-from bertonnx.exporters.checkpoint.sentence_settings import SETTINGS
+from bertonnx.exporters.checkpoint.sentence_settings import SETTINGS, Settings
 from bertonnx.exporters.checkpoint.sentence_transformers import SentenceModules
 from bertonnx.exporters.checkpoint.task import Head
 from bertonnx.exporters.options import ExportOptions, Trust
@@ -58,7 +60,7 @@ class CrossEncoder:
 
 
 def read_cross_encoder(
-    modules: SentenceModules | None, config: Any, raw: Mapping[str, Any], trust: Trust, *, folder: object
+    modules: SentenceModules | None, config: Any, raw: Mapping[str, Any], trust: Trust, *, folder: Path
 ) -> CrossEncoder | None:
     """Return what a checkpoint is as a cross-encoder; None for one that is none.
 
@@ -67,11 +69,11 @@ def read_cross_encoder(
         config: the transformer's `PretrainedConfig`.
         raw: its config.json as it lies in the folder.
         trust: whether an activation of another package than torch is taken.
-        folder: for errors.
+        folder: of the whole checkpoint.
 
     Raises:
         UnsupportedError: its activation cannot be exported.
-        CheckpointError: its modules do not fit together.
+        CheckpointError: its modules do not fit together, or their list is missing.
     """
     # An encoder taken out of a cross-encoder keeps the key in its config.json.
     if modules is not None and not modules.settings.crosses:
@@ -83,13 +85,41 @@ def read_cross_encoder(
     # A head that is not there gives one output, as transformers would make a new one for it.
     outputs = widths(layers, config.hidden_size, folder=folder)[SCORES] if layers else int(config.num_labels)
     usual = _ONE if outputs == 1 else _SEVERAL
-    return CrossEncoder(outputs, layers, usual if path is None else read_activation(path, file, trust).name)
+    activation = usual if path is None else read_activation(path, file, trust).name
+    if modules is not None and not (folder / LIST).is_file():
+        own, place = _said_in_config(raw)
+        unlisted = usual if own is None else read_activation(own, place, trust).name
+        _require_alike(modules.settings, alike=activation == unlisted, folder=folder)
+    return CrossEncoder(outputs, layers, activation)
+
+
+def _require_alike(settings: Settings, *, alike: bool, folder: Path) -> None:
+    """Refuse settings that Sentence-Transformers passes over, since there is no list of modules.
+
+    Raises:
+        CheckpointError: naming the keys, where scores would be others with them.
+    """
+    prompt = settings.default_prompt is not None and settings.prompts.get(settings.default_prompt)
+    keys = [*([] if alike else ["activation_fn"]), *(["default_prompt_name"] if prompt else [])]
+    if keys:
+        raise CheckpointError(
+            "{folder} has no {list}, without which Sentence-Transformers does not read {keys} of {file}; "
+            "download the checkpoint again, with all of its files",
+            folder=folder,
+            list=LIST,
+            keys=" and ".join(keys),
+            file=SETTINGS,
+        )
 
 
 def _activation(modules: SentenceModules | None, raw: Mapping[str, Any]) -> tuple[str | None, str]:
     """Return the class that makes its scores, and the file that says so."""
     if modules is not None and modules.settings.activation:
         return str(modules.settings.activation), SETTINGS
+    return _said_in_config(raw)
+
+
+def _said_in_config(raw: Mapping[str, Any]) -> tuple[str | None, str]:
     # Version 4 kept it in config.json, those before it under another key.
     saved = raw.get("sentence_transformers")
     if isinstance(saved, Mapping) and saved.get("activation_fn"):

@@ -16,6 +16,11 @@ from tests.tiny import save_tiny
 TORCH = "torch.nn.modules."
 IDENTITY, TANH, SOFTMAX = TORCH + "linear.Identity", TORCH + "activation.Tanh", TORCH + "activation.Softmax"
 
+LISTED = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+]
+CLASSIFIES = {"transformer_task": "sequence-classification"}
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
@@ -37,6 +42,8 @@ def folder(folders: dict[int, Path], tmp_path: Path) -> Any:
         if settings is not None:
             crosses = {"model_type": "CrossEncoder", **settings}
             (place / "config_sentence_transformers.json").write_text(json.dumps(crosses))
+            (place / "modules.json").write_text(json.dumps(LISTED))
+            (place / "sentence_bert_config.json").write_text(json.dumps(CLASSIFIES))
         return place
 
     return made
@@ -144,6 +151,7 @@ def test_modules_that_make_no_scores(folder: Any) -> None:
         {"path": "1_Pooling", "type": prefix + "Pooling"},
     ]
     (path / "modules.json").write_text(json.dumps(entries))
+    (path / "sentence_bert_config.json").unlink()
     (path / "1_Pooling").mkdir()
     (path / "1_Pooling" / "config.json").write_text('{"embedding_dimension": 32}')
     assert "none of them writes scores" in message(CheckpointError, path)
@@ -192,3 +200,30 @@ def test_a_rankers_prompts_are_not_its_encoders(folder: Any) -> None:
     encoder = read(ranker, task="feature-extraction")
     assert (encoder.prompts, encoder.default_prompt) == ({}, None)
     assert (read(ranker).prompts, read(ranker).default_prompt) == ({"rank": "rank: "}, "rank")
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ({"activation_fn": TANH}, "activation_fn"),
+        ({"prompts": {"rank": "rank: "}, "default_prompt_name": "rank"}, "default_prompt_name"),
+    ],
+)
+def test_settings_that_are_not_read_without_a_list_of_modules(
+    folder: Any, settings: dict[str, Any], keys: str
+) -> None:
+    """Sentence-Transformers makes a new cross-encoder of such a folder."""
+    from sentence_transformers import CrossEncoder
+
+    place = folder(1, settings)
+    (place / "modules.json").unlink()
+    theirs = CrossEncoder(str(place), device="cpu")
+    assert (type(theirs.activation_fn).__name__, theirs.default_prompt_name) == ("Sigmoid", None)
+    said = message(CheckpointError, place)
+    assert f"has no modules.json, without which Sentence-Transformers does not read {keys} of" in said
+
+
+def test_settings_without_a_list_of_modules_that_change_nothing(folder: Any) -> None:
+    place = folder(1, {"activation_fn": TORCH + "activation.Sigmoid"})
+    (place / "modules.json").unlink()
+    assert (read(place).task, read(place).activation) == ("text-ranking", "sigmoid")
