@@ -43,12 +43,15 @@ def table() -> dict[str, Any]:
     """Return what the installed version's classes do: `{"version", "models", "classes"}`."""
     with quiet():
         import transformers
+        from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS
         from transformers.models.auto import tokenization_auto
 
         auto: Any = tokenization_auto
         models = dict(_of_models(auto.TOKENIZER_MAPPING_NAMES))
         names = {name for name in dir(transformers) if name.endswith(("Tokenizer", "TokenizerFast"))}
         names |= {name for name in models.values() if name} | {*_BASES} & {*dir(transformers)}
+        # Version 5 has names of version 4 that it does not list, and finds by what converts their files.
+        names |= {*SLOW_TO_FAST_CONVERTERS}
         classes = {name: facts for name in sorted(names) if (facts := _facts(transformers, name)) is not None}
         return {
             "version": transformers.__version__,
@@ -77,8 +80,6 @@ def _facts(transformers: Any, name: str) -> dict[str, Any] | None:
     source = ""
     for base in kind.__mro__:
         made = vars(base).get("__init__")
-        if "mask_token" in vars(base):  # a property that wraps what it is given
-            source += _WIDE_MASK
         if made is not None and base.__name__ not in (*_BASES, *_MORE_BASES):
             source += inspect.getsource(made)
             for parameter in inspect.signature(made).parameters.values():

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
-from bertonnx.exporters.checkpoint.tokenizer_file import file_tokenizer
+from bertonnx.exporters.checkpoint.tokenizer_file import file_tokenizer, normalizer_put
 from bertonnx.exporters.checkpoint.tokenizer_folder import (
     CONFIG,
     PROVIDE,
@@ -105,7 +105,7 @@ def read_tokenizer(
     if own is None and not any(key.startswith(CONFIG) for key in account.ignored_keys):
         notes = (*notes, *proven(made, folder, makes, trust_remote_code=trust_remote_code))
     if lower:
-        _lower_first(made)
+        _lower_first(made, folder)
     text = _text(made, folder)
     written = Tokenizer.from_str(text)
     if own is not None:
@@ -203,7 +203,7 @@ def _own_code(folder: TokenizerFolder) -> Any:
     return own
 
 
-def _lower_first(made: Tokenizer) -> None:
+def _lower_first(made: Tokenizer, folder: TokenizerFolder) -> None:
     # As sentence_transformers/base/modules/transformer.py does with do_lower_case.
     from tokenizers.normalizers import Lowercase, Sequence
 
@@ -212,7 +212,9 @@ def _lower_first(made: Tokenizer) -> None:
     if isinstance(normalizer, Sequence):
         parts = list(normalizer)
     if not any(isinstance(part, Lowercase) for part in parts):
-        made.normalizer = Sequence([Lowercase(), *parts])
+        normalizer_put(
+            made, Sequence([Lowercase(), *parts]), folder, "do_lower_case of Sentence-Transformers"
+        )
 
 
 def _text(made: Any, folder: TokenizerFolder) -> str:

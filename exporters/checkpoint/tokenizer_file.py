@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, models, processors
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.tokenizer_folder import CONFIG, TokenizerFolder
 from bertonnx.wording import Message, said_by
 
-__all__ = ["add_tokens", "file_tokenizer"]
+__all__ = ["add_tokens", "file_tokenizer", "normalizer_put"]
 
 _SAVE_AGAIN = Message("save it again: tokenizer.save_pretrained('folder')")
 
@@ -41,6 +41,8 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
             why=said_by(error),
         ) from error
     _require_no_dropout(made, file)
+    if folder.version == 5 and folder.listed and not folder.mixed:
+        made = _with_listed(made, folder)
     # The runtime pads and cuts by itself.
     made.no_padding()
     made.no_truncation()
@@ -52,14 +54,30 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
             folder=folder.path,
             kind=folder.kind.name,
         )
-    if folder.version == 4:
-        made = _follow_version_4(made, folder)
-    elif not folder.mixed:
+    if folder.version == 5 and not folder.mixed:
         _require_version_5(made, folder, account)
     add_tokens(made, folder)
-    if folder.version == 4 and "bos and eos" in folder.kind.rules:
-        _put_bos_and_eos(made, folder)
+    if folder.version == 4:
+        # Behind the tokens, as version 4 does: which text an added token is found by was decided before.
+        _follow_version_4(made, folder)
+        if "bos and eos" in folder.kind.rules:
+            _put_bos_and_eos(made, folder)
     return made
+
+
+def _with_listed(made: Tokenizer, folder: TokenizerFolder) -> Tokenizer:
+    """Return a tokenizer whose added tokens have the flags that tokenizer_config.json gives them.
+
+    Of the file's own, version 5's classes that build a tokenizer of the vocabulary read none then.
+    """
+    there = made.get_added_tokens_decoder()
+    flags = {token.content: token for _, token in folder.added}
+    kept = () if "builds" in folder.kind.rules else (there[index] for index in sorted(there))
+    tokens = [flags.get(token.content, token) for token in kept]
+    data = json.loads(made.to_str())
+    bare = Tokenizer.from_str(json.dumps({**data, "added_tokens": []}))
+    bare.add_tokens(tokens)
+    return bare
 
 
 def _require_no_dropout(made: Tokenizer, file: Path) -> None:
@@ -97,7 +115,7 @@ def _put_bos_and_eos(made: Tokenizer, folder: TokenizerFolder) -> None:
     )
 
 
-def _follow_version_4(made: Tokenizer, folder: TokenizerFolder) -> Tokenizer:
+def _follow_version_4(made: Tokenizer, folder: TokenizerFolder) -> None:
     rules = folder.kind.rules
     prefix = bool(folder.setting("add_prefix_space"))
     wanted: dict[str, dict[str, Any]] = {"pre_tokenizer": {"add_prefix_space": prefix}}
@@ -112,13 +130,52 @@ def _follow_version_4(made: Tokenizer, folder: TokenizerFolder) -> Tokenizer:
     if "affixes" in rules:
         trim = folder.setting("trim_offsets")
         wanted["post_processor"] = {"add_prefix_space": prefix, "trim_offsets": trim}
-    # As text, since the names of a part's arguments change from one release of tokenizers to the next.
-    data = json.loads(made.to_str())
     for part, values in wanted.items():
-        state = data[part] or {}
+        state = _state(getattr(made, part))
         # transformers sets what it finds there; a sequence of parts stays as it is.
-        state.update({name: value for name, value in values.items() if name in state})
-    return Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
+        changed = {**state, **{name: value for name, value in values.items() if name in state}}
+        if changed == state:
+            continue
+        if part == "normalizer":
+            normalizer_put(made, _made_of(part, changed), folder, CONFIG)
+        else:
+            setattr(made, part, _made_of(part, changed))
+
+
+def normalizer_put(made: Tokenizer, normalizer: Any, folder: TokenizerFolder, why: str) -> None:
+    """Give a tokenizer that has its added tokens another normalizer.
+
+    Args:
+        made: the tokenizer.
+        normalizer: the new one.
+        folder: the tokenizer's.
+        why: the file that asks for it.
+
+    Raises:
+        CheckpointError: libraries go on to look for an added token as the old one normalized it, while texts
+            are normalized by the new one, which no tokenizer.json can say.
+    """
+    for token in made.get_added_tokens_decoder().values():
+        before, behind = (
+            token.content if one is None else one.normalize_str(token.content)
+            for one in (made.normalizer, normalizer)
+        )
+        if token.normalized and before != behind:
+            raise CheckpointError(
+                "{why} in {folder} contradicts tokenizer.json in how texts are normalized, and so the added "
+                "token {token!r} is not found where it is written; save the tokenizer again: load it with "
+                "these settings, add its tokens anew, and tokenizer.save_pretrained('folder')",
+                why=why,
+                folder=folder.path,
+                token=token.content,
+            )
+    made.normalizer = normalizer
+
+
+def _made_of(part: str, state: Mapping[str, Any]) -> Any:
+    # As text, since the names of a part's arguments change from one release of tokenizers to the next.
+    data = json.loads(Tokenizer(models.WordLevel({}, "")).to_str())
+    return getattr(Tokenizer.from_str(json.dumps({**data, part: state})), part)
 
 
 def _require_version_5(made: Tokenizer, folder: TokenizerFolder, account: Account) -> None:
@@ -210,25 +267,53 @@ def _parts(state: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def add_tokens(made: Tokenizer, folder: TokenizerFolder) -> None:
-    """Add the tokens that are missing, as both versions do: those with ids first, then special ones."""
-    there = list(made.get_added_tokens_decoder().values())
-    reprs, names = {repr(token) for token in there}, {token.content for token in there}
-    # Another repr with the same name changes how the token is found in a text.
-    new: list[AddedToken] = [token for token in folder.added if repr(token) not in reprs]
-    names |= {token.content for token in new}
-    named = {token.content for token in folder.named.values()}
-    # What has a name is special, whatever the file says of it; version 4 believes its own list of them.
-    if folder.version == 5 or not folder.listed:
-        new += [token for token in there if token.content in named and not token.special]
-    special = named | {token.content for token in folder.extra} if folder.version == 4 else named
-    for token in new:
+    """Add the tokens that the version that saved a folder adds, in its order.
+
+    Both add every token of `added_tokens_decoder` again, or without one those of tokenizer.json, in the order
+    of their ids; then special ones that are missing, and 4 those again that a key gives flags.
+    """
+    there = made.get_added_tokens_decoder()
+    decoder = dict(folder.added) if folder.listed else {**dict(folder.added), **there}
+    new = [decoder[index] for index in sorted(decoder)]
+    # Of added_tokens.json, version 4 takes no flags for the tokens that have a name.
+    lends = new if folder.listed or folder.version == 5 else there.values()
+    named = folder.named_values(lends).values()
+    special = {str(value) for value in (*named, *folder.extra_values) if value not in folder.unnamed}
+    # What was special once is left out of decoded text, whatever is said of it later.
+    special |= {token.content for token in there.values() if token.special}
+    names = {token.content for token in (*there.values(), *new)}
+    seen: set[str] = set()
+    missing: list[AddedToken] = []
+    for value in (*named, *folder.extra_values):
+        again = folder.version == 4 and isinstance(value, AddedToken) and value not in new
+        if (again or str(value) not in names) and str(value) not in seen:
+            missing.append(value if isinstance(value, AddedToken) else AddedToken(value, special=True))
+        seen.add(str(value))
+    for token in (*new, *missing):
         token.special = token.special or token.content in special
-    for token in (*folder.named.values(), *folder.extra):
-        if token.content not in names:
-            token.special = True
-            new.append(token)
-            names.add(token.content)
-    made.add_tokens(new)
+    tokens = [*new, *missing]
+    if folder.version == 4:
+        before = {token.content: token for token in there.values()}
+        tokens = [_found_as_before(token, before.get(token.content)) for token in tokens]
+    made.add_tokens(tokens)
+
+
+def _found_as_before(token: AddedToken, before: AddedToken | None) -> AddedToken:
+    """Return a token that is added again as the tokenizers of version 4 find it.
+
+    It gets its new flags, but is still looked for where it was looked for at first: in texts as they are, or
+    normalized ones.
+    """
+    if before is None:
+        return token
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=before.normalized or (token.normalized and not before.special),
+        special=token.special,
+    )
 
 
 def _state(part: Any) -> dict[str, Any]:

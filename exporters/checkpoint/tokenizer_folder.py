@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,37 +128,64 @@ class TokenizerFolder:
     @cached_property
     def named(self) -> Mapping[str, AddedToken]:
         """The special tokens that have a name, such as "mask_token"."""
-        found = {name: _as_token(self.setting(name)) for name in NAMED_TOKENS}
+        values = self.named_values(())
+        return {name: _as_token(value) for name, value in values.items()}
+
+    def named_values(self, listed: Iterable[AddedToken]) -> Mapping[str, str | AddedToken]:
+        """Return the special tokens that have a name, with flags where something gives them any.
+
+        Args:
+            listed: the added tokens that the folder lists; those that are named lend their flags.
+        """
+        flags = {token.content: token for token in listed}
+        found = {name: _value(self.setting(name)) for name in NAMED_TOKENS}
         if "pad_token" not in {*self.config, *self.kind.defaults}:
-            found["pad_token"] = _as_token(self.saved("padding").get("pad_token"))
-        if "wide mask" in self.kind.rules and isinstance(self.setting("mask_token"), str):
+            found["pad_token"] = _value(self.saved("padding").get("pad_token"))
+        for name in self.config.keys() & found.keys():
+            found[name] = flags.get(str(found[name]), found[name])
+        mask = found["mask_token"]
+        if "wide mask" in self.kind.rules and isinstance(mask, str):
             # It takes the space before it along, and is looked for before or after texts are normalized.
-            raw = "raw mask" in self.kind.rules
-            mask = AddedToken(self.setting("mask_token"), lstrip=True, normalized=not raw, special=True)
-            found["mask_token"] = mask
-        return {name: token for name, token in found.items() if token is not None}
+            raw = {"normalized": False} if "raw mask" in self.kind.rules else {}
+            found["mask_token"] = AddedToken(mask, lstrip=True, **raw)
+        return {name: value for name, value in found.items() if value is not None}
 
     @cached_property
-    def extra(self) -> tuple[AddedToken, ...]:
+    def extra_values(self) -> tuple[str | AddedToken, ...]:
         """Special tokens without one of these names."""
-        return tuple(token for value in self._extra_values() if (token := _as_token(value)) is not None)
+        given = [value for value, _ in self._extra_values()]
+        return tuple(value for one in given if (value := _value(one)) is not None)
 
-    def _extra_values(self) -> Iterator[Any]:
+    @cached_property
+    def unnamed(self) -> tuple[str | AddedToken, ...]:
+        """Those of them that keep the flag that is said of them: in version 5, those without any name."""
+        if self.version == 4:
+            return ()
+        named = {str(_value(value)) for value, name in self._extra_values() if name}
+        return tuple(value for value in self.extra_values if str(value) not in named)
+
+    def _extra_values(self) -> Iterator[tuple[Any, bool]]:
+        """Yield values, and whether they have a name of their own."""
         # A list is version 5's word for version 4's additional_special_tokens; a mapping gives names.
+        lists, mappings = [], []
         for key in ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"):
             value = self.setting(key) or ()
-            yield from value.values() if isinstance(value, dict) else value
+            (mappings if isinstance(value, dict) else lists).append(value)
         own = self.kind.defaults if self.version == 4 else {**self.kind.defaults, **self.config}
-        for key in own:
-            if key.endswith("_token") and key not in NAMED_TOKENS and isinstance(self.setting(key), str):
-                yield self.setting(key)
+        keys = (key for key in own if key.endswith("_token") and key not in NAMED_TOKENS)
+        single = [(value, True) for key in keys if isinstance(value := self.setting(key), str)]
+        named = [(value, True) for mapping in mappings for value in mapping.values()]
+        unnamed = [(value, False) for values in lists for value in values]
+        # The order decides which id a missing one gets.
+        yield from [*unnamed, *named, *single] if self.version == 4 else [*single, *named, *unnamed]
 
     @cached_property
-    def added(self) -> tuple[AddedToken, ...]:
-        """The tokens of `added_tokens_decoder`, by their ids."""
+    def added(self) -> tuple[tuple[int, AddedToken], ...]:
+        """The tokens of `added_tokens_decoder`, with their ids and by them."""
         listed = self.config.get("added_tokens_decoder") or {}
-        tokens = [(int(index), _as_token(value)) for index, value in listed.items()]
-        return tuple(token for _, token in sorted(tokens, key=lambda item: item[0]) if token is not None)
+        tokens = [(int(index), _value(value)) for index, value in listed.items()]
+        known = [(index, token) for index, token in tokens if isinstance(token, AddedToken)]
+        return tuple(sorted(known, key=lambda item: item[0]))
 
 
 def read_folder(folder: Path) -> TokenizerFolder:
@@ -185,7 +212,7 @@ def read_folder(folder: Path) -> TokenizerFolder:
     named = own.get("tokenizer_class") or model.get("tokenizer_class")
     config = dict(own)
     if "added_tokens_decoder" not in own:
-        config.update(_optional(folder, _TOKENS))
+        config = _with_named(config, _optional(folder, _TOKENS))
         config["added_tokens_decoder"] = _old_added(folder, config)
     return TokenizerFolder(
         path=folder,
@@ -235,25 +262,37 @@ def _optional(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
+def _with_named(config: dict[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tokenizer_config.json with what special_tokens_map.json adds, as transformers has it."""
+    found = dict(config)
+    for key, value in named.items():
+        if isinstance(value, list) and isinstance(found.get(key), list):
+            found[key] = [*found[key], *(token for token in value if token not in found[key])]
+        else:
+            found[key] = {**value, "special": True} if isinstance(value, dict) else value
+    return found
+
+
 def _old_added(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what version 3 wrote into added_tokens.json, as `added_tokens_decoder` has it."""
-    there = {token.get("content") for token in _optional(folder, "tokenizer.json").get("added_tokens") or ()}
-    special = {str(config.get(name)) for name in NAMED_TOKENS}
-    special.update(map(str, config.get("additional_special_tokens") or ()))
+    given = (*(config.get(name) for name in NAMED_TOKENS), *(config.get("additional_special_tokens") or ()))
+    special = {str(value) for one in given if (value := _value(one)) is not None}
     return {
         str(index): {"content": token, "normalized": token not in special, "special": token in special}
         for token, index in _optional(folder, "added_tokens.json").items()
-        if token not in there
     }
 
 
-def _as_token(value: Any) -> AddedToken | None:
-    if isinstance(value, AddedToken):
-        return value
-    if isinstance(value, dict) and isinstance(value.get("content"), str):
+def _value(given: Any) -> str | AddedToken | None:
+    """Return a token as transformers holds it: with flags, or its text alone."""
+    if isinstance(given, dict) and isinstance(given.get("content"), str):
         flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-        return AddedToken(value["content"], **{name: bool(value[name]) for name in flags if name in value})
-    return AddedToken(value, special=True) if isinstance(value, str) else None
+        return AddedToken(given["content"], **{name: bool(given[name]) for name in flags if name in given})
+    return given if isinstance(given, (str, AddedToken)) else None
+
+
+def _as_token(value: str | AddedToken) -> AddedToken:
+    return AddedToken(value, special=True) if isinstance(value, str) else value
 
 
 def _major(version: Any) -> int:

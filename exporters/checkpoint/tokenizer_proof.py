@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -20,6 +21,15 @@ __all__ = ["difference", "proven", "require_encodes"]
 
 _ALWAYS = ("input_ids", "attention_mask")
 """What a model is fed, whether or not its tokenizer lists it."""
+
+
+def _texts_of_added(made: Tokenizer) -> Iterator[str]:
+    """Yield texts that hold each added token of a tokenizer, as it is and in other cases, alone and not."""
+    contents = [token.content for _, token in sorted(made.get_added_tokens_decoder().items())]
+    for content, behind in zip(contents, (*contents[1:], *contents[:1]), strict=True):
+        yield f"a {content} film  {content}  the{content}end {content}{behind} {content}, {behind}{content}"
+        for cased in {content.lower(), content.upper(), content.swapcase(), content.strip()} - {content}:
+            yield f"{cased} a {cased} film the{cased}end"
 
 
 def require_encodes(made: Tokenizer, folder: TokenizerFolder) -> None:
@@ -114,7 +124,7 @@ def proven(
 
 def difference(own: Any, made: Tokenizer, *, typed: bool) -> str | None:
     """Return a text for which transformers' tokenizer `own` gives other ids or segments; None for no such."""
-    cases: list[tuple[str, str | None]] = [(text, None) for text in HARD_TEXTS]
+    cases: list[tuple[str, str | None]] = [(text, None) for text in (*HARD_TEXTS, *_texts_of_added(made))]
     # transformers reads an empty second text as none at all.
     cases += [(a, b) for a, b in zip(HARD_TEXTS, reversed(HARD_TEXTS), strict=True) if b]
     with quiet():

@@ -529,3 +529,118 @@ def test_esm_without_its_special_tokens(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("L\nA\nG\n")
     (tmp_path / "config.json").write_text('{"model_type": "esm"}')
     assert "<eos>" in _refused(tmp_path)
+
+
+# Added tokens that are listed twice
+
+
+def _flagged(content: str, *flags: str) -> dict[str, Any]:
+    names = ("lstrip", "rstrip", "single_word", "normalized", "special")
+    return {"content": content, **{name: name in flags for name in names}}
+
+
+def _as_own(folder: Path, *texts: str) -> Tokenizer:
+    """Return what is written down of a folder; where the installed version saved it, it must give its ids."""
+    facts = _facts(folder)
+    written = Tokenizer.from_str(facts.text)
+    if ("backend" in json.loads((folder / "tokenizer_config.json").read_text())) is (MAJOR == 5):
+        auto: Any = transformers.AutoTokenizer
+        own = auto.from_pretrained(folder)
+        for text in texts:
+            ids = own(text)["input_ids"]
+            assert written.encode(text).ids == ids
+            assert written.decode(ids) == own.decode(ids, skip_special_tokens=True)
+    return written
+
+
+def test_a_token_that_is_listed_again_is_looked_for_where_it_was(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece()
+    config = {**V4, "tokenizer_class": "BertTokenizer", "mask_token": "[MASK]"}
+    config["added_tokens_decoder"] = {"4": _flagged("[MASK]", "lstrip", "normalized", "special")}
+    written = _as_own(_folder(tmp_path, made, config), "a [mask] film", "a [MASK] film")
+    assert 4 not in written.encode("a [mask] film").ids
+    assert written.encode("a [MASK] film").offsets[2] == (1, 8)
+
+
+@pytest.mark.parametrize("version", [V4, V5])
+def test_a_listed_token_with_a_name_is_special_whatever_both_files_say(
+    tmp_path: Path, version: dict[str, Any]
+) -> None:
+    data = json.loads(tokenizers_zoo.wordpiece().to_str())
+    data["added_tokens"][4]["special"] = False
+    listed = {"4": _flagged("[MASK]")} if version is V4 else {}
+    config = {**version, "tokenizer_class": "BertTokenizer", "mask_token": "[MASK]"}
+    if listed:
+        config["added_tokens_decoder"] = listed
+    folder = _folder(tmp_path, Tokenizer.from_str(json.dumps(data)), config)
+    written = _as_own(folder, "a [MASK] film")
+    assert "[MASK]" not in written.decode(written.encode("a [MASK] film").ids)
+
+
+def test_a_token_that_was_special_stays_so(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece()
+    made.add_special_tokens(["[x]"])
+    config = {**V4, "tokenizer_class": "BertTokenizer"}
+    config["added_tokens_decoder"] = {str(made.token_to_id("[x]")): _flagged("[x]", "normalized")}
+    written = _as_own(_folder(tmp_path, made, config), "a [x] film")
+    assert "x" not in written.decode(written.encode("a [x] film").ids)
+
+
+def test_a_mask_with_flags_is_that_of_tokenizer_config(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece()
+    mask = {**_flagged("[MASK]", "lstrip"), "__type": "AddedToken"}
+    config = {**V4, "tokenizer_class": "BertTokenizer", "mask_token": mask}
+    written = _as_own(_folder(tmp_path, made, config), "a [MASK] film")
+    assert written.encode("a [MASK] film").offsets[2] == (1, 8)
+
+
+def test_a_token_of_special_tokens_map_with_flags_is_special(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece()
+    folder = _folder(tmp_path, made, {"tokenizer_class": "BertTokenizer", "model_max_length": 64})
+    new = {name: value for name, value in _flagged("[NEW]", "lstrip").items() if name != "special"}
+    (folder / "special_tokens_map.json").write_text(json.dumps({"mask_token": new}))
+    count = made.get_vocab_size()
+    (folder / "added_tokens.json").write_text(json.dumps({"[NEW]": count}))
+    written = _as_own(folder, "a [NEW] film", "a [new] film")
+    assert count in written.encode("a [NEW] film").ids
+    assert count not in written.encode("a [new] film").ids
+    assert "[NEW]" not in written.decode([count])
+
+
+def test_a_normalizer_that_would_lose_an_added_token(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece(lowercase=False)
+    made.add_tokens(["NewWord"])
+    folder = _folder(tmp_path, made, {**V4, "tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    said = _refused(folder)
+    assert "contradicts tokenizer.json in how texts are normalized" in said
+    assert "'NewWord' is not found where it is written" in said
+    edit_json(folder / "tokenizer_config.json", do_lower_case=False)
+    with pytest.raises(CheckpointError, match="do_lower_case of Sentence-Transformers"):
+        read_tokenizer(folder, embeddings=5000, account=Account(), lower=True)
+
+
+@pytest.mark.parametrize("named", ["ElectraTokenizer", "LayoutLMTokenizer", "LongformerTokenizerFast"])
+def test_names_of_version_4_that_5_finds_by_their_converter(named: str) -> None:
+    typed = not named.startswith("Longformer")
+    assert ("token_type_ids" in class_of(5, named, "bert").makes) is typed
+    assert class_of(5, named, "bert").known
+
+
+def test_tokenizer_files_of_4_beside_an_electra_of_5_make_segments(tmp_path: Path) -> None:
+    config = {**V4, "tokenizer_class": "ElectraTokenizer"}
+    folder = _folder(tmp_path, tokenizers_zoo.wordpiece(), config, family="electra", saver="5.24.0")
+    assert "token_type_ids" in _facts(folder).input_names
+
+
+@pytest.mark.parametrize(("named", "found"), [("BertTokenizer", False), ("TokenizersBackend", True)])
+def test_version_5_reads_added_tokens_of_one_file(tmp_path: Path, named: str, found: bool) -> None:
+    made = tokenizers_zoo.wordpiece()
+    made.add_tokens(["newword"])
+    index = made.token_to_id("newword")
+    tokens = {
+        str(i): _flagged(token.content, "special") for i, token in made.get_added_tokens_decoder().items()
+    }
+    del tokens[str(index)]
+    config = {**V5, "tokenizer_class": named, "added_tokens_decoder": tokens}
+    written = _as_own(_folder(tmp_path, made, config), "a newword here")
+    assert (index in written.encode("a newword here").ids) is found
