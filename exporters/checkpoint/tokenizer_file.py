@@ -278,7 +278,7 @@ def add_tokens(made: Tokenizer, folder: TokenizerFolder) -> None:
     # Of added_tokens.json, version 4 takes no flags for the tokens that have a name.
     lends = new if folder.listed or folder.version == 5 else there.values()
     named = folder.named_values(lends).values()
-    special = {str(value) for value in (*named, *folder.extra_values) if value not in folder.unnamed}
+    special = {*map(str, named), *(str(one) for one in folder.extra_values if one not in folder.unnamed)}
     # What was special once is left out of decoded text, whatever is said of it later.
     special |= {token.content for token in there.values() if token.special}
     names = {token.content for token in (*there.values(), *new)}

@@ -167,7 +167,8 @@ class TokenizerFolder:
     def _extra_values(self) -> Iterator[tuple[Any, bool]]:
         """Yield values, and whether they have a name of their own."""
         # A list is version 5's word for version 4's additional_special_tokens; a mapping gives names.
-        lists, mappings = [], []
+        lists: list[Any] = []
+        mappings: list[Any] = []
         for key in ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"):
             value = self.setting(key) or ()
             (mappings if isinstance(value, dict) else lists).append(value)

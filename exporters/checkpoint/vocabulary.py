@@ -32,8 +32,7 @@ __all__ = ["converted"]
 
 _ALIKE = frozenset(
     {"BertTokenizer", "ConvBertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer"}
-    | {"MobileBertTokenizer", "SplinterTokenizer", "SqueezeBertTokenizer", "XLMRobertaTokenizer"}
-    | {"CamembertTokenizer"}
+    | {"MobileBertTokenizer", "SplinterTokenizer", "SqueezeBertTokenizer"}
 )
 """Classes of which both versions make the same."""
 

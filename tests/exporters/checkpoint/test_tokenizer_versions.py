@@ -15,6 +15,7 @@ from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from bertonnx.exporters.checkpoint.tokenizer_classes import class_of
+from bertonnx.exporters.checkpoint.tokenizer_proof import difference
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.hard_texts import HARD_TEXTS
 from bertonnx.wording import COMMAND_LINE
@@ -495,6 +496,10 @@ def test_sentencepiece_alone(tmp_path: Path, family: str, file: str) -> None:
         **ids,
     )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    if MAJOR == 5 and family == "xlm-roberta":
+        # 5 makes other ids of such a file than 4.
+        assert "makes another XLMRobertaTokenizer of its files than 5" in _refused(tmp_path)
+        return
     facts = _facts(tmp_path)
     own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / file))
     for text in (*SENTENCES[:20], "\u2460 \uff21 film  of two"):
@@ -644,3 +649,21 @@ def test_version_5_reads_added_tokens_of_one_file(tmp_path: Path, named: str, fo
     config = {**V5, "tokenizer_class": named, "added_tokens_decoder": tokens}
     written = _as_own(_folder(tmp_path, made, config), "a newword here")
     assert (index in written.encode("a newword here").ids) is found
+
+
+class _Panicking:
+    """A tokenizer that Rust panics in, at one text."""
+
+    def __init__(self, made: Tokenizer) -> None:
+        self.made = made
+
+    def __call__(self, text: str, pair: str | None) -> dict[str, list[int]]:
+        if text == "Hello, world!":
+            raise type("PanicException", (BaseException,), {})("AddedVocabulary bad split")
+        return {"input_ids": self.made.encode(text, pair).ids}
+
+
+def test_a_text_that_both_panic_at_is_no_difference() -> None:
+    made = tokenizers_zoo.wordpiece()
+    assert difference(_Panicking(made), made, typed=False) is None
+    assert difference(_Panicking(tokenizers_zoo.bpe()), made, typed=False) is not None
