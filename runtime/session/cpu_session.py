@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bertonnx.errors import ModelFileError
 from bertonnx.models.onnxruntimes import is_slow
+from bertonnx.runtime.session import huge_pages
 from bertonnx.runtime.session.ort_session import OrtSession, create, options_for
 from bertonnx.runtime.session.session import SessionOptions
 from bertonnx.runtime.session.tables import Tables
@@ -35,16 +37,21 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
         return create(ort, path, chosen, providers=[_PROVIDER], mapped=options.optimized, tables=tables)
 
     first = _stamp(path)
+    packed: list[huge_pages.Extent] = []
 
     def widen() -> Any:
         # Whatever lies at the path by now must not answer in this model's name.
+        before = huge_pages.private_memory()
         try:
-            return opened(options.threads) if _stamp(path) == first else None
+            session = opened(options.threads) if _stamp(path) == first else None
         except (OSError, ModelFileError):
             return None
+        packed.extend(huge_pages.added(before, huge_pages.private_memory()))
+        return session
 
     widening = widen if options.threads > 1 else None
-    return _noted(ort, OrtSession(opened(1), _NAME, widen=widening, tables=tables))
+    settle = partial(huge_pages.gather, packed)
+    return _noted(ort, OrtSession(opened(1), _NAME, widen=widening, settle=settle, tables=tables))
 
 
 def _noted(ort: ModuleType, session: OrtSession) -> OrtSession:

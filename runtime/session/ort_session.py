@@ -34,6 +34,9 @@ _NO_MEMORY = re.compile(
 )
 """What ONNX Runtime says where memory is short (bfc_arena.cc, cuda_call.cc, the C++ library)."""
 
+_SETTLED = 32
+"""Batches that came alone before the weights move once more: that takes as long as some 50 such runs gain."""
+
 
 class OrtSession:
     """An ONNX Runtime session. Several runs at a time are safe.
@@ -54,6 +57,7 @@ class OrtSession:
         provider: as above.
         widen: opens the session with all cores, or returns None where the file is no longer the
             same; itself None where there is but one core, or a GPU.
+        settle: called once, when so many batches have come alone that the session is worth more work.
         binding: runs the session on a GPU.
         unpadded: whether the graph was told that nothing is padded.
         placement: as above.
@@ -68,6 +72,7 @@ class OrtSession:
         provider: str,
         *,
         widen: Callable[[], Any] | None = None,
+        settle: Callable[[], object] | None = None,
         binding: Binding | None = None,
         unpadded: bool = False,
         placement: Placement | None = None,
@@ -88,6 +93,7 @@ class OrtSession:
         self._turns = turns or Turns()
         self._unpadded = unpadded
         self._widen = widen
+        self._settle = settle
         self._wide: Any = None
         self._came_alone = 0
         self._lock = threading.Lock()
@@ -137,6 +143,8 @@ class OrtSession:
                 # Tried once: a file that was replaced will not come back.
                 self._wide = self._widen()
                 self._widen = None
+            if self._came_alone == _SETTLED and self._settle is not None:
+                self._settle()
         return self._wide or self._session
 
 

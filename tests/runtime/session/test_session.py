@@ -24,7 +24,7 @@ from bertonnx.errors import (
 )
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime.options import LoadOptions
-from bertonnx.runtime.session import cuda_libraries
+from bertonnx.runtime.session import cuda_libraries, huge_pages
 from bertonnx.runtime.session.cpu import read_cpu
 from bertonnx.runtime.session.ort_session import OrtSession
 from bertonnx.runtime.session.problem import Problem
@@ -272,6 +272,21 @@ def test_one_text_does_not_pay_for_a_second_session(monkeypatch: pytest.MonkeyPa
     session.run([], {}, alone=True)
     session.run([], {}, alone=True)
     assert [options.intra_op_num_threads for options in fake.options] == [1, 4]
+
+
+def test_weights_are_moved_once_for_texts_that_keep_coming_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(monkeypatch, FakeRuntime([CPU], [CPU]))
+    memory = iter([[(0, 4096)], [(0, 4096), (8192, 12288)]])
+    monkeypatch.setattr(huge_pages, "private_memory", lambda: next(memory))
+    moved: list[Any] = []
+    monkeypatch.setattr(huge_pages, "gather", lambda extents: moved.append(list(extents)))
+    session = opened(Path("m.onnx"), threads=2)
+    for _ in range(31):
+        session.run([], {}, alone=True)
+    assert not moved
+    for _ in range(40):
+        session.run([], {}, alone=True)
+    assert moved == [[(8192, 12288)]]
 
 
 @pytest.mark.parametrize(("version", "slow"), [("1.26.0", False), ("1.28.0", True), ("1.32.0", False)])
