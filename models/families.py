@@ -7,9 +7,8 @@ A family is Hugging Face's `model_type`. Adding one is one row here and one line
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.registry import Registry
 from bertonnx.models.tasks import TASKS
 

@@ -7,9 +7,9 @@ Fields that name code hold an import path, as in `models.tasks`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.registry import Registry
 
 __all__ = ["POOLINGS", "Pooling", "by_mode", "known_keys", "modes_of", "named", "register"]

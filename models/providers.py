@@ -7,8 +7,8 @@ Adding one is a row here, or `register` from outside. Fields that name code hold
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.registry import Registry
 
 __all__ = ["AUTO", "FALLBACK", "PROVIDERS", "Batching", "Provider", "choices", "provider", "register"]

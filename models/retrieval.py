@@ -8,9 +8,7 @@ Sentence-Transformers' SparseEncoder and MultiVectorEncoder, PyLate, ColBERT and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
-
-from bertonnx.frozen import dataclass
+from dataclasses import dataclass, field, replace
 
 __all__ = ["DOCUMENT", "QUERY", "LateInteraction", "Side", "SparseWeights"]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.registry import Registry
 
 __all__ = ["CHANGES", "Change", "SourceTensor", "change"]

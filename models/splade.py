@@ -6,7 +6,8 @@ hold an import path, as in `models.tasks`.
 
 from __future__ import annotations
 
-from bertonnx.frozen import dataclass
+from dataclasses import dataclass
+
 from bertonnx.models.registry import Registry
 
 __all__ = ["SATURATIONS", "STRATEGIES", "Saturation", "Strategy"]

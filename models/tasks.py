@@ -9,11 +9,10 @@ names of tasks: what differs between them is a field of the row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.hidden import hidden_name
 from bertonnx.models.registry import Registry
 

@@ -5,7 +5,8 @@ Fields that name code hold an import path, as in `models.tasks`. No other module
 
 from __future__ import annotations
 
-from bertonnx.frozen import dataclass
+from dataclasses import dataclass
+
 from bertonnx.models.registry import Registry
 from bertonnx.wording import Install
 

@@ -7,11 +7,11 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from bertonnx.errors import BertonnxError, MissingDependencyError, ProviderError
-from bertonnx.frozen import dataclass
 from bertonnx.models.onnxruntimes import is_slow
 from bertonnx.models.providers import PROVIDERS, Provider
 from bertonnx.runtime.session.cores import allowed_cores

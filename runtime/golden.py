@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertonnx.errors import DriftError, ModelFileError, RowError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import CARD_KEY, Card, lasting
 from bertonnx.models.hard_texts import GOLDEN_TEXTS
 from bertonnx.models.providers import PROVIDERS

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertonnx.errors import ModelFileError
-from bertonnx.frozen import dataclass
 from bertonnx.models.activations import ACTIVATIONS, by_class
 from bertonnx.models.card import Card
 from bertonnx.models.families import family

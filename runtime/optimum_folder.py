@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import ModelFileError
-from bertonnx.frozen import dataclass
 from bertonnx.wording import Call
 
 __all__ = ["EXPORT", "ForeignFolder", "class_name", "find_folder"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,7 +17,6 @@ from string import Formatter
 from typing import Any, Literal, TypeVar
 
 from bertonnx.errors import UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.providers import AUTO, PROVIDERS, choices
 from bertonnx.wording import Option, Words
 

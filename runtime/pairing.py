@@ -9,14 +9,13 @@ tokenized by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
 from bertonnx.errors import RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.rows import Encoded, Piece, Row
 from bertonnx.runtime.tokenization import TextTokenizer

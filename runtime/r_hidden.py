@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bertonnx.errors import RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.tasks import served
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.tokens import POOLED, Pooled, TokenDecoder, output_of

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import task as task_named

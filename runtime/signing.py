@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from bertonnx.errors import (
     SignatureError,
     UsageError,
 )
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 from bertonnx.runtime.places import require_file_or_none, require_name

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
-
-from bertonnx.frozen import dataclass
 
 __all__ = ["SubwordRule", "stripped", "subword_rule"]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from bertonnx.errors import ModelFileError, RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.retrieval import Side
 from bertonnx.models.tasks import task as task_named

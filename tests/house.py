@@ -20,7 +20,7 @@ FOLDERS = {
 }
 """Packages and where they lie; src/bertonnx also holds links to the other three."""
 
-_GROUND = {"bertonnx.collecting", "bertonnx.errors", "bertonnx.frozen", "bertonnx.wording"}
+_GROUND = {"bertonnx.collecting", "bertonnx.errors", "bertonnx.wording"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import MissingDependencyError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.bench.measure import BenchReport, BenchRow
 from bertonnx.wording import Install
 

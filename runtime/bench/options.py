@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bertonnx.errors import UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.providers import PROVIDERS
 from bertonnx.runtime.options import chosen, require_threads
 from bertonnx.wording import Option

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bertonnx.errors import UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS

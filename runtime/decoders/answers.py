@@ -6,13 +6,13 @@ Source of the rules: transformers 4.57.6, `pipelines/question_answering.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.options import require_at_least
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from bertonnx.errors import UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.overlap import weighted_mean
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece

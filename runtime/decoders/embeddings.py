@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.overlap import weighted_mean
 from bertonnx.runtime.decoders.seams import text_places

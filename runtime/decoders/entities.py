@@ -6,13 +6,13 @@ Source of the rules: transformers 4.57.6, `pipelines/token_classification.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.seams import joined, own_tokens, text_places
 from bertonnx.runtime.options import AGGREGATIONS, Aggregation, chosen

@@ -6,12 +6,12 @@ Source of the rules: transformers 4.57.6, `pipelines/fill_mask.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from bertonnx.errors import RowError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.rows import Array, Encoded, Item, Outputs, Piece
 from bertonnx.wording import Option

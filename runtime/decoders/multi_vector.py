@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.retrieval import QUERY, LateInteraction, Side
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.decoders.maxsim import maxsim

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bertonnx.errors import RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.decoders import DecoderContext, decoder_for
 from bertonnx.runtime.decoders.overlap import weighted_mean
 from bertonnx.runtime.decoders.uses import Answers, Running

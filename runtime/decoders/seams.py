@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.rows import Item, Piece
 
 __all__ = ["joined", "own_tokens", "text_places"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.retrieval import SparseWeights
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.rows import Array, Decoder, Encoded, Item, Outputs, Piece

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from bertonnx.errors import UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.hidden import hidden_name
 from bertonnx.runtime.options import chosen, require_whole

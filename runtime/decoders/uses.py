@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 
 from bertonnx.errors import RowError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.runtime.decoders import DecoderContext, require_options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertonnx.frozen import dataclass
+from dataclasses import dataclass
 
 __all__ = ["SIZES", "Counters", "place_of_size"]
 

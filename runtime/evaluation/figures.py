@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bertonnx.frozen import dataclass
 from bertonnx.wording import Message
 
 __all__ = ["Bin", "Evaluation", "LabelFigures", "Mistake"]

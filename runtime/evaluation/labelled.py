@@ -7,13 +7,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import InputError, RowError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.evaluation.records import Record, Records, read_records
 from bertonnx.runtime.io.inputs import PAIRS, TEXTS
 from bertonnx.runtime.options import chosen

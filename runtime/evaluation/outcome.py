@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.evaluation.figures import Evaluation, Mistake
 from bertonnx.runtime.evaluation.metrics import (
     Numbers,

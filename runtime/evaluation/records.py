@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import InputError, RowError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.io.arrow import require_parquet, require_pyarrow
 from bertonnx.runtime.io.formats import ending_of
 from bertonnx.runtime.io.lines import TooLong, lines_of

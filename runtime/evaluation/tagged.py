@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertonnx.errors import InputError, RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.evaluation.labelled import Columns
 from bertonnx.runtime.evaluation.records import Record, Records, read_records
 from bertonnx.runtime.io.formats import ending_of

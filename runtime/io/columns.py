@@ -6,13 +6,12 @@ Each task's function here, or in another package, is named by its row (`models.t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from bertonnx.errors import OutputError, RowError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.runtime.options import DecodeOptions

@@ -6,9 +6,9 @@ Adding one is a row here and a file beside this one. What opens a format is an i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.registry import Registry
 
 __all__ = ["INPUTS", "OUTPUTS", "Format", "ending_of"]

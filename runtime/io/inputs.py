@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from bertonnx.errors import InputError, RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.options import DecodeOptions, RunOptions
 from bertonnx.runtime.rows import Row, require_single

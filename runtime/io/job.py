@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import OutputError, RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.io.inputs import Input, given_once, needs_pair
 from bertonnx.runtime.io.outputs import Done, Writer
 from bertonnx.runtime.io.predictor import Predictor

@@ -15,12 +15,11 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import OutputError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.files import create, is_regular, mode_of, refuse_link
 from bertonnx.runtime.io.outputs import Mark, SpoolWriter, Writer

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.columns import Column, Scalar
 from bertonnx.runtime.options import DecodeOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import BertonnxError, InputError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.io.arrow import require_parquet, require_pyarrow
 from bertonnx.runtime.io.formats import ending_of
 from bertonnx.runtime.vectors.search import BLOCK

@@ -36,12 +36,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from bertonnx.errors import OutputError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.registry import resolve
 from bertonnx.runtime.io.files import Lock, resolved

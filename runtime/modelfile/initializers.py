@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.modelfile import wire
 from bertonnx.runtime.modelfile.wire import Readable, Span, fields, number_at
 

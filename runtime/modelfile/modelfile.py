@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import ModelFileError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
 from bertonnx.models.reading import WrongKindError, parse
 from bertonnx.runtime.modelfile import wire

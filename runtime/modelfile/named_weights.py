@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ModelFileError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import PLACES_KEY
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.source_tensors import SourceTensor, change

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bertonnx.errors import UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.options import require_at_least
 from bertonnx.wording import Option
 

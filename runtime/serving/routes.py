@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.serving import hugging_face, kserve, openai, operations, rerank, tei, wire
 from bertonnx.runtime.serving.call import Call
 from bertonnx.runtime.serving.errors import RefusedError

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.serving.errors import RefusedError
 from bertonnx.runtime.serving.fields import Fields

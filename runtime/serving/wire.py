@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import RowError
-from bertonnx.frozen import dataclass
 from bertonnx.models.tasks import TASKS
 from bertonnx.runtime.decoders.sparse import Words
 from bertonnx.runtime.decoders.tokens import POOLED, TokenOptions

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bertonnx.errors import ProviderError
-from bertonnx.frozen import dataclass
 from bertonnx.models.figures import Int8Figures
 from bertonnx.wording import Option
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
-
-from bertonnx.frozen import dataclass
 
 __all__ = ["RECORD", "Placement", "placement_of"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bertonnx.errors import ProviderError
-from bertonnx.frozen import dataclass
 from bertonnx.wording import Call, Face, Install, Message, Term
 
 __all__ = ["Problem", "Remedy", "not_usable", "problem_in"]

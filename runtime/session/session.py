@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import MissingDependencyError, ModelFileError, ProviderError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.models.onnxruntimes import OLDEST, version_of
 from bertonnx.models.providers import AUTO, FALLBACK, PROVIDERS, Provider

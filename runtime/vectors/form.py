@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import RowError, UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.options import DecodeOptions, Encoding
 from bertonnx.runtime.rows import Array

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import UsageError
-from bertonnx.frozen import dataclass
 from bertonnx.runtime.options import ENCODINGS, Encoding, chosen
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.vectors.encodings import DTYPES, decode, is_packed

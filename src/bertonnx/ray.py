@@ -9,11 +9,11 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertonnx.errors import MissingDependencyError
-from bertonnx.frozen import dataclass
 from bertonnx.models.providers import AUTO
 from bertonnx.runtime.options import (
     TEMPLATE,

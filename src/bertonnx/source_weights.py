@@ -7,13 +7,13 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertonnx.errors import SourceError
-from bertonnx.frozen import dataclass
 from bertonnx.models.card import Card
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.modelfile.named_weights import Weight, named_alike, read_weights

@@ -18,11 +18,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from string import Formatter
 from typing import Any
-
-from bertonnx.frozen import dataclass
 
 __all__ = [
     "COMMAND_LINE",

@@ -53,7 +53,6 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
         "bertonnx",
         "bertonnx.collecting",
         "bertonnx.errors",
-        "bertonnx.frozen",
         "bertonnx.wording",
     }
 
