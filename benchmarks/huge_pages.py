@@ -46,12 +46,14 @@ def main() -> None:
     }
     rows, ratios = [], {}
     for name, path in files.items():
-        small, huge = _opened(path)
+        found = _opened(path)
         for tokens in LENGTHS:
-            cases = {number: partial(_run, session, tokens) for number, session in enumerate([*small, *huge])}
+            named = {f"{kind} {number}": each for kind in found for number, each in enumerate(found[kind])}
+            cases = {case: partial(_run, session, tokens) for case, session in named.items()}
             times = alternate(cases, rounds=options.rounds)
-            before = [each for number in range(PAIRS) for each in times[number]]
-            after = [each for number in range(PAIRS, 2 * PAIRS) for each in times[number]]
+            before, after = (
+                [each for case in times if case.startswith(kind) for each in times[case]] for kind in found
+            )
             ratios[name, tokens] = median(after) / median(before)
             seconds = (median(before), median(after), min(before), min(after))
             figures = [f"{1e3 * each:.2f}" for each in seconds]
@@ -71,12 +73,12 @@ def main() -> None:
     )
 
 
-def _opened(path: Path) -> tuple[list[OrtSession], list[OrtSession]]:
+def _opened(path: Path) -> dict[str, list[OrtSession]]:
     """Return sessions that left their weights where they were, and sessions that moved them."""
-    found: tuple[list[OrtSession], list[OrtSession]] = [], []
+    found: dict[str, list[OrtSession]] = {"small": [], "huge": []}
     options = SessionOptions(threads=allowed_cores())
     for _ in range(PAIRS):
-        for sessions, gather in zip(found, (lambda _: None, huge_pages.gather), strict=True):
+        for sessions, gather in zip(found.values(), (lambda _: None, huge_pages.gather), strict=True):
             with mock.patch.object(huge_pages, "gather", gather):
                 session = open_cpu(import_onnxruntime(), path, options)
             sessions.append(session)

@@ -1,13 +1,21 @@
+"""Memory that is moved into huge pages keeps what is in it."""
+
+from __future__ import annotations
+
 import mmap
 import platform
 import re
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from bertonnx.runtime.session import huge_pages
+
+Bytes = npt.NDArray[np.uint8]
 
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 
@@ -24,11 +32,13 @@ SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
         ([(0, 2), (3, 4), (8, 9)], [(0, 6), (7, 10)], [(2, 3), (4, 6), (7, 8), (9, 10)]),
     ],
 )
-def test_what_was_added_is_told_from_what_was_there(before, after, new):
+def test_what_was_added_is_told_from_what_was_there(
+    before: list[huge_pages.Extent], after: list[huge_pages.Extent], new: list[huge_pages.Extent]
+) -> None:
     assert list(huge_pages.added(before, after)) == new
 
 
-def test_only_memory_of_our_own_is_found(tmp_path):
+def test_only_memory_of_our_own_is_found(tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     maps.write_text(
         "1000-3000 r-xp 00000000 fd:00 7 /usr/lib/libc.so\n"
@@ -44,7 +54,7 @@ def test_only_memory_of_our_own_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("enabled", ["always madvise [never]\n", ""])
-def test_who_gives_no_huge_pages_is_not_asked(tmp_path, enabled):
+def test_who_gives_no_huge_pages_is_not_asked(tmp_path: Path, enabled: str) -> None:
     (tmp_path / "enabled").write_text(enabled)
     (tmp_path / "hpage_pmd_size").write_text("2097152\n" if enabled else "")
     assert huge_pages.gather([(0, 1 << 22)], tmp_path) is None
@@ -52,13 +62,13 @@ def test_who_gives_no_huge_pages_is_not_asked(tmp_path, enabled):
     assert huge_pages.gather([], SETTINGS) is None
 
 
-def test_memory_keeps_what_is_in_it():
+def test_memory_keeps_what_is_in_it() -> None:
     thread, memory, values = _gathered()
     thread.join()
     assert np.array_equal(memory, values)
 
 
-def test_memory_comes_into_huge_pages():
+def test_memory_comes_into_huge_pages() -> None:
     thread, memory, _ = _gathered()
     thread.join()
     if _collapsed(memory) == 0:
@@ -66,7 +76,7 @@ def test_memory_comes_into_huge_pages():
         pytest.fail(f"no huge pages, with so many KiB free and available: {free}")
 
 
-def _gathered():
+def _gathered() -> tuple[threading.Thread, Bytes, Bytes]:
     if sys.platform == "linux" and _release() < (6, 1):
         pytest.skip("this kernel moves nothing into huge pages on request; Linux 6.1 does")
     if not (SETTINGS / "hpage_pmd_size").exists() or "[never]" in (SETTINGS / "enabled").read_text():
@@ -84,7 +94,7 @@ def _gathered():
     return thread, memory, values
 
 
-def _collapsed(memory):
+def _collapsed(memory: Bytes) -> int:
     """Return how much of an array lies in huge pages, in KiB."""
     found, within = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -96,5 +106,5 @@ def _collapsed(memory):
     return found
 
 
-def _release():
+def _release() -> tuple[int, ...]:
     return tuple(int(each) for each in re.findall(r"\d+", platform.release())[:2])
