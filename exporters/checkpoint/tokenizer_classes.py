@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 __all__ = [
+    "BUILT_BY",
     "GENERIC",
     "NAMED_TOKENS",
     "TokenizerClass",
@@ -22,7 +23,25 @@ __all__ = [
     "defaults_of",
     "known_parameters",
     "known_version",
+    "of_slow",
+    "parts_built",
 ]
+
+_EITHER = (True, False)
+
+BUILT_BY: Mapping[str, tuple[Any, ...]] = {
+    "do_lower_case": _EITHER,
+    "strip_accents": (None, True, False),
+    "tokenize_chinese_chars": _EITHER,
+    "keep_accents": _EITHER,
+    "remove_space": _EITHER,
+    "clean_text": _EITHER,
+    "add_prefix_space": _EITHER,
+    "split_by_punct": _EITHER,
+    "trim_offsets": _EITHER,
+    "_spm_precompiled_charsmap": (False, True),
+}
+"""Arguments that parts of a tokenizer may depend on, and what they may be; the last, whether there is one."""
 
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", "PythonBackend", "PreTrainedTokenizer")
 """Classes that add nothing to a `tokenizer.json`."""
@@ -81,6 +100,36 @@ def defaults_of(version: int, name: str) -> Mapping[str, Any]:
     """Return the arguments of one class, by exactly this name, with their defaults."""
     defaults: Mapping[str, Any] = _table()[str(version)]["classes"][name]["defaults"]
     return defaults
+
+
+def parts_built(name: str, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the parts of a tokenizer that a class of version 5 builds; None where these are unknown.
+
+    Args:
+        name: the class.
+        settings: a value for each name of `BUILT_BY`.
+
+    Returns:
+        Parts as tokenizer.json has them, the model without its vocabulary. A special token is written as the
+        name of its argument, "<<cls_token>>"; a post-processor that is None is that of the file.
+    """
+    table = _table()["5"]
+    built = table["built"].get(table["classes"].get(name, {}).get("built"))
+    if built is None:
+        return None
+    found = {}
+    for part, states in built.items():
+        place = 0
+        for key in states["by"]:
+            place = place * len(BUILT_BY[key]) + BUILT_BY[key].index(settings[key])
+        found[part] = states["is"][place]
+    return found
+
+
+def of_slow(kind: TokenizerClass) -> TokenizerClass:
+    """Return a class of version 4 with the defaults of its Python class, for want of a tokenizer.json."""
+    slow = _table()["4"]["classes"].get(kind.name.removesuffix("Fast"))
+    return kind if slow is None else replace(kind, defaults={**kind.defaults, **slow["defaults"]})
 
 
 @cache

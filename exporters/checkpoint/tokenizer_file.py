@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, models, processors
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
+from bertonnx.exporters.checkpoint.tokenizer_built import as_built
 from bertonnx.exporters.checkpoint.tokenizer_folder import CONFIG, TokenizerFolder
 from bertonnx.wording import Message, said_by
 
@@ -54,9 +55,10 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
             folder=folder.path,
             kind=folder.kind.name,
         )
-    if folder.version == 5 and not folder.mixed:
-        _require_version_5(made, folder, account)
+    ignored = _require_version_5(made, folder, account) if folder.version == 5 and not folder.mixed else {}
     add_tokens(made, folder)
+    if folder.version == 5 and not folder.mixed:
+        made = as_built(made, folder, ignored)
     if folder.version == 4:
         # Behind the tokens, as version 4 does: which text an added token is found by was decided before.
         _follow_version_4(made, folder)
@@ -178,7 +180,8 @@ def _made_of(part: str, state: Mapping[str, Any]) -> Any:
     return getattr(Tokenizer.from_str(json.dumps({**data, part: state})), part)
 
 
-def _require_version_5(made: Tokenizer, folder: TokenizerFolder, account: Account) -> None:
+def _require_version_5(made: Tokenizer, folder: TokenizerFolder, account: Account) -> Mapping[str, bool]:
+    """Return what the file does where the user lets a key that contradicts it be ignored."""
     if "template" in folder.kind.rules and made.num_special_tokens_to_add(is_pair=False) == 0:
         raise CheckpointError(
             "tokenizer.json in {folder} puts no special tokens around a text (post_processor), and a {kind} "
@@ -187,10 +190,12 @@ def _require_version_5(made: Tokenizer, folder: TokenizerFolder, account: Accoun
             kind=folder.kind.name,
             again=_SAVE_AGAIN,
         )
+    ignored: dict[str, bool] = {}
     if "builds" not in folder.kind.rules:
-        return
+        return ignored
     for key, wanted, found in _said_twice(made, folder):
         if wanted != found:
+            ignored[key] = found
             said, right = key in folder.config, json.dumps(found)
             own = "" if said else f"where {CONFIG} does not say it, "
             account.refuse(
@@ -207,6 +212,7 @@ def _require_version_5(made: Tokenizer, folder: TokenizerFolder, account: Accoun
                     config=CONFIG,
                 ),
             )
+    return ignored
 
 
 def _said_twice(made: Tokenizer, folder: TokenizerFolder) -> Iterator[tuple[str, bool, bool]]:

@@ -19,6 +19,7 @@ from bertonnx.exporters.checkpoint.tokenizer_classes import (
     class_of,
     known_parameters,
     known_version,
+    of_slow,
 )
 from bertonnx.wording import Message
 
@@ -215,10 +216,13 @@ def read_folder(folder: Path) -> TokenizerFolder:
     if "added_tokens_decoder" not in own:
         config = _with_named(config, _optional(folder, _TOKENS))
         config["added_tokens_decoder"] = _old_added(folder, config)
+    kind = class_of(version, named, model.get("model_type"))
+    if version == 4 and not (folder / "tokenizer.json").is_file():
+        kind = of_slow(kind)
     return TokenizerFolder(
         path=folder,
         version=version,
-        kind=class_of(version, named, model.get("model_type")),
+        kind=kind,
         config=config,
         listed="added_tokens_decoder" in own,
         mixed=by_model and not by_tokenizer and by_version_4,

@@ -337,6 +337,52 @@ def test_what_a_class_takes_for_granted_and_the_file_contradicts(tmp_path: Path)
     assert _ids(facts, "Film") == made.encode("Film").ids
 
 
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "post_processor"])
+@pytest.mark.parametrize("named", ["BertTokenizer", "TokenizersBackend"])
+def test_a_part_of_the_file_that_a_class_of_5_does_not_read(tmp_path: Path, named: str, part: str) -> None:
+    from tokenizers import pre_tokenizers, processors
+
+    made = tokenizers_zoo.wordpiece()
+    ids = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    other: dict[str, Any] = {
+        "normalizer": normalizers.Sequence([made.normalizer, normalizers.Replace("l", "a")]),
+        "pre_tokenizer": pre_tokenizers.WhitespaceSplit(),
+        "post_processor": processors.TemplateProcessing("[SEP] $A", "[SEP] $A $B", ids),
+    }
+    setattr(made, part, other[part])
+    folder = _folder(tmp_path, made, {**V5, "tokenizer_class": named})
+    if MAJOR == 5:
+        with quiet():
+            own = transformers.AutoTokenizer.from_pretrained(folder)
+        read_by_5 = [own(text)["input_ids"] for text in HARD_TEXTS]
+        assert (read_by_5 == [made.encode(text).ids for text in HARD_TEXTS]) == (named == "TokenizersBackend")
+    if named == "TokenizersBackend":
+        assert [_ids(_facts(folder), text) for text in HARD_TEXTS[:9]] == [
+            made.encode(text).ids for text in HARD_TEXTS[:9]
+        ]
+    else:
+        assert "other ids than a BertTokenizer of transformers 5" in _refused(folder)
+
+
+def test_a_model_of_another_kind_than_the_class_of_5_has(tmp_path: Path) -> None:
+    config = {**V5, "tokenizer_class": "RobertaTokenizer"}
+    said = _refused(_folder(tmp_path, tokenizers_zoo.wordpiece(), config, family="roberta"))
+    assert "has a WordPiece model, and a RobertaTokenizer of transformers 5 is made of a BPE model" in said
+
+
+def test_where_tokens_begin_is_as_the_class_of_5_says(tmp_path: Path) -> None:
+    made = tokenizers_zoo.bpe()
+    config = {**V5, "tokenizer_class": "RobertaTokenizer", "trim_offsets": False}
+    facts = _facts(_folder(tmp_path, made, config, family="roberta"))
+    offsets = Tokenizer.from_str(facts.text).encode("the film").offsets
+    assert (2, 3) not in [(start, end) for start, end in offsets]
+    assert any("the film"[start] == " " for start, end in offsets if end > start)
+    if MAJOR == 5:
+        with quiet():
+            own = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        assert own("the film", return_offsets_mapping=True)["offset_mapping"] == offsets
+
+
 def test_split_special_tokens_is_refused(tmp_path: Path) -> None:
     config = {**V4, "tokenizer_class": "BertTokenizer", "split_special_tokens": True}
     assert "split_special_tokens true" in _refused(_folder(tmp_path, tokenizers_zoo.wordpiece(), config))
@@ -430,7 +476,7 @@ def test_a_class_that_takes_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def of_boxes(*_: Any, **__: Any) -> Any:
         raise ValueError("Words must be of type list[str]")
 
-    config = {**(V4 if MAJOR == 4 else V5), "tokenizer_class": "UdopTokenizerFast"}
+    config = {**(V4 if MAJOR == 4 else V5), "tokenizer_class": "LayoutLMv2Tokenizer"}
     folder = _folder(tmp_path, tokenizers_zoo.wordpiece(), config, saver=transformers.__version__)
     auto: Any = transformers.AutoTokenizer
     monkeypatch.setattr(auto, "from_pretrained", lambda *_, **__: of_boxes)
@@ -440,6 +486,18 @@ def test_a_class_that_takes_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 # Vocabularies without a tokenizer.json
+
+
+def test_decoded_text_of_a_vocabulary_alone_is_cleaned_up_as_version_4_does(tmp_path: Path) -> None:
+    _bert_files(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert _facts(tmp_path).clean_up_spaces
+    if MAJOR == 4:
+        with quiet():
+            own = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        assert own.clean_up_tokenization_spaces
+    # A tokenizer.json is read by the fast class alone, which has another default.
+    assert not _facts(_folder(tmp_path, tokenizers_zoo.wordpiece(), {})).clean_up_spaces
 
 
 def _lines(blank: str) -> tuple[str, int]:
