@@ -86,6 +86,14 @@ def settled(raw: Mapping[str, Any], account: Account) -> dict[str, Any]:
             raise CheckpointError(
                 "config.json has {key} {value}, {why}", key=key, value=shown(raw[key]), why=why
             )
+    if not raw.get("quantization_config", True) and raw["quantization_config"] is not None:
+        raise CheckpointError(
+            "config.json has quantization_config {value}, which names no method, and on which transformers "
+            "fails; take the key out",
+            value=shown(raw["quantization_config"]),
+        )
+    # Version 4 fails on a null too, which version 5 passes over.
+    raw = {key: value for key, value in raw.items() if key != "quantization_config"}
     name = str(raw["model_type"])
     # The checkpoint's own code reads what it likes, and no table knows it.
     if raw.get("auto_map"):

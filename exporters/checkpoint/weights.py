@@ -417,6 +417,17 @@ def _incomplete(row: Task, missing: Sequence[str], loaded: _Attempt) -> Checkpoi
             task=row.name,
             missing=_listed(missing),
         )
+    base = f"{loaded.model.base_model_prefix}."
+    plain = {key.removeprefix(base) for key in loaded.unexpected}
+    inner = [key.removeprefix(base) for key in missing if _in_base(key, loaded.model)]
+    if twins := [key for key in inner if key in plain]:
+        return CheckpointError(
+            "the names of some of the encoder's weights begin with {base}, and those of others do not "
+            "({names}), and version 4 of transformers does not read them together; give all of them one of "
+            "the two forms",
+            base=base,
+            names=_listed(twins),
+        )
     if loaded.unexpected:
         others = Message(
             "; it holds others that {model} has not: {weights}",

@@ -223,6 +223,7 @@ def test_unknown_keys_of_a_newer_version_are_refused_until_ignored(make: Make) -
     ("changes", "said"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "so its weights are quantized already"),
+        ({"quantization_config": {}}, "which names no method, and on which transformers fails; take the key"),
         ({"add_cross_attention": True}, "so that it reads another model's output"),
         ({"transformers_weights": "ema.safetensors"}, "so its weights lie in that file"),
         ({"is_causal": True}, "has is_causal true, so that tokens read only those before them"),
@@ -234,6 +235,11 @@ def test_what_cannot_be_exported_is_refused_by_its_key(
     make: Make, changes: dict[str, Any], said: str
 ) -> None:
     assert said in message(CheckpointError, make(**changes))
+
+
+def test_no_quantization_is_none(make: Make) -> None:
+    """As version 5 of transformers says null; version 4 fails on it."""
+    assert torch.equal(logits(read(make(quantization_config=None))), logits(read(make())))
 
 
 def test_a_decoder_is_refused_by_its_key(make: Make) -> None:

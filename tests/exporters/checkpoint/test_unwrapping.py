@@ -95,3 +95,24 @@ def test_an_encoder_without_its_name_beside_a_head(tmp_path: Path) -> None:
     assert torch.equal(outputs(folder), plain)
     said = [note.worded(COMMAND_LINE) for note in checkpoint.notes]
     assert "the names of the encoder's weights lack bert. beside those of the head; it was put there" in said
+
+
+@pytest.mark.parametrize("task", ["text-classification", "feature-extraction"])
+def test_names_of_both_forms_are_told_apart(task: str, tmp_path: Path) -> None:
+    import transformers
+
+    folder = save_tiny(tmp_path / "m", task=task)
+    plain = outputs(folder)
+
+    def mixed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        short = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
+        return {f"bert.{name}" if "layer.0" in name else name: tensor for name, tensor in short.items()}
+
+    edit_weights(folder, mixed)
+    if transformers.__version__.startswith("4"):
+        said = message(CheckpointError, folder)
+        assert said.startswith("the names of some of the encoder's weights begin with bert., and those of ")
+        assert "embeddings.LayerNorm.bias" in said
+        assert said.endswith("give all of them one of the two forms")
+    else:
+        assert torch.allclose(outputs(folder), plain, atol=1e-6)
