@@ -38,6 +38,10 @@ _ROUTES = (
     "it sends queries and documents through modules of their own; export each of them by itself: their "
     "folders are named in router_config.json"
 )
+_PARTED = (
+    "it sends queries and documents through modules of their own ({routes}), none of which is a model that "
+    "could be exported by itself"
+)
 _ROUTERS: Mapping[str, str] = {"Router": "router_config.json", "Asym": "config.json"}
 """Modules that hold others -> the file that names them."""
 
@@ -148,27 +152,28 @@ def require_known(modules: Sequence[Module], folder: Path, known: Sequence[str] 
         if module.name not in known:
             other = "it is a module of another kind of model"
             unknown = other if module.name in MODULES else "bertonnx does not know it"
-            why = _REFUSED.get(module.name, unknown)
             raise UnsupportedError(
-                "{folder}: the Sentence-Transformers module {module} cannot be exported: {why}{routes}; what "
-                "can: {known}",
+                "{folder}: the Sentence-Transformers module {module} cannot be exported: {why}; what can: "
+                "{known}",
                 folder=folder,
                 module=module.name,
-                why=why,
-                routes=_routed(module),
+                why=_routed(module) if module.name in _ROUTERS else _REFUSED.get(module.name, unknown),
                 known=", ".join(known),
             )
 
 
-def _routed(module: Module) -> Message:
-    """Return the routes of a module that holds others, and the line that exports one of them."""
-    routes = _routes(module.path / _ROUTERS[module.name]) if module.name in _ROUTERS else {}
-    networks = [place for places in routes.values() for place in places if place.endswith(_NETWORKS)]
+def _routed(module: Module) -> Message | str:
+    """Return why a module that holds others is refused: its routes, and the line that exports one of them."""
+    found = _routes(module.path / _ROUTERS[module.name])
+    if not found:
+        return _ROUTES
+    routes = "; ".join(f"{route}: {' -> '.join(places)}" for route, places in found.items())
+    networks = [place for places in found.values() for place in places if place.endswith(_NETWORKS)]
     if not networks:
-        return Message("")
+        return Message(_PARTED, routes=routes)
     return Message(
-        " ({routes}), such as with {export}, where {options} say what follows",
-        routes="; ".join(f"{route}: {' -> '.join(places)}" for route, places in routes.items()),
+        _ROUTES + " ({routes}), such as with {export}, where {options} say what follows",
+        routes=routes,
         export=Call("export", module.path / networks[0]),
         options=Options([Option("task"), Option("pooling")], last="and"),
     )

@@ -203,6 +203,12 @@ def test_the_routes_of_a_router_are_named(tmp_path: Path, place: str) -> None:
     said = message(UnsupportedError, tmp_path)
     assert "(query: query_0_Transformer -> query_1_Pooling; document: document_0_MLMTransformer)" in said
     assert f"such as with bertonnx export {tmp_path / place / 'query_0_Transformer'}, where" in said
+    # Behind a transformer that both share, no route is a model by itself.
+    routes["structure"] = {"query": ["query_0_Dense"], "document": []}
+    write(tmp_path / place / "router_config.json", routes)
+    said = message(UnsupportedError, tmp_path)
+    assert "(query: query_0_Dense; document: ), none of which is a model that could be exported" in said
+    assert "export each" not in said
     # Broken, it is still the Router that is named.
     write(tmp_path / place / "router_config.json", {"structure": 5})
     assert "module Router cannot be exported: it sends queries" in message(UnsupportedError, tmp_path)
