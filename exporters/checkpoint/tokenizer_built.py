@@ -67,9 +67,9 @@ def as_built(made: Tokenizer, folder: TokenizerFolder, ignored: Mapping[str, boo
         return built
     raise CheckpointError(
         "tokenizer.json in {folder} gives other ids than a {kind} of transformers 5, which takes no more "
-        "than the vocabulary from it, for example for {text!r}; if that class is right, save it again where 5 is "
-        "installed: AutoTokenizer.from_pretrained('folder').save_pretrained('folder'); if the file is, put "
-        '"tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json',
+        "than the vocabulary from it, for example for {text!r}; if that class is right, save it again where "
+        "5 is installed: AutoTokenizer.from_pretrained('folder').save_pretrained('folder'); if the file is, "
+        'put "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json',
         folder=folder.path,
         kind=folder.kind.name,
         text=text[:60],

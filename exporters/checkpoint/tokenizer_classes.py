@@ -129,7 +129,10 @@ def parts_built(name: str, settings: Mapping[str, Any]) -> Mapping[str, Any] | N
 def of_slow(kind: TokenizerClass) -> TokenizerClass:
     """Return a class of version 4 with the defaults of its Python class, for want of a tokenizer.json."""
     slow = _table()["4"]["classes"].get(kind.name.removesuffix("Fast"))
-    return kind if slow is None else replace(kind, defaults={**kind.defaults, **slow["defaults"]})
+    if slow is None:
+        return kind
+    rules = kind.rules | {"wide mask", "raw mask"} & {*slow["rules"]}
+    return replace(kind, defaults={**kind.defaults, **slow["defaults"]}, rules=rules)
 
 
 @cache

@@ -57,14 +57,14 @@ def converted(folder: TokenizerFolder, account: Account) -> Tokenizer:
     kind = folder.kind.name.removesuffix("Fast")
     _require_no_mark(folder.path)
     if kind == "EsmTokenizer":
-        return _esm(folder)
+        return _with_own_tokens(_esm(folder), folder)
     if folder.version == installed_major() or kind in _ALIKE:
         for key, usual in _SLOW_ONLY.items():
             if folder.version == 4 != installed_major() and folder.config.get(key, usual) not in (usual, []):
                 account.refuse(CONFIG, key, folder.config[key], "which transformers 4 alone reads")
-        return _by_transformers(folder)
+        return _with_own_tokens(_by_transformers(folder), folder)
     if folder.version == 4 and kind in _FILES:
-        return _by_version_4(folder, kind)
+        return _with_own_tokens(_by_version_4(folder, kind), folder)
     raise CheckpointError(
         "{folder} has no tokenizer.json, and transformers {saved} makes another {kind} of its files than "
         "{installed}, which is installed; where {saved} is, type: "
@@ -74,6 +74,45 @@ def converted(folder: TokenizerFolder, account: Account) -> Tokenizer:
         installed=installed_major(),
         kind=kind,
     )
+
+
+def _with_own_tokens(made: Tokenizer, folder: TokenizerFolder) -> Tokenizer:
+    """Return a tokenizer of another version's folder, where both read its added tokens alike.
+
+    Each version has its own way with the ids that are listed, and with tokens that normalizing changes.
+    """
+    if folder.version == installed_major():
+        return made
+    own = made.get_vocab(with_added_tokens=False)
+    listed = {token.content: index for index, token in folder.added}
+    extra = {str(value): made.token_to_id(str(value)) for value in folder.extra_values}
+    normalized = [str(value) for value in folder.named_values(()).values() if _is_normalized(value)]
+    normalized += [*extra, *(token.content for _, token in folder.added if token.normalized)]
+    normalized += [token for token in listed if token not in own]
+    changed = [
+        token for token in normalized if made.normalizer and made.normalizer.normalize_str(token) != token
+    ]
+    added = [
+        token
+        for token, index in {**extra, **listed}.items()
+        if own.get(token, made.token_to_id(token)) != index
+    ]
+    added += changed
+    if not added:
+        return made
+    raise CheckpointError(
+        "{folder} has no tokenizer.json, and the token {token!r}, which it adds to its vocabulary, is read "
+        "by transformers {saved} otherwise than by {installed}, which is installed; where {saved} is, type: "
+        "AutoTokenizer.from_pretrained('folder').save_pretrained('folder')",
+        folder=folder.path,
+        token=added[0],
+        saved=folder.version,
+        installed=installed_major(),
+    )
+
+
+def _is_normalized(value: str | AddedToken) -> bool:
+    return isinstance(value, AddedToken) and value.normalized and not value.lstrip
 
 
 def _by_transformers(folder: TokenizerFolder) -> Tokenizer:
@@ -126,7 +165,19 @@ def _by_version_4(folder: TokenizerFolder, kind: str) -> Tokenizer:
         )
     converters: Any = SLOW_TO_FAST_CONVERTERS
     with quiet():
-        made: Tokenizer = converters[kind](_Version4(folder, kind)).converted()
+        try:
+            made: Tokenizer = converters[kind](_Version4(folder, kind)).converted()
+        except CheckpointError:
+            raise
+        except Exception as error:  # a converter fails in its own way
+            raise CheckpointError(
+                "no {kind} can be made of the files in {folder} ({error}: {why}); {provide}",
+                folder=folder.path,
+                kind=kind,
+                error=type(error).__name__,
+                why=said_by(error),
+                provide=PROVIDE,
+            ) from error
     # 4's class puts its own mask, which takes the space before it, over that of the vocabulary.
     if "wide mask" in folder.kind.rules and "mask_token" in folder.named:
         mask = folder.named["mask_token"].content

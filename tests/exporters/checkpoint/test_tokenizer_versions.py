@@ -488,6 +488,34 @@ def test_a_class_that_takes_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # Vocabularies without a tokenizer.json
 
 
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("added_tokens.json", {"[SEP]": 1200}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1300": {"content": "New", "special": False}}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["New"]}),
+    ],
+)
+def test_tokens_that_another_version_adds_to_a_vocabulary(tmp_path: Path, file: str, data: Any) -> None:
+    _bert_files(tmp_path)
+    saver = "5.24.0" if MAJOR == 4 else "4.57.6"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "transformers_version": saver}))
+    ids = _ids(_facts(tmp_path), "the film")
+    assert ids == tokenizers_zoo.wordpiece().encode("the film").ids
+    (tmp_path / file).write_text(json.dumps(data))
+    assert "which it adds to its vocabulary, is read by transformers" in _refused(tmp_path)
+
+
+def test_a_vocabulary_alone_with_the_list_of_its_own_special_tokens(tmp_path: Path) -> None:
+    _bert_files(tmp_path)
+    saver = "5.24.0" if MAJOR == 4 else "4.57.6"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "transformers_version": saver}))
+    own = tokenizers_zoo.wordpiece().get_added_tokens_decoder()
+    listed = {str(index): _flagged(token.content, "special") for index, token in own.items()}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed}))
+    assert _ids(_facts(tmp_path), "the film") == tokenizers_zoo.wordpiece().encode("the film").ids
+
+
 def test_decoded_text_of_a_vocabulary_alone_is_cleaned_up_as_version_4_does(tmp_path: Path) -> None:
     _bert_files(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
