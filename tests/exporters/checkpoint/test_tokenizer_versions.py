@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import runpy
 from pathlib import Path
@@ -15,7 +16,8 @@ from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from bertonnx.exporters.checkpoint.tokenizer_classes import class_of
-from bertonnx.exporters.checkpoint.tokenizer_proof import difference
+from bertonnx.exporters.checkpoint.tokenizer_folder import read_folder
+from bertonnx.exporters.checkpoint.tokenizer_proof import difference, require_encodes
 from bertonnx.exporters.quiet import quiet
 from bertonnx.models.hard_texts import HARD_TEXTS
 from bertonnx.wording import COMMAND_LINE
@@ -504,6 +506,40 @@ def test_tokens_that_another_version_adds_to_a_vocabulary(tmp_path: Path, file: 
     assert ids == tokenizers_zoo.wordpiece().encode("the film").ids
     (tmp_path / file).write_text(json.dumps(data))
     assert "which it adds to its vocabulary, is read by transformers" in _refused(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "file"), [("rembert", "sentencepiece.model"), ("deberta", "vocab.json")])
+def test_defaults_of_a_vocabulary_alone_are_those_of_the_python_class(
+    tmp_path: Path, family: str, file: str
+) -> None:
+    (tmp_path / file).write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    folder = read_folder(tmp_path)
+    assert folder.named["pad_token"].content == "[PAD]"
+    assert folder.named["mask_token"].lstrip
+    if MAJOR == 4:
+        slow = getattr(transformers, folder.kind.name.removesuffix("Fast"))
+        assert inspect.signature(slow).parameters["pad_token"].default == "[PAD]"
+
+
+def test_a_converter_that_fails(tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").write_bytes(b"no model")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "albert"}))
+    said = _refused(tmp_path)
+    assert ("no AlbertTokenizer can be made of the files" in said) == (MAJOR == 5)
+
+
+def test_a_tokenizer_that_panics(tmp_path: Path) -> None:
+    panic = type("PanicException", (BaseException,), {})
+
+    class Broken:
+        def encode(self, _: str) -> None:
+            raise panic("bad split")
+
+    folder = read_folder(_folder(tmp_path, tokenizers_zoo.wordpiece(), V4))
+    broken: Any = Broken()
+    with pytest.raises(CheckpointError, match="cannot read the text"):
+        require_encodes(broken, folder)
 
 
 def test_a_vocabulary_alone_with_the_list_of_its_own_special_tokens(tmp_path: Path) -> None:
