@@ -172,7 +172,8 @@ def _routed(module: Module) -> Message | str:
     if not networks:
         return Message(_PARTED, routes=routes)
     return Message(
-        _ROUTES + " ({routes}), such as with {export}, where {options} say what follows",
+        "{why} ({routes}), such as with {export}, where {options} say what follows",
+        why=_ROUTES,
         routes=routes,
         export=Call("export", module.path / networks[0]),
         options=Options([Option("task"), Option("pooling")], last="and"),
