@@ -5,9 +5,9 @@ What tunes never judges: texts take turns, one to calibrate on, one to judge by.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ import onnx
 from bertonnx.errors import InputError, RowError
 from bertonnx.exporters.beside import beside
 from bertonnx.exporters.int8.texts import QUESTIONS, TEXTS
-from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.probe import open_values
 from bertonnx.runtime.io.inputs import Input
 from bertonnx.runtime.io.readers import open_rows
@@ -47,6 +46,9 @@ least. The more there are, the better weights are rounded (`exporters.int8.round
 all."""
 
 _LONGEST = 512
+
+_BATCH_TOKENS = 256
+"""Tokens that run at once, one text at least: what goes into every layer is held of all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,7 @@ def calibration_pieces(rows: Sequence[Row], tokenizer: TextTokenizer) -> list[Pi
 
 
 def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piece]) -> dict[str, Statistics]:
-    """Run the pieces one by one and return the statistics of each value.
+    """Run the pieces and return the statistics of each value; shorter pieces come first.
 
     Args:
         model: the fp32 graph.
@@ -142,19 +144,35 @@ def observe(model: onnx.ModelProto, values: Sequence[str], pieces: Sequence[Piec
         pieces: inputs, at least one.
     """
     # What comes after these values, such as logits of a whole vocabulary, need not be computed.
-    session = open_values(Graph(model).extract(values), values)
+    session = open_values(model, values)
     tokens, totals = sum(len(piece.ids) for piece in pieces), dict[str, _Total]()
-    # Each by itself: a padded batch would count vectors of padding.
-    for piece, run in beside(lambda piece: session.run(values, feeds_of([piece], session.inputs)), pieces):
-        arrays = run.result()
+
+    def run(batch: Sequence[Piece]) -> list[Array]:
+        return session.run(values, feeds_of(batch, session.inputs))
+
+    for batch, done in beside(run, _alike(pieces)):
+        arrays = done.result()
         if not totals:
-            keep = _every(tokens, sum(array.shape[-1] for array in arrays))
-            totals = {value: _Total(keep) for value in values}
+            widths = [array.shape[-1] for array in arrays]
+            keep = _every(tokens, sum(widths))
+            totals = {value: _Total(keep, tokens, width) for value, width in zip(values, widths, strict=True)}
         for value, array in zip(values, arrays, strict=True):
             totals[value].add(
-                array.reshape(-1, array.shape[-1]), per_token=array.shape[:-1] == (1, len(piece.ids))
+                array.reshape(-1, array.shape[-1]),
+                per_token=array.shape[:-1] == (len(batch), len(batch[0].ids)),
             )
     return {value: total.statistics() for value, total in totals.items()}
+
+
+def _alike(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Yield the pieces in batches of one length: padding would count as vectors of its own."""
+
+    def length_of(piece: Piece) -> int:
+        return len(piece.ids)
+
+    for length, found in groupby(sorted(pieces, key=length_of), length_of):
+        alike, most = list(found), max(1, _BATCH_TOKENS // max(1, length))
+        yield from (alike[start : start + most] for start in range(0, len(alike), most))
 
 
 def _every(tokens: int, width: int) -> int:
@@ -163,34 +181,38 @@ def _every(tokens: int, width: int) -> int:
 
 
 class _Total:
-    """Adds up over batches; keeps every `keep`th vector."""
+    """Adds up over batches; keeps every `keep`th vector of about as many as are expected."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, expected: int, width: int) -> None:
         self._keep, self._count, self._per_token = keep, 0, True
         self._largest: Array = np.zeros(1, dtype=np.float32)
         self._sum = self._square = np.zeros(1)
-        self._sample: list[Array] = []
+        self._kept, self._sample = 0, np.empty((-(-expected // keep), width), dtype=np.float32)
 
     def add(self, vectors: Array, *, per_token: bool) -> None:
         self._per_token = self._per_token and per_token
         # The count goes on from text to text, or every text would give its first token.
-        # A copy, since a view would hold the whole array in memory.
-        self._sample.append(vectors[-self._count % self._keep :: self._keep].copy())
+        self._take(vectors[-self._count % self._keep :: self._keep])
         self._largest = np.maximum(self._largest, np.maximum(vectors.max(axis=0), -vectors.min(axis=0)))
         exact = vectors.astype(np.float64)
         self._sum = self._sum + exact.sum(axis=0)
         self._square = self._square + np.square(exact, out=exact).sum(axis=0)
         self._count += len(vectors)
 
+    def _take(self, vectors: Array) -> None:
+        end = self._kept + len(vectors)
+        if end > len(self._sample):  # a value with more vectors than its text has tokens
+            self._sample = np.concatenate([self._sample, np.empty_like(self._sample), vectors])
+        self._sample[self._kept : end] = vectors
+        self._kept = end
+
     def statistics(self) -> Statistics:
-        """Return the figures; what was kept of texts goes into them, and is not held twice."""
-        sample = np.concatenate(self._sample)
-        self._sample.clear()
+        """Return the figures."""
         return Statistics(
             self._largest,
             (self._sum / self._count).astype(np.float32),
             (self._square / self._count).astype(np.float32),
-            sample,
+            self._sample[: self._kept],
             self._per_token,
         )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bertonnx.exporters.beside import beside
+from bertonnx.exporters.beside import beside, torch_threads
 from bertonnx.exporters.int8.calibration import Statistics
 from bertonnx.exporters.int8.linear import WITHOUT_INT8, Linear, Shared
 from bertonnx.exporters.int8.pairsafe import quantize_weight, saturates
@@ -147,9 +147,10 @@ class RoundWeights(Step):
         """Round; returns how many weights there were."""
         for layer in self.layers:
             layer.shift = _shift(graph, layer)
-        # No layer knows of another.
-        for _, done in beside(self._round, self.layers):
-            done.result()
+        # No layer knows of another, so that each has a core.
+        with torch_threads(1):
+            for _, done in beside(self._round, self.layers):
+                done.result()
         return sum(len(layer.weights) for layer in self.layers)
 
     def _round(self, layer: Layer) -> None:

@@ -7,10 +7,15 @@ rounding to the nearest plane of a lattice: Chen et al. 2025, https://arxiv.org/
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.runtime.rows import Array
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["round_on_sample", "spread_of"]
 
@@ -20,6 +25,9 @@ _DAMPING = 0.1
 _BLOCK = 32
 """Rows whose losses go to the rest at once. Within a block they go row by row, which takes as long for each
 row as the block has rows."""
+
+_COLUMNS = 512
+"""Columns of moments in one product: with fewer, less is computed above the diagonal, in smaller products."""
 
 _LIMIT = 127.0
 
@@ -35,17 +43,23 @@ def round_on_sample(
         spread: of the inputs of the layer (`spread_of`), float32 of shape (width, width).
         pair_limit: largest sum of the numbers of one sign in rows 2j and 2j + 1; None for no limit.
     """
+    import torch
+
     exact: Array = (weight / scales).astype(np.float32)
-    wanted = exact.copy()
+    wanted, lost = exact.copy(), np.zeros_like(exact)
     rounded = np.zeros_like(exact)
     for start in range(0, len(exact), _BLOCK):
         end = min(start + _BLOCK, len(exact))
         for row in range(start, end):
             low, high = _bounds(rounded, row, pair_limit)
             rounded[row] = np.clip(np.rint(wanted[row]), low, high)
-            wanted[row + 1 : end] += np.outer(spread[row, row + 1 : end], exact[row] - rounded[row])
-        # Rows of later blocks wait: one large product is faster than one for each row.
-        wanted[end:] += spread[start:end, end:].T @ (exact[start:end] - rounded[start:end])
+            lost[row] = exact[row] - rounded[row]
+            wanted[row + 1 : end] += np.outer(spread[row, row + 1 : end], lost[row])
+        # Rows of later blocks wait: one large product is faster than one for each row. By PyTorch, as it adds
+        # in place, and on as many threads as it was told: NumPy's would wait for each other.
+        torch.from_numpy(wanted[end:]).addmm_(
+            torch.from_numpy(spread[start:end, end:]).T, torch.from_numpy(lost[start:end])
+        )
     return rounded.astype(np.int8)
 
 
@@ -60,15 +74,30 @@ def spread_of(sample: Array) -> Array:
     Args:
         sample: inputs, float32 of shape (tokens, width).
     """
-    # In float64 from here on: rows that are nearly the same leave a number near zero on the diagonal.
-    moments = (sample.T @ sample).astype(np.float64)
-    diagonal = np.diag_indices(len(moments))
-    # Not from zero alone: a sample of nothing but zeros still needs a factor.
-    moments[diagonal] += _DAMPING * max(float(np.mean(moments[diagonal])), 1e-12)
+    import torch
+
     # With rows and columns in reverse, the lower triangle is the upper one.
-    factor = np.linalg.cholesky(moments[::-1, ::-1])[::-1, ::-1]
-    spread: Array = (factor / np.diagonal(factor)).astype(np.float32)
+    moments = _lower_moments(torch.from_numpy(sample[:, ::-1].copy()))
+    diagonal = moments.diagonal()
+    # Not from zero alone: a sample of nothing but zeros still needs a factor. With the damping, float32 is
+    # enough even where all inputs are the same: the largest eigenvalue is then width / damping of the least.
+    diagonal += _DAMPING * max(float(diagonal.mean()), 1e-12)
+    factor = torch.linalg.cholesky(moments)
+    factor /= factor.diagonal().clone()
+    spread: Array = factor.flip(0, 1).numpy()
     return spread
+
+
+def _lower_moments(vectors: torch.Tensor) -> torch.Tensor:
+    """Return vectors.T @ vectors, whose blocks above the diagonal stay zero: nobody reads them."""
+    import torch
+
+    width = vectors.shape[1]
+    moments = torch.zeros(width, width)
+    for start in range(0, width, _COLUMNS):
+        end = min(start + _COLUMNS, width)
+        torch.mm(vectors[:, start:].T, vectors[:, start:end], out=moments[start:, start:end])
+    return moments
 
 
 def _bounds(rounded: Array, row: int, pair_limit: float | None) -> tuple[Array | float, Array | float]:

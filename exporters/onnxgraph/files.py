@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 from onnx.external_data_helper import load_external_data_for_model
@@ -20,6 +22,7 @@ __all__ = [
     "save_proto",
     "weight_bytes",
     "with_large_inputs",
+    "with_lent_weights",
     "without_large_weights",
 ]
 
@@ -170,6 +173,20 @@ def _fields(content: onnx.ModelProto | onnx.GraphProto, keep: Callable[[int], bo
         if keep(field.number):
             _copy(part, field.name, value)
     return bytes(part.SerializeToString(deterministic=True))
+
+
+def with_lent_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+    """Return a copy that says of large matrices that they lie elsewhere, and these by their names."""
+    shell, weights = _without_weights(model), dict[str, npt.NDArray[Any]]()
+    for tensor in model.graph.initializer:
+        entry = shell.graph.initializer.add()
+        if is_large(tensor):
+            _refer(entry, tensor, "lent", 0)
+            numbers = np.frombuffer(tensor.raw_data, helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            weights[tensor.name] = numbers.reshape(tuple(tensor.dims))
+        else:
+            entry.CopyFrom(tensor)
+    return shell, weights
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

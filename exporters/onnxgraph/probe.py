@@ -5,10 +5,7 @@ Shapes and types are not inferred from the graph: inference gives up on many ope
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from bertonnx.exporters.onnxgraph.files import is_large, save_proto, with_large_inputs
+from bertonnx.exporters.onnxgraph.files import is_large, with_large_inputs, with_lent_weights
+from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.runtime.session.bare import BareSession, open_bare
 
 __all__ = ["float_values", "open_values", "run_graph", "shapes_of", "tells_axes_apart"]
@@ -25,7 +23,7 @@ __all__ = ["float_values", "open_values", "run_graph", "shapes_of", "tells_axes_
 def run_graph(
     model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]], values: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Run a model on the CPU, as it is, and return the named values, whether outputs or inside.
+    """Run what of a model computes the named values, outputs or inside, on the CPU as it is; return these.
 
     Args:
         model: stays as it is.
@@ -73,24 +71,13 @@ def float_values(model: onnx.ModelProto) -> list[str]:
 
 
 def open_values(model: onnx.ModelProto, values: Sequence[str]) -> BareSession:
-    """Open a model so that it gives the named values, whether outputs or inside; it stays as it is."""
-    # ONNX Runtime may map the weights of a large model; Windows then keeps the folder until they are let go.
-    with tempfile.TemporaryDirectory(prefix="bertonnx-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "probe.onnx"
-        with _outputs(model, values):
-            save_proto(model, path)
-        return open_bare(path)
+    """Open what of a model computes the named values, whether outputs or inside; it stays as it is.
 
-
-@contextlib.contextmanager
-def _outputs(model: onnx.ModelProto, values: Sequence[str]) -> Iterator[None]:
-    """Lend the model other outputs; a copy of the model would take gigabytes."""
-    before = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in model.graph.output]
-    try:
-        del model.graph.output[:]
-        # ONNX refuses two outputs of one name, and a value may be asked for twice.
-        model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in dict.fromkeys(values))
-        yield
-    finally:
-        del model.graph.output[:]
-        model.graph.output.extend(before)
+    Its large weights are read where they are: to write them would take longer than a run.
+    """
+    shell, weights = with_lent_weights(model)
+    # ONNX refuses two outputs of one name, and a value may be asked for twice.
+    part = Graph(shell).extract(list(dict.fromkeys(values)))
+    used = {tensor.name for tensor in part.graph.initializer}
+    lent = {name: array for name, array in weights.items() if name in used}
+    return open_bare(part.SerializeToString(), weights=lent)

@@ -72,7 +72,7 @@ def _padding_only(graph: Graph, biases: set[str], max_length: int) -> dict[str, 
     if not remaining:
         return {}
     asked = sorted(remaining)
-    session = open_values(graph.extract(asked), asked)
+    session = open_values(graph.model, asked)
     for length in {2, max_length}:
         # The text is nothing but zeros: ones would be no segment where a model has only one.
         feeds = {value.name: np.zeros((1, length), dtype=np.int64) for value in graph.proto.input}

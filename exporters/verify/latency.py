@@ -13,7 +13,9 @@ from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["Latency", "measure_latency"]
 
-_ROUNDS = 5
+_LEAST, _ROUNDS, _SECONDS = 2, 5, 2.0
+"""Fewest and most rounds; between them none begins after so many seconds."""
+
 _BATCH, _LENGTH = 8, 32
 
 
@@ -53,7 +55,10 @@ def measure_latency(
     # The best and not the mean: whatever else the machine does only ever adds time.
     best = {0: float("inf"), 1: float("inf")}
     turns = ((0, reference), (1, candidate))
+    began = time.perf_counter()
     for number in range(_ROUNDS + 1):  # the best of them is never the first, which warms up
+        if number > _LEAST and time.perf_counter() - began > _SECONDS:
+            break
         for which, session in turns if number % 2 else reversed(turns):
             feeds = feeds_of(pieces, session.inputs)
             start = time.perf_counter()

@@ -8,13 +8,14 @@ The reference is the checkpoint in PyTorch; what follows it is computed again by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ParityError
-from bertonnx.exporters.beside import beside, torch_threads
+from bertonnx.exporters.beside import torch_threads
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.encoders import without_cache
 from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE, TOKEN_VECTORS, TOKEN_WEIGHTS
@@ -127,10 +128,13 @@ def compare(
         taken = {name: array for name, array in feeds.items() if name in session.inputs}
         return session.run(tuple(outputs), taken)
 
-    # While PyTorch computes, ONNX Runtime does beside it.
-    with torch_threads(allowed_cores() // 2):
-        for feeds, arrays in beside(run, inputs):
-            actual = dict(zip(outputs, arrays.result(), strict=True))
+    # While PyTorch computes, ONNX Runtime does beside it: the largest first, so that none of them runs alone
+    # in the end. What is known of texts needs them in their own order.
+    largest = sorted(inputs, key=lambda feeds: feeds["input_ids"].size, reverse=True)
+    with torch_threads(allowed_cores() // 2), ThreadPoolExecutor(allowed_cores()) as pool:
+        runs = {id(feeds): pool.submit(run, feeds) for feeds in largest}
+        for feeds in inputs:
+            actual = dict(zip(outputs, runs.pop(id(feeds)).result(), strict=True))
             parts = known.compared(feeds, actual)
             if parts is None:
                 reference = reference_outputs(checkpoint, feeds)

@@ -35,8 +35,8 @@ class BareSession:
         providers: ONNX Runtime's names of the providers that it took.
     """
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, lent: object = ()) -> None:
+        self._session, self._lent = session, lent
         self.inputs: tuple[str, ...] = tuple(item.name for item in session.get_inputs())
         self.types: Mapping[str, str] = {item.name: item.type for item in session.get_outputs()}
         self.outputs = tuple(self.types)
@@ -61,6 +61,7 @@ def open_bare(
     level: Level = "none",
     optimized_to: Path | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    weights: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> BareSession:
     """Open a graph.
 
@@ -71,6 +72,7 @@ def open_bare(
         optimized_to: where to save the graph as optimized; its weights lie beside it, in a file whose name
             ends in `.data`.
         providers: ONNX Runtime's names of those to try, in order; it never falls back to others.
+        weights: those of which the model says that they lie elsewhere; they are read where they are.
 
     Raises:
         Exception: whatever ONNX Runtime raises, for its exceptions have no common base.
@@ -88,6 +90,11 @@ def open_bare(
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{optimized_to.name}.data"
         )
+    lent = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in (weights or {}).items()}
+    if lent:
+        options.add_external_initializers(list(lent), list(lent.values()))
     # A path lets ONNX Runtime find weights that lie beside the file.
     given = model if isinstance(model, bytes) else str(model)
-    return BareSession(ort.InferenceSession(given, options, providers=list(providers), enable_fallback=0))
+    opened = ort.InferenceSession(given, options, providers=list(providers), enable_fallback=0)
+    # ONNX Runtime reads numbers that it was lent as long as it runs.
+    return BareSession(opened, (weights, lent))

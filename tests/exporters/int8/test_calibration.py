@@ -208,11 +208,17 @@ def _pieces(lengths: list[int]) -> list[Piece]:
     return [Piece(part, np.zeros_like(part), encoding) for part in np.split(ids, np.cumsum(lengths)[:-1])]
 
 
-def test_statistics_are_over_all_tokens() -> None:
+def _seen(table: Array, pieces: list[Piece]) -> Array:
+    """Return the vectors of all tokens, those of shorter texts first."""
+    return table[np.concatenate([piece.ids for piece in sorted(pieces, key=lambda piece: len(piece.ids))])]
+
+
+@pytest.mark.parametrize("lengths", [[5, 700, 3, 900, 11], [5, 3, 5, 3, 3, 5], [40] * 30, [1]])
+def test_statistics_are_over_all_tokens(lengths: list[int]) -> None:
     table = np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
-    pieces = _pieces([5, 700, 3, 900, 11])
+    pieces = _pieces(lengths)
     found = observe(_lookup_model(table), ["hidden", "pooled"], pieces)
-    seen = table[np.concatenate([piece.ids for piece in pieces])]
+    seen = _seen(table, pieces)
     hidden = found["hidden"]
     np.testing.assert_array_equal(hidden.largest, np.abs(seen).max(axis=0))
     np.testing.assert_allclose(hidden.mean, seen.mean(axis=0), atol=1e-5)
@@ -227,6 +233,6 @@ def test_of_more_vectors_than_memory_is_for_some_are_kept_evenly(monkeypatch: py
     table = np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
     pieces = _pieces([5, 700, 3, 900, 11, 900])
     hidden = observe(_lookup_model(table), ["hidden"], pieces)["hidden"]
-    seen = table[np.concatenate([piece.ids for piece in pieces])]
+    seen = _seen(table, pieces)
     np.testing.assert_array_equal(hidden.sample, seen[::3])
     np.testing.assert_array_equal(hidden.largest, np.abs(seen).max(axis=0))

@@ -87,6 +87,17 @@ def test_inputs_of_zeros_round_to_the_nearest() -> None:
     np.testing.assert_array_equal(found, np.rint(weight / scales))
 
 
+@pytest.mark.parametrize("vectors", [1, 2, 900])
+def test_inputs_that_are_all_alike_are_no_worse_in_float32(vectors: int) -> None:
+    rng = np.random.default_rng(6)
+    sample = (rng.normal(size=(900, vectors)) @ rng.normal(size=(vectors, 768))).astype(np.float32)
+    moments = sample.T.astype(np.float64) @ sample
+    moments += 0.1 * np.mean(np.diag(moments)) * np.eye(768)
+    factor = np.linalg.cholesky(moments[::-1, ::-1])[::-1, ::-1]
+    expected = factor / np.diag(factor)
+    np.testing.assert_allclose(spread_of(sample), expected, atol=1e-3 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("pair_limit", [None, 128.0])
 def test_what_is_past_the_last_number_is_cut(pair_limit: float | None) -> None:
     weight = np.array([[150.0, -150.0], [-0.4, 150.0]], np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bertonnx.exporters.onnxgraph import files, probe
 from bertonnx.exporters.onnxgraph.files import weight_bytes
 from bertonnx.exporters.onnxgraph.probe import float_values, open_values, run_graph, shapes_of
+from bertonnx.runtime.session.bare import BareSession, open_bare
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 FEEDS = {"input_ids": np.array([[1, 3], [0, 2]]), "attention_mask": np.ones((2, 2), dtype=np.int64)}
@@ -53,16 +54,37 @@ def test_shapes_are_those_of_a_run_without_the_numbers_of_large_weights(
     values = ["shape", "rows", "out"]
     expected = {name: array.shape for name, array in run_graph(model, FEEDS, values).items()}
     monkeypatch.setattr(files, "_LARGE", 0)
-    shown = list[int]()
+    shown = list[str]()
 
-    def noted(model: onnx.ModelProto, path: Path) -> Path | None:
-        shown.append(weight_bytes(model))
-        return files.save_proto(model, path)
+    def opened(model: bytes, *, weights: Mapping[str, object]) -> BareSession:
+        shown.extend(weights)
+        return open_bare(model)
 
-    monkeypatch.setattr(probe, "save_proto", noted)
+    monkeypatch.setattr(probe, "open_bare", opened)
     assert shapes_of(model, FEEDS, values) == expected == {"shape": (3,), "rows": (2, 2, 3), "out": (2, 2, 3)}
-    assert shown == [0]
+    assert not shown
     assert model.SerializeToString() == before
+
+
+def test_large_weights_are_read_where_they_are(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = model.SerializeToString()
+    expected = run_graph(model, FEEDS, ["halves", "out"])
+    monkeypatch.setattr(files, "_LARGE", 0)
+    shell, lent = files.with_lent_weights(model)
+    assert list(lent) == ["table"]
+    assert weight_bytes(shell) == 0
+    session = open_values(model, ["out", "halves", "out"])
+    del model.graph.initializer[:]  # nobody else holds the numbers then
+    for _ in range(2):
+        found = dict(zip(session.outputs, session.run(session.outputs, FEEDS), strict=True))
+        assert list(found) == ["out", "halves"]
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+    # What the values do not need is not lent, and not computed.
+    model = onnx.ModelProto.FromString(before)
+    assert open_values(model, ["shape"]).outputs == ("shape",)
 
 
 def test_float_values(model: onnx.ModelProto) -> None:

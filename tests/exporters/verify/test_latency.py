@@ -68,7 +68,7 @@ def _timed(
 
 
 def test_the_best_of_each_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    fp32, int8 = [9.0, 0.006, 0.004, 0.005, 0.007, 0.008], [9.0, 0.003, 0.002, 0.002, 0.005, 0.001]
+    fp32, int8 = [0.9, 0.006, 0.004, 0.005, 0.007, 0.008], [0.9, 0.003, 0.002, 0.002, 0.005, 0.001]
     found, clock, session = _timed(monkeypatch, fp32, int8, rows_of(CARD.task))
     assert found.fp32_ms == pytest.approx(4.0)
     assert found.int8_ms == pytest.approx(1.0)
@@ -76,6 +76,12 @@ def test_the_best_of_each_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> No
     assert (found.batch, found.tokens) == (8, 32)
     assert session.shapes == {(8, 32)}
     assert clock.runs == 3 * ["INT8", "fp32", "fp32", "INT8"]
+
+
+def test_a_slow_model_has_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, clock, _ = _timed(monkeypatch, [9.0, 4.0, 3.0], [9.0, 2.0, 1.5], rows_of(CARD.task))
+    assert (found.fp32_ms, found.int8_ms) == (3000.0, 1500.0)
+    assert len(clock.runs) == 6
 
 
 def test_of_short_texts_the_longest_is_timed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
