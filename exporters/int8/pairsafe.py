@@ -27,6 +27,8 @@ _LIMIT = 127
 _SHRINKS = np.linspace(1.0, 0.8, 11)
 """Scales that are tried, as parts of the one at which nothing is clipped."""
 
+_COLUMNS = 4096
+
 Int8 = npt.NDArray[np.int8]
 Matrix = npt.NDArray[np.float64]
 Number = TypeVar("Number", bound=np.number[Any])
@@ -48,7 +50,12 @@ def quantize_weight(
     Returns:
         int8 of shape (width, features) between -127 and 127; float32 of shape (features,).
     """
-    scales = best_scales(weight, np.square(sample).mean(axis=0, dtype=np.float64), pair_safe=pair_safe)
+    importance = np.square(sample).mean(axis=0, dtype=np.float64)
+    scales = np.empty(weight.shape[1], dtype=np.float32)
+    # A vocabulary has so many columns that what is computed of all would take several times their memory.
+    for start in range(0, len(scales), _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        scales[part] = best_scales(weight[:, part], importance, pair_safe=pair_safe)
     limit = float(PAIR_LIMIT) if pair_safe else None
     spread = spread_of(sample) if spread is None else spread
     return round_on_sample(weight, scales, spread, pair_limit=limit), scales

@@ -46,19 +46,20 @@ def round_on_sample(
     import torch
 
     exact: Array = (weight / scales).astype(np.float32)
-    wanted, lost = exact.copy(), np.zeros_like(exact)
+    wanted = exact.copy()
     rounded = np.zeros_like(exact)
     for start in range(0, len(exact), _BLOCK):
         end = min(start + _BLOCK, len(exact))
         for row in range(start, end):
             low, high = _bounds(rounded, row, pair_limit)
             rounded[row] = np.clip(np.rint(wanted[row]), low, high)
-            lost[row] = exact[row] - rounded[row]
-            wanted[row + 1 : end] += np.outer(spread[row, row + 1 : end], lost[row])
+            lost = exact[row] - rounded[row]
+            wanted[row + 1 : end] += np.outer(spread[row, row + 1 : end], lost)
         # Rows of later blocks wait: one large product is faster than one for each row. By PyTorch, as it adds
         # in place, and on as many threads as it was told: NumPy's would wait for each other.
         torch.from_numpy(wanted[end:]).addmm_(
-            torch.from_numpy(spread[start:end, end:]).T, torch.from_numpy(lost[start:end])
+            torch.from_numpy(spread[start:end, end:]).T,
+            torch.from_numpy(exact[start:end] - rounded[start:end]),
         )
     return rounded.astype(np.int8)
 

@@ -8,14 +8,13 @@ The reference is the checkpoint in PyTorch; what follows it is computed again by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ParityError
-from bertonnx.exporters.beside import torch_threads
+from bertonnx.exporters.beside import beside, torch_threads
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.encoders import without_cache
 from bertonnx.exporters.checkpoint.sentence_layers import SCORES, SENTENCE, TOKEN_VECTORS, TOKEN_WEIGHTS
@@ -79,15 +78,17 @@ def trial_feeds(
 ) -> list[Feeds]:
     """Return the inputs of all rows in a padded batch, and of each by itself, the longest first.
 
-    A row that is more than twice as long as any other is padded with the shortest alone, at the end: padding
-    all to its length would try nothing more, and take most of an export's time.
+    A row that is more than twice as long as any other is padded with the shortest alone, after it ran itself:
+    padding all to its length would try nothing more, and take most of an export's time.
     """
     pieces = [item.pieces[0] for item in tokenizer.encode(rows) if isinstance(item, Encoded)]
     ordered = sorted(pieces, key=lambda piece: len(piece.ids))
     alone = [[piece] for piece in ordered[::-1]]
     groups = [pieces, *alone]
     if len(ordered) > 2 and len(ordered[-1].ids) > 2 * len(ordered[-2].ids):
-        groups = [[piece for piece in pieces if piece is not ordered[-1]], *alone, [ordered[-1], ordered[0]]]
+        near = [piece for piece in pieces if piece is not ordered[-1]]
+        # Small ones last, so that none of those that take long runs while a core has nothing to do.
+        groups = [near, alone[0], [ordered[-1], ordered[0]], *alone[1:]]
     return [_padded(group, inputs, pad_token_id) for group in groups]
 
 
@@ -128,13 +129,10 @@ def compare(
         taken = {name: array for name, array in feeds.items() if name in session.inputs}
         return session.run(tuple(outputs), taken)
 
-    # While PyTorch computes, ONNX Runtime does beside it: the largest first, so that none of them runs alone
-    # in the end. What is known of texts needs them in their own order.
-    largest = sorted(inputs, key=lambda feeds: feeds["input_ids"].size, reverse=True)
-    with torch_threads(allowed_cores() // 2), ThreadPoolExecutor(allowed_cores()) as pool:
-        runs = {id(feeds): pool.submit(run, feeds) for feeds in largest}
-        for feeds in inputs:
-            actual = dict(zip(outputs, runs.pop(id(feeds)).result(), strict=True))
+    # While PyTorch computes, ONNX Runtime does beside it.
+    with torch_threads(allowed_cores() // 2):
+        for feeds, arrays in beside(run, inputs):
+            actual = dict(zip(outputs, arrays.result(), strict=True))
             parts = known.compared(feeds, actual)
             if parts is None:
                 reference = reference_outputs(checkpoint, feeds)

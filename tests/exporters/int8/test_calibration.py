@@ -210,7 +210,9 @@ def _pieces(lengths: list[int]) -> list[Piece]:
 
 def _seen(table: Array, pieces: list[Piece]) -> Array:
     """Return the vectors of all tokens, those of shorter texts first."""
-    return table[np.concatenate([piece.ids for piece in sorted(pieces, key=lambda piece: len(piece.ids))])]
+    ordered = sorted(pieces, key=lambda piece: len(piece.ids))
+    seen: Array = table[np.concatenate([piece.ids for piece in ordered])]
+    return seen
 
 
 @pytest.mark.parametrize("lengths", [[5, 700, 3, 900, 11], [5, 3, 5, 3, 3, 5], [40] * 30, [1]])

@@ -128,7 +128,8 @@ def test_the_longest_is_padded_with_the_shortest_alone(checkpoint: Checkpoint) -
     )
     rows = sample_rows(pairs=False, mask_token=None, max_length=checkpoint.max_length)
     tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
-    near, *alone, far = trial_feeds(rows, tokenizer, inputs=INPUTS, pad_token_id=0)
+    near, long, far, *others = trial_feeds(rows, tokenizer, inputs=INPUTS, pad_token_id=0)
+    alone = [long, *others]
     lengths = [int(feeds["attention_mask"].sum()) for feeds in alone]
     longest, shortest = max(lengths), min(lengths)
     assert lengths == sorted(lengths, reverse=True)
@@ -164,7 +165,7 @@ def test_pytorch_runs_once_for_a_text_as_long_as_both_agree(
     assert asked == [inputs[0]["input_ids"].shape, inputs[1]["input_ids"].shape]
 
     # What is wrong in one way of running alone is found, and PyTorch's word on just these inputs is the last.
-    for wrong in (inputs[2], inputs[-1]):
+    for wrong in (inputs[2], inputs[3], inputs[-1]):
         asked.clear()
         session = Echo(checkpoint, lambda _, array: array)
         right = session.run
