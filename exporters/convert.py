@@ -30,7 +30,14 @@ from bertonnx.exporters.temperature import Scored, calibrated
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
 from bertonnx.exporters.verify.independent import Exported, require_installed, verify
 from bertonnx.exporters.verify.latency import measure_latency
-from bertonnx.exporters.verify.parity import compare, fed, segment_feeds, trial_feeds
+from bertonnx.exporters.verify.parity import (
+    Reference,
+    begun,
+    compare,
+    fed,
+    segment_feeds,
+    trial_feeds,
+)
 from bertonnx.exporters.verify.remembered import Remembered
 from bertonnx.exporters.verify.samples import prompted_rows, sample_rows, sided_rows, with_tokens
 from bertonnx.models.card import PLACES_KEY, Card
@@ -224,16 +231,19 @@ def exported(
     graph = traced(checkpoint)
     this = replace(_export(checkpoint, graph, path, options, texts, progress), noted=noted, scored=scored)
 
-    progress("optimizing the graph")
-    card = _optimized(graph, this)
-    if found.replica is not None:
-        # By the fp32 graph, which holds the numbers as they were; what INT8 makes of them has its names.
-        this = replace(this, named=named(graph.model, checkpoint.model))
+    with ExitStack() as stages:
+        progress("optimizing the graph")
+        # Which is no work for several cores.
+        reference = stages.enter_context(begun(checkpoint, this.inputs[:2]))
+        card = _optimized(graph, this)
+        if found.replica is not None:
+            # By the fp32 graph, which holds the numbers as they were; what INT8 makes of them has its names.
+            this = replace(this, named=named(graph.model, checkpoint.model))
 
-    # What is compared is the file as written, not the graph in memory, so that writing is tested too.
-    with stage(stamped(graph.model), path) as staged:
+        # What is compared is the file as written, not the graph in memory, so that writing is tested too.
+        staged = stages.enter_context(stage(stamped(graph.model), path))
         progress("comparing with PyTorch")
-        session, card = this.compared(staged, card)
+        session, card = this.compared(staged, card, reference)
         if texts is None or not options.reduced:
             graph.take(onnx.ModelProto())  # what is left to do reads the file
             return _finished(staged, session, card, this)
@@ -302,10 +312,13 @@ class _Export:
         # One thread on the CPU, so that golden examples do not depend on cores or a GPU of this machine.
         return Remembered(open_session(staged.path, self.card, LoadOptions(provider="cpu", threads=1)))
 
-    def compared(self, staged: Staged, card: Card) -> tuple[Remembered, Card]:
+    def compared(
+        self, staged: Staged, card: Card, reference: Reference | None = None
+    ) -> tuple[Remembered, Card]:
         """Open a staged graph, compare it with PyTorch, and note the outcome on the card."""
         session = self.opened(staged)
-        found = compare(self.checkpoint, session, self.inputs, precision=card.precision)
+        precision = card.precision
+        found = compare(self.checkpoint, session, self.inputs, precision=precision, reference=reference)
         exported = Exported(session, card, self.tokenizer, self.samples)
         others = verify(self.checkpoint, exported, self.options)
         return session, replace(card, parity=replace(found, independent=others))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import ModelFile, graph_sha256, read_model_file, weights_sha256
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row, feeds_of
+from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.placement import Placement
 from bertonnx.runtime.session.session import Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
@@ -112,16 +114,21 @@ def _checked(path: Path, options: LoadOptions) -> CheckReport:
     limits = _limits(path, card, golden, session)
     batch = [example for example in golden if example.get("batch")]
     closest = _Gap(card.outputs[0], 0.0, limits[card.outputs[0]])
-    pieces = []
-    for number, example in enumerate(golden):
-        piece = _piece(path, number, example, tokenizer)
-        found = _differences(example, _rows(_run(session, [piece], tuple(example["outputs"])))[0])
-        # What came closest to its limit, not what is largest: outputs differ in size.
-        closest = max(closest, *_gaps(found, limits), key=lambda gap: gap.share)
-        if closest.share > 1:
-            raise _drift(path, f"golden example {number}", closest, session)
-        pieces += [piece] if example.get("batch") else []
-    closest = max([closest, *_gaps(_together(batch, pieces, session), limits)], key=lambda gap: gap.share)
+    pieces = [_piece(path, number, example, tokenizer) for number, example in enumerate(golden)]
+    # Where cores are what runs a model, each example has one.
+    with ThreadPoolExecutor(allowed_cores() if PROVIDERS[session.provider].by_cores else 1) as pool:
+        runs = [
+            pool.submit(_run, session, [piece], tuple(example["outputs"]))
+            for piece, example in zip(pieces, golden, strict=True)
+        ]
+        for number, (example, run) in enumerate(zip(golden, runs, strict=True)):
+            found = _differences(example, _rows(run.result())[0])
+            # What came closest to its limit, not what is largest: outputs differ in size.
+            closest = max(closest, *_gaps(found, limits), key=lambda gap: gap.share)
+            if closest.share > 1:
+                raise _drift(path, f"golden example {number}", closest, session)
+    together = [piece for piece, example in zip(pieces, golden, strict=True) if example.get("batch")]
+    closest = max([closest, *_gaps(_together(batch, together, session), limits)], key=lambda gap: gap.share)
     if closest.share > 1:
         raise _drift(path, "the batch of golden examples (each alone comes out right)", closest, session)
     texts = _require_same_ids(path, file.hard_texts, tokenizer)

@@ -7,7 +7,10 @@ The reference is the checkpoint in PyTorch; what follows it is computed again by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TOLERANCE",
+    "Reference",
+    "begun",
     "compare",
     "embedding_reference",
     "fed",
@@ -46,6 +51,9 @@ __all__ = [
     "trial_feeds",
 ]
 
+
+Reference = Callable[[Feeds], dict[str, Array]]
+"""Gives PyTorch's answer, float32, for each output of the task."""
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 """Allowed |difference| by precision, times max(1, largest |reference|)."""
@@ -111,12 +119,42 @@ def segment_feeds(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> list[Feed
     return [] if rows and max(int(each["token_type_ids"].max()) for each in feeds) >= rows else feeds
 
 
+@contextmanager
+def begun(checkpoint: Checkpoint, inputs: Sequence[Feeds]) -> Iterator[Reference]:
+    """Let PyTorch begin with some inputs while the block does other work; yield what has its answers."""
+    cores = allowed_cores()
+    with torch_threads(cores - 1), ThreadPoolExecutor(1, thread_name_prefix="bertonnx-reference") as pool:
+        running = {id(feeds): pool.submit(reference_outputs, checkpoint, feeds) for feeds in inputs}
+
+        def reference(feeds: Feeds) -> dict[str, Array]:
+            early = running.pop(id(feeds), None)
+            return reference_outputs(checkpoint, feeds) if early is None else early.result()
+
+        try:
+            yield reference
+        finally:
+            for early in running.values():
+                early.cancel()
+
+
 def compare(
-    checkpoint: Checkpoint, session: Session, inputs: Sequence[Feeds], *, precision: str = "fp32"
+    checkpoint: Checkpoint,
+    session: Session,
+    inputs: Sequence[Feeds],
+    *,
+    precision: str = "fp32",
+    reference: Reference | None = None,
 ) -> ParityFigures:
     """Return how far ONNX Runtime is from PyTorch, for each output of the task.
 
     PyTorch gets all inputs, and the graph those that it has: what the trace left out shows as a difference.
+
+    Args:
+        checkpoint: what PyTorch runs.
+        session: what ONNX Runtime runs.
+        inputs: of both.
+        precision: of the graph.
+        reference: gives PyTorch's answers where some are on their way (`begun`).
 
     Raises:
         ParityError: an output is further apart than `TOLERANCE` allows.
@@ -124,6 +162,7 @@ def compare(
     outputs = outputs_of(checkpoint.task, checkpoint.also, checkpoint.hidden_states)
     found = {name: OutputParity(0.0, 0.0) for name in outputs}
     known = _Known(outputs, TOLERANCE[precision])
+    asked = partial(reference_outputs, checkpoint) if reference is None else reference
 
     def run(feeds: Feeds) -> list[Array]:
         taken = {name: array for name, array in feeds.items() if name in session.inputs}
@@ -135,15 +174,15 @@ def compare(
             actual = dict(zip(outputs, arrays.result(), strict=True))
             parts = known.compared(feeds, actual)
             if parts is None:
-                reference = reference_outputs(checkpoint, feeds)
+                expected = asked(feeds)
                 # What stands in the place of padding is nobody's answer. Alone, a text is not padded: what
                 # its other tokens do not attend to fills it up, and counts.
                 mask = feeds["attention_mask"].astype(bool) | (len(feeds["attention_mask"]) == 1)
                 parts = {
-                    name: _difference(reference[name], actual[name], mask if "tokens" in axes else None)
+                    name: _difference(expected[name], actual[name], mask if "tokens" in axes else None)
                     for name, axes in outputs.items()
                 }
-                known.learn(feeds, reference)
+                known.learn(feeds, expected)
             for name, part in parts.items():
                 found[name] = _larger(found[name], part)
     for name, parity in found.items():

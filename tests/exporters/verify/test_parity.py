@@ -23,6 +23,7 @@ from bertonnx.exporters.steps.heads import add_heads
 from bertonnx.exporters.verify import parity
 from bertonnx.exporters.verify.parity import (
     TOLERANCE,
+    begun,
     compare,
     reference_outputs,
     sample_feeds,
@@ -178,6 +179,39 @@ def test_pytorch_runs_once_for_a_text_as_long_as_both_agree(
         with pytest.raises(ParityError, match="disagree on"):
             compare(checkpoint, session, inputs)
         assert asked[2:] == [wrong["input_ids"].shape]
+
+
+def test_what_pytorch_began_early_is_asked_for_once(
+    checkpoint: Checkpoint, inputs: list[Feeds], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = compare(checkpoint, Echo(checkpoint, lambda _, array: array), inputs)
+    asked: list[int] = []
+
+    def counted(checkpoint: Checkpoint, feeds: Feeds) -> dict[str, Array]:
+        asked.append(id(feeds))
+        return reference_outputs(checkpoint, feeds)
+
+    monkeypatch.setattr(parity, "reference_outputs", counted)
+    with begun(checkpoint, inputs[:2]) as reference:
+        echo = Echo(checkpoint, lambda _, array: array)
+        assert compare(checkpoint, echo, inputs, reference=reference) == expected
+        asked.remove(id(inputs[0]))
+        asked.remove(id(inputs[1]))
+        assert not {id(inputs[0]), id(inputs[1])} & set(asked)
+        # What was not begun is computed when it is asked for, and so is what was asked for before.
+        other = {name: array[:1] for name, array in inputs[0].items()}
+        for feeds in (other, inputs[0]):
+            assert asked.count(id(feeds)) == 0
+            assert set(reference(feeds)) == {"logits", "scores"}
+            assert asked.count(id(feeds)) == 1
+
+
+def test_what_pytorch_fails_with_early_is_said_when_it_is_asked(checkpoint: Checkpoint) -> None:
+    wrong = {"input_ids": np.full((1, 4), 10**6), "attention_mask": np.ones((1, 4), np.int64)}
+    with begun(checkpoint, [wrong]) as reference, pytest.raises(IndexError):
+        reference(wrong)
+    with begun(checkpoint, [wrong]):  # nobody asks
+        pass
 
 
 def test_equal_is_zero(checkpoint: Checkpoint, inputs: list[Feeds]) -> None:
