@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from bertonnx.errors import RowError, UsageError
+from bertonnx.errors import InputError, RowError, TaskError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.formats import ending_of
 from bertonnx.runtime.io.readers import open_rows
@@ -31,7 +32,7 @@ from bertonnx.runtime.vectors.encodings import has_ranges, is_packed
 from bertonnx.runtime.vectors.form import form_of
 from bertonnx.runtime.vectors.search import Hit, nearest
 from bertonnx.runtime.vectors.similarity import SIMILARITIES, vectors_of
-from bertonnx.runtime.vectors.stored import Kind, Reading, encoding_of, reading_of
+from bertonnx.runtime.vectors.stored import Kind, Reading, encoding_of, reading_of, require_stored_as
 from bertonnx.wording import Option
 
 __all__ = ["OfModel", "SearchOptions", "search", "search_files"]
@@ -98,7 +99,8 @@ def search(
 
     Raises:
         InputError: a file cannot be read, or holds no vectors.
-        UsageError: an argument is out of range, or the two do not belong together.
+        UsageError: an argument is out of range or names a column of an array, or the two do not belong
+            together.
     """
     options = SearchOptions(top_k, similarity, encoding, column, query_column)
     given = None if ranges is None else vectors_of(ranges, "ranges")
@@ -112,11 +114,12 @@ def _searched(
     ranges: Array | None,
 ) -> list[list[Hit]]:
     stored = stored_vectors(vectors, "vectors", column=options.column)
-    asked = stored_vectors(queries, "queries", column=options.query_column)
-    # An empty list has no width that could be wrong.
-    if asked.rows == 0 and asked.kind.width == 0:
+    asked = stored_vectors(queries, "queries", column=options.query_column, option=Option("query_column"))
+    if not asked.kind.width:
+        # An empty list has no width that could be wrong; one that has rows, no number in any of them.
+        _require_finite(np.full((asked.rows, 1), np.nan, dtype=np.float32))
         return []
-    if stored.rows == 0 and stored.kind.width == 0:
+    if not stored.kind.width:
         return [[] for _ in range(asked.rows)]
     reading, of_queries = reading_of(stored.kind, asked.kind, encoding=options.encoding, ranges=ranges)
     numbers = np.concatenate([of_queries.of(block) for block in asked.blocks()])
@@ -125,6 +128,8 @@ def _searched(
 
 
 def _nearest(stored: Stored, reading: Reading, queries: Array, options: SearchOptions) -> list[list[Hit]]:
+    if not stored.kind.width:  # all of its texts failed
+        return [[] for _ in queries]
     blocks = (reading.of(block) for block in stored.blocks())
     most = min(options.top_k, max(1, stored.rows))
     return nearest(blocks, queries, top_k=most, name=options.similarity or _COSINE)
@@ -147,7 +152,7 @@ class OfModel:
         path: a model file that embeds.
         texts: whether the queries are texts, which it embeds; else it is asked for its ranges alone.
         load: how it is opened.
-        prompt: name of the prompt before each text.
+        prompt: name of the prompt before each text; None for "query".
         normalize: as `Model.embed`, as the stored vectors were made.
     """
 
@@ -177,18 +182,58 @@ def search_files(
     if model is None:
         return _write(target, [{"hits": hits} for hits in _searched(vectors, queries, options, None)])
     stored = stored_vectors(vectors, "vectors", column=options.column)
+    if model.texts and ending_of(queries) == ".npy":
+        raise UsageError(
+            "{model} embeds texts, and {queries} holds vectors; leave {option} out, or for vectors of int8 "
+            "and uint8 give {ranges}",
+            model=Option("model", model.path),
+            queries=queries,
+            option=Option("model"),
+            ranges=Option("ranges", model.path),
+        )
     with Model(model.path, model.load) as opened:
-        opened.embed(())  # says so where its task is another
+        _require_embeddings(opened, model)
         reading, decode = _read_as(stored.kind, options, opened.card, model)
         named = replace(options, similarity=options.similarity or opened.card.similarity or _COSINE)
         if not model.texts:
             found = _searched(vectors, queries, named, reading.ranges)
             return _write(target, [{"hits": hits} for hits in found])
-        with open_rows(queries, RunOptions(column=options.query_column), needs_pair=False) as rows:
+        with (
+            _of_queries(),
+            open_rows(queries, RunOptions(column=options.query_column), needs_pair=False) as rows,
+        ):
             items = list(opened.stream(rows, decode))
     numbers = [item["embedding"] for item in items if not isinstance(item, RowError)]
     hits = iter(_nearest(stored, reading, np.stack(numbers), named) if numbers else [])
     return _write(target, [item if isinstance(item, RowError) else {"hits": next(hits)} for item in items])
+
+
+def _require_embeddings(model: Model, given: OfModel) -> None:
+    try:
+        model.required("embed")
+    except TaskError as error:
+        raise TaskError(
+            "{given} needs a model exported for {wanted}, and this one was exported for {task}",
+            given=Option("model" if given.texts else "ranges", given.path),
+            wanted=error.facts["wanted"],
+            task=error.facts["task"],
+        ) from None
+
+
+@contextmanager
+def _of_queries() -> Iterator[None]:
+    """Let errors about a column name the option for it that is of queries."""
+    try:
+        yield
+    except (InputError, UsageError) as error:
+        facts = {name: _renamed(fact) for name, fact in error.facts.items()}
+        raise type(error)(error.message.template, **facts) from error.__cause__
+
+
+def _renamed(fact: object) -> object:
+    if isinstance(fact, Option) and fact.name == "column":
+        return replace(fact, name="query_column")
+    return fact
 
 
 def _read_as(
@@ -199,11 +244,13 @@ def _read_as(
     # Told by the model's width: a byte for each dimension, or for eight.
     queries = Kind(stored.width if stored.width == width else stored.width * 8, np.dtype(np.float32))
     encoding = options.encoding or encoding_of(stored, queries)
+    require_stored_as(encoding, stored)
     dimensions = stored.width * 8 if is_packed(encoding) else stored.width
-    kept = None if dimensions == width else dimensions
+    kept = dimensions if dimensions not in (0, width) else None
     given = DecodeOptions(dimensions=kept, normalize=model.normalize, encoding=encoding)
     ranges = form_of(card, given).ranges if has_ranges(encoding) else None
-    decode = DecodeOptions(prompt=model.prompt, dimensions=kept, normalize=model.normalize)
+    prompt = "query" if model.prompt is None else model.prompt
+    decode = DecodeOptions(prompt=prompt, dimensions=kept, normalize=model.normalize)
     return Reading(encoding, ranges), decode
 
 

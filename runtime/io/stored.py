@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ _ENDINGS = (".npy", ".parquet", ".arrow", ".feather")
 _USUAL = "embedding"
 """What `run` calls the column of vectors."""
 
+_COLUMN = Option("vector_column")
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -42,22 +45,35 @@ class Stored:
     blocks: Callable[[], Iterator[Vectors]]
 
 
-def stored_vectors(given: npt.ArrayLike | str | Path, what: str, *, column: str | None = None) -> Stored:
+def stored_vectors(
+    given: npt.ArrayLike | str | Path,
+    what: str,
+    *,
+    column: str | None = None,
+    option: Option = _COLUMN,
+) -> Stored:
     """Return vectors that a user gave.
 
     Args:
         given: numbers of shape (n, width), or the path of a `.npy`, `.parquet` or `.arrow` file.
         what: the argument's name, for the error.
         column: of a Parquet or Arrow file: the column of vectors; default "embedding", or the only one.
+        option: what names that column, for the error.
 
     Raises:
-        InputError: the file cannot be read, or holds no vectors.
-        UsageError: it is no table of numbers, or names no such format.
+        InputError: the file cannot be read, or holds no vectors; its blocks raise it too.
+        UsageError: it is no table of numbers, names no such format, or has no columns to choose from.
     """
-    if not isinstance(given, (str, Path)):
-        return _in_memory(given, what)
-    path = Path(given)
-    ending = ending_of(path)
+    path = Path(given) if isinstance(given, (str, Path)) else None
+    ending = None if path is None else ending_of(path)
+    if column is not None and ending in (None, ".npy"):
+        raise UsageError(
+            "{option}: {what} is an array, without columns; leave it out",
+            option=Option(option.name, column),
+            what=path or what,
+        )
+    if path is None:
+        return _in_memory(cast("npt.ArrayLike", given), what)
     if ending not in _ENDINGS:
         raise UsageError(
             "the ending of {path} does not say how to read vectors; files that end in {endings} are read",
@@ -66,13 +82,22 @@ def stored_vectors(given: npt.ArrayLike | str | Path, what: str, *, column: str 
         )
     if not path.is_file():
         raise InputError("there is no file {path} of vectors", path=path)
+    with _reading(path):
+        if ending == ".npy":
+            return _mapped(path)
+        return _of_table(path, column, option, parquet=ending == ".parquet")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return _mapped(path) if ending == ".npy" else _of_table(path, column, parquet=ending == ".parquet")
+        yield
     except BertonnxError:
         raise
     # Of a broken file NumPy and pyarrow raise their own errors, and more.
     except Exception as error:
-        raise InputError("{path} cannot be read as vectors: {why}", path=path, why=str(error)) from error
+        why = str(error).partition("\n")[0]  # what follows is for who calls NumPy
+        raise InputError("{path} cannot be read as vectors: {why}", path=path, why=why) from error
 
 
 def _in_memory(given: npt.ArrayLike, what: str) -> Stored:
@@ -105,13 +130,13 @@ def _of_array(array: Vectors, what: str) -> Stored:
     return Stored(kind, len(array), blocks)
 
 
-def _of_table(path: Path, column: str | None, *, parquet: bool) -> Stored:
+def _of_table(path: Path, column: str | None, option: Option, *, parquet: bool) -> Stored:
     pa = require_pyarrow()
     with pa.OSFile(str(path)) as file:
         opened = require_parquet().ParquetFile(file) if parquet else pa.ipc.open_file(file)
         schema = opened.schema_arrow if parquet else opened.schema
         rows = opened.metadata.num_rows if parquet else None
-        name = _column(pa, path, schema, column)
+        name = _column(pa, path, schema, column, option)
         if rows is None:
             rows = sum(opened.get_batch(i).num_rows for i in range(opened.num_record_batches))
     kind = schema.field(name).type
@@ -120,13 +145,14 @@ def _of_table(path: Path, column: str | None, *, parquet: bool) -> Stored:
 
     def blocks() -> Iterator[Vectors]:
         yield np.zeros((0, width), found.dtype)  # one at least, whose width is compared
-        for array in _arrays(pa, path, name, parquet=parquet):
-            yield _block(path, array, found)
+        with _reading(path):
+            for array in _arrays(pa, path, name, parquet=parquet):
+                yield _block(path, array, found)
 
     return Stored(found, rows, blocks)
 
 
-def _column(pa: Any, path: Path, schema: Any, column: str | None) -> str:
+def _column(pa: Any, path: Path, schema: Any, column: str | None, option: Option) -> str:
     fits: list[str] = [field.name for field in schema if _holds_vectors(pa, field.type)]
     wanted = [column] if column is not None else [_USUAL] if _USUAL in fits else fits
     if len(wanted) == 1 and wanted[0] in fits:
@@ -135,7 +161,7 @@ def _column(pa: Any, path: Path, schema: Any, column: str | None) -> str:
         "{path} has {found}; name a column of vectors (lists of numbers) with {option}",
         path=path,
         found=f"the columns of vectors {', '.join(fits)}" if fits else "no column of vectors",
-        option=Option("vector_column"),
+        option=option,
     )
 
 
@@ -174,13 +200,18 @@ def _width(pa: Any, path: Path, name: str, *, parquet: bool) -> int:
 def _block(path: Path, array: Any, kind: Kind) -> Vectors:
     missing = np.array(array.is_null().to_pylist(), dtype=bool)
     present = array.drop_null()
-    values = np.from_dlpack(present.flatten())
-    if len(values) != len(present) * kind.width:
+    # Each by itself: a shorter one and a longer one make up for each other in the sum.
+    if (np.asarray(present.value_lengths()) != kind.width).any():
         raise InputError(
             "the vectors in {path} are not all of {width} numbers, as the first one is",
             path=path,
             width=kind.width,
         )
-    block = np.full((len(array), kind.width), 0 if kind.whole else np.nan, dtype=kind.dtype)
-    block[~missing] = values.reshape(-1, kind.width)
+    values = present.flatten()
+    if values.null_count:
+        raise InputError("a vector in {path} has a null among its numbers", path=path)
+    # Whole numbers that are no bytes are no encoding, and have no NaN for a row that is missing.
+    dtype = kind.dtype if kind.whole or kind.dtype.kind == "f" else np.dtype(np.float64)
+    block = np.full((len(array), kind.width), 0 if kind.whole else np.nan, dtype=dtype)
+    block[~missing] = np.from_dlpack(values).reshape(-1, kind.width)
     return block

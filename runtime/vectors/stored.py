@@ -14,7 +14,7 @@ from bertonnx.runtime.rows import Array
 from bertonnx.runtime.vectors.encodings import DTYPES, decode, is_packed
 from bertonnx.wording import Option
 
-__all__ = ["Kind", "Reading", "encoding_of", "kind_of", "reading_of"]
+__all__ = ["Kind", "Reading", "encoding_of", "kind_of", "reading_of", "require_stored_as"]
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,7 @@ def reading_of(
     if encoding is None:
         encoding = encoding_of(stored, queries)
     chosen("encoding", encoding, ENCODINGS)
-    if stored.whole != (encoding != "float32") or (stored.whole and stored.dtype != DTYPES[encoding]):
-        raise UsageError(
-            "{asked}, and the stored vectors are {dtype}; give the one that they were made with",
-            asked=Option("encoding", encoding),
-            dtype=str(stored.dtype),
-        )
+    require_stored_as(encoding, stored)
     width = stored.width * 8 if is_packed(encoding) else stored.width
     same = stored.whole and queries.dtype == stored.dtype and queries.width == stored.width
     if not same and queries.width != width:
@@ -123,6 +118,20 @@ def reading_of(
             ranges=Option("ranges"),
         )
     return reading, Reading("float32")
+
+
+def require_stored_as(encoding: Encoding, stored: Kind) -> None:
+    """Refuse an encoding whose numbers are of another type than what is stored.
+
+    Raises:
+        UsageError: they are.
+    """
+    if stored.whole != (encoding != "float32") or (stored.whole and stored.dtype != DTYPES[encoding]):
+        raise UsageError(
+            "{asked}, and the stored vectors are {dtype}; give the one that they were made with",
+            asked=Option("encoding", encoding),
+            dtype=str(stored.dtype),
+        )
 
 
 def encoding_of(stored: Kind, queries: Kind) -> Encoding:

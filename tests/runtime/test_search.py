@@ -144,6 +144,8 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         ({"vectors": np.ones((2, 3), np.uint8), "encoding": "binary"}, "the stored vectors are uint8"),
         ({"vectors": np.ones((2, 24), np.uint8), "ranges": [[0.0]]}, "ranges must be of shape (2, 24)"),
         ({"vectors": "v.txt"}, "the ending of v.txt does not say how to read vectors"),
+        ({"column": "a"}, "column='a': vectors is an array, without columns"),
+        ({"query_column": "a"}, "query_column='a': queries is an array, without columns"),
     ],
 )
 def test_what_search_refuses(given: dict[str, Any], said: str) -> None:
@@ -182,6 +184,54 @@ def test_columns_are_named_where_they_must_be(tmp_path: Path) -> None:
         bertonnx.search(tmp_path / "ragged.parquet", [[1.0]])
 
 
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        # As many numbers as three vectors of the first one's width.
+        ([[1.0, 0.0], [1.0], [1.0, 0.0, 0.0]], "not all of 2 numbers"),
+        ([[1.0, 0.0], [None, 1.0]], "has a null among its numbers"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_vectors_of_other_programs_that_are_none(
+    tmp_path: Path, vectors: list[list[float | None]], said: str, ending: str
+) -> None:
+    path = _table(tmp_path / f"v{ending}", pyarrow.array(vectors, pyarrow.list_(pyarrow.float32())))
+    for given in ((path, [[1.0, 0.0]]), ([[1.0, 0.0]], path)):
+        with pytest.raises(InputError, match=said):
+            bertonnx.search(*given)
+
+
+def _table(path: Path, column: Any) -> Path:
+    table = pyarrow.table({"embedding": column})
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with pyarrow.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    return path
+
+
+def test_a_file_that_breaks_off_in_its_middle(tmp_path: Path) -> None:
+    path = _table(tmp_path / "v.arrow", pyarrow.array([*VECTORS], pyarrow.list_(pyarrow.float32())))
+    whole = path.read_bytes()
+    offsets = np.arange(0, WIDTH * 8, WIDTH, dtype="<i4").tobytes()
+    assert whole.count(offsets) == 1
+    path.write_bytes(whole.replace(offsets, b"\xff" * len(offsets)))
+    with pytest.raises(InputError, match="cannot be read as vectors"):
+        bertonnx.search(path, QUERIES)
+
+
+def test_whole_numbers_may_be_missing_and_so_may_all_vectors(tmp_path: Path) -> None:
+    whole = pyarrow.array([[1, 0], None, [0, 1]], pyarrow.list_(pyarrow.int64()))
+    found = bertonnx.search(_table(tmp_path / "whole.parquet", whole), [[1.0, 0.0]])
+    assert indices(found) == [[0, 2]]
+    none = _table(tmp_path / "none.parquet", pyarrow.array([None, None], pyarrow.list_(pyarrow.float32())))
+    assert bertonnx.search(none, [[1.0, 0.0]]) == [[]]
+    with pytest.raises(UsageError, match="row 0 of the queries"):
+        bertonnx.search([[1.0, 0.0]], none)
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_the_command_looks_for_texts(
     exported: dict[str, Path], command: Command, tmp_path: Path, encoding: Encoding
@@ -215,3 +265,42 @@ def test_the_command_looks_for_vectors(command: Command, tmp_path: Path) -> None
     assert scores == [[np.float32(hit["score"]) for hit in hits] for hits in expected]
     outcome = command("search", tmp_path / "v.npy", tmp_path / "q.npy", "-o", tmp_path / "hits.csv")
     assert (outcome.code, "name a file that ends in .jsonl" in outcome.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        # With vectors as queries this was an error; with texts the answer was wrong in silence.
+        (
+            "v.npy q.txt --model MODEL --encoding int8",
+            2,
+            "--encoding int8, and the stored vectors are float32",
+        ),
+        ("v.npy v.npy --model MODEL", 2, "v.npy holds vectors; leave --model out, or for vectors of int8"),
+        ("v.npy v.npy --prompt query", 2, "--prompt query is for texts, which --model embeds"),
+        ("v.npy v.npy --no-normalize", 2, "--no-normalize is for texts, which --model embeds"),
+        ("v.npy q.txt --model MODEL --ranges MODEL", 2, "is for vectors without --model"),
+        ("v.npy q.csv --model MODEL", 1, "say --query-column NAME"),
+        ("v.npy q.txt --model MODEL --query-column a", 2, "--query-column a: "),
+        ("v.npy q.txt --model OTHER", 1, "needs a model exported for feature-extraction, and this one was"),
+    ],
+)
+def test_the_command_refuses_in_its_own_words(
+    exported: dict[str, Path],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with bertonnx.load(exported["feature-extraction"]) as model:
+        np.save("v.npy", model.embed(SENTENCES[:3]))
+    Path("q.txt").write_text("a text\n")
+    Path("q.csv").write_text("a,b\nx,y\n")
+    paths = {"MODEL": exported["feature-extraction"], "OTHER": exported["text-classification"]}
+    outcome = command("search", *(paths.get(word, word) for word in arguments.split()))
+    assert (outcome.code, outcome.out) == (code, "")
+    assert said in outcome.err
+    assert "embed()" not in outcome.err

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from bertonnx.cli.options import NormalizeOption, ProviderOption
+from bertonnx.errors import UsageError
 from bertonnx.runtime.options import ENCODINGS, LoadOptions, chosen
+from bertonnx.wording import Option
 
 __all__ = ["search"]
 
@@ -60,8 +62,11 @@ def search(
         str | None, typer.Option(help="Column of QUERIES that holds the vectors or texts.")
     ] = None,
     prompt: Annotated[
-        str, typer.Option(metavar="NAME", help='Prompt to put before each text of QUERIES; "" for none.')
-    ] = "query",
+        str | None,
+        typer.Option(
+            metavar="NAME", help='Prompt to put before each text of QUERIES; "" for none. Default: query.'
+        ),
+    ] = None,
     normalize: NormalizeOption = None,
     provider: ProviderOption = "auto",
 ) -> None:
@@ -76,9 +81,20 @@ def search(
         query_column=query_column,
     )
     load = LoadOptions(provider=provider)
+    if model is None:
+        _require_use("is for texts, which --model embeds", prompt=prompt, normalize=normalize)
+    else:
+        _require_use("is for vectors without --model, which has its own ranges", ranges=ranges)
     made_by, texts = (model, True) if model is not None else (ranges, False)
     of_model = None
     if made_by is not None:
         of_model = OfModel(made_by, texts, load, prompt=prompt, normalize=normalize)
     if search_files(vectors, queries, output, options, of_model):
         raise typer.Exit(3)
+
+
+def _require_use(why: str, **given: object) -> None:
+    """Refuse an option that would change nothing."""
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError("{option} " + why + "; leave it out", option=Option(name, value))
