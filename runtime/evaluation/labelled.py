@@ -370,7 +370,7 @@ def _as_list(label: Any) -> list[Any] | None:
     if isinstance(label, str) and label.strip()[:1] == "[":
         try:
             label = json.loads(label)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return label if isinstance(label, list) else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from bertonnx.errors import InputError, RowError
 from bertonnx.runtime.io.arrow import require_parquet, require_pyarrow
 from bertonnx.runtime.io.formats import ending_of
-from bertonnx.runtime.io.lines import TooLong, lines_of
+from bertonnx.runtime.io.lines import TooLong, json_value, lines_of
 from bertonnx.runtime.io.tables import read_table
 
 __all__ = ["Records", "read_records"]
@@ -116,10 +115,9 @@ def _json(path: str) -> Records:
 def _object(line: bytes, number: int) -> Record | RowError:
     if isinstance(line, TooLong):
         return line.error(number)
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        return RowError("invalid-json", "line {line} is not JSON: {why}", line=number, why=str(error))
+    value = json_value(line)
+    if isinstance(value, Exception):
+        return RowError("invalid-json", "line {line} is not JSON: {why}", line=number, why=str(value))
     if not isinstance(value, dict):
         return RowError("invalid-json", "line {line} is not {wanted}", line=number, wanted="a JSON object")
     return value

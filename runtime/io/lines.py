@@ -16,7 +16,16 @@ from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
 from bertonnx.runtime.rows import Row, as_rows
 from bertonnx.wording import Option, Options
 
-__all__ = ["LineInput", "Lines", "TooLong", "lines_of", "open_json", "open_lines", "open_text"]
+__all__ = [
+    "LineInput",
+    "Lines",
+    "TooLong",
+    "json_value",
+    "lines_of",
+    "open_json",
+    "open_lines",
+    "open_text",
+]
 
 LONGEST_LINE = 64 << 20
 """Bytes of a line that are held; a longer one is its row's error, and is passed over a piece at a time."""
@@ -285,7 +294,7 @@ class _JsonRows(_RowALine):
         while len(seen) < _PEEK and size < _PEEK_BYTES and (line := self._lines.read()) is not None:
             seen.append(self._lines.raw)
             size += len(line)
-            value = _json(line)
+            value = json_value(line)
             names.update(dict.fromkeys(value) if isinstance(value, dict) else ())
         self._lines.put_back(seen)
         # Without any object there is nothing to choose among: the lines may be strings, or all broken.
@@ -304,7 +313,7 @@ class _JsonRows(_RowALine):
         number = self._lines.number
         if isinstance(line, TooLong):
             return line.error(number)
-        value = _json(line)
+        value = json_value(line)
         if isinstance(value, UnicodeDecodeError):
             return _not_utf8(number, value)
         if isinstance(value, Exception):
@@ -328,10 +337,17 @@ class _JsonRows(_RowALine):
         return next(as_rows([value[self._column]], pairs))
 
 
-def _json(line: bytes) -> Any:
+def json_value(line: bytes) -> Any:
     """Return the line's value, or the exception that says why it has none."""
     try:
-        return json.loads(line.decode("utf-8"))
+        text = line.decode("utf-8")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            # A whole number of more digits than Python converts is JSON all the same.
+            return json.loads(text, parse_int=float)
     except RecursionError:
         # A line of brackets alone, which would end the whole run.
         return ValueError("too many brackets inside each other")

@@ -11,6 +11,7 @@ from bertonnx.errors import InputError, RowError
 from bertonnx.runtime.io.inputs import Choice, Input, choose_columns
 from bertonnx.runtime.io.lines import LineInput, Lines, TooLong, lines_of, open_lines
 from bertonnx.runtime.rows import Row
+from bertonnx.wording import Option
 
 __all__ = ["open_csv", "open_tsv", "read_table"]
 
@@ -236,6 +237,8 @@ class _TableRows(LineInput):
             return
         # Places, not names: of a record only the cells that are asked for are looked at.
         names = choose_columns(header, choice)
+        if choice.options.column is None:
+            _require_separated(header, self.delimiter, choice)
         self._places = tuple(header.index(name) for name in names if name is not None)
 
     def skip(self, count: int) -> int:
@@ -251,6 +254,27 @@ class _TableRows(LineInput):
             return wrong
         texts = [fields[place] for place in self._places]
         return _not_utf8(texts, number) or Row(*texts)
+
+
+def _require_separated(header: Sequence[str], delimiter: str, choice: Choice) -> None:
+    """Refuse a table of one column whose name looks like several: each text would be a whole record.
+
+    Raises:
+        InputError: another separator stands between words of the only name, as in "text;label".
+    """
+    for other, called in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+        parts = header[0].split(other) if len(header) == 1 and other != delimiter else []
+        # After a separator of fields there is no blank, as there is in "Comments; please be honest".
+        if len(parts) > 1 and all(part.strip() and part == part.strip() for part in parts):
+            raise InputError(
+                "{path} has one column, {name!r}, which looks like several with {called} between them; save "
+                "it with {usual}, or if it is one column say {say}",
+                path=choice.path,
+                name=header[0],
+                called=called,
+                usual="tabs between fields" if delimiter == "\t" else "commas between fields",
+                say=Option("column", repr(header[0])),
+            )
 
 
 def _not_utf8(fields: Sequence[str], number: int) -> RowError | None:

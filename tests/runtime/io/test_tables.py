@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bertonnx.runtime.io import tables
 from bertonnx.runtime.io.lines import Lines
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.rows import Row
+from bertonnx.wording import COMMAND_LINE
 from tests.tables import rows_of, texts_of, written
 
 
@@ -142,3 +144,30 @@ def test_skip_counts_rows_with_errors(tmp_path: Path) -> None:
     assert whole == ["<malformed-row>", "b", "<ragged-row>", "<ragged-row>", "d\ne", "f", "<malformed-row>"]
     for count in range(9):
         assert texts_of(path, skip=count) == whole[count:]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "said"),
+    [
+        (
+            "in.csv",
+            "text;label",
+            "semicolons between them; save it with commas between fields, or .* --column",
+        ),
+        ("in.csv", "text\tlabel", "tabs between them"),
+        ("in.tsv", "text,label", "commas between them; save it with tabs between fields"),
+    ],
+)
+def test_a_table_with_another_separator_is_not_one_column(
+    tmp_path: Path, name: str, header: str, said: str
+) -> None:
+    path = written(tmp_path / name, f"{header}\nx\n")
+    with pytest.raises(InputError) as caught:
+        texts_of(path)
+    assert re.search(said, caught.value.worded(COMMAND_LINE))
+    assert texts_of(path, column=header) == ["x"]
+
+
+@pytest.mark.parametrize("header", ["Comments; please be honest", "text;", "a\nb", '"Well, well"'])
+def test_one_column_may_be_called_anything_else(tmp_path: Path, header: str) -> None:
+    assert texts_of(written(tmp_path / "in.csv", f"{header}\nx\n"))[-1] == "x"
