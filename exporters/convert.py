@@ -376,7 +376,7 @@ def _optimized(graph: Graph, this: _Export) -> Card:
     card = replace(this.card, fusions=fuse(graph, this.checkpoint, sample, optimize=optimize))
     # fp16 is converted first: its conversion looks into no branches, and this step makes some.
     if optimize == "full" and this.options.precision == "fp32":
-        specialize(graph, this.checkpoint, sample, precision="fp32")
+        specialize(graph, this.checkpoint, sample, precision="fp32", quantized=this.options.quantize)
     return card
 
 

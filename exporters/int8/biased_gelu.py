@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx
 
-from bertonnx.exporters.int8.linear import WITHOUT_INT8
+from bertonnx.exporters.int8.remedy import WITHOUT_INT8
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
 from bertonnx.exporters.onnxgraph.step import Step, need
 

@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from bertonnx.exporters.beside import beside, torch_threads
 from bertonnx.exporters.int8.calibration import Statistics
-from bertonnx.exporters.int8.linear import WITHOUT_INT8, Linear, Shared
 from bertonnx.exporters.int8.pairsafe import quantize_weight, saturates
+from bertonnx.exporters.int8.remedy import WITHOUT_INT8
 from bertonnx.exporters.int8.rounding import spread_of
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.linear import Linear, Shared
 from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.runtime.rows import Array
 

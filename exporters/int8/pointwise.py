@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from bertonnx.exporters.int8.linear import WITHOUT_INT8
+from bertonnx.exporters.int8.remedy import WITHOUT_INT8
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.runtime.rows import Array
@@ -28,7 +28,7 @@ _LEAST_SIDE = 16
 class ConvolutionsToRows(Step):
     """Every convolution of kernel 1 over (batch, width, tokens) becomes a product of rows.
 
-    One for each group, as other families have it, so that INT8 finds it (`exporters.int8.linear`).
+    One for each group, as other families have it, so that INT8 finds it (`exporters.onnxgraph.linear`).
     Transpositions between such layers go; where something else reads or makes the other layout, one stays.
 
     Requires: an fp32 graph after attention fusion. Ensures: the same outputs but for rounding; no such

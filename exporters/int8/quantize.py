@@ -14,13 +14,13 @@ from bertonnx.exporters.int8.biased_gelu import BiasGelus
 from bertonnx.exporters.int8.biases import SpareBiases
 from bertonnx.exporters.int8.calibration import observe
 from bertonnx.exporters.int8.layers import RoundWeights, layers_of
-from bertonnx.exporters.int8.linear import Shared, find_linears
 from bertonnx.exporters.int8.pointwise import ConvolutionsToRows
 from bertonnx.exporters.int8.rowwise import PutRowwise
 from bertonnx.exporters.int8.smoothing import Smooth
 from bertonnx.exporters.int8.tables import QuantizeTables
 from bertonnx.exporters.onnxgraph.files import weight_bytes
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.linear import Shared, find_linears
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.options import TARGETS
 from bertonnx.exporters.verify.latency import Latency

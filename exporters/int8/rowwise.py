@@ -15,8 +15,9 @@ import numpy as np
 from onnx import TensorProto
 
 from bertonnx.exporters.int8.layers import Layer, Matrix, Rounded, require_layers
-from bertonnx.exporters.int8.linear import WITHOUT_INT8, Linear
+from bertonnx.exporters.int8.remedy import WITHOUT_INT8
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
+from bertonnx.exporters.onnxgraph.linear import Linear
 from bertonnx.exporters.onnxgraph.step import Step, need
 
 __all__ = ["PutRowwise"]

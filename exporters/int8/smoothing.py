@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertonnx.exporters.int8.layers import Layer, least_output, require_layers
-from bertonnx.exporters.int8.linear import WITHOUT_INT8
+from bertonnx.exporters.int8.remedy import WITHOUT_INT8
 from bertonnx.exporters.onnxgraph.attentions import attention_inputs
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import Step, need

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from bertonnx.exporters.int8.linear import WITHOUT_INT8
+from bertonnx.exporters.int8.remedy import WITHOUT_INT8
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import Step, need
 from bertonnx.runtime.rows import Array

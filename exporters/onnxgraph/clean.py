@@ -145,7 +145,7 @@ def _fusion_options() -> Any:
     options.enable_embed_layer_norm = False
     options.enable_skip_layer_norm = False
     options.enable_bias_skip_layer_norm = False
-    # On CPU BiasGelu is slower than Add and Gelu apart, and INT8 looks for the Add (`exporters.int8.linear`).
+    # On CPU BiasGelu is slower than Add and Gelu apart, and others look for the Add (`onnxgraph.linear`).
     options.enable_bias_gelu = False
     options.enable_qordered_matmul = False
     return options

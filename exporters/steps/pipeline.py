@@ -5,7 +5,8 @@
                   FuseElementwise  GELU and layer normalization; needs constants as weights
                   FuseAttention    attention, whatever the family; needs constants as weights
                   Clean            removes what fusion left behind
-    `specialize`  Unmask           a second way where nothing is padded; needs fused attention
+    `specialize`  SpareBiases      fewer additions; needs fused attention; fp32 that is no INT8's reference
+                  Unmask           a second way where nothing is padded; needs fused attention
                   KeepFirstToken   the last layer for one token; needs fused attention, in one way or two
                   Clean            fp32 alone
 
@@ -27,6 +28,7 @@ from bertonnx.exporters.onnxgraph.clean import Clean, FuseElementwise
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.steps.attention import FuseAttention
+from bertonnx.exporters.steps.biases import SpareBiases
 from bertonnx.exporters.steps.first_token import KeepFirstToken
 from bertonnx.exporters.steps.heads import add_heads
 from bertonnx.exporters.steps.token_sums import TokenSums
@@ -75,12 +77,25 @@ def fuse(graph: Graph, checkpoint: Checkpoint, sample: Feeds, *, optimize: str) 
     return fusions
 
 
-def specialize(graph: Graph, checkpoint: Checkpoint, sample: Feeds, *, precision: str) -> None:
+def specialize(
+    graph: Graph, checkpoint: Checkpoint, sample: Feeds, *, precision: str, quantized: bool = False
+) -> None:
     """Spare a fused graph the masks that nothing needs and the tokens that no head reads.
+
+    Args:
+        graph: is changed.
+        checkpoint: what it was made from.
+        sample: inputs from which shapes are read.
+        precision: "fp32" or "fp16".
+        quantized: whether INT8 is made of the graph.
 
     Raises:
         GraphError: a step failed.
     """
+    # INT8 has a step of its own, which asks whether rows bear it; and the account of weights that a file from
+    # TensorFlow keeps has them all, bit for bit. On CUDA nothing is gained.
+    if precision == "fp32" and not quantized and checkpoint.source.replica is None:
+        run([SpareBiases()], graph)
     run([Unmask(checkpoint.max_length), KeepFirstToken(_small(sample))], graph)
     if precision == "fp32":  # the clean-up is for this CPU, and would write its casts to float32 into fp16
         run([Clean()], graph)

@@ -113,16 +113,19 @@ class _Graph:
                 parts = self._product(product)
                 # Of the same shape, which only equal ways of being made tell.
                 if parts is not None and self._op_of(residual) == b"LayerNormalization":
-                    inputs = [parts[0], residual, *node.inputs[1:], parts[1]]
+                    source, bias = parts
+                    inputs = [source, residual, *node.inputs[1:], *([bias] if bias else [])]
                     epsilon = node.attributes.get(b"epsilon", b"")
                     self.replaced[node.outputs[0]] = _written(
                         "SkipLayerNormalization", inputs, node.outputs[0], epsilon, domain=_MICROSOFT
                     )
-                    self._gone |= {total.outputs[0], product}
+                    self._gone |= {total.outputs[0]} | ({product} - {source})
                     break
 
     def _product(self, name: bytes) -> tuple[bytes, bytes] | None:
-        """Return a product and the bias that is added to it, where the sum is read once."""
+        """Return a product and the bias that is added to it, b"" for none, where the sum is read once."""
+        if self._op_of(name) == b"MatMul" and self._uses[name] == 1:
+            return name, b""
         if name in self._moved and self._uses[name] == 1:
             return self._moved[name]
         found = self._biased(name, 1)

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bertonnx.exporters.int8.linear import find_linears
 from bertonnx.exporters.int8.pointwise import ConvolutionsToRows
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.linear import find_linears
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.session.session import import_onnxruntime
 from tests.graphs import changed

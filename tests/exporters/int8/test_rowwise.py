@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from bertonnx.exporters.int8.biases import SpareBiases
 from bertonnx.exporters.int8.calibration import observe
 from bertonnx.exporters.int8.layers import RoundWeights, layers_of
-from bertonnx.exporters.int8.linear import find_linears
 from bertonnx.exporters.int8.pairsafe import saturates
 from bertonnx.exporters.int8.quantize import quantize_model
 from bertonnx.exporters.int8.rowwise import PutRowwise
 from bertonnx.exporters.int8.smoothing import Smooth
 from bertonnx.exporters.int8.tables import QuantizeTables
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.linear import find_linears
 from bertonnx.runtime.rows import Array, Piece
 from bertonnx.runtime.session.session import import_onnxruntime
 from tests.graphs import changed

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper
 from bertonnx.errors import GraphError
 from bertonnx.exporters.int8.calibration import Statistics
 from bertonnx.exporters.int8.layers import Layer, Rounded, layers_of
-from bertonnx.exporters.int8.linear import find_linears
 from bertonnx.exporters.int8.smoothing import ALPHA, Smooth, smoothing_factors
 from bertonnx.exporters.onnxgraph.attentions import OPERATOR
 from bertonnx.exporters.onnxgraph.graph import MS_DOMAIN, Graph
+from bertonnx.exporters.onnxgraph.linear import find_linears
 from bertonnx.exporters.onnxgraph.step import BrokenContractError, run
 from bertonnx.runtime.rows import Array
 from tests.graphs import assert_index_true

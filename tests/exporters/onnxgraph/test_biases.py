@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -11,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 import bertonnx
-from bertonnx.exporters.int8.biases import spare_biases
-from bertonnx.exporters.int8.layers import Matrix
-from bertonnx.exporters.int8.linear import Linear, find_linears
+from bertonnx.exporters.onnxgraph.biases import Matrix, spare_biases
 from bertonnx.exporters.onnxgraph.graph import Graph
+from bertonnx.exporters.onnxgraph.linear import Linear, find_linears
 from bertonnx.exporters.onnxgraph.probe import run_graph
+from bertonnx.exporters.steps.biases import SpareBiases
 from tests.tiny import save_tiny
 
 OUTPUT = {"feature-extraction": "last_hidden_state", "text-classification": "logits"}
@@ -24,7 +25,8 @@ OUTPUT = {"feature-extraction": "last_hidden_state", "text-classification": "log
 def _exported(folder: Path, family: str, task: str) -> onnx.ModelProto:
     """Return a tiny model whose biases, zero in a new checkpoint, are as large as its weights."""
     source = save_tiny(folder / family, family, task)
-    model = onnx.load(bertonnx.export(source, folder / "model.onnx").path)
+    with mock.patch.object(SpareBiases, "apply", return_value=0):
+        model = onnx.load(bertonnx.export(source, folder / "model.onnx").path)
     rng = np.random.default_rng(0)
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
@@ -127,3 +129,20 @@ def test_a_norm_that_something_else_reads_keeps_its_bias(tmp_path: Path) -> None
     expected, actual = run_graph(model, feeds, norms), run_graph(spared, feeds, norms)
     for name in norms:
         np.testing.assert_allclose(actual[name], expected[name], rtol=0, atol=2e-4)
+
+
+def test_layers_without_biases_get_none(tmp_path: Path) -> None:
+    model = _exported(tmp_path, "bert", "feature-extraction")
+    graph = Graph(model)
+    shared = find_linears(graph)
+    linears = {linear.output: linear for group in shared for linear in group.linears}
+    # What reads the norms that could take a bias adds nothing itself, nor do output projections.
+    bare = {name for name in linears if "intermediate" in name or "attention/output" in name}
+    biases = {name: _constant(graph, linear.bias) for name, linear in linears.items() if name not in bare}
+    left = spare_biases(graph, shared, lambda name: _constant(graph, linears[name].weight), biases)
+    assert left.keys() == linears.keys()
+    assert all(left[name] is None for name in bare)
+    # Where no other bias could hold them, they stay: keys alone go.
+    gone = [name for name in biases if left[name] is None]
+    assert len(gone) == len(linears) // 6
+    assert all("key" in name for name in gone)

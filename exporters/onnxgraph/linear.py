@@ -13,12 +13,8 @@ import numpy.typing as npt
 import onnx
 
 from bertonnx.exporters.onnxgraph.graph import Graph
-from bertonnx.wording import Message, Option
 
-__all__ = ["WITHOUT_INT8", "Linear", "Shared", "find_linears", "linear_at"]
-
-WITHOUT_INT8 = Message("export without {option}", option=Option("quantize"))
-"""What a user can do where a step of INT8 fails."""
+__all__ = ["Linear", "Shared", "find_linears", "linear_at"]
 
 _LEAST_SIDE = 16
 """A weight with a side below this is a head of a few classes: nothing to gain, accuracy to lose."""
@@ -50,10 +46,10 @@ class Shared:
 
 
 def find_linears(graph: Graph) -> list[Shared]:
-    """Return all linear layers that are worth quantizing, those with one input together.
+    """Return all linear layers with much to multiply, those with one input together.
 
     Layers on one vector a text (pooler, classifier; `Gemm` in the graph) and those with under 16
-    inputs or features stay as they are: they take no time, and errors there are not averaged out.
+    inputs or features are none of them: they take no time, and errors there are not averaged out.
     """
     by_source: dict[str, list[Linear]] = {}
     for node in graph.nodes:
