@@ -65,7 +65,11 @@ class Card:
         mask_token_id: of fill-mask: its id.
         cls_token_id: of question answering: the token that stands for "no answer", -1 where the tokenizer
             names none; None where nothing says it, and the first token of all does.
+        unk_token_id: of token classification: the unknown token, which always begins a word, -1 where the
+            tokenizer names none; None where nothing says it, and the vocabulary's own does.
         pad_token_id: id that fills `input_ids` up in a padded batch.
+        left_out_id: of fill-mask: the token that is no part of a filled text, -1 where the tokenizer names no
+            token for padding; None where nothing says it, and `pad_token_id` is.
         padding_side: "right" or "left", for programs that pad; bertonnx itself never pads.
         truncation_side: the end of a long text that is cut, "right" or "left".
         clean_up_spaces: whether decoded text loses the spaces before punctuation, as transformers'
@@ -127,7 +131,9 @@ class Card:
     mask_token: str | None = None
     mask_token_id: int | None = None
     cls_token_id: int | None = None
+    unk_token_id: int | None = None
     pad_token_id: int = 0
+    left_out_id: int | None = None
     padding_side: str = "right"
     truncation_side: str = "right"
     clean_up_spaces: bool = False
@@ -284,13 +290,19 @@ def _is_id(number: int | None) -> bool:
     return number is None or 0 <= number < 1 << 31
 
 
+def _is_id_or_none(number: int | None) -> bool:
+    return number == -1 or _is_id(number)
+
+
 _RANGES: Mapping[str, Callable[[Any], bool]] = {
     # A million tokens and numbers are a thousand times what any encoder has.
     "max_length": lambda number: 0 < number <= 1 << 20,
     "width": lambda number: number is None or 0 < number <= 1 << 20,
     "mask_token_id": _is_id,
-    "cls_token_id": lambda number: number == -1 or _is_id(number),
+    "cls_token_id": _is_id_or_none,
+    "unk_token_id": _is_id_or_none,
     "pad_token_id": _is_id,
+    "left_out_id": _is_id_or_none,
     "padding_side": lambda side: side in ("left", "right"),
     "truncation_side": lambda side: side in ("left", "right"),
     "problem_type": lambda name: name is None or name in PROBLEM_TYPES,

@@ -170,7 +170,9 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
         mask_token=mask,
         mask_token_id=_token_id(folder, mask),
         cls_token_id=_token_id(folder, unanswered) if "no_answer" in task.options else None,
+        unk_token_id=_named_id(folder, "unk_token") if "aggregation" in task.options else None,
         pad_token_id=int(config.get("pad_token_id") or 0),
+        left_out_id=_named_id(folder, "pad_token") if task.masked else None,
         clean_up_spaces=bool(tokenizer.get("clean_up_tokenization_spaces", False)),
         optimize="none",
         source={"id": folder.root.name, "kind": "optimum-cli", "revision": None},
@@ -195,6 +197,9 @@ def _labels(file: ModelFile, folder: ForeignFolder) -> tuple[str, ...]:
         )
     return tuple(known[key] for key in sorted(known, key=int))
 
+
+_NO_OWN_TOKENS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of tokenizers whose special tokens are those that the folder names."""
 
 _WIDTHS = ("hidden_size", "dim", "emb_dim", "d_model", "n_embd")
 """What configurations call the width of their vectors."""
@@ -387,6 +392,16 @@ def _normalizes(folder: ForeignFolder) -> bool:
 def _token_id(folder: ForeignFolder, token: str | None) -> int | None:
     added = folder.json("tokenizer.json").get("added_tokens", [])
     return next((int(entry["id"]) for entry in added if entry["content"] == token), None)
+
+
+def _named_id(folder: ForeignFolder, name: str) -> int | None:
+    """Return the id of a special token, -1 where the tokenizer has none; None where nothing says it."""
+    tokenizer, special = folder.json("tokenizer_config.json"), folder.json("special_tokens_map.json")
+    token = _content(tokenizer.get(name, special.get(name)))
+    # Any other class has tokens of its own, which need not be written down.
+    if token is None and tokenizer.get("tokenizer_class") in _NO_OWN_TOKENS:
+        return -1
+    return _token_id(folder, token)
 
 
 def _content(token: Any) -> str | None:

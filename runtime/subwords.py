@@ -21,7 +21,7 @@ class SubwordRule:
     Attributes:
         has_prefix: the tokenizer marks such tokens ("##ing"), so that they are longer than their text.
             Without a mark, a token continues a word where no space is before it or at its start.
-        unknown_id: id of the unknown token, which always begins a word; None where there is none.
+        unknown_id: id of the unknown token, which always begins a word; None or -1 where there is none.
         added: id of an added token -> how long it is; in an encoding it is what was typed, with the spaces
             that it took along.
     """

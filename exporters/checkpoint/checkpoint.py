@@ -78,7 +78,9 @@ class Checkpoint:
         mask_token: where texts must hold one.
         mask_token_id: its id.
         cls_token_id: of question answering.
+        unk_token_id: of token classification.
         pad_token_id: id for padding.
+        left_out_id: of fill-mask.
         padding_side: "right" or "left".
         truncation_side: "right" or "left".
         clean_up_spaces: of decoded text.
@@ -117,7 +119,9 @@ class Checkpoint:
     mask_token: str | None
     mask_token_id: int | None
     cls_token_id: int | None
+    unk_token_id: int | None
     pad_token_id: int
+    left_out_id: int | None
     padding_side: str
     truncation_side: str
     clean_up_spaces: bool
@@ -449,7 +453,11 @@ def _assembled(
         mask_token=tokenizer.mask_token if plan.row.masked else None,
         mask_token_id=tokenizer.mask_token_id if plan.row.masked else None,
         cls_token_id=unanswered_id(plan.row, tokenizer),
+        unk_token_id=tokenizer.special_ids.get("unk_token", -1)
+        if "aggregation" in plan.row.options
+        else None,
         pad_token_id=pad if pad is not None else plan.config.pad_token_id or 0,
+        left_out_id=tokenizer.special_ids.get("pad_token", -1) if plan.row.masked else None,
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
         clean_up_spaces=tokenizer.clean_up_spaces,

@@ -6,7 +6,7 @@ Source of the rules: transformers 4.57.6, `pipelines/token_classification.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
@@ -29,7 +29,13 @@ def entity_decoder(context: DecoderContext) -> EntityDecoder:
     aggregation = context.options.aggregation
     # The rule is read from the whole vocabulary, for which the other aggregations need not wait.
     subwords = context.tokenizer.subwords if aggregation in _COMBINE else SubwordRule(False)
-    return EntityDecoder(context.card.labels, aggregation, subwords)
+    unknown = context.card.unk_token_id
+    # A vocabulary may have an unknown token that the tokenizer does not name, and the pipeline goes by names.
+    return EntityDecoder(
+        context.card.labels,
+        aggregation,
+        subwords if unknown is None else replace(subwords, unknown_id=unknown),
+    )
 
 
 class _Unit(NamedTuple):

@@ -25,7 +25,7 @@ def mask_decoder(context: DecoderContext) -> MaskDecoder:
     return MaskDecoder(
         card.mask_token or "",
         card.mask_token_id or 0,
-        card.pad_token_id,
+        card.pad_token_id if card.left_out_id is None else card.left_out_id,
         context.tokenizer.decode_ids,
         context.top_k,
     )
@@ -60,14 +60,14 @@ class MaskDecoder:
     Attributes:
         mask_token: what a user writes where a word is to be predicted (`Card.mask_token`).
         mask_token_id: its id (`Card.mask_token_id`).
-        pad_token_id: left out of `sequence` (`Card.pad_token_id`).
+        left_out_id: of a token that is left out of `sequence`; -1 for none (`Card.left_out_id`).
         decode_ids: token ids, and whether to skip special tokens, to text.
         top_k: how many candidates there are for each mask.
     """
 
     mask_token: str
     mask_token_id: int
-    pad_token_id: int
+    left_out_id: int
     decode_ids: Callable[[list[int], bool], str]
     top_k: int = 5
 
@@ -117,7 +117,7 @@ class MaskDecoder:
         for token_id, score in zip(*mask.candidates, strict=True):
             ids[mask.place] = token_id
             # As in the pipeline, padding is never part of the text.
-            sequence = self.decode_ids([i for i in ids if i != self.pad_token_id], single)
+            sequence = self.decode_ids([i for i in ids if i != self.left_out_id], single)
             token = self.decode_ids([token_id], False)
             filled.append({"token": token, "token_id": token_id, "score": score, "sequence": sequence})
         return filled

@@ -93,6 +93,8 @@ def test_the_same_results_as_our_own_export(
             "max_length",
             "mask_token_id",
             "cls_token_id",
+            "unk_token_id",
+            "left_out_id",
             "width",
             "normalize",
         ):

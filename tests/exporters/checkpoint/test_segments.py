@@ -56,3 +56,16 @@ def test_a_context_before_its_question(tmp_path: Path) -> None:
     save(tmp_path / "other", "BertForTokenClassification")
     edit_json(tmp_path / "other" / "tokenizer_config.json", padding_side="left")
     assert (read(tmp_path / "other").padding_side, read(tmp_path / "other").cls_token_id) == ("left", None)
+
+
+def test_special_tokens_that_results_go_by(tmp_path: Path) -> None:
+    save(tmp_path / "tags", "BertForTokenClassification")
+    save(tmp_path / "words", "BertForMaskedLM")
+    (tags, words) = (read(tmp_path / name) for name in ("tags", "words"))
+    ids = Tokenizer.from_str(tags.tokenizer_text).get_vocab()
+    assert (tags.unk_token_id, tags.left_out_id) == (ids["[UNK]"], None)
+    assert (words.unk_token_id, words.left_out_id) == (None, ids["[PAD]"])
+    for folder in (tmp_path / "tags", tmp_path / "words"):
+        edit_json(folder / "tokenizer_config.json", unk_token=None, pad_token=None)
+        (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    assert (read(tmp_path / "tags").unk_token_id, read(tmp_path / "words").left_out_id) == (-1, -1)

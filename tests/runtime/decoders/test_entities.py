@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from copy import copy
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -11,14 +13,15 @@ from tokenizers import Tokenizer
 
 from bertonnx.errors import UsageError
 from bertonnx.models.card import Card
-from bertonnx.runtime.decoders.entities import EntityDecoder
-from bertonnx.runtime.options import AGGREGATIONS, Aggregation
+from bertonnx.runtime.decoders import DecoderContext
+from bertonnx.runtime.decoders.entities import EntityDecoder, entity_decoder
+from bertonnx.runtime.options import AGGREGATIONS, Aggregation, DecodeOptions
 from bertonnx.runtime.rows import Array, Encoded, Item, Row
 from bertonnx.runtime.tokenization import SubwordRule, TextTokenizer, subword_rule
 from bertonnx.runtime.tokenizers_seam import opened
 from tests.corpus import PARAGRAPHS, SENTENCES
 from tests.decoding import Checkpoint, shared_checkpoint, shared_folder, tiny_checkpoint
-from tests.tokenizers_zoo import KINDS, wordpiece
+from tests.tokenizers_zoo import KINDS, pretrained, wordpiece
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 UNTAGGED = ("O", "PER", "X-LOC", "B-O", "I-PER")
@@ -109,6 +112,34 @@ def test_entities_of_windows_are_the_pipelines(kind: str, aggregation: Aggregati
         total += len(theirs)
         assert borders or ours == theirs
     assert same > 0.9 * total > 20
+
+
+def as_file(checkpoint: Checkpoint, **said: Any) -> EntityDecoder:
+    """Return the decoder of a file whose card says what its tokenizer names."""
+    card = replace(checkpoint.card, labels=checkpoint.labels, **said)
+    context = DecoderContext(
+        card, TextTokenizer(checkpoint.tokenizer_json, card), DecodeOptions(aggregation="average")
+    )
+    return entity_decoder(context)
+
+
+@heuristic_warning
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("named", [None, "!"])
+def test_the_unknown_token_is_the_one_that_the_tokenizer_names(kind: str, named: str | None) -> None:
+    checkpoint = copy(tagger(kind))
+    checkpoint.tokenizer = pretrained(kind)
+    checkpoint.tokenizer.unk_token = named
+    number = checkpoint.tokenizer.unk_token_id
+    pipeline = checkpoint.pipeline(aggregation_strategy="average")
+    decoder = as_file(checkpoint, unk_token_id=-1 if number is None else number)
+    usual = as_file(checkpoint)
+    rows = checkpoint.encode([Row(text) for text in TEXTS])
+    found = [checkpoint.decode(decoder, encoded) for encoded in rows]
+    assert found == [{"entities": as_item(pipeline(text), text)} for text in TEXTS]
+    # Every byte has a token in such a vocabulary, so that nothing is unknown to it.
+    differs = found != [checkpoint.decode(usual, encoded) for encoded in rows]
+    assert differs or (kind == "bpe" and named is None)
 
 
 def word_borders_within(encoded: Encoded) -> set[int]:

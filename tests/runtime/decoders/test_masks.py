@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,13 +11,14 @@ import pytest
 
 from bertonnx.errors import RowError
 from bertonnx.models.card import Card
-from bertonnx.runtime.decoders.masks import MaskDecoder
-from bertonnx.runtime.options import LongText
+from bertonnx.runtime.decoders import DecoderContext
+from bertonnx.runtime.decoders.masks import MaskDecoder, mask_decoder
+from bertonnx.runtime.options import DecodeOptions, LongText
 from bertonnx.runtime.rows import Encoded, Item, Row
 from bertonnx.runtime.tokenization import TextTokenizer
 from tests.corpus import PARAGRAPHS, SENTENCES
 from tests.decoding import Checkpoint, tiny_checkpoint
-from tests.tokenizers_zoo import KINDS, wordpiece
+from tests.tokenizers_zoo import KINDS, pretrained, wordpiece
 
 
 def masked(text: str, mask: str, count: int) -> str:
@@ -134,6 +138,42 @@ def test_padding_is_left_out_of_the_sequence() -> None:
     (first,), (second,) = item["masks"]
     assert (first["token"], first["sequence"]) == ("[PAD]", "[CLS] of [MASK] [SEP]")
     assert second["sequence"] == "[CLS] [MASK] of [SEP]"
+
+
+@pytest.mark.parametrize("pad", [None, "[SEP]"])
+def test_only_a_token_that_is_named_for_padding_is_left_out(pad: str | None) -> None:
+    checkpoint = copy(filler("wordpiece"))
+    checkpoint.tokenizer = pretrained("wordpiece")
+    checkpoint.tokenizer.pad_token = pad
+    # The first id is one of text, as the one of "!" is in vocabularies without tokens of their own.
+    checkpoint.model = copy(checkpoint.model)
+    checkpoint.model.forward = towards(checkpoint.model.forward, 0)
+    number = checkpoint.tokenizer.pad_token_id
+    card = replace(
+        checkpoint.card,
+        mask_token="[MASK]",
+        mask_token_id=checkpoint.tokenizer.mask_token_id,
+        left_out_id=-1 if number is None else number,
+    )
+    tokenizer = TextTokenizer(checkpoint.tokenizer_json, card)
+    decoder = mask_decoder(DecoderContext(card, tokenizer, DecodeOptions(top_k=3)))
+    text = "[MASK] of [MASK]"
+    (encoded,) = checkpoint.encode([Row(text)])
+    item = checkpoint.decode(decoder, encoded)
+    assert item == as_item(checkpoint.pipeline(top_k=3)(text))
+    assert {candidates[0]["token"] for candidates in item["masks"]} == {"[PAD]"}
+    assert all("[PAD]" in candidates[0]["sequence"] for candidates in item["masks"])
+
+
+def towards(forward: Callable[..., Any], token: int) -> Callable[..., Any]:
+    """Return a model's `forward` whose best candidate is always one token."""
+
+    def changed(**inputs: Any) -> Any:
+        made = forward(**inputs)
+        made["logits"][..., token] += 100
+        return made
+
+    return changed
 
 
 def test_top_k_ends_with_the_vocabulary() -> None:
