@@ -47,6 +47,9 @@ NOTES = (
 """Promises of a bertonnx file that do not hold for these."""
 
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_SOMETIMES = ("token_type_ids",)
+"""Inputs of which a tokenizer says whether it makes them; Optimum gives a graph zeros in their place."""
+
 _MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")
 """Of Sentence-Transformers; dropout does nothing at inference."""
 
@@ -129,14 +132,18 @@ def _assumed(file: ModelFile, folder: ForeignFolder, card: Card) -> Iterator[Mes
 def _tokenizer(folder: ForeignFolder) -> str:
     # Saved padding and truncation are how it was trained, not how it is used.
     text = stripped(folder.text("tokenizer.json"))
-    if not folder.transformer.get("do_lower_case"):
-        return text
     data = json.loads(text)
-    # As Sentence-Transformers does: before whatever else the tokenizer changes.
-    own = data.get("normalizer")
-    parts = own["normalizers"] if own and own["type"] == "Sequence" else [own] if own else []
-    data["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    own = as_said = data.get("normalizer")
+    said = folder.json("tokenizer_config.json")
+    if own and own["type"] == "BertNormalizer" and said.get("tokenizer_class") not in _NO_OWN_TOKENS:
+        as_said = {**own, **{name: said[key] for key, name in _CASES.items() if key in said}}
+    if folder.transformer.get("do_lower_case"):
+        # As Sentence-Transformers does: before whatever else the tokenizer changes.
+        parts = as_said["normalizers"] if own and own["type"] == "Sequence" else [as_said] if own else []
+        as_said = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
+    if as_said == own:
+        return text
+    return json.dumps({**data, "normalizer": as_said}, ensure_ascii=False, separators=(",", ":"))
 
 
 def _card(file: ModelFile, folder: ForeignFolder) -> Card:
@@ -155,7 +162,7 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
         task=task.name,
         family=str(config.get("model_type", "unknown")),
         max_length=_max_length(config, tokenizer, folder),
-        inputs=file.inputs,
+        inputs=_made(file, tokenizer),
         outputs=tuple(task.outputs),
         labels=names,
         problem_type=problem,
@@ -173,10 +180,34 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
         unk_token_id=_named_id(folder, "unk_token") if "aggregation" in task.options else None,
         pad_token_id=int(config.get("pad_token_id") or 0),
         left_out_id=_named_id(folder, "pad_token") if task.masked else None,
+        padding_side=_side("padding", tokenizer, folder),
+        truncation_side=_side("truncation", tokenizer, folder),
         clean_up_spaces=bool(tokenizer.get("clean_up_tokenization_spaces", False)),
         optimize="none",
         source={"id": folder.root.name, "kind": "optimum-cli", "revision": None},
     )
+
+
+def _made(file: ModelFile, tokenizer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the inputs of the graph that the tokenizer makes; it gets zeros for others (`_Completed`)."""
+    names = tokenizer.get("model_input_names") or file.inputs
+    return tuple(name for name in file.inputs if name in names or name not in _SOMETIMES)
+
+
+def _side(name: str, tokenizer: Mapping[str, Any], folder: ForeignFolder) -> str:
+    """Return where a text is padded or cut: tokenizer.json says it where no key does."""
+    key = f"{name}_side"
+    saved = folder.json("tokenizer.json").get(name) or {}
+    side = str(tokenizer.get(key) or saved.get("direction", "right")).lower()
+    if side not in ("left", "right"):
+        raise ModelFileError(
+            "tokenizer_config.json in {folder} has {key} {side!r}, which is neither left nor right; write "
+            "one of them there",
+            folder=folder.root,
+            key=key,
+            side=side,
+        )
+    return side
 
 
 def _labels(file: ModelFile, folder: ForeignFolder) -> tuple[str, ...]:
@@ -199,7 +230,14 @@ def _labels(file: ModelFile, folder: ForeignFolder) -> tuple[str, ...]:
 
 
 _NO_OWN_TOKENS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes of tokenizers whose special tokens are those that the folder names."""
+"""Classes of tokenizers that are what tokenizer.json says, with the special tokens that the folder names."""
+
+_CASES: Mapping[str, str] = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Keys of tokenizer_config.json by which BERT's classes change what tokenizer.json says."""
 
 _WIDTHS = ("hidden_size", "dim", "emb_dim", "d_model", "n_embd")
 """What configurations call the width of their vectors."""
@@ -417,13 +455,16 @@ class _Completed:
         self.notes = session.notes
         self.placement = session.placement
         self.provider = session.provider
-        self.inputs = session.inputs
+        self.inputs = card.inputs
         self.outputs = card.outputs
+        self._unfed = [name for name in session.inputs if name not in card.inputs]
 
     def run(self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False) -> list[Array]:
         """Return the named outputs of one batch, those that the graph lacks computed here."""
         # One run, though several outputs may be made of the same.
         needed = sorted({self._origin(name) for name in outputs})
+        if self._unfed:
+            feeds = {**feeds, **dict.fromkeys(self._unfed, np.zeros_like(feeds["input_ids"]))}
         raw = dict(zip(needed, self._session.run(needed, feeds, alone=alone), strict=True))
         return [self._output(name, raw[self._origin(name)]) for name in outputs]
 

