@@ -6,7 +6,6 @@ NumPy, and `notes` says which promises of a bertonnx file do not hold.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS, Task
 from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file
 from bertonnx.runtime.optimum_folder import EXPORT, ForeignFolder, class_name, find_folder
+from bertonnx.runtime.optimum_tokenizer import ForeignTokenizer
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Array
 from bertonnx.runtime.session.session import Feeds, OpenSession, open_session
-from bertonnx.runtime.tokenization import stripped
 from bertonnx.wording import Call, Message
 
 __all__ = ["OptimumModel", "pool_cls", "pool_last", "pool_max", "pool_mean", "read_optimum"]
@@ -47,9 +46,6 @@ NOTES = (
 """Promises of a bertonnx file that do not hold for these."""
 
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-_SOMETIMES = ("token_type_ids",)
-"""Inputs of which a tokenizer says whether it makes them; Optimum gives a graph zeros in their place."""
-
 _MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")
 """Of Sentence-Transformers; dropout does nothing at inference."""
 
@@ -102,7 +98,7 @@ def read_optimum(path: Path) -> OptimumModel:
         )
     try:
         card = _card(file, folder)
-        tokenizer = _tokenizer(folder)
+        tokenizer = ForeignTokenizer(folder).text
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ModelFileError(
             "the configuration in {folder} cannot be understood ({kind}: {error}); export the checkpoint "
@@ -129,40 +125,30 @@ def _assumed(file: ModelFile, folder: ForeignFolder, card: Card) -> Iterator[Mes
         yield Message("nothing in it says how token vectors become one; their mean is taken, not normalized")
 
 
-def _tokenizer(folder: ForeignFolder) -> str:
-    # Saved padding and truncation are how it was trained, not how it is used.
-    text = stripped(folder.text("tokenizer.json"))
-    data = json.loads(text)
-    own = as_said = data.get("normalizer")
-    said = folder.json("tokenizer_config.json")
-    if own and own["type"] == "BertNormalizer" and said.get("tokenizer_class") not in _NO_OWN_TOKENS:
-        as_said = {**own, **{name: said[key] for key, name in _CASES.items() if key in said}}
-    if folder.transformer.get("do_lower_case"):
-        # As Sentence-Transformers does: before whatever else the tokenizer changes.
-        parts = as_said["normalizers"] if own and own["type"] == "Sequence" else [as_said] if own else []
-        as_said = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
-    if as_said == own:
-        return text
-    return json.dumps({**data, "normalizer": as_said}, ensure_ascii=False, separators=(",", ":"))
-
-
 def _card(file: ModelFile, folder: ForeignFolder) -> Card:
-    config, tokenizer = folder.config, folder.json("tokenizer_config.json")
-    special = folder.json("special_tokens_map.json")
+    config, tokenizer = folder.config, ForeignTokenizer(folder)
     widths = {name: value.width for name, value in file.declared.items() if value.width}
     task = _task(file, folder)
     _require_modules(file, folder)
     names = _labels(file, folder) if task.labelled else ()
     problem, activation = _problem(folder, task, names)
-    mask = _content(tokenizer.get("mask_token", special.get("mask_token"))) if task.masked else None
-    unanswered = _content(tokenizer.get("cls_token", special.get("cls_token")))
+    mask = tokenizer.token("mask_token") if task.masked else None
+    padded = tokenizer.side("padding")
+    if "no_answer" in task.options and padded == "left":
+        raise ModelFileError(
+            "the tokenizer in {folder} pads on the left, for which transformers puts the context before the "
+            "question, and bertonnx puts the question first; if the model was trained so too, write {line} "
+            "into tokenizer_config.json",
+            folder=folder.root,
+            line='"padding_side": "right"',
+        )
     pooling = _pooling(file, folder) if task.pooled else None
     joined = len((pooling or "").split(","))
     return Card(
         task=task.name,
         family=str(config.get("model_type", "unknown")),
-        max_length=_max_length(config, tokenizer, folder),
-        inputs=_made(file, tokenizer),
+        max_length=_max_length(config, tokenizer.config, folder),
+        inputs=tokenizer.made(file.inputs),
         outputs=tuple(task.outputs),
         labels=names,
         problem_type=problem,
@@ -175,39 +161,17 @@ def _card(file: ModelFile, folder: ForeignFolder) -> Card:
         default_prompt=folder.default_prompt if task.pooled else None,
         pooled_prompt=bool(folder.json(folder.pooling_file).get("include_prompt", True)),
         mask_token=mask,
-        mask_token_id=_token_id(folder, mask),
-        cls_token_id=_token_id(folder, unanswered) if "no_answer" in task.options else None,
-        unk_token_id=_named_id(folder, "unk_token") if "aggregation" in task.options else None,
+        mask_token_id=tokenizer.token_id(mask),
+        cls_token_id=tokenizer.named_id("cls_token") if "no_answer" in task.options else None,
+        unk_token_id=tokenizer.named_id("unk_token") if "aggregation" in task.options else None,
         pad_token_id=int(config.get("pad_token_id") or 0),
-        left_out_id=_named_id(folder, "pad_token") if task.masked else None,
-        padding_side=_side("padding", tokenizer, folder),
-        truncation_side=_side("truncation", tokenizer, folder),
-        clean_up_spaces=bool(tokenizer.get("clean_up_tokenization_spaces", False)),
+        left_out_id=tokenizer.named_id("pad_token") if task.masked else None,
+        padding_side=padded,
+        truncation_side=tokenizer.side("truncation"),
+        clean_up_spaces=bool(tokenizer.config.get("clean_up_tokenization_spaces", False)),
         optimize="none",
         source={"id": folder.root.name, "kind": "optimum-cli", "revision": None},
     )
-
-
-def _made(file: ModelFile, tokenizer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the inputs of the graph that the tokenizer makes; it gets zeros for others (`_Completed`)."""
-    names = tokenizer.get("model_input_names") or file.inputs
-    return tuple(name for name in file.inputs if name in names or name not in _SOMETIMES)
-
-
-def _side(name: str, tokenizer: Mapping[str, Any], folder: ForeignFolder) -> str:
-    """Return where a text is padded or cut: tokenizer.json says it where no key does."""
-    key = f"{name}_side"
-    saved = folder.json("tokenizer.json").get(name) or {}
-    side = str(tokenizer.get(key) or saved.get("direction", "right")).lower()
-    if side not in ("left", "right"):
-        raise ModelFileError(
-            "tokenizer_config.json in {folder} has {key} {side!r}, which is neither left nor right; write "
-            "one of them there",
-            folder=folder.root,
-            key=key,
-            side=side,
-        )
-    return side
 
 
 def _labels(file: ModelFile, folder: ForeignFolder) -> tuple[str, ...]:
@@ -228,16 +192,6 @@ def _labels(file: ModelFile, folder: ForeignFolder) -> tuple[str, ...]:
         )
     return tuple(known[key] for key in sorted(known, key=int))
 
-
-_NO_OWN_TOKENS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes of tokenizers that are what tokenizer.json says, with the special tokens that the folder names."""
-
-_CASES: Mapping[str, str] = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
-"""Keys of tokenizer_config.json by which BERT's classes change what tokenizer.json says."""
 
 _WIDTHS = ("hidden_size", "dim", "emb_dim", "d_model", "n_embd")
 """What configurations call the width of their vectors."""
@@ -308,13 +262,19 @@ def _problem(folder: ForeignFolder, task: Task, labels: Sequence[str]) -> tuple[
     if any("tokens" in dimensions for dimensions in task.outputs.values()):
         return None, "softmax"
     problem, own = folder.config.get("problem_type"), _own_activation(folder)
+    if _is_cross_encoder(folder):
+        own = own or ("sigmoid" if len(labels) == 1 else "none")
+        # `predict` gives the scores of all labels alike: only sigmoids can be read as a yes or no for each.
+        if len(labels) > 1 and (problem, own) != ("multi_label_classification", "sigmoid"):
+            problem = "single_label_classification"
+        return problem or "regression", own
     if problem == "regression":
-        return "regression", own or "none"
+        return "regression", "none"
     if problem == "multi_label_classification":
-        return problem, own or "sigmoid"
+        return problem, "sigmoid"
     if len(labels) == 1:
-        return "regression", own or "sigmoid"
-    return "single_label_classification", own or "softmax"
+        return "regression", "sigmoid"
+    return "single_label_classification", "softmax"
 
 
 def _is_cross_encoder(folder: ForeignFolder) -> bool:
@@ -425,25 +385,6 @@ def _pooling(file: ModelFile, folder: ForeignFolder) -> str | None:
 
 def _normalizes(folder: ForeignFolder) -> bool:
     return any(class_name(kind) == "Normalize" for kind, _ in folder.modules)
-
-
-def _token_id(folder: ForeignFolder, token: str | None) -> int | None:
-    added = folder.json("tokenizer.json").get("added_tokens", [])
-    return next((int(entry["id"]) for entry in added if entry["content"] == token), None)
-
-
-def _named_id(folder: ForeignFolder, name: str) -> int | None:
-    """Return the id of a special token, -1 where the tokenizer has none; None where nothing says it."""
-    tokenizer, special = folder.json("tokenizer_config.json"), folder.json("special_tokens_map.json")
-    token = _content(tokenizer.get(name, special.get(name)))
-    # Any other class has tokens of its own, which need not be written down.
-    if token is None and tokenizer.get("tokenizer_class") in _NO_OWN_TOKENS:
-        return -1
-    return _token_id(folder, token)
-
-
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
 
 
 class _Completed:

@@ -233,6 +233,32 @@ def test_texts_are_read_as_optimum_reads_them(copy: Path, said: dict[str, Any]) 
         assert [*found["scores"].values()] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("problem", [None, "regression", "multi_label_classification"])
+def test_a_cross_encoder_of_several_outputs_gives_what_its_graph_does(
+    copy: Path, problem: str | None
+) -> None:
+    """As `CrossEncoder` does where nothing says an activation."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "problem_type": problem}))
+    (copy / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
+    ort = pytest.importorskip("optimum.onnxruntime")
+    model = ort.ORTModelForSequenceClassification.from_pretrained(copy)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(copy)
+    text, pair = "Is Mars red?", "It is red."
+    expected = model(**tokenizer(text, pair, return_tensors="pt")).logits[0].tolist()
+    (found,) = _predict(copy, [text], [pair])
+    assert [*found["scores"].values()] == pytest.approx(expected, abs=1e-5)
+    assert found["label"] == list(found["scores"])[int(np.argmax(expected))]
+
+
+def test_contexts_before_their_questions_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["question-answering"], tmp_path / "copy"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "padding_side": "left"}))
+    with pytest.raises(ModelFileError, match="puts the context before the question"):
+        bertonnx.load(folder)
+
+
 def test_a_side_that_is_none(copy: Path) -> None:
     file = copy / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "truncation_side": "both"}))

@@ -42,8 +42,9 @@ ROOMS: Mapping[str, str] = {
     "runtime/engine": "runtime/session runtime/rows.py runtime/tokenization.py",
     "runtime/io": "runtime/rows.py runtime/vectors",
     "runtime/optimum_folder.py": "",
-    "runtime/optimum.py": "runtime/optimum_folder.py runtime/modelfile runtime/session runtime/rows.py "
-    "runtime/tokenization.py",
+    "runtime/optimum_tokenizer.py": "runtime/optimum_folder.py runtime/tokenization.py",
+    "runtime/optimum.py": "runtime/optimum_folder.py runtime/optimum_tokenizer.py runtime/modelfile "
+    "runtime/session runtime/rows.py",
     "runtime/opening.py": "runtime/modelfile runtime/session runtime/tokenization.py runtime/optimum.py",
     "runtime/methods.py": "runtime/rows.py runtime/vectors",
     "runtime/token_methods.py": "runtime/rows.py runtime/decoders runtime/methods.py",
