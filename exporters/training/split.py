@@ -135,7 +135,7 @@ def _require_learnable(data: Labelled) -> None:
         raise InputError(
             "{path} has one label, {label!r}, in all its rows; two at least are needed",
             path=data.path,
-            label=names[0],
+            label=names[0][:80],
         )
     if data.kind == SINGLE and len(names) * 2 > rows:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ _HALF = re.compile("[\ud800-\udfff]")
 """Halves of characters, which JSON can write, and no tokenizer reads."""
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+_LARGEST = 1e30
+"""Amount beyond which float32, which models compute in, has no room for sums and squares of weights."""
 
 _MOST_CLASSES = 50
 """Different whole numbers up to which they are classes and no amounts, where nobody says."""
@@ -382,6 +386,8 @@ def _number(label: Any) -> float | None:
         number = float(label)
     except (TypeError, ValueError):
         return None
+    except OverflowError:  # a whole number of JSON, of more than 308 digits
+        return sys.float_info.max if label > 0 else -sys.float_info.max
     return number if math.isfinite(number) else None
 
 
@@ -402,6 +408,14 @@ def _amounts(labels: Sequence[Any], numbers: Sequence[float | None], path: str) 
                 path=path,
                 wanted=_WANTED[REGRESSION],
             )
+        if abs(number) > _LARGEST:
+            raise InputError(
+                "the label {label} of {path} is too large for a model, which computes in float32; divide all "
+                "labels by one number, so that they are at most {largest:.0e}",
+                label=str(label)[:80],
+                path=path,
+                largest=_LARGEST,
+            )
     return [number for number in numbers if number is not None]
 
 
@@ -409,8 +423,9 @@ def _word(label: Any, path: str) -> str:
     """Return a label as text: 1.0 of a table with gaps is the class 1."""
     if isinstance(label, float) and math.isfinite(label) and label == int(label):
         return str(int(label))
-    # What is none is written as its parts, which nobody would call a label.
-    if isinstance(label, (Mapping, list, bytes, float)) or label is None:
+    # What is none is written as its parts, which nobody would call a label; half a character is none either.
+    half = isinstance(label, str) and _HALF.search(label)
+    if isinstance(label, (Mapping, list, bytes, float)) or label is None or half:
         raise InputError(
             "{path} has the label {label!r}; give words, numbers, or lists of them",
             path=path,

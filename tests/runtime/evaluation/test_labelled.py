@@ -179,3 +179,25 @@ def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
         read_labelled(tmp_path / "none.csv", Columns())
     with pytest.raises(InputError, match="holds no rows"):
         read(tmp_path, "empty.csv", "text,label\n")
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        # Each was another exception, or a file whose figures were NaN.
+        (10**400, "is too large for a model, which computes in float32; divide all labels by one number"),
+        (-1e300, r"the label -1e\+300 of .* is too large"),
+        ("\ud800", "has the label .* give words, numbers, or lists of them"),
+        (["\ud800"], "has the label .* give words, numbers, or lists of them"),
+    ],
+)
+def test_labels_that_no_model_can_hold(tmp_path: Path, label: object, said: str) -> None:
+    other: object = ["a"] if isinstance(label, list) else "a" if isinstance(label, str) else 0.5
+    lines = [json.dumps({"text": str(n), "label": one}) + "\n" for n, one in enumerate((other, label))]
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, "a.jsonl", "".join(lines))
+
+
+def test_a_label_of_many_brackets_is_a_word(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", "text,label\na," + "[" * 50_000 + "\nb,c\n")
+    assert found.names == ("[" * 50_000, "c")
