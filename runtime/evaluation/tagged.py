@@ -283,8 +283,12 @@ def _is_text(text: Any) -> bool:
     """Return whether a text or list of words can be read by a model."""
     if isinstance(text, list):
         return all(isinstance(word, str) for word in text) and _is_text(" ".join(text))
+    return bool(text.strip()) and _is_whole(text)
+
+
+def _is_whole(text: str) -> bool:
     # JSON can write halves of characters.
-    return bool(text.strip()) and not any("\ud800" <= character <= "\udfff" for character in text)
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tagged(words: list[Any], tags: list[Any], path: str) -> tuple[str, tuple[Span, ...]]:
@@ -292,12 +296,13 @@ def _tagged(words: list[Any], tags: list[Any], path: str) -> tuple[str, tuple[Sp
         raise InputError(
             "a row of {path} has {words} words and {tags} tags", path=path, words=len(words), tags=len(tags)
         )
-    if any(not isinstance(tag, str) for tag in tags):
+    odd = [tag for tag in tags if not isinstance(tag, str) or not _is_whole(tag)]
+    if odd:
         raise InputError(
             "the tags of {path} are no names, such as {tag!r}, and nothing says what they mean; write names, "
             "such as B-PER",
             path=path,
-            tag=next(tag for tag in tags if not isinstance(tag, str)),
+            tag=odd[0],
         )
     return spans_of(words, tags)
 
@@ -324,7 +329,8 @@ def _span(item: Any, text: str, path: str) -> Span:
         values = tuple(item) if _is_span(item) else (None, None, None)
     start, end, label = values
     # True is an int too.
-    whole = type(start) is int and type(end) is int and label is not None and str(label).strip()
+    named = label is not None and str(label).strip() and _is_whole(str(label))
+    whole = type(start) is int and type(end) is int and named
     if not whole or not 0 <= start < end <= len(text) or not text[start:end].strip():
         raise InputError(
             "an entity of {path} is {item!r}, and the text has {length} characters; give start, end "

@@ -158,3 +158,16 @@ def test_labels_of_texts_are_no_entities(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps(row))
         assert not has_entities(tmp_path / name)
     assert not has_entities(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"tokens": ["Ada"], "ner_tags": ["B-\ud800"]}, "write names, such as B-PER"),
+        ({"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "\ud800"}]}, "an entity of"),
+    ],
+)
+def test_half_a_character_is_no_name(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=said):
+        read_tagged(tmp_path / "a.jsonl")
