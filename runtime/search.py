@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertonnx.errors import InputError, RowError, TaskError, UsageError
+from bertonnx.errors import InputError, OutputError, RowError, TaskError, UsageError
 from bertonnx.models.card import Card
+from bertonnx.runtime.io.files import replacing
 from bertonnx.runtime.io.formats import ending_of
 from bertonnx.runtime.io.readers import open_rows
 from bertonnx.runtime.io.stored import Stored, stored_vectors
-from bertonnx.runtime.io.text import open_lines
+from bertonnx.runtime.io.text import json_line, open_lines
 from bertonnx.runtime.io.writers import Target, check_output
 from bertonnx.runtime.model import Model
 from bertonnx.runtime.options import (
@@ -27,6 +28,7 @@ from bertonnx.runtime.options import (
     chosen,
     require_at_least,
 )
+from bertonnx.runtime.places import is_special
 from bertonnx.runtime.rows import Array, Item
 from bertonnx.runtime.vectors.encodings import has_ranges, is_packed
 from bertonnx.runtime.vectors.form import form_of
@@ -178,7 +180,7 @@ def search_files(
     Raises:
         BertonnxError: as `search`, or the model or output cannot be used.
     """
-    target = _checked(output, vectors)
+    target = _checked(output, vectors, queries)
     if model is None:
         return _write(target, [{"hits": hits} for hits in _searched(vectors, queries, options, None)])
     stored = stored_vectors(vectors, "vectors", column=options.column)
@@ -254,7 +256,7 @@ def _read_as(
     return Reading(encoding, ranges), decode
 
 
-def _checked(output: Path | None, vectors: Path) -> Target | None:
+def _checked(output: Path | None, vectors: Path, queries: str) -> Target | None:
     if output is None:
         return None
     if ending_of(output) not in _LINES:
@@ -263,13 +265,22 @@ def _checked(output: Path | None, vectors: Path) -> Target | None:
             option=Option("output", output),
             endings=" or ".join(_LINES),
         )
-    return check_output(output, input=vectors)
+    check_output(output, input=vectors)
+    return check_output(output, input=queries)
 
 
 def _write(target: Target | None, results: Sequence[Item | RowError]) -> int:
-    writer = open_lines(None if target is None else target.path)
-    writer.clear()
-    for row, result in enumerate(results):
-        writer.write(row, result)
-    writer.finish()
+    if target is None or is_special(target.path):
+        writer = open_lines(None if target is None else target.path)
+        for row, result in enumerate(results):
+            writer.write(row, result)
+        writer.finish()
+    else:
+        try:
+            # Aside: there is no part of a search that another could go on with.
+            with replacing(target.path) as file:
+                file.writelines(f"{json_line(*line)}\n".encode() for line in enumerate(results))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise OutputError("cannot write {path}: {why}", path=target.given, why=why) from error
     return sum(isinstance(result, RowError) for result in results)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bertonnx.errors import UsageError
+from bertonnx.errors import OutputError, UsageError
 from bertonnx.exporters.options import Trust
 from bertonnx.exporters.staging import require_free
 from bertonnx.exporters.training.lesson import Lesson, read_lesson
@@ -17,7 +17,7 @@ from bertonnx.runtime.evaluation.figures import Evaluation
 from bertonnx.runtime.evaluation.labelled import Columns
 from bertonnx.runtime.evaluation.report import check_report, write_report
 from bertonnx.runtime.modelfile.modelfile import read_model_file
-from bertonnx.wording import Message
+from bertonnx.wording import Call, Message
 
 __all__ = ["TrainReport", "train"]
 
@@ -154,9 +154,15 @@ def train(
         trust = Trust(allow_pickle, trust_remote_code)
         made = _fine_tuned(base, trust, data, path, options, progress)
     if target is not None:
-        write_report(
-            target, made.evaluation, title=f"{path.name}, trained on {Path(data).name}", about=made.notes
-        )
+        title = f"{path.name}, trained on {Path(data).name}"
+        try:
+            write_report(target, made.evaluation, title=title, about=made.notes)
+        except OutputError as error:
+            raise OutputError(
+                "{why}; the model is complete: {line} measures it again",
+                why=error.message,
+                line=Call("evaluate", path, "LABELLED", report=report),
+            ) from error
     return made
 
 

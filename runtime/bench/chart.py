@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bertonnx.errors import MissingDependencyError
 from bertonnx.runtime.bench.measure import BenchReport, BenchRow
@@ -93,7 +92,7 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def save_png(report: BenchReport, path: Path) -> None:
+def save_png(report: BenchReport, file: BinaryIO) -> None:
     """Draw the charts side by side.
 
     Raises:
@@ -116,7 +115,7 @@ def save_png(report: BenchReport, path: Path) -> None:
     figure.supxlabel(
         f"{about['cpu']}, {about['cores_allowed']} cores, ONNX Runtime {about['onnxruntime']}", size=9
     )
-    figure.savefig(path, format="png", dpi=150)
+    figure.savefig(file, format="png", dpi=150)
 
 
 def _latency(rows: Sequence[BenchRow], size: int) -> Lines:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bertonnx.errors import OutputError, UsageError
 from bertonnx.runtime.bench.chart import charts, require_matplotlib, save_png, svg
 from bertonnx.runtime.bench.measure import BenchReport, BenchRow
+from bertonnx.runtime.io.files import replacing, resolved
 from bertonnx.runtime.places import require_file_or_none
 from bertonnx.wording import making_folder, printable
 
@@ -100,22 +100,19 @@ def write_report(report: BenchReport, path: str | Path) -> None:
         OutputError: the file cannot be written.
         MissingDependencyError: it is a .png and Matplotlib is not installed.
     """
-    target = check_report_output(path).resolve()
-    # An earlier report stays whole until this one is.
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target = check_report_output(path)
+    ending = target.suffix.lower()
     try:
-        if target.suffix.lower() == ".png":
-            save_png(report, aside)
-        else:
-            text = _MAKERS[target.suffix.lower()](report)
-            # CSV is for programs, and its lines end in CR LF.
-            shown = text if target.suffix.lower() == ".csv" else printable(text)
-            aside.write_text(shown, encoding="utf-8", newline="")
-        aside.replace(target)
+        # An earlier report stays whole until this one is.
+        with replacing(resolved(target)) as file:
+            if ending == ".png":
+                save_png(report, file)
+            else:
+                text = _MAKERS[ending](report)
+                # CSV is for programs, and its lines end in CR LF.
+                file.write((text if ending == ".csv" else printable(text)).encode())
     except OSError as error:
         raise OutputError("cannot write {path}: {error}", path=path, error=error.strerror or error) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def terminal_table(report: BenchReport) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -14,6 +13,8 @@ from warnings import catch_warnings, simplefilter
 
 from bertonnx.errors import MissingDependencyError, OutputError, UsageError
 from bertonnx.runtime.evaluation.figures import Evaluation
+from bertonnx.runtime.io.files import replacing, resolved
+from bertonnx.runtime.places import require_file_or_none
 from bertonnx.wording import Install, printable
 
 __all__ = ["check_report", "lines", "name_of", "write_report"]
@@ -75,7 +76,7 @@ def check_report(path: str | Path) -> Path:
 
     Raises:
         UsageError: its ending names no format.
-        OutputError: its folder is missing or not writable, or it is a folder itself.
+        OutputError: its folder is missing or not writable, or it is a folder itself, a pipe or a device.
         MissingDependencyError: it is a .html and Matplotlib, which draws its pictures, is not installed.
     """
     target = Path(path)
@@ -87,6 +88,7 @@ def check_report(path: str | Path) -> Path:
         )
     if target.is_dir():
         raise OutputError("the report {path} is a folder; name a file in it", path=target)
+    require_file_or_none(target)
     try:
         # Tried, as permissions do not say what a full or read-only disk does.
         tempfile.TemporaryFile(dir=target.resolve().parent).close()
@@ -116,15 +118,12 @@ def write_report(path: Path, evaluation: Evaluation, *, title: str, about: Seque
         text = json.dumps({"format": 1, **evaluation.as_dict()}, indent=2, ensure_ascii=False) + "\n"
     else:
         text = printable(_html(evaluation, title, about))
-    # An earlier report stays whole until this one is.
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        # An earlier report stays whole until this one is.
+        with replacing(resolved(path)) as file:
+            file.write(text.encode())
     except OSError as error:
         raise OutputError("cannot write {path}: {error}", path=path, error=error.strerror or error) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def name_of(figure: str) -> str:

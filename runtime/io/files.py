@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,7 @@ __all__ = [
     "open_again",
     "open_in_place",
     "refuse_link",
+    "replacing",
     "resolved",
 ]
 
@@ -69,6 +71,29 @@ def create(path: Path, mode: int | None = None) -> BinaryIO:
     if mode is not None:
         os.fchmod(descriptor, mode) if hasattr(os, "fchmod") else path.chmod(mode)
     return os.fdopen(descriptor, "w+b")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file beside another, which takes its place when all went well, and goes away otherwise.
+
+    Args:
+        path: the file, links resolved; what it holds stays until then, and its permissions for good.
+
+    Raises:
+        OutputError: there is a link where the new file would be.
+        OSError: it cannot be written.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with create(aside, mode_of(path)) as file:
+            yield file
+        aside.replace(path)
+    except BaseException:  # an interrupt too leaves nothing
+        if is_regular(aside):
+            with suppress(OSError):
+                aside.unlink()
+        raise
 
 
 def open_again(path: Path) -> BinaryIO:

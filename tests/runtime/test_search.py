@@ -304,3 +304,38 @@ def test_the_command_refuses_in_its_own_words(
     assert (outcome.code, outcome.out) == (code, "")
     assert said in outcome.err
     assert "embed()" not in outcome.err
+
+
+def test_hits_appear_whole_or_not_at_all(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "v.npy", VECTORS)
+    np.save(tmp_path / "q.npy", QUERIES)
+    (tmp_path / "hits.jsonl").write_text("old")
+
+    def full(row: int, _: object) -> str:
+        if row:
+            raise OSError(28, "No space left on device")
+        return "{}"
+
+    asked = ("search", tmp_path / "v.npy", tmp_path / "q.npy", "-o", tmp_path / "hits.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr("bertonnx.runtime.search.json_line", full)
+        outcome = command(*asked)
+    assert outcome.code == 1
+    assert outcome.err.endswith("hits.jsonl: No space left on device\n")
+    assert (tmp_path / "hits.jsonl").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"v.npy", "q.npy", "hits.jsonl"}
+    assert command(*asked).code == 0
+    assert len(read_lines(tmp_path / "hits.jsonl")) == len(QUERIES)
+
+
+def test_hits_do_not_replace_the_queries(exported: dict[str, Path], command: Command, tmp_path: Path) -> None:
+    queries = tmp_path / "q.jsonl"
+    queries.write_text('{"text": "a"}\n')
+    with bertonnx.load(exported["feature-extraction"]) as model:
+        np.save(tmp_path / "v.npy", model.embed(SENTENCES[:3]))
+    model_file = exported["feature-extraction"]
+    outcome = command("search", tmp_path / "v.npy", queries, "--model", model_file, "-o", queries)
+    assert (outcome.code, "is the input" in outcome.err) == (2, True)
+    assert queries.read_text() == '{"text": "a"}\n'

@@ -20,6 +20,7 @@ from bertonnx.errors import InputError, MissingDependencyError, OutputError, Tas
 from bertonnx.exporters.training.lesson import read_lesson
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.wording import COMMAND_LINE
 from tests.commands import Command, process
 from tests.tiny import save_tiny
 
@@ -117,6 +118,23 @@ def test_the_report_is_of_rows_that_were_not_trained_on(
     text = read_model_file(made.path).metadata["bertonnx.card"]
     assert read_model_file(made.path).card.training == figures
     assert "The film number" not in text
+
+
+def test_a_report_that_cannot_be_written_says_that_the_model_was(
+    exported: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("cannot write r.html: No space left on device")
+
+    monkeypatch.setattr("bertonnx.exporters.training.train.write_report", full)
+    base, path = exported["feature-extraction"], tmp_path / "m.onnx"
+    with pytest.raises(
+        OutputError, match=r"left on device; the model is complete: bertonnx\.evaluate"
+    ) as caught:
+        bertonnx.train(base, folder / "single.jsonl", path, report=tmp_path / "r.json")
+    said = caught.value.worded(COMMAND_LINE)
+    assert f"bertonnx evaluate {path} LABELLED --report {tmp_path / 'r.json'} measures it again" in said
+    assert bertonnx.check(path).examples
 
 
 def test_the_same_training_gives_the_same_file(

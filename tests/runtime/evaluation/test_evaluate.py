@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,17 @@ def test_a_text_is_no_markup_in_a_report(classifier: Path, tmp_path: Path) -> No
     assert "<script" not in (tmp_path / "r.html").read_text()
     bertonnx.evaluate(classifier, tmp_path / "rows.jsonl", report=tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text())["rows"] == 9
+
+
+def test_a_report_goes_where_its_link_leads(classifier: Path, labelled: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "r.json").symlink_to(tmp_path / "real.json")
+    bertonnx.evaluate(classifier, labelled, report=tmp_path / "r.json")
+    assert (tmp_path / "r.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["rows"]
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(OutputError, match="no file but a device, a pipe"):
+        bertonnx.evaluate(classifier, labelled, report=tmp_path / "pipe.json")
 
 
 def test_what_cannot_be_measured(

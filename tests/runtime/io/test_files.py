@@ -15,7 +15,7 @@ import pytest
 
 from bertonnx.errors import InputError, OutputError, UsageError
 from bertonnx.runtime.io import resume
-from bertonnx.runtime.io.files import Lock
+from bertonnx.runtime.io.files import Lock, replacing
 from bertonnx.runtime.io.job import JobProgress
 from bertonnx.runtime.io.writers import check_output
 from tests.fake_predictor import FakePredictor
@@ -407,3 +407,33 @@ def test_what_cannot_be_removed_at_the_end_is_an_error_and_the_results_are_there
     with pytest.raises(OutputError, match=r"the results are complete, and .* cannot be removed: Device"):
         run(input, output)
     assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, problem: BaseException) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    path.chmod(0o640)
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            raise problem
+
+    with pytest.raises(type(problem)):
+        fail()
+    assert (names(tmp_path), path.read_text()) == (["r.json"], "old")
+    with replacing(path) as file:
+        file.write(b"new")
+    assert (names(tmp_path), path.read_text()) == (["r.json"], "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_nothing_is_written_through_a_link_beside_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    aside = tmp_path / f"r.json.{os.getpid()}.new"
+    aside.symlink_to(tmp_path / "mine")
+    with pytest.raises(OutputError, match="is a link"), replacing(tmp_path / "r.json") as file:
+        file.write(b"x")
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert aside.is_symlink()
