@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from bertonnx.errors import CheckpointError
+from bertonnx.exporters.checkpoint.tensorflow.nested import objects
 
 __all__ = ["require_no_code", "unpack"]
 
@@ -102,7 +101,7 @@ def require_no_code(config: Path, path: Path) -> None:
         raise CheckpointError(
             "config.json in {path} cannot be read as JSON ({why}); copy the file again", path=path, why=error
         ) from error
-    found = sorted({str(one.get("class_name")) for one in _objects(data) if one.get("class_name") in _CODE})
+    found = sorted({str(one.get("class_name")) for one in objects(data) if one.get("class_name") in _CODE})
     if found:
         raise CheckpointError(
             "{path} has layers that hold Python code ({found}), which is never run here; save the model "
@@ -110,15 +109,3 @@ def require_no_code(config: Path, path: Path) -> None:
             path=path,
             found=", ".join(found),
         )
-
-
-def _objects(data: Any) -> Iterator[Mapping[str, Any]]:
-    # By hand, since a stranger's JSON may be nested deeper than Python calls itself.
-    waiting = [data]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield value
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)

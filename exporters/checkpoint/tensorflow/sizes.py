@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import CheckpointError
+from bertonnx.exporters.checkpoint.tensorflow.keras_hub import head_settings, require_followed
 from bertonnx.exporters.checkpoint.tensorflow.layouts import Layout
 from bertonnx.wording import Message, Option
 
@@ -109,7 +110,8 @@ def _own(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:
         if path.name == "tokenizer_config.json":
             continue
         if "class_name" in data:
-            return path, _of_hub(path, data)
+            require_followed(folder)
+            return path, _of_hub(path, data) | head_settings(folder)
         if "model_type" in data:
             return path, dict(data)
         if "hidden_size" in data and "num_hidden_layers" in data:

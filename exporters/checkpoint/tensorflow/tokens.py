@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertonnx.errors import CheckpointError
+from bertonnx.exporters.checkpoint.tensorflow.keras_hub import longest
+from bertonnx.exporters.checkpoint.tensorflow.nested import json_of, objects
 from bertonnx.wording import Message
 
 __all__ = ["copy_tokenizer"]
@@ -46,7 +48,7 @@ def copy_tokenizer(folders: Sequence[Path], into: Path, config: dict[str, Any]) 
     ):
         # KerasHub's tokenizer.json is a configuration of its own.
         if (folder / name).is_file() and not (
-            name == "tokenizer.json" and "class_name" in _json(folder / name)
+            name == "tokenizer.json" and "class_name" in json_of(folder / name)
         ):
             shutil.copyfile(folder / name, into / name)
     if any((into / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
@@ -69,15 +71,6 @@ def copy_tokenizer(folders: Sequence[Path], into: Path, config: dict[str, Any]) 
 def _first(folders: Sequence[Path], patterns: Sequence[str]) -> Path | None:
     found = (path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern)))
     return next((path for path in found if path.is_file()), None)
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
-        # Reading the tokenizer says what is wrong with it.
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _pieces(model: Path, into: Path, config: Mapping[str, Any]) -> list[Message]:
@@ -108,7 +101,7 @@ def _wordpiece(
         found = "has no upper-case words" if lower else "has upper-case words"
         kept = "texts are lower-cased" if lower else "upper and lower case are kept apart"
         notes.append(Message("{kept}, since the vocabulary {found}", kept=kept, found=found))
-    _write(into, {**settings, **said, "do_lower_case": bool(lower), **_limit(config)})
+    _write(into, {**settings, **said, "do_lower_case": bool(lower), **_limit(config, longest(folders[0]))})
     return notes
 
 
@@ -128,7 +121,7 @@ def _require_rows(vocabulary: Path, words: int, config: Mapping[str, Any]) -> No
 def _said(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a source's own files say of lower case and accents."""
     for name in ("tokenizer.json", "config.json", "preprocessor.json"):
-        for one in _objects(_json(folder / name)):
+        for one in objects(json_of(folder / name)):
             if one.get("class_name") == "BertTokenizer" and isinstance(one.get("config"), Mapping):
                 own = one["config"]
                 keys = {"do_lower_case": own.get("lowercase"), "strip_accents": own.get("strip_accents")}
@@ -137,20 +130,10 @@ def _said(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"do_lower_case": lower} if isinstance(lower, bool) else {}
 
 
-def _objects(data: Any) -> Iterator[Mapping[str, Any]]:
-    waiting = [data]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            yield value
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-
-
-def _limit(config: Mapping[str, Any]) -> dict[str, int]:
-    limit = config.get("max_position_embeddings")
-    return {"model_max_length": limit} if isinstance(limit, int) else {}
+def _limit(config: Mapping[str, Any], told: int | None = None) -> dict[str, int]:
+    given = (config.get("max_position_embeddings"), told)
+    limits = [limit for limit in given if isinstance(limit, int)]
+    return {"model_max_length": min(limits)} if limits else {}
 
 
 def _write(into: Path, settings: Mapping[str, Any]) -> None:
