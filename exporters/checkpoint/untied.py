@@ -1,15 +1,18 @@
-"""The bias of fill-mask's decoder where the decoder is not the table of embeddings.
+"""Fill-mask's decoder where the files hold one of its own beside the table of embeddings.
 
-Version 4 of transformers keeps one bias under two names, `bias` of the head and `bias` of its decoder, and
-saves one of them. Version 5 does the same where `tie_word_embeddings` is true; where it is false, it adds the
-decoder's alone, and saves both. So each version reads the other's files wrong, or not at all.
+Where `tie_word_embeddings` is true, version 4 of transformers takes the table for it whatever the files hold,
+and version 5 takes the files' decoder where that is another.
+
+Version 4 keeps one bias under two names, `bias` of the head and `bias` of its decoder, and saves one of them.
+Version 5 does the same where `tie_word_embeddings` is true; where it is false, it adds the decoder's alone,
+and saves both. So each version reads the other's files wrong, or not at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertonnx.exporters.checkpoint.unwrapping import tensors_of
 from bertonnx.exporters.checkpoint.weight_files import weight_files
@@ -18,7 +21,35 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["settle_decoder_biases"]
+__all__ = ["settle_decoder", "settle_decoder_biases"]
+
+
+def settle_decoder(model: PreTrainedModel, folder: Path) -> None:
+    """Give the decoder the numbers that the version which saved the checkpoint gives it.
+
+    Args:
+        model: changed in place.
+        folder: holds the weights, by the names of the model.
+    """
+    from torch import equal
+    from torch.nn import Parameter
+
+    decoder: Any = model.get_output_embeddings()
+    table: Any = model.get_input_embeddings()
+    if decoder is None or not getattr(model.config, "tie_word_embeddings", True):
+        return
+    names = [name for name, module in model.named_modules() if module is decoder]
+    names = [f"{name}.weight" for name in names]
+    # Version 3 and those before it did not say which they are, and did as 4 does.
+    by_version_5 = str(model.config.transformers_version or "4").partition(".")[0] == "5"
+    tied = decoder.weight is table.weight
+    if by_version_5 and tied:
+        saved = _saved(folder, names)
+        if saved is not None and not equal(saved.float(), table.weight):
+            decoder.weight = Parameter(saved.float())
+    # Version 5 lists all that it ties; two tables of different widths cannot be one.
+    elif not by_version_5 and not tied and {*names} & {*(model._tied_weights_keys or ())}:
+        decoder.weight = table.weight
 
 
 def settle_decoder_biases(model: PreTrainedModel, folder: Path) -> frozenset[str]:

@@ -22,7 +22,7 @@ from bertonnx.exporters.checkpoint.merging import (
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.exporters.checkpoint.task import task_of
 from bertonnx.exporters.checkpoint.unread import require_no_parts
-from bertonnx.exporters.checkpoint.untied import settle_decoder_biases
+from bertonnx.exporters.checkpoint.untied import settle_decoder, settle_decoder_biases
 from bertonnx.exporters.checkpoint.unwrapping import AS_THEY_ARE, Renaming, renaming_of, unwrapped
 from bertonnx.exporters.checkpoint.weight_files import require_readable, weight_files
 from bertonnx.exporters.quiet import quiet
@@ -240,6 +240,7 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
                     trust_remote_code=source.trust.trust_remote_code,
                 )
                 settled = settle_decoder_biases(model, weights)
+                settle_decoder(model, weights)
         except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
             if not own_code:
                 made = _buildable(maker, config)

@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bertonnx.errors import CheckpointError
-from tests.checkpoints import edit_weights, message, read, save
+from tests.checkpoints import edit_json, edit_weights, message, read, save
 
 HEADS = {
     "BertForMaskedLM": "cls.predictions",
@@ -60,3 +61,22 @@ def test_one_bias_is_that_of_the_decoder_whatever_its_name(untied: tuple[Path, s
 def test_no_bias_at_all_is_a_missing_weight(untied: tuple[Path, str]) -> None:
     folder, head = untied
     assert f"{head}.bias" in message(CheckpointError, folder)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_second_table_is_the_decoder_where_version_5_saved_it(tmp_path: Path, head: str) -> None:
+    # tie_word_embeddings is true: 5.24 takes the decoder of the file, 4.57 the table of embeddings.
+    folder, name = save(tmp_path / "m", head), f"{HEADS[head]}.decoder.weight"
+    expected = decoder(folder)
+    own = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    edit_weights(folder, lambda weights: weights | {name: own})
+    edit_json(folder / "config.json", transformers_version="5.24.0")
+    assert torch.equal(decoder(folder), own)
+    for version in ("4.57.6", "3.5.1", None):
+        edit_json(folder / "config.json", transformers_version=version)
+        assert torch.equal(decoder(folder), expected)
+
+
+def decoder(folder: Path) -> torch.Tensor:
+    module: Any = read(folder).model.get_output_embeddings()
+    return torch.as_tensor(module.weight.detach())
