@@ -6,7 +6,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
-from bertonnx.errors import InputError, RowError
+from bertonnx.errors import InputError, RowError, UsageError
 from bertonnx.models.card import Card
 from bertonnx.runtime.io.arrow import holds_text, require_pyarrow, require_sound, texts_of
 from bertonnx.runtime.io.arrow_out import schema_of, to_batch
@@ -44,8 +44,17 @@ def predict_batch(
         InputError: nothing says which column holds the text, or the pair; or that column is broken; or a kept
             column has the name of one of the results.
         RowError: a row failed, with `on_error="fail"`.
+        UsageError: it is neither of the two.
     """
     pa = require_pyarrow()
+    if not isinstance(batch, (pa.RecordBatch, pa.Table)):
+        raise UsageError(
+            "{batch} must be a RecordBatch or Table of pyarrow, and is {kind}; "
+            "pyarrow.Table.from_pandas(frame) makes one of a frame of pandas, frame.to_arrow() of "
+            "Polars, pyarrow.table(columns) of a dict",
+            batch=Option("batch"),
+            kind=type(batch).__name__,
+        )
     column, pair = chosen_columns(model.card, batch.schema, columns, decode)
     schema = batch_schema(model.card, batch.schema, decode, options)
     rows = as_rows(_texts(batch, column), None if pair is None else _texts(batch, pair))
@@ -135,6 +144,12 @@ def chosen_columns(
             )
     names = [field.name for field in schema if holds_text(field.type)]
     named = columns.column is not None or columns.pair_column is not None
+    if not names and not named:
+        raise InputError(
+            "no column of {what} holds text{columns}",
+            what=what,
+            columns="".join(f"; {field.name} holds {field.type}"[:80] for field in schema),
+        )
     pairs = needs_pair(card, decode, columns)
     found = names.count("text") == names.count("pair") == 1
     if found and not named and card.takes_pair and not decode.pairs_texts:

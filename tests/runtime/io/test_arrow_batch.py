@@ -198,3 +198,17 @@ def test_a_text_that_is_not_utf_8_is_its_row_s_error_and_is_kept_as_it_is() -> N
     result = predict_batch(FakePredictor(), batch, options=BatchOptions(keep=True))
     assert result.column("error_type").to_pylist() == [None, "invalid-text", None]
     assert result.column("text").buffers()[2].equals(texts.buffers()[2])
+
+
+def test_a_batch_without_texts_says_what_its_columns_hold() -> None:
+    batch = pa.record_batch({"text": [1], "other": [b"a"]})
+    with pytest.raises(InputError, match="holds text; text holds int64; other holds binary"):
+        predict_batch(FakePredictor(pairs=False), batch)
+    with pytest.raises(InputError, match=r"no column of the record batch holds text$"):
+        predict_batch(FakePredictor(pairs=False), pa.table({}))
+
+
+@pytest.mark.parametrize("given", [["a"], {"text": ["a"]}, None, pa.array(["a"])])
+def test_what_is_no_batch_is_refused_in_plain_words(given: object) -> None:
+    with pytest.raises(UsageError, match=r"batch must be a RecordBatch or Table of pyarrow, and is \w+; "):
+        predict_batch(FakePredictor(pairs=False), given)
