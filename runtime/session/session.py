@@ -139,6 +139,9 @@ def import_onnxruntime(part: str = "") -> ModuleType:
         _require_recent(ort)
         return importlib.import_module(f"onnxruntime.{part}") if part else ort
     except ImportError as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            # It was interrupted while it was loaded, and says no more than "initialization failed".
+            raise KeyboardInterrupt from error
         raise MissingDependencyError(
             "ONNX Runtime is not installed; type: {cpu} (for an NVIDIA GPU: {gpu}). Python said: {error}",
             cpu=Install("cpu"),

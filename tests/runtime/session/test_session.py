@@ -437,3 +437,13 @@ def test_a_file_for_another_cpu_is_refused_where_it_would_be_wrong(
     with pytest.raises(ProviderError, match="no VNNI"):
         open_session(tmp_path, unsafe, LoadOptions(provider="cpu"))
     assert open_session(tmp_path, unsafe, LoadOptions(provider="cuda")).provider == "cuda"
+
+
+def test_an_interrupt_while_it_is_loaded_is_no_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> ModuleType:
+        # What C++ makes of an exception that its module's beginning raises.
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("bertonnx.runtime.session.session.importlib.import_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_onnxruntime()
