@@ -80,6 +80,9 @@ def ranking_numbers(card: Card, decode: DecodeOptions) -> Numbers:  # noqa: ARG0
 def _numbers_of(card: Card, decode: DecodeOptions) -> Numbers:
     # A row of a fixed number of numbers is all that the format can hold.
     row = card.row(decode.task)
+    if decode.query is not None:
+        # Whatever a document is compared by, it gets one score.
+        return ranking_numbers(card, decode)
     place = row.numbers
     if not place:
         raise UsageError(

@@ -136,7 +136,14 @@ def test_files_of_every_form(exported: dict[str, Path], tmp_path: Path, command:
     for row, own in zip(table.column("vectors").to_pylist(), wanted, strict=True):
         np.testing.assert_array_equal(np.array(row, dtype=np.float32), own)
     scores = command("run", model, tmp_path / "in.txt", "--query", "who?")
-    assert [list(json.loads(line)) for line in scores.out.splitlines()] == [["row", "score"]] * 2
+    found = [json.loads(line) for line in scores.out.splitlines()]
+    assert [list(line) for line in found] == [["row", "score"]] * 2
+    # Vectors do not fit into .npy; scores do.
+    asked = ("run", model, tmp_path / "in.txt", "-o", tmp_path / "out.npy")
+    assert command(*asked).code == 2
+    assert command(*asked, "--query", "who?").code == 0
+    numbers = np.array([[line["score"]] for line in found], dtype=np.float32)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), numbers)
 
 
 def test_record_batches(exported: dict[str, Path]) -> None:
