@@ -49,10 +49,9 @@ def predict_batch(
     pa = require_pyarrow()
     if not isinstance(batch, (pa.RecordBatch, pa.Table)):
         raise UsageError(
-            "{batch} must be a RecordBatch or Table of pyarrow, and is {kind}; "
+            "what is given must be a RecordBatch or Table of pyarrow, and is {kind}; "
             "pyarrow.Table.from_pandas(frame) makes one of a frame of pandas, frame.to_arrow() of "
             "Polars, pyarrow.table(columns) of a dict",
-            batch=Option("batch"),
             kind=type(batch).__name__,
         )
     column, pair = chosen_columns(model.card, batch.schema, columns, decode)

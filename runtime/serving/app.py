@@ -107,8 +107,8 @@ class Application:
         self._log = log
         self._tracing = Tracing()
         self._routes = Routes(state.fleet, self.metrics)
-        # As bytes: `compare_digest` takes no text that is not ASCII.
-        self._keys = [key.encode() for key in state.options.api_keys]
+        # As bytes: `compare_digest` takes no text that is not ASCII. A variable can hold what is no UTF-8.
+        self._keys = [key.encode("utf-8", "surrogateescape") for key in state.options.api_keys]
         self._buffered = Buffered()
         self._reading: set[asyncio.Task[Any]] = set()
 

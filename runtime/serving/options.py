@@ -51,6 +51,8 @@ class ServeOptions:
                 asked=Option("port", self.port),
                 most=_PORTS,
             )
+        if not all(key.strip() for key in self.api_keys):
+            raise UsageError("one of api_keys is empty, and everybody knows that one; leave it out")
         require_at_least("max_queue", self.max_queue)
         require_at_least("max_body", self.max_body)
         if not all(origin.strip() for origin in self.cors):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from bertonnx.errors import MissingDependencyError, ServerError
+from bertonnx.errors import MissingDependencyError, ServerError, UsageError
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.serving.options import MAX_BODY, MAX_QUEUE, ServeOptions
 from bertonnx.wording import Install, Option, Options
@@ -76,8 +76,19 @@ def serve(
 
 
 def keys_of_environment() -> list[str]:
-    """Return the keys of the variable BERTONNX_API_KEY."""
-    return [key.strip() for key in os.environ.get("BERTONNX_API_KEY", "").split(",") if key.strip()]
+    """Return the keys of the variable BERTONNX_API_KEY.
+
+    Raises:
+        UsageError: it is set, and holds none.
+    """
+    given = os.environ.get("BERTONNX_API_KEY", "")
+    keys = [key.strip() for key in given.split(",") if key.strip()]
+    if given and not keys:
+        # Who sets it wants a server that is closed.
+        raise UsageError(
+            "the variable BERTONNX_API_KEY holds no key, but blanks and commas; write one into it"
+        )
+    return keys
 
 
 def run(

@@ -35,8 +35,8 @@ NOT_IN_R = {
     *CLUSTERS_ONLY,
     # R serves nothing, and signs nothing; what it verifies is the model that is open.
     *("cors", "host", "port", "private_key", "signature"),
-    # Those of the model that made the vectors.
-    "ranges",
+    # Those of the model that made the vectors; and what is looked for is a matrix there.
+    *("ranges", "query_column"),
 }
 
 MODEL_METHODS = {

@@ -210,5 +210,7 @@ def test_a_batch_without_texts_says_what_its_columns_hold() -> None:
 
 @pytest.mark.parametrize("given", [["a"], {"text": ["a"]}, None, pa.array(["a"])])
 def test_what_is_no_batch_is_refused_in_plain_words(given: object) -> None:
-    with pytest.raises(UsageError, match=r"batch must be a RecordBatch or Table of pyarrow, and is \w+; "):
+    with pytest.raises(
+        UsageError, match=r"what is given must be a RecordBatch or Table of pyarrow, and is \w+; "
+    ):
         predict_batch(FakePredictor(pairs=False), given)

@@ -23,6 +23,7 @@ from bertonnx.errors import ModelFileError, ServerError, UsageError
 from bertonnx.runtime.engine.running import Runner
 from bertonnx.runtime.serving.fleet import named_paths
 from bertonnx.runtime.serving.options import ServeOptions
+from bertonnx.runtime.serving.server import keys_of_environment
 from tests.runtime.engine.fakes import until
 from tests.serving import PATIENCE, serving
 
@@ -348,6 +349,24 @@ def test_what_cannot_be_served_is_said_before_anything_listens(
             bertonnx.serve([paths["mini"]], **wrong)
     with pytest.raises(ServerError):
         bertonnx.serve([paths["mini"]], host="no such host")
+
+
+@pytest.mark.parametrize("given", [",", " ", " , ,"])
+def test_a_variable_without_a_key_opens_no_server(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("BERTONNX_API_KEY", given)
+    with pytest.raises(UsageError, match="BERTONNX_API_KEY holds no key"):
+        bertonnx.serve([paths["mini"]], port=0)
+    with pytest.raises(UsageError, match="one of api_keys is empty"):
+        bertonnx.serve([paths["mini"]], port=0, api_keys=["one", ""])
+
+
+def test_the_keys_of_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTONNX_API_KEY", "")
+    assert keys_of_environment() == []
+    monkeypatch.setenv("BERTONNX_API_KEY", " one,,two ")
+    assert keys_of_environment() == ["one", "two"]
 
 
 def test_options_show_no_keys() -> None:
