@@ -14,8 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertonnx.errors import CheckpointError
+from bertonnx.exporters.checkpoint.tokenizer_folder import installed_major
 from bertonnx.exporters.checkpoint.unwrapping import tensors_of
 from bertonnx.exporters.checkpoint.weight_files import weight_files
+from bertonnx.wording import Install
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,9 @@ def settle_decoder(model: PreTrainedModel, folder: Path) -> None:
     Args:
         model: changed in place.
         folder: holds the weights, by the names of the model.
+
+    Raises:
+        CheckpointError: there are two biases, and only version 4 knows which of them it takes.
     """
     from torch import equal
     from torch.nn import Parameter
@@ -50,6 +56,28 @@ def settle_decoder(model: PreTrainedModel, folder: Path) -> None:
     # Version 5 lists all that it ties; two tables of different widths cannot be one.
     elif not by_version_5 and not tied and {*names} & {*(model._tied_weights_keys or ())}:
         decoder.weight = table.weight
+    if decoder.bias is not None:
+        _settle_bias(decoder, names[0].removesuffix(".weight"), folder, by_version_5=by_version_5)
+
+
+def _settle_bias(decoder: Any, name: str, folder: Path, *, by_version_5: bool) -> None:
+    from torch import equal
+    from torch.nn import Parameter
+
+    names = (f"{name}.bias", f"{name.rpartition('.')[0]}.bias")
+    own, heads = (_saved(folder, [one]) for one in names)
+    if own is None or heads is None or equal(own, heads):
+        return
+    if by_version_5:
+        decoder.bias = Parameter(own.float())
+    elif installed_major() != 4:
+        # Its classes part: of BERT the head's is taken, of RoBERTa the decoder's.
+        raise CheckpointError(
+            "the weights hold two biases of the decoder, {names}, which differ, and transformers 4, which "
+            "saved them, takes one of them for both; take the other out, or export with {install}",
+            names=" and ".join(names),
+            install=Install("export", packages=("transformers==4.57.6",)),
+        )
 
 
 def settle_decoder_biases(model: PreTrainedModel, folder: Path) -> frozenset[str]:

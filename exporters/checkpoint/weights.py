@@ -241,6 +241,8 @@ def _base(source: Source, folder: Path, config: PretrainedConfig, row: Task) -> 
                 )
                 settled = settle_decoder_biases(model, weights)
                 settle_decoder(model, weights)
+        except CheckpointError:
+            raise
         except Exception as error:  # safetensors, torch and transformers raise many kinds for damaged files
             if not own_code:
                 made = _buildable(maker, config)

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from bertonnx.errors import CheckpointError
 from tests.checkpoints import edit_json, edit_weights, message, read, save
@@ -75,6 +76,24 @@ def test_a_second_table_is_the_decoder_where_version_5_saved_it(tmp_path: Path, 
     for version in ("4.57.6", "3.5.1", None):
         edit_json(folder / "config.json", transformers_version=version)
         assert torch.equal(decoder(folder), expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_two_biases_of_a_tied_decoder(tmp_path: Path, head: str) -> None:
+    # 5.24 takes the decoder's; 4.57 that of BERT's and MPNet's head, and of ALBERT and RoBERTa the decoder's.
+    folder, name = save(tmp_path / "m", head), HEADS[head]
+    own = torch.arange(WORDS) / WORDS
+    edit_weights(folder, lambda weights: weights | {f"{name}.bias": -own, f"{name}.decoder.bias": own})
+    edit_json(folder / "config.json", transformers_version="5.24.0")
+    found: Any = read(folder).model.get_output_embeddings()
+    assert torch.equal(found.bias, own)
+    edit_json(folder / "config.json", transformers_version="4.57.6")
+    if transformers.__version__ < "5":
+        found = read(folder).model.get_output_embeddings()
+        assert torch.equal(found.bias, -own if head.startswith(("Bert", "MPNet")) else own)
+    else:
+        said = message(CheckpointError, folder)
+        assert said.startswith(f"the weights hold two biases of the decoder, {name}.decoder.bias and {name}.")
 
 
 def decoder(folder: Path) -> torch.Tensor:
