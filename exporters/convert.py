@@ -304,8 +304,9 @@ class _Export:
             return ()
         rows = [*self.texts.tune, *self.texts.judge]
         # A user's own are taken as they are: they say how long texts will be.
-        rows = openings(rows) if self.options.calibration is None else rows
-        return ranges_of(rows, session, self.context, dimensions=self.options.dimensions)
+        ours = self.options.calibration is None
+        rows = openings(rows) if ours else rows
+        return ranges_of(rows, session, self.context, dimensions=self.options.dimensions, ours=ours)
 
     def opened(self, staged: Staged) -> Remembered:
         """Open a staged graph as the runtime will."""

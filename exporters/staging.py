@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,15 @@ from bertonnx.errors import ModelFileError, OutputError
 from bertonnx.exporters.onnxgraph.files import save_proto
 from bertonnx.exporters.verify.samples import batch_rows, sample_rows, with_tokens
 from bertonnx.models.card import CARD_KEY, GOLDEN_KEY, TOKENIZER_KEY, Card
-from bertonnx.runtime.golden import CheckReport, batch_of, check, examples_of, hard_texts_of, sha256_text
+from bertonnx.runtime.golden import (
+    CheckReport,
+    batch_of,
+    check,
+    examples_of,
+    hard_texts_of,
+    sha256_text,
+    with_card,
+)
 from bertonnx.runtime.modelfile.held import held
 from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, weights_sha256
 from bertonnx.runtime.places import require_file_or_none, require_name
@@ -111,22 +120,23 @@ def seal(
         DriftError: the file does not give its own examples; nothing stands in its place then.
         OutputError: the file cannot be written.
     """
-    with held(staged.path):  # so that it is read once for both
-        weights, graph = weights_sha256(staged.path), graph_sha256(staged.path)
+    pairs, mask = bool(card.needs_pair), card.mask_token
+    samples = sample_rows(pairs=pairs, mask_token=mask, max_length=card.max_length)
+    with held(staged.path), ThreadPoolExecutor(1) as pool:  # held, so that it is read once for both
+        digests = pool.submit(lambda: (weights_sha256(staged.path), graph_sha256(staged.path)))
+        # Made by this session, not by PyTorch: they shall show later whether the file still computes this.
+        examples = [
+            *examples_of(with_tokens(samples, tokenizer), tokenizer, session, card),
+            *batch_of(batch_rows(pairs=pairs, mask_token=mask), tokenizer, session, card),
+        ]
+        weights, graph = digests.result()
     card = replace(
         card,
         weights_sha256=weights,
         graph_sha256=graph,
         tokenizer_sha256=sha256_text(tokenizer_text),
     )
-    pairs, mask = bool(card.needs_pair), card.mask_token
-    samples = sample_rows(pairs=pairs, mask_token=mask, max_length=card.max_length)
-    # Made by this session, not by PyTorch: they shall show later whether the file still computes this.
-    golden = [
-        *examples_of(with_tokens(samples, tokenizer), tokenizer, session, card),
-        *batch_of(batch_rows(pairs=pairs, mask_token=mask), tokenizer, session, card),
-        *hard_texts_of(tokenizer),
-    ]
+    golden = [*with_card(examples, card), *hard_texts_of(tokenizer)]
     staged.write_metadata(card, tokenizer_text, golden)
     # Before it is put in its place: a file that fails its own examples must not stand there.
     replay = check(staged.path, "cpu") if replayed else None

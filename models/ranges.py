@@ -9,7 +9,7 @@ __all__ = ["Ranges"]
 
 @dataclass(frozen=True)
 class Ranges:
-    """The least and the largest number of each dimension, of the embeddings of some texts.
+    """The least and the largest number of each dimension that a byte holds, by the embeddings of some texts.
 
     Attributes:
         dimensions: how many numbers of an embedding were kept, from its beginning.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from bertonnx.runtime.session.placement import Placement
 from bertonnx.runtime.session.session import Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 
-__all__ = ["CheckReport", "batch_of", "check", "examples_of", "hard_texts_of", "sha256_text"]
+__all__ = ["CheckReport", "batch_of", "check", "examples_of", "hard_texts_of", "sha256_text", "with_card"]
 
 _LEAST_SCALE: Mapping[str, float] = {"fp32": 1.0}
 """Where a tolerance is small, one that shrinks with the numbers would find rounding; a large one that
@@ -108,9 +108,14 @@ def _checked(path: Path, options: LoadOptions) -> CheckReport:
     file = read_model_file(path)
     card, golden = file.card, file.golden
     _require_unchanged(path, file)
+    with ThreadPoolExecutor(1) as pool:
+        weights = pool.submit(_require_same_weights, path, card)
+        try:
+            session = open_session(path, card, options)
+        finally:
+            # What was changed must not run before that is said, nor be blamed on whatever it broke.
+            weights.result()
     tokenizer = TextTokenizer(file.tokenizer, card)
-    # Opened last: what was changed must not run before that is said.
-    session = open_session(path, card, options)
     limits = _limits(path, card, golden, session)
     batch = [example for example in golden if example.get("batch")]
     closest = _Gap(card.outputs[0], 0.0, limits[card.outputs[0]])
@@ -210,9 +215,13 @@ def _require_unchanged(path: Path, file: ModelFile) -> None:
         raise ModelFileError(
             "the golden examples of {path} lack outputs; export the checkpoint again", path=path
         )
+    digest = sha256_text(lasting(file.metadata[CARD_KEY]))
     for example in golden:
-        _unchanged(path, "card", str(example.get("card")), sha256_text(lasting(file.metadata[CARD_KEY])))
+        _unchanged(path, "card", str(example.get("card")), digest)
     _unchanged(path, "tokenizer", card.tokenizer_sha256, sha256_text(file.tokenizer))
+
+
+def _require_same_weights(path: Path, card: Card) -> None:
     _unchanged(path, "weights", card.weights_sha256, weights_sha256(path))
     if card.graph_sha256:  # older files have none
         _unchanged(path, "graph", card.graph_sha256, graph_sha256(path))
@@ -236,10 +245,7 @@ def _limits(
 def examples_of(
     rows: Sequence[Row], tokenizer: TextTokenizer, session: Session, card: Card
 ) -> list[dict[str, Any]]:
-    """Return golden examples, JSON-ready, for texts that the tokenizer takes whole or cut.
-
-    Each holds the SHA-256 of the card too, but for times: labels and limits decide an answer as weights do.
-    """
+    """Return golden examples, JSON-ready, for texts that the tokenizer takes whole or cut."""
     examples = []
     for encoded in tokenizer.encode(rows):
         assert isinstance(encoded, Encoded)
@@ -247,7 +253,6 @@ def examples_of(
         (outputs,) = _rows(_run(session, [piece], card.outputs))
         examples.append(
             {
-                "card": sha256_text(lasting(card.to_json())),
                 "text": encoded.row.text,
                 "pair": encoded.row.pair,
                 **({} if encoded.row.prompt is None else {"prompt": encoded.row.prompt}),
@@ -279,6 +284,15 @@ def batch_of(
     # Alone, a row is no batch.
     examples = examples_of(most, tokenizer, session, card) if len(most) > 1 else []
     return [{**example, "batch": True} for example in examples]
+
+
+def with_card(examples: Iterable[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
+    """Return examples, each with the SHA-256 of the finished card, but for times.
+
+    Labels and limits decide an answer as weights do.
+    """
+    digest = sha256_text(lasting(card.to_json()))
+    return [{"card": digest, **example} for example in examples]
 
 
 def hard_texts_of(tokenizer: TextTokenizer) -> list[dict[str, Any]]:
