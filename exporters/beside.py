@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 from bertonnx.runtime.session.cores import allowed_cores
@@ -16,19 +17,25 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def beside(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+def beside(
+    function: Callable[[T], R], items: Iterable[T], *, size: Callable[[T], int] = lambda _: 0
+) -> Iterator[tuple[T, Future[R]]]:
     """Yield each item with what a function will have made of it, as many at once as there are cores.
 
-    Not all at once: each may put out a vocabulary for every token.
+    Not all at once: each may put out a vocabulary for every token. Of the first few the largest by `size`
+    begins first, so that no core waits for it at the end.
     """
-    cores = allowed_cores()
-    waiting: deque[tuple[T, Future[R]]] = deque()
+    cores, rest = allowed_cores(), iter(items)
+    first = list(islice(rest, cores + 1))
     with ThreadPoolExecutor(cores, thread_name_prefix="bertonnx-beside") as pool:
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > cores:
-                yield waiting.popleft()
-        yield from waiting
+        begun = {
+            place: pool.submit(function, first[place])
+            for place in sorted(range(len(first)), key=lambda place: -size(first[place]))
+        }
+        waiting = deque((item, begun[place]) for place, item in enumerate(first))
+        while waiting:
+            yield waiting.popleft()
+            waiting.extend((item, pool.submit(function, item)) for item in islice(rest, 1))
 
 
 @contextmanager

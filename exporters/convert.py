@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from bertonnx.errors import PrecisionError, SourceError
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
 from bertonnx.exporters.checkpoint.checkpoint import load as load_checkpoint
 from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.exporters.checkpoint.provenance import files_of
 from bertonnx.exporters.checkpoint.source import Source, replicated, resolve
 from bertonnx.exporters.describe import card_of
 from bertonnx.exporters.fp16.half import ToHalf, round_to_half
@@ -228,8 +230,11 @@ def exported(
         checkpoint, scored = calibrated(checkpoint, options.calibrate_scores)
 
     progress("tracing the graph")
-    graph = traced(checkpoint)
-    this = replace(_export(checkpoint, graph, path, options, texts, progress), noted=noted, scored=scored)
+    with ThreadPoolExecutor(1) as pool:
+        files = pool.submit(files_of, checkpoint.source)  # which takes a core alone
+        graph = traced(checkpoint)
+    started = _export(checkpoint, graph, path, options, texts, progress, files.result())
+    this = replace(started, noted=noted, scored=scored)
 
     with ExitStack() as stages:
         progress("optimizing the graph")
@@ -352,8 +357,9 @@ def _export(
     options: ExportOptions,
     texts: CalibrationRows | None,
     progress: Callable[[str], None],
+    files: Mapping[str, str],
 ) -> _Export:
-    card = card_of(checkpoint, graph.model, optimize=options.optimize)
+    card = card_of(checkpoint, graph.model, optimize=options.optimize, files=files)
     tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
     rows = sample_rows(
         pairs=bool(checkpoint.pairs), mask_token=checkpoint.mask_token, max_length=checkpoint.max_length

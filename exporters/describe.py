@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 
 from bertonnx.exporters.checkpoint.checkpoint import Checkpoint
-from bertonnx.exporters.checkpoint.provenance import files_of, name_of, saved_by
+from bertonnx.exporters.checkpoint.provenance import name_of, saved_by
 from bertonnx.exporters.checkpoint.source import Source
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import outputs_of
@@ -16,7 +17,9 @@ from bertonnx.models.tasks import outputs_of
 __all__ = ["card_of"]
 
 
-def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) -> Card:
+def card_of(
+    checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str, files: Mapping[str, str]
+) -> Card:
     """Return the card of a checkpoint's fp32 graph, before anything was measured."""
     return Card(
         task=checkpoint.task,
@@ -55,7 +58,7 @@ def card_of(checkpoint: Checkpoint, model: onnx.ModelProto, *, optimize: str) ->
         private_keys=checkpoint.private_keys,
         ignored_keys=checkpoint.ignored_keys,
         versions=_versions(),
-        files=files_of(checkpoint.source),
+        files=dict(files),
         saved_by=saved_by(checkpoint.source),
         tensors=() if checkpoint.source.replica is None else checkpoint.source.replica.tensors,
     )

@@ -122,12 +122,13 @@ def _checked(path: Path, options: LoadOptions) -> CheckReport:
     pieces = [_piece(path, number, example, tokenizer) for number, example in enumerate(golden)]
     # Where cores are what runs a model, each example has one.
     with ThreadPoolExecutor(allowed_cores() if PROVIDERS[session.provider].by_cores else 1) as pool:
-        runs = [
-            pool.submit(_run, session, [piece], tuple(example["outputs"]))
-            for piece, example in zip(pieces, golden, strict=True)
-        ]
-        for number, (example, run) in enumerate(zip(golden, runs, strict=True)):
-            found = _differences(example, _rows(run.result())[0])
+        # The longest begin, so that no core waits for one at the end.
+        runs = {
+            number: pool.submit(_run, session, [pieces[number]], tuple(golden[number]["outputs"]))
+            for number in sorted(range(len(golden)), key=lambda number: -len(pieces[number].ids))
+        }
+        for number, example in enumerate(golden):
+            found = _differences(example, _rows(runs[number].result())[0])
             # What came closest to its limit, not what is largest: outputs differ in size.
             closest = max(closest, *_gaps(found, limits), key=lambda gap: gap.share)
             if closest.share > 1:

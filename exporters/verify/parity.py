@@ -170,7 +170,7 @@ def compare(
 
     # While PyTorch computes, ONNX Runtime does beside it.
     with torch_threads(allowed_cores() // 2):
-        for feeds, arrays in beside(run, inputs):
+        for feeds, arrays in beside(run, inputs, size=lambda each: each["input_ids"].size):
             actual = dict(zip(outputs, arrays.result(), strict=True))
             parts = known.compared(feeds, actual)
             if parts is None:

@@ -33,6 +33,14 @@ def test_only_some_are_asked_for_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(found)) == 8
 
 
+def test_of_the_first_few_the_largest_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "allowed_cores", lambda: 1)
+    ran: list[int] = []
+    found = list(beside(ran.append, [3, 7, 9, 1], size=lambda number: number))
+    assert [item for item, _ in found] == [3, 7, 9, 1]
+    assert ran == [7, 3, 9, 1]
+
+
 def test_what_fails_fails_where_its_result_is_read() -> None:
     (_, good), (_, bad) = beside(lambda n: 1 // n, [1, 0])
     assert good.result() == 1

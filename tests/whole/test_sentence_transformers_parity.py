@@ -87,7 +87,7 @@ def run(traced: onnx.ModelProto, folder: Path, output: str, rows: Sequence[Row])
     session = import_onnxruntime().InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    card = card_of(checkpoint, model, optimize="none")
+    card = card_of(checkpoint, model, optimize="none", files={})
     tokenizer = TextTokenizer(checkpoint.tokenizer_text, card)
     feeds = sample_feeds(rows, tokenizer, inputs=card.inputs, pad_token_id=card.pad_token_id)
     together, *alone = (session.run([output], feed)[0] for feed in feeds)
