@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -27,6 +27,7 @@ from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.exporters.places import Named, named, places
 from bertonnx.exporters.ranges import openings, ranges_of
 from bertonnx.exporters.staging import Staged, require_free, seal, stage, stamped
+from bertonnx.exporters.steps.biases import Moved
 from bertonnx.exporters.steps.pipeline import fuse, specialize, traced
 from bertonnx.exporters.temperature import Scored, calibrated
 from bertonnx.exporters.verify.gate import FP16, INT8, judge
@@ -42,14 +43,14 @@ from bertonnx.exporters.verify.parity import (
 )
 from bertonnx.exporters.verify.remembered import Remembered
 from bertonnx.exporters.verify.samples import prompted_rows, sample_rows, sided_rows, with_tokens
-from bertonnx.models.card import PLACES_KEY, Card
+from bertonnx.models.card import MOVED_KEY, PLACES_KEY, Card
 from bertonnx.models.figures import HalfFigures
 from bertonnx.models.ranges import Ranges
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.decoders import DecoderContext
 from bertonnx.runtime.golden import CheckReport
 from bertonnx.runtime.modelfile.modelfile import read_model_file
-from bertonnx.runtime.modelfile.named_weights import as_text
+from bertonnx.runtime.modelfile.named_weights import as_text, moved_text
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.places import require_name
 from bertonnx.runtime.rows import Row
@@ -240,7 +241,8 @@ def exported(
         progress("optimizing the graph")
         # Which is no work for several cores.
         reference = stages.enter_context(begun(checkpoint, this.inputs[:2]))
-        card = _optimized(graph, this)
+        card, moved = _optimized(graph, this)
+        this = replace(this, moved=moved)
         if found.replica is not None:
             # By the fp32 graph, which holds the numbers as they were; what INT8 makes of them has its names.
             this = replace(this, named=named(graph.model, checkpoint.model))
@@ -276,6 +278,7 @@ class _Export:
         texts: what judges smaller numbers, and what ranges of embeddings are of; None where none are needed.
         progress: is told what begins.
         noted: adds to the card what else is known of the finished graph.
+        moved: biases that the graph does not hold as they were.
         named: of a TensorFlow checkpoint: where the fp32 graph holds which parameter.
         scored: labelled texts by which scores were calibrated.
     """
@@ -290,6 +293,7 @@ class _Export:
     texts: CalibrationRows | None
     progress: Callable[[str], None]
     noted: Noted = lambda _, card, __: card
+    moved: Moved = field(default_factory=dict)
     named: Named | None = None
     scored: Scored | None = None
 
@@ -377,14 +381,15 @@ def _export(
     return _Export(checkpoint, options, card, path, tokenizer, samples, inputs, texts, progress)
 
 
-def _optimized(graph: Graph, this: _Export) -> Card:
-    """Optimize the graph as far as was asked; return the card with what was fused."""
+def _optimized(graph: Graph, this: _Export) -> tuple[Card, Moved]:
+    """Optimize the graph as far as was asked; return the card with what was fused, and what was moved."""
     optimize, sample = this.options.optimize, this.inputs[0]
     card = replace(this.card, fusions=fuse(graph, this.checkpoint, sample, optimize=optimize))
     # fp16 is converted first: its conversion looks into no branches, and this step makes some.
-    if optimize == "full" and this.options.precision == "fp32":
-        specialize(graph, this.checkpoint, sample, precision="fp32", quantized=this.options.quantize)
-    return card
+    if optimize != "full" or this.options.precision != "fp32":
+        return card, {}
+    quantized = this.options.quantize
+    return card, specialize(graph, this.checkpoint, sample, precision="fp32", quantized=quantized)
 
 
 @contextmanager
@@ -442,6 +447,8 @@ def _finished(staged: Staged, session: Session, card: Card, this: _Export) -> Ex
     if this.scored is not None:
         card = replace(card, calibration=this.scored.figures(session))
     this.progress("writing the file")
+    if this.moved:
+        staged.add_metadata({MOVED_KEY: moved_text(this.moved)})
     if this.named is not None:
         staged.add_metadata({PLACES_KEY: as_text(places(staged.path, this.named, this.checkpoint.model))})
     card, replay = seal(

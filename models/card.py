@@ -26,7 +26,7 @@ from bertonnx.models.tasks import PROBLEM_TYPES, TASKS, Dimension, Task, outputs
 from bertonnx.models.tasks import task as task_named
 from bertonnx.wording import Install, Option
 
-__all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "PLACES_KEY", "TOKENIZER_KEY", "Card", "lasting"]
+__all__ = ["CARD_KEY", "FORMAT", "GOLDEN_KEY", "MOVED_KEY", "PLACES_KEY", "TOKENIZER_KEY", "Card", "lasting"]
 
 FORMAT = 2
 """Raised when an older bertonnx could not read, or would misread, a newer file."""
@@ -35,6 +35,7 @@ CARD_KEY = "bertonnx.card"
 TOKENIZER_KEY = "bertonnx.tokenizer"
 GOLDEN_KEY = "bertonnx.golden"
 PLACES_KEY = "bertonnx.places"
+MOVED_KEY = "bertonnx.moved"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ How, and why the outputs stay: `exporters.onnxgraph.biases`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
 
 from bertonnx.exporters.onnxgraph.attentions import require_attentions
 from bertonnx.exporters.onnxgraph.biases import Matrix, spare_biases
@@ -15,7 +18,9 @@ from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.linear import Linear, find_linears
 from bertonnx.exporters.onnxgraph.step import Step
 
-__all__ = ["SpareBiases"]
+__all__ = ["Moved", "SpareBiases"]
+
+Moved = dict[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,13 @@ class SpareBiases(Step):
     """Biases move to where something is added anyway, or go where they make no difference.
 
     Requires: fused attention, float32. Ensures: the same outputs up to rounding.
+
+    Attributes:
+        moved: gets by name what the graph does not hold any more as it was.
     """
 
     name = "spared biases"
+    moved: Moved = field(default_factory=dict)
 
     def requires(self, graph: Graph) -> None:
         """Attention is fused as `FuseAttention` does it."""
@@ -33,6 +42,7 @@ class SpareBiases(Step):
 
     def apply(self, graph: Graph) -> int:
         """Move biases; returns how many additions are spared."""
+        vectors = _vectors(graph)
         shared = find_linears(graph)
         linears = {linear.output: linear for group in shared for linear in group.linears}
         before = {name: _float64(graph, linear.bias) for name, linear in linears.items() if linear.bias}
@@ -46,7 +56,16 @@ class SpareBiases(Step):
         for name, bias in left.items():
             _add_only(graph, linears[name], bias, before.get(name))
         graph.finish()
+        self.moved.update({name: vectors[name] for name in vectors.keys() - _vectors(graph).keys()})
         return sum(left[name] is None for name in before)
+
+
+def _vectors(graph: Graph) -> Moved:
+    return {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in graph.proto.initializer
+        if len(tensor.dims) == 1 and tensor.data_type == onnx.TensorProto.FLOAT
+    }
 
 
 def _float64(graph: Graph, name: str) -> Matrix:

@@ -28,7 +28,7 @@ from bertonnx.exporters.onnxgraph.clean import Clean, FuseElementwise
 from bertonnx.exporters.onnxgraph.graph import Graph
 from bertonnx.exporters.onnxgraph.step import run
 from bertonnx.exporters.steps.attention import FuseAttention
-from bertonnx.exporters.steps.biases import SpareBiases
+from bertonnx.exporters.steps.biases import Moved, SpareBiases
 from bertonnx.exporters.steps.first_token import KeepFirstToken
 from bertonnx.exporters.steps.heads import add_heads
 from bertonnx.exporters.steps.token_sums import TokenSums
@@ -79,8 +79,8 @@ def fuse(graph: Graph, checkpoint: Checkpoint, sample: Feeds, *, optimize: str) 
 
 def specialize(
     graph: Graph, checkpoint: Checkpoint, sample: Feeds, *, precision: str, quantized: bool = False
-) -> None:
-    """Spare a fused graph the masks that nothing needs and the tokens that no head reads.
+) -> Moved:
+    """Spare a fused graph the additions and masks that nothing needs and the tokens that no head reads.
 
     Args:
         graph: is changed.
@@ -89,16 +89,21 @@ def specialize(
         precision: "fp32" or "fp16".
         quantized: whether INT8 is made of the graph.
 
+    Returns:
+        name -> the biases that the graph does not hold any more as they were.
+
     Raises:
         GraphError: a step failed.
     """
     # INT8 has a step of its own, which asks whether rows bear it; and the account of weights that a file from
     # TensorFlow keeps has them all, bit for bit. On CUDA nothing is gained.
+    spared = SpareBiases()
     if precision == "fp32" and not quantized and checkpoint.source.replica is None:
-        run([SpareBiases()], graph)
+        run([spared], graph)
     run([Unmask(checkpoint.max_length), KeepFirstToken(_small(sample))], graph)
     if precision == "fp32":  # the clean-up is for this CPU, and would write its casts to float32 into fp16
         run([Clean()], graph)
+    return spared.moved
 
 
 def _small(sample: Feeds) -> dict[str, npt.NDArray[np.int64]]:

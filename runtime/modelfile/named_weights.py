@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.errors import ModelFileError
-from bertonnx.models.card import PLACES_KEY
+from bertonnx.models.card import MOVED_KEY, PLACES_KEY
 from bertonnx.models.reading import WrongKindError, parse, read
 from bertonnx.models.source_tensors import SourceTensor, change
 from bertonnx.runtime.modelfile.initializers import Initializer, read_initializers, read_products
-from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.modelfile.modelfile import ModelFile, read_model_file
 from bertonnx.wording import Call
 
-__all__ = ["Place", "Weight", "as_text", "named_alike", "read_weights", "stored_values"]
+__all__ = ["Place", "Weight", "as_text", "moved_text", "named_alike", "read_weights", "stored_values"]
 
 Array = npt.NDArray[Any]
 
@@ -88,6 +88,32 @@ def as_text(places: list[Place]) -> str:
     return json.dumps([asdict(place) for place in places], separators=(",", ":"))
 
 
+def moved_text(moved: Mapping[str, Array]) -> str:
+    """Return vectors as JSON: name -> base64 of little-endian float32."""
+    numbers = {name: base64.b64encode(moved[name].astype("<f4").tobytes()).decode() for name in sorted(moved)}
+    return json.dumps(numbers, separators=(",", ":"))
+
+
+def _moved(path: Path, file: ModelFile) -> dict[str, Initializer]:
+    """Return the biases that are part of other numbers in a file, as they were.
+
+    Raises:
+        ModelFileError: they cannot be read.
+    """
+    try:
+        texts = parse(file.metadata.get(MOVED_KEY, "{}"))
+        if not isinstance(texts, dict):
+            raise WrongKindError("not an object")
+        numbers = {
+            name: np.frombuffer(base64.b64decode(text, validate=True), "<f4") for name, text in texts.items()
+        }
+    except (WrongKindError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            "the account of biases in {path} is damaged ({why}); export the model again", path=path, why=error
+        ) from error
+    return {name: Initializer(name, array.shape, array) for name, array in numbers.items()}
+
+
 def stored_values(place: Place, there: Mapping[str, Initializer]) -> Array:
     """Return a parameter as a file holds it, float32 in PyTorch's shape, before its factors."""
     stored = there[place.initializer].values
@@ -139,8 +165,9 @@ def named_alike(path: Path, tensors: Sequence[SourceTensor]) -> list[Weight]:
     Raises:
         ModelFileError: it cannot be read, is in INT8, or its weights have other names.
     """
-    card = read_model_file(path).card
-    there = read_initializers(path)
+    file = read_model_file(path)
+    card = file.card
+    there = _moved(path, file) | read_initializers(path)
     places = {} if card.precision == "int8" else _by_names(there, read_products(path))
     for one in tensors:
         place, shape = _place_of(one, places), change(one.how).shape(one.shape)

@@ -19,7 +19,7 @@ import bertonnx
 from bertonnx.errors import ModelFileError
 from bertonnx.exporters.onnxgraph import files
 from bertonnx.exporters.onnxgraph.files import load_proto, save_proto
-from bertonnx.models.card import CARD_KEY, FORMAT, GOLDEN_KEY, TOKENIZER_KEY
+from bertonnx.models.card import CARD_KEY, FORMAT, GOLDEN_KEY, MOVED_KEY, TOKENIZER_KEY
 from bertonnx.runtime.modelfile.modelfile import read_model_file, weights_sha256
 
 
@@ -93,7 +93,7 @@ def test_functions_are_not_known(model: Path, tmp_path: Path) -> None:
 def test_what_a_file_says_of_itself(model: Path) -> None:
     file = read_model_file(model)
     assert file.is_bertonnx
-    assert set(file.metadata) == {CARD_KEY, TOKENIZER_KEY, GOLDEN_KEY}
+    assert set(file.metadata) == {CARD_KEY, TOKENIZER_KEY, GOLDEN_KEY, MOVED_KEY}
     assert file.inputs == file.card.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert file.outputs == file.card.outputs == ("logits", "scores")
     assert file.sidecars == ()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import bertonnx
@@ -153,6 +154,19 @@ def test_a_file_that_was_made_of_pytorchs_weights(
 
     swapped = changed(tmp_path / "swapped", swap)
     assert wrong(file, swapped) == {QUERY: (KEY, False), KEY: (QUERY, False)}
+
+
+@pytest.mark.parametrize("account", ["[]", "{", '{"a": 1}', '{"a": "?"}', '{"a": "AAAA"}'])
+def test_a_damaged_account_of_biases_is_an_error(
+    in_pytorch: dict[str, ExportReport], account: str, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    model = onnx.load(in_pytorch["fp32"].path)
+    (entry,) = (item for item in model.metadata_props if item.key == "bertonnx.moved")
+    entry.value = account
+    onnx.save(model, damaged)
+    with pytest.raises(ModelFileError, match=r"the account of biases in .* is damaged"):
+        bertonnx.compare_weights(damaged, SOURCE)
 
 
 def test_files_of_other_models_are_not_compared(exported: dict[str, Path]) -> None:
