@@ -108,14 +108,9 @@ def _checked(path: Path, options: LoadOptions) -> CheckReport:
     file = read_model_file(path)
     card, golden = file.card, file.golden
     _require_unchanged(path, file)
-    with ThreadPoolExecutor(1) as pool:
-        weights = pool.submit(_require_same_weights, path, card)
-        try:
-            session = open_session(path, card, options)
-        finally:
-            # What was changed must not run before that is said, nor be blamed on whatever it broke.
-            weights.result()
     tokenizer = TextTokenizer(file.tokenizer, card)
+    # Opened last: what was changed must not run before that is said.
+    session = open_session(path, card, options)
     limits = _limits(path, card, golden, session)
     batch = [example for example in golden if example.get("batch")]
     closest = _Gap(card.outputs[0], 0.0, limits[card.outputs[0]])
@@ -220,9 +215,6 @@ def _require_unchanged(path: Path, file: ModelFile) -> None:
     for example in golden:
         _unchanged(path, "card", str(example.get("card")), digest)
     _unchanged(path, "tokenizer", card.tokenizer_sha256, sha256_text(file.tokenizer))
-
-
-def _require_same_weights(path: Path, card: Card) -> None:
     _unchanged(path, "weights", card.weights_sha256, weights_sha256(path))
     if card.graph_sha256:  # older files have none
         _unchanged(path, "graph", card.graph_sha256, graph_sha256(path))
