@@ -28,9 +28,9 @@ from bertonnx.exporters.checkpoint.folder import (
 from bertonnx.exporters.checkpoint.hub import download
 from bertonnx.exporters.checkpoint.module_list import LIST, read_list, require_known
 from bertonnx.exporters.checkpoint.tensorflow.locate import Located, beside, locate, locate_snapshot
-from bertonnx.exporters.checkpoint.tensorflow.replica import Replica, replicate
+from bertonnx.exporters.checkpoint.tensorflow.replica import UNPACKED, Replica, replicate
 from bertonnx.exporters.options import ExportOptions, Trust
-from bertonnx.wording import Call, Option
+from bertonnx.wording import Call, Message, Option
 
 __all__ = ["Source", "replicated", "resolve"]
 
@@ -168,8 +168,27 @@ def replicated(source: Source, options: ExportOptions) -> Iterator[Source]:
         return
     with tempfile.TemporaryDirectory(prefix="bertonnx-", ignore_cleanup_errors=True) as there:
         folder = Path(there)
-        replica = replicate(source.id, source.located, folder, options)
-        yield replace(source, folder=folder, replica=replica)
+        try:
+            replica = replicate(source.id, source.located, folder, options)
+            yield replace(source, folder=folder, replica=replica)
+        except BertonnxError as error:
+            # What is wrong with a copy that nobody sees is wrong with what it was made of.
+            error.message = _told_of(error.message, folder, source.located.folder)
+            raise
+
+
+def _told_of(message: Message, copy: Path, original: Path) -> Message:
+    def told(value: object) -> object:
+        if isinstance(value, Message):
+            return _told_of(value, copy, original)
+        if not isinstance(value, str | Path):
+            return value
+        text = str(value)
+        for own in (copy / UNPACKED, copy):
+            text = text.replace(str(own), str(original))
+        return type(value)(text)
+
+    return Message(message.template, **{name: told(value) for name, value in message.facts.items()})
 
 
 def _adapter(found: Source, place: Path) -> Adapter:

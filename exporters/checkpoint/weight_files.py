@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bertonnx.errors import CheckpointError, UnsupportedError
 from bertonnx.exporters.checkpoint.folder import read_json
+from bertonnx.exporters.pointers import require_no_pointer
 from bertonnx.wording import said_by
 
 __all__ = ["format_of", "require_readable", "weight_files"]
@@ -15,7 +16,6 @@ _SHOWN = 4
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = ".index.json"
 _WHOLE = ("I8", "U8", "I32")
-_LFS = b"version https://git-lfs"
 
 _OTHERS: Mapping[str, str] = {"tf": "TensorFlow", "flax": "Flax"}
 """What the metadata of a file say -> the library that saved it, by other names and in other layouts."""
@@ -99,13 +99,7 @@ def _require_floats(path: Path) -> None:
 def _require_safetensors(path: Path) -> None:
     from safetensors import SafetensorError
 
-    with path.open("rb") as stream:
-        # A clone without git-lfs leaves a text of some 130 bytes under the weights' name.
-        if stream.read(len(_LFS)) == _LFS:
-            raise CheckpointError(
-                "{path} is a Git LFS pointer, not the weights; in the repository, type: git lfs pull",
-                path=path,
-            )
+    require_no_pointer(path)
     try:
         saved_by = format_of(path)
         _require_floats(path)

@@ -61,10 +61,13 @@ ROOMS: Mapping[str, str] = {
     "runtime/workers.py": ALL,
     "runtime/signing.py": "runtime/modelfile",
     "exporters/quiet.py": "",
+    "exporters/pointers.py": "",
     "exporters/beside.py": "runtime/session",
     "exporters/options.py": "",
-    "exporters/checkpoint/tensorflow": "runtime/modelfile exporters/quiet.py exporters/options.py",
-    "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/options.py "
+    "exporters/checkpoint/tensorflow": "runtime/modelfile exporters/quiet.py exporters/pointers.py "
+    "exporters/options.py",
+    "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/pointers.py "
+    "exporters/options.py "
     "exporters/checkpoint/tensorflow",
     "exporters/onnxgraph": "runtime/modelfile runtime/session",
     "exporters/verify": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "

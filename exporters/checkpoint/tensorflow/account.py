@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bertonnx.errors import CheckpointError
@@ -14,6 +14,7 @@ from bertonnx.wording import Message, Option
 
 __all__ = ["Account", "Entry", "open_account"]
 
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _AVERAGE = re.compile(r"(.*/)?ExponentialMovingAverage|.*/\.OPTIMIZER_SLOT/.*/average/.*")
 _UNUSED = re.compile(
     r"(.*\.)?pooler\..*|cls\.seq_relationship\..*|sop_classifier\..*|discriminator_predictions\..*"
@@ -117,11 +118,14 @@ class Account:
             for name, one in placed.items()
             if name in wanted and one.shape != wanted[name]
         ]
+        # Whose scales, where there are any, are elsewhere.
+        whole = [one.stored for one in placed.values() if one.stored.dtype not in _FLOATS]
         problems = {
             "unknown": grouped([*self.unknown, *(one.label or one.name for one in stray)]),
             "missing": grouped(missing),
             "doubled": grouped(self.doubled),
             "misshapen": misshapen,
+            "quantized, in whole numbers": grouped([one.name for one in whole]),
         }
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         if listed:
@@ -155,7 +159,8 @@ def open_account(what: str, found: Sequence[Stored], layout: Layout, ignored: Se
     Raises:
         CheckpointError: the source has moving averages of its weights beside them.
     """
-    entries = [_entry(one, layout, ignored) for one in layout.prepare(found)]
+    names = {one.name for one in found}
+    entries = [_entry(one, layout, ignored, names) for one in layout.prepare(found)]
     averages = [one.stored for one in entries if _is_average(one.stored) and not one.why.endswith(_ASKED)]
     if averages:
         raise CheckpointError(
@@ -179,12 +184,15 @@ def _is_average(one: Stored) -> bool:
     return any(_AVERAGE.fullmatch(name) for name in (one.name, one.key))
 
 
-def _entry(one: Stored, layout: Layout, ignored: Sequence[str]) -> Entry:
+def _entry(one: Stored, layout: Layout, ignored: Sequence[str], names: Collection[str]) -> Entry:
     averaged = _is_average(one)
     parts = {one.name, one.key, one.label, *one.name.split("/"), *one.key.split("/")}
     if parts & set(ignored) or (averaged and "ExponentialMovingAverage" in ignored):
         return Entry(one, None, _ASKED)
     why = next((why for pattern, why in layout.leaves if pattern.fullmatch(one.name)), "") or left_out(one)
+    # TensorFlow 1 calls what its optimizers keep of a variable VARIABLE/KIND: Momentum, RMSProp, lamb_m.
+    if not why and one.name.rpartition("/")[0] in names:
+        why = "a slot of the optimizer"
     return Entry(one, None, why) if why else Entry(one, layout.placed(one))
 
 

@@ -52,7 +52,7 @@ def read_hdf5(path: Path) -> list[Stored]:
         with h5py.File(path, "r") as file:
             found = list(_arrays(h5py, file, path))
             # The list of layers is what tells Keras 2 from Keras 3.
-            layered = "layer_names" in file.attrs or "layer_names" in file.get("model_weights", file).attrs
+            layered = any(_is_layered(h5py, part) for part in (file, file.get("model_weights", file)))
     except CheckpointError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError and others for damaged files
@@ -63,6 +63,13 @@ def read_hdf5(path: Path) -> list[Stored]:
         ) from error
     _require_real(found, path)
     return [_renamed(one) for one in found] if layered else found
+
+
+def _is_layered(h5py: Any, group: Any) -> bool:
+    # A shard of Hugging Face's lists its arrays there, which have no layer before their names.
+    listed = group.attrs.get("layer_names", ())
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in listed]
+    return bool(names) and not any(isinstance(group.get(name), h5py.Dataset) for name in names)
 
 
 def _arrays(h5py: Any, file: Any, path: Path) -> Iterator[Stored]:
@@ -92,18 +99,22 @@ def _stored(h5py: Any, array: Any, place: str, path: Path) -> Stored:
     if array.external or array.is_virtual:
         raise _refused(path, f"the numbers of {place} lie in another file")
     kind = array.dtype
+    # Which HDF5 has no kind for: Keras 3 says it beside the two bytes of each number.
+    halves = kind.str == "|V2" and array.attrs.get("dtype") in ("bfloat16", b"bfloat16")
     text = h5py.check_string_dtype(kind) is not None
     if h5py.check_ref_dtype(kind) is not None or (kind.kind == "O" and not text):
         raise _refused(path, f"{place} holds references to objects")
-    if array.shape is None or (kind.kind not in "fiub" and not text):
+    if array.shape is None or (kind.kind not in "fiub" and not text and not halves):
         raise _refused(path, f"{place} holds no numbers ({kind})")
-    dtype = "string" if text else _KINDS.get(kind.str[1:], kind.name)
+    dtype = "string" if text else "bfloat16" if halves else _KINDS.get(kind.str[1:], kind.name)
     key = array.name
 
     def read() -> npt.NDArray[Any]:
         # Opened anew, so that a file is not held open while nothing is read.
         with h5py.File(path, "r") as file:
             values: npt.NDArray[Any] = np.asarray(file[key][()])
+            if halves:
+                return values.view(np.uint16)
             return values.astype(values.dtype.newbyteorder("<"), copy=False)
 
     return Stored(place, place, dtype, tuple(map(int, array.shape)), read, label=place)

@@ -12,11 +12,25 @@ from dataclasses import dataclass, replace
 
 from bertonnx.exporters.checkpoint.tensorflow.stored import Stored
 
-__all__ = ["BACKBONE", "HEAD", "LAYOUTS", "Layout", "Placed", "WordHead", "layout_of", "left_out"]
+__all__ = [
+    "BACKBONE",
+    "HEAD",
+    "LAYOUTS",
+    "LOWER_CASE",
+    "Layout",
+    "Placed",
+    "WordHead",
+    "layout_of",
+    "left_out",
+    "own_key",
+]
 
 COPIED, TRANSPOSED, FLATTENED = "copied", "transposed", "flattened"
 BACKBONE, HEAD = "backbone/", "head/"
 """What stands before the names of KerasHub's two parts, which are a file each in a preset."""
+
+LOWER_CASE = "do_lower_case"
+"""The variable in which the Model Garden's models of TensorFlow Hub say how their texts are read."""
 
 HEADS_IN, HEADS_OUT = "heads joined and transposed", "heads joined in front and transposed"
 
@@ -111,25 +125,31 @@ _LEFT_OUT: Sequence[tuple[re.Pattern[str], str]] = tuple(
         (r"(training|optimizer|optimizer_weights|Adam|AdamW|adam|adamw)/.*", "a slot of the optimizer"),
         (r".*/\.OPTIMIZER_SLOT/.*", "a slot of the optimizer"),
         (
-            r"(.*/)?(beta1_power|beta2_power|learning_rate|beta_1|beta_2|decay|momentum)",
+            r"(.*/)?(beta1_power|beta2_power|_?(current_)?learning_rate|beta_1|beta_2|decay|momentum)",
             "a number of the optimizer",
         ),
-        (r"(.*/)?(global_step|iter|iterations|save_counter|step|steps)", "a counter of training"),
+        (r"(.*/)?(global_step|iter|_?iterations?|save_counter|step|steps)", "a counter of training"),
         (r"(.*/)?(good_steps|bad_steps|loss_scale|current_loss_scale)", "a number of training"),
         (r"(keras_api/)?(metrics|train_counter|test_counter)/.*", "a figure of training"),
         (r"(total|count|total_loss)(_\d+)?", "a figure of training"),
         (r"(.*/)?(seed_generator|rng|random_generator)/.*", "a random seed"),
+        (LOWER_CASE, "it says whether texts are lower-cased"),
     )
 )
 
 
 def left_out(one: Stored) -> str:
     """Return why a tensor is none of the model's, or ""."""
-    for name in (one.key, one.name):
+    for name in (own_key(one), one.name):
         for pattern, why in _LEFT_OUT:
-            if pattern.fullmatch(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")):
+            if pattern.fullmatch(name):
                 return why
     return "" if one.numeric else "it holds texts"
+
+
+def own_key(one: Stored) -> str:
+    """Return what a file calls a variable, without what TensorFlow 2 adds to each."""
+    return one.key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def layout_of(found: Sequence[Stored]) -> Layout | None:

@@ -204,6 +204,13 @@ def _in_folder(folder: Path) -> Located | None:
 
 
 def _lone_file(folder: Path) -> Located | None:
+    parted = next(iter(sorted(folder.glob("*.weights.json"))), None)
+    if parted is not None:
+        raise CheckpointError(
+            "{index} lists weights that Keras cut into several files, which are not read; load the model in "
+            "Keras and save it whole: without max_shard_size",
+            index=parted,
+        )
     others = sorted(
         path for path in folder.iterdir() if path.name.endswith((".keras", *_HDF5)) and path.is_file()
     )

@@ -13,6 +13,7 @@ from bertonnx.exporters.checkpoint.tensorflow.hdf5 import read_hdf5
 from bertonnx.exporters.checkpoint.tensorflow.layouts import BACKBONE, HEAD, Layout, layout_of
 from bertonnx.exporters.checkpoint.tensorflow.locate import Located
 from bertonnx.exporters.checkpoint.tensorflow.stored import Stored
+from bertonnx.exporters.pointers import require_no_pointer
 
 __all__ = ["kind_of", "read_tensors"]
 
@@ -30,6 +31,8 @@ def read_tensors(located: Located, scratch: Path) -> tuple[list[Stored], Path]:
         CheckpointError: a file is missing, damaged, or leads elsewhere.
         MissingDependencyError: h5py is not installed and needed.
     """
+    for path in located.files:
+        require_no_pointer(path)
     return _READERS[located.kind](located, scratch)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,11 @@ import numpy as np
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.tensorflow.account import Account, open_account
-from bertonnx.exporters.checkpoint.tensorflow.layouts import Layout, WordHead
+from bertonnx.exporters.checkpoint.tensorflow.layouts import LOWER_CASE, Layout, WordHead, own_key
 from bertonnx.exporters.checkpoint.tensorflow.locate import Located
 from bertonnx.exporters.checkpoint.tensorflow.reading import kind_of, read_tensors
 from bertonnx.exporters.checkpoint.tensorflow.sizes import draw
+from bertonnx.exporters.checkpoint.tensorflow.stored import Stored
 from bertonnx.exporters.checkpoint.tensorflow.tokens import copy_tokenizer
 from bertonnx.exporters.options import ExportOptions
 from bertonnx.exporters.quiet import quiet
@@ -30,9 +32,15 @@ from bertonnx.wording import Message, Option
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Replica", "replicate"]
+__all__ = ["UNPACKED", "Replica", "replicate"]
+
+UNPACKED = "source"
+"""The folder in a replica into which an archive is unpacked."""
 
 _CLASSIFIER = "classifier."
+_HEADS = ("classifier", "qa_outputs")
+_IN_CLASS = re.compile(r"(^|/)tf_\w+_for_\w+/")
+"""The scope of a class of Hugging Face's with a head."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,14 @@ def replicate(what: str, located: Located, into: Path, options: ExportOptions) -
     Args:
         what: what the user typed.
         located: the checkpoint.
-        into: the folder; its inner folder `source` is for what is unpacked.
+        into: the folder; its inner folder `UNPACKED` is for what is unpacked.
         options: the task that it is exported for, its encoder's activation, what is left out.
 
     Raises:
         CheckpointError: a file is missing or damaged, or tensors are unknown, missing, doubled or misshapen.
         MissingDependencyError: h5py is not installed and needed.
     """
-    scratch = into / "source"
+    scratch = into / UNPACKED
     scratch.mkdir()
     found, folder = read_tensors(located, scratch)
     layout = _read_as(kind_of(what, found), options)
@@ -87,19 +95,52 @@ def replicate(what: str, located: Located, into: Path, options: ExportOptions) -
     shapes = {name: one.shape for name, one in account.placed.items()}
     drawn = draw(layout, folder, shapes, _heads(account))
     config = drawn.config
+    _require_own_head(what, config, account, layout)
     notes = [*drawn.notes]
     if options.encoder_activation is not None:
         config["hidden_act"] = options.encoder_activation
         notes = [Message("the encoder's activation is {name}, as asked", name=options.encoder_activation)]
     architecture = _asked(drawn.architecture, account, options)
     notes += _labelled(config, architecture, account, options)
+    notes += _cased(config, found)
     notes += copy_tokenizer(list(dict.fromkeys((folder, located.folder))), into, config)
+    config.pop(LOWER_CASE, None)
     config["architectures"] = [architecture]
     _settle(account, config, architecture, named=not layout.family)
+    if _is_untied(account):
+        config["tie_word_embeddings"] = False
     (into / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     tensors = _write(account, into / "model.safetensors")
     notes = [*_said(tensors, layout.title), *notes]
     return Replica(located, layout.name, tensors, tuple(notes), layout.words, dict(_noted(options)))
+
+
+def _cased(config: dict[str, Any], found: Sequence[Stored]) -> Iterator[Message]:
+    """Take from a variable whether texts are lower-cased."""
+    said = next((one for one in found if own_key(one) == LOWER_CASE and one.dtype == "bool"), None)
+    if said is None or said.shape:
+        return
+    lower = bool(said.values())
+    config["do_lower_case"] = lower
+    kept = "texts are lower-cased" if lower else "upper and lower case are kept apart"
+    yield Message("{kept}, as the checkpoint says", kept=kept)
+
+
+def _require_own_head(what: str, config: Mapping[str, Any], account: Account, layout: Layout) -> None:
+    """Refuse the head of a Keras model that someone built around one of Hugging Face's."""
+    # It may read the pooled text, the first token or a mean, which no tensor shows.
+    if layout.family or config.get("architectures"):
+        return
+    own = [one.stored.name for name, one in account.placed.items() if name.split(".")[0] in _HEADS]
+    stray = [name for name in own if not _IN_CLASS.search(name)]
+    if stray:
+        raise CheckpointError(
+            "{what} is a Keras model of one's own around a model of Hugging Face, and its tensors do not "
+            "show what its head ({names}) reads; where it is what a class of transformers computes, name "
+            'that class in config.json: "architectures": ["BertForSequenceClassification"]',
+            what=what,
+            names=", ".join(sorted(stray)),
+        )
 
 
 def _noted(options: ExportOptions) -> Iterator[tuple[str, str]]:
@@ -216,6 +257,19 @@ def _settle(account: Account, config: Mapping[str, Any], architecture: str, *, n
     account.settle(architecture, wanted, tied | pooler)
 
 
+def _is_untied(account: Account) -> bool:
+    """Tell whether the decoder of masked words has other numbers than the table of words."""
+    # TensorFlow's MobileBERT trains the two apart, which transformers' class in PyTorch takes for one.
+    placed = account.placed
+    decoder = next((one for name, one in placed.items() if name.endswith(".decoder.weight")), None)
+    table = next(
+        (one for name, one in placed.items() if name.endswith("embeddings.word_embeddings.weight")), None
+    )
+    if decoder is None or table is None or decoder.shape != table.shape:
+        return False
+    return decoder.stored.sha256() != table.stored.sha256()
+
+
 def _pooled(architecture: str) -> bool:
     return architecture.endswith(("ForSequenceClassification", "ForPreTraining", "ForNextSentencePrediction"))
 
@@ -226,13 +280,19 @@ def _empty(config: Mapping[str, Any], architecture: str) -> PreTrainedModel:
         import torch
         import transformers
 
+        if not architecture:
+            raise CheckpointError(
+                "config.json names no class of transformers, without which the weights of a {family} model "
+                'may be those of any task; name it: "architectures": ["RobertaForTokenClassification"], say',
+                family=config.get("model_type"),
+            )
         maker = getattr(transformers, architecture, None)
         family = str(config.get("model_type"))
         if maker is None or family not in transformers.CONFIG_MAPPING:
             raise CheckpointError(
                 "config.json names {architecture} of the family {family}, which the installed transformers "
                 "({version}) does not have; correct config.json",
-                architecture=architecture or "no architecture",
+                architecture=architecture,
                 family=family,
                 version=transformers.__version__,
             )

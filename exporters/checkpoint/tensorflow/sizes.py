@@ -86,6 +86,7 @@ def draw(layout: Layout, folder: Path, shapes: Shapes, heads: int | None) -> Dra
     derived = dict(_derived(_SIZES.get(family, ()), shapes)) | (
         {} if heads is None else {"num_attention_heads": heads}
     )
+    _require_numbers(file, own or {}, family)
     _require_agreement(file, own or {}, derived)
     config = {"model_type": family, **derived, **(own or {})}
     if family not in _SIZES:
@@ -104,20 +105,35 @@ def draw(layout: Layout, folder: Path, shapes: Shapes, heads: int | None) -> Dra
 
 def _own(folder: Path) -> tuple[Path | None, dict[str, Any] | None]:
     """Return the source's own configuration in transformers' words, and where it lies."""
-    for path in dict.fromkeys(path for name in _OWN_NAMES for path in sorted(folder.glob(name))):
-        data = _json(path)
-        # It matches the last pattern, and is no model's.
-        if path.name == "tokenizer_config.json":
+    for name in _OWN_NAMES:
+        # The last of the names matches it, and it is no model's.
+        paths = [path for path in sorted(folder.glob(name)) if path.name != "tokenizer_config.json"]
+        read = {path: own for path in paths if (own := _read(path, folder)) is not None}
+        if not read:
             continue
-        if "class_name" in data:
-            require_followed(folder)
-            return path, _of_hub(path, data) | head_settings(folder)
-        if "model_type" in data:
-            return path, dict(data)
-        if "hidden_size" in data and "num_hidden_layers" in data:
-            kept = {key: value for key, value in data.items() if not key.startswith(_GOOGLE_KEYS)}
-            return path, kept
+        first = next(iter(read))
+        if any(own != read[first] for own in read.values()):
+            raise CheckpointError(
+                "{folder} has several configurations ({names}), and nothing says which belongs to the "
+                "weights; name that one bert_config.json, or take the others away",
+                folder=folder,
+                names=", ".join(path.name for path in read),
+            )
+        return first, read[first]
     return None, None
+
+
+def _read(path: Path, folder: Path) -> dict[str, Any] | None:
+    """Return what a file says of a model; None where it says nothing of any."""
+    data = _json(path)
+    if "class_name" in data:
+        require_followed(folder)
+        return _of_hub(path, data) | head_settings(folder)
+    if "model_type" in data:
+        return dict(data)
+    if "hidden_size" in data and "num_hidden_layers" in data:
+        return {key: value for key, value in data.items() if not key.startswith(_GOOGLE_KEYS)}
+    return None
 
 
 def _json(path: Path) -> Mapping[str, Any]:
@@ -196,6 +212,21 @@ def _derived(sizes: Sequence[Size], shapes: Shapes) -> Iterator[tuple[str, int]]
             yield key, size(found)
 
 
+def _require_numbers(file: Path | None, own: Mapping[str, Any], family: str) -> None:
+    counts = ("num_attention_heads", *(key for key, _, _ in _SIZES.get(family, ())))
+    wrong = [
+        f"{key} {json.dumps(own[key])}"
+        for key in counts
+        if key in own and not (type(own[key]) is int and own[key] > 0)
+    ]
+    if wrong:
+        raise CheckpointError(
+            "{file} says {wrong}, where a whole number above 0 has to be; correct it",
+            file=file,
+            wrong=", ".join(wrong),
+        )
+
+
 def _require_agreement(file: Path | None, own: Mapping[str, Any], derived: Mapping[str, int]) -> None:
     wrong = [
         f"{key} {own[key]} ({size} in the weights)"
@@ -236,9 +267,12 @@ def _heads(config: dict[str, Any], folder: Path) -> list[Message]:
 def _gelu(config: dict[str, Any], layout: Layout) -> list[Message]:
     """Choose between the two forms of GELU, which differ by 2e-4, where a source says only "gelu"."""
     # Google wrote "gelu" into its configurations and computed it by tanh; so did those after it.
-    own = config.get("hidden_act")
     if not layout.activation:
         return []
+    if isinstance(config.get("hidden_act"), str):
+        # Which their code does not tell apart.
+        config["hidden_act"] = config["hidden_act"].lower()
+    own = config.get("hidden_act")
     if layout.activation == "gelu_new" and own in (None, "gelu"):
         config["hidden_act"] = "gelu_new"
         return [Message("GELU by tanh (gelu_new), as {title} computes it", title=layout.title)]
@@ -265,7 +299,7 @@ def _architecture(config: Mapping[str, Any], family: str, shapes: Shapes) -> str
     """Return the class that config.json names, or that has the heads that are there."""
     tops = {name.split(".")[0] for name in shapes}
     # Read in another's place, whose class a configuration beside it names.
-    if "generator_lm_head" in tops:
+    if "generator_lm_head" in tops and family == "electra":
         return "ElectraForMaskedLM"
     named = config.get("architectures")
     if isinstance(named, list) and named and isinstance(named[0], str):

@@ -29,6 +29,9 @@ _VOCABULARIES = (
     "*vocab*.txt",
 )
 _PIECES = ("spiece.model", "*.model", "assets/*.model", "assets/*/*.model")
+_FEW = 100
+"""So many lower-case words for one of upper case are those of lower-cased texts."""
+
 _SPECIAL = re.compile(r"\[[A-Z]+\d*\]|<[^>]*>")
 
 
@@ -41,7 +44,7 @@ def copy_tokenizer(folders: Sequence[Path], into: Path, config: dict[str, Any]) 
         config: config.json; gets the id of padding, where a vocabulary says another than 0.
 
     Raises:
-        CheckpointError: there is no vocabulary.
+        CheckpointError: there is no vocabulary, or there are several.
     """
     for name, folder in (
         (name, folder) for name in (*_ORDINARY, "tokenizer.json") for folder in reversed(folders)
@@ -69,8 +72,19 @@ def copy_tokenizer(folders: Sequence[Path], into: Path, config: dict[str, Any]) 
 
 
 def _first(folders: Sequence[Path], patterns: Sequence[str]) -> Path | None:
-    found = (path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern)))
-    return next((path for path in found if path.is_file()), None)
+    for folder in folders:
+        for pattern in patterns:
+            found = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
+            if len({path.read_bytes() for path in found}) > 1:
+                raise CheckpointError(
+                    "{folder} has several vocabularies ({names}), and nothing says which belongs to the "
+                    "weights; name that one vocab.txt, or take the others away",
+                    folder=folder,
+                    names=", ".join(path.relative_to(folder).as_posix() for path in found),
+                )
+            if found:
+                return found[0]
+    return None
 
 
 def _pieces(model: Path, into: Path, config: Mapping[str, Any]) -> list[Message]:
@@ -83,9 +97,8 @@ def _pieces(model: Path, into: Path, config: Mapping[str, Any]) -> list[Message]
 def _wordpiece(
     vocabulary: Path, folders: Sequence[Path], into: Path, config: dict[str, Any]
 ) -> list[Message]:
-    text = vocabulary.read_text(encoding="utf-8", errors="replace")
-    (into / "vocab.txt").write_text(text, encoding="utf-8")
-    words = text.splitlines()
+    words = _words(vocabulary)
+    (into / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     _require_rows(vocabulary, len(words), config)
     if "[PAD]" in words:
         # Google's is 0; those who train their own put it anywhere.
@@ -94,15 +107,55 @@ def _wordpiece(
     kind = "ElectraTokenizer" if config["model_type"] == "electra" else "BertTokenizer"
     settings: dict[str, Any] = {"tokenizer_class": kind}
     said = _said(folders[0], config)
-    config.pop("do_lower_case", None)
     lower, notes = said.get("do_lower_case"), []
     if lower is None:
-        lower = not any(word != word.lower() for word in words if not _SPECIAL.fullmatch(word))
-        found = "has no upper-case words" if lower else "has upper-case words"
-        kept = "texts are lower-cased" if lower else "upper and lower case are kept apart"
-        notes.append(Message("{kept}, since the vocabulary {found}", kept=kept, found=found))
+        lower, note = _guessed(words)
+        notes.append(note)
     _write(into, {**settings, **said, "do_lower_case": bool(lower), **_limit(config, longest(folders[0]))})
     return notes
+
+
+def _words(vocabulary: Path) -> list[str]:
+    try:
+        text = vocabulary.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            "{vocabulary} is not UTF-8 ({why}), so its words are not known; save it as UTF-8",
+            vocabulary=vocabulary,
+            why=error,
+        ) from error
+    if text.startswith("\ufeff"):
+        raise CheckpointError(
+            "{vocabulary} begins with a byte order mark, which becomes part of its first word; save it as "
+            "UTF-8 without one",
+            vocabulary=vocabulary,
+        )
+    # At line feeds alone: Google's own vocabularies hold words that are separators of lines in Unicode.
+    words = text.split("\n")
+    while words and not words[-1]:
+        words.pop()
+    return words
+
+
+def _guessed(words: Sequence[str]) -> tuple[bool, Message]:
+    """Return whether texts are lower-cased, where nothing but the vocabulary says it."""
+    plain = [word.removeprefix("##") for word in words if not _SPECIAL.fullmatch(word)]
+    upper = [word for word in plain if word != word.lower()]
+    if not upper:
+        return True, Message("texts are lower-cased, since the vocabulary has no upper-case words")
+    # One that was made of texts with upper case has its letters, and thousands of such words. A few words
+    # that someone wrote in place of [unused1] do not make it one.
+    letters = any(len(word) == 1 for word in upper)
+    if letters or len(upper) * _FEW > sum(word != word.upper() for word in plain):
+        return False, Message(
+            "upper and lower case are kept apart, since the vocabulary has upper-case words"
+        )
+    return True, Message(
+        "texts are lower-cased, since the vocabulary has {count} upper-case words alone, such as {word}; "
+        'where they are to be found, put a tokenizer_config.json with "do_lower_case": false beside it',
+        count=len(upper),
+        word=upper[0],
+    )
 
 
 def _require_rows(vocabulary: Path, words: int, config: Mapping[str, Any]) -> None:

@@ -365,6 +365,8 @@ def hugging_face(kind: str, container: str = "h5") -> Callable[[Path], None]:
             source.mkdir(parents=True, exist_ok=True)
             model.save_weights(str(source / "weights.h5"))
             model.config.save_pretrained(source)
+        elif container == "shards":
+            model.save_pretrained(source, max_shard_size="6KB")
         else:
             model.save_pretrained(source, saved_model=container == "saved")
             if container == "saved":
@@ -407,6 +409,8 @@ def hugging_face_config(maker: Any, kind: str) -> Any:
             **common,
         )
     small = {"embedding_size": 8} if kind.startswith(("TFAlbert", "TFElectra")) else {}
+    if kind.startswith("TFMobile"):
+        small = {"embedding_size": hidden, "intra_bottleneck_size": hidden}
     return maker.config_class(
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -485,6 +489,48 @@ def garden(version: int, container: str = "checkpoint", head: str = "") -> Calla
     return make
 
 
+def garden_hub(folder: Path) -> None:
+    """Make a model of TensorFlow Hub, by the tool that made those that are there."""
+    import tensorflow as tf
+    from official.legacy.bert import configs
+    from official.nlp.modeling import models
+    from official.nlp.tools import export_tfhub_lib
+
+    config = configs.BertConfig(
+        len(VOCABULARY),
+        hidden_size=SIZES["hidden"],
+        num_hidden_layers=SIZES["layers"],
+        num_attention_heads=SIZES["heads"],
+        intermediate_size=SIZES["inner"],
+        max_position_embeddings=SIZES["positions"],
+        type_vocab_size=SIZES["types"],
+    )
+    encoder = export_tfhub_lib.get_bert_encoder(config)
+    model = models.BertPretrainerV2(encoder)
+    fill(model)
+    work = folder / "work"
+    work.mkdir(parents=True)
+    path = tf.train.Checkpoint(model=model, encoder=encoder).save(str(work / "ckpt"))
+    write_vocabulary(work)
+    export_tfhub_lib.export_model(
+        str(folder / "source"),
+        bert_config=config,
+        encoder_config=None,
+        model_checkpoint_path=path,
+        with_mlm=False,
+        vocab_file=str(work / "vocab.txt"),
+        # Which the vocabulary does not show.
+        do_lower_case=False,
+    )
+    read = tf.saved_model.load(str(folder / "source"))
+
+    def outputs(ids: Any, mask: Any, segments: Any) -> Values:
+        out = read({"input_word_ids": ids, "input_mask": mask, "input_type_ids": segments})
+        return {"last_hidden_state": out["sequence_output"], "pooler_output": out["pooled_output"]}
+
+    write_values(folder, outputs)
+
+
 # KerasHub.
 
 
@@ -560,6 +606,7 @@ FIXTURES: Mapping[str, Callable[[Path], None]] = {
     "hf-classifier": hugging_face("TFBertForSequenceClassification"),
     "hf-tokens": hugging_face("TFBertForTokenClassification"),
     "hf-answers": hugging_face("TFBertForQuestionAnswering"),
+    "hf-shards": hugging_face("TFBertForSequenceClassification", "shards"),
     "hf-weights": hugging_face("TFBertForSequenceClassification", "weights"),
     "hf-tf2": hugging_face("TFBertForTokenClassification", "tf2"),
     "hf-saved": hugging_face("TFBertForSequenceClassification", "saved"),
@@ -567,6 +614,7 @@ FIXTURES: Mapping[str, Callable[[Path], None]] = {
     "distilbert-words": hugging_face("TFDistilBertForMaskedLM"),
     "roberta": hugging_face("TFRobertaForSequenceClassification"),
     "roberta-words": hugging_face("TFRobertaForMaskedLM"),
+    "mobilebert-words": hugging_face("TFMobileBertForMaskedLM"),
     "xlm-roberta": hugging_face("TFXLMRobertaForTokenClassification"),
     "camembert": hugging_face("TFCamembertForMaskedLM"),
     "albert": hugging_face("TFAlbertForSequenceClassification"),
@@ -574,6 +622,7 @@ FIXTURES: Mapping[str, Callable[[Path], None]] = {
     "garden-1": garden(1),
     "garden-2": garden(2),
     "garden-saved": garden(1, "saved"),
+    "garden-hub": garden_hub,
     "garden-classifier": garden(1, head="classifier"),
     "garden-tokens": garden(1, head="tokens"),
     "garden-span": garden(1, head="span"),

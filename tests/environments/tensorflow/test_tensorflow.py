@@ -36,12 +36,14 @@ CASES: Mapping[str, tuple[dict[str, Any], Mapping[str, str], bool]] = {
     "google-electra": ({}, LAST, True),
     "hf-pretraining": ({}, LOGITS, True),
     "hf-answers": ({}, SPANS, True),
+    "hf-shards": ({}, LOGITS, False),
     "hf-weights": ({}, LOGITS, True),
     "hf-tf2": ({}, LOGITS, True),
     "hf-saved": ({}, LOGITS, True),
     "distilbert": ({}, LOGITS, True),
     "roberta-words": ({}, LOGITS, True),
     "xlm-roberta": ({}, LOGITS, True),
+    "mobilebert-words": ({}, LOGITS, False),
     "camembert": ({}, LOGITS, True),
     "albert": ({}, LOGITS, True),
     "electra": ({}, LOGITS, True),
@@ -51,6 +53,7 @@ CASES: Mapping[str, tuple[dict[str, Any], Mapping[str, str], bool]] = {
     "hub-words-preset": ({}, LOGITS, True),
     "garden-1": ({}, LAST, True),
     "garden-2": ({}, LAST, True),
+    "garden-hub": ({}, LAST, True),
     "garden-saved": ({}, LAST, True),
     "garden-classifier": ({}, LOGITS, False),
     "garden-tokens": ({"task": "ner"}, LOGITS, False),
@@ -80,6 +83,15 @@ def test_outputs_are_tensorflows(name: str, fixtures: Path, tmp_path: Path) -> N
     if checked:
         assert report.card.parity is not None
         assert report.card.parity.independent["tensorflow"].max_abs_difference < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not importlib.util.find_spec("official"), reason="the Model Garden is not installed")
+def test_a_model_of_tensorflow_hub_says_how_its_texts_are_read(fixtures: Path, tmp_path: Path) -> None:
+    report = exported(fixtures / "garden-hub", tmp_path)
+    with bertonnx.load(report.path, "cpu") as model:
+        lower, upper = model.tokenize(["a", "A"])
+    assert lower.pieces[0].ids.tolist() != upper.pieces[0].ids.tolist()
 
 
 CONVERSIONS: Mapping[str, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {

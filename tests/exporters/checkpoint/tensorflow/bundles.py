@@ -11,7 +11,16 @@ import numpy as np
 
 __all__ = ["DTYPES", "crc32c", "table", "write_bundle"]
 
-DTYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "float16": 19, "bfloat16": 14}
+DTYPES = {
+    "float32": 1,
+    "float64": 2,
+    "int32": 3,
+    "int8": 6,
+    "int64": 9,
+    "bool": 10,
+    "bfloat16": 14,
+    "float16": 19,
+}
 MAGIC = 0xDB4775248B80FB57
 
 

@@ -144,3 +144,16 @@ def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.keras", "w") as zipped:
         zipped.writestr("config.json", "{}")
     assert "it has no model.weights.h5" in not_unpacked(tmp_path / "b.keras", tmp_path / "in2")
+
+
+def test_bfloat16_of_keras_3(tmp_path: Path) -> None:
+    halves = (NUMBERS.view(np.uint32) >> 16).astype(np.uint16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = halves.view("|V2")
+        file["x"].attrs["dtype"] = "bfloat16"
+    (one,) = read_hdf5(tmp_path / "a.h5")
+    assert one.dtype == "bfloat16"
+    assert one.values().tolist() == NUMBERS.tolist()
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["x"] = halves.view("|V2")
+    assert "x holds no numbers" in refused(tmp_path / "b.h5")
