@@ -16,7 +16,15 @@ from bertonnx.models.registry import resolve
 from bertonnx.models.tasks import TASKS
 from bertonnx.models.tasks import task as task_named
 from bertonnx.runtime.evaluation.figures import Evaluation
-from bertonnx.runtime.evaluation.labelled import MULTI, REGRESSION, SINGLE, Columns, Labelled, read_labelled
+from bertonnx.runtime.evaluation.labelled import (
+    MULTI,
+    REGRESSION,
+    SINGLE,
+    Columns,
+    Labelled,
+    read_labelled,
+    without_point,
+)
 from bertonnx.runtime.evaluation.outcome import Amounts, Entities, Outcome, Several, Single, evaluated
 from bertonnx.runtime.evaluation.report import check_report, write_report
 from bertonnx.runtime.evaluation.sklearn_seam import require_sklearn
@@ -52,12 +60,14 @@ class Measured:
         outcome: labels and predictions.
         baselines: name -> outcome of the same texts.
         messages: what was taken to be meant, and what was left out.
+        rows: of each text its row in the file, from 0.
     """
 
     texts: Sequence[str]
     outcome: Outcome
     baselines: dict[str, Outcome]
-    messages: tuple[Message, ...] = ()
+    messages: tuple[Message, ...]
+    rows: Sequence[int]
 
 
 def evaluate(
@@ -147,7 +157,7 @@ class Asked:
             BertonnxError: as `evaluate`.
         """
         found = measured(model, data, self.columns)
-        result = evaluated(found.outcome, found.texts, found.baselines)
+        result = evaluated(found.outcome, found.texts, found.baselines, found.rows)
         result = replace(result, messages=found.messages, min_f1=self.min_f1)
         if self.report is not None:
             write_report(check_report(self.report), result, title=f"{name} on {Path(data).name}")
@@ -198,11 +208,14 @@ def measured_texts(model: Methods, labelled: Labelled) -> Measured:
         predicted = np.array([_amount(item) for item in items], dtype=np.float64)
         amounts = Amounts(np.array(labelled.labels, dtype=np.float64), predicted)
         mean = np.full(len(predicted), amounts.actual.mean())
-        return Measured(labelled.texts, amounts, {"mean": Amounts(amounts.actual, mean)}, messages)
+        baselines: dict[str, Outcome] = {"mean": Amounts(amounts.actual, mean)}
+        return Measured(labelled.texts, amounts, baselines, messages, labelled.rows)
     names, said = aligned(labelled.names, card, labelled.path)
     messages += said
     if labelled.kind == MULTI:
-        return Measured(labelled.texts, *_several(labelled, items, names, card.labels), messages)
+        return Measured(
+            labelled.texts, *_several(labelled, items, names, card.labels), messages, labelled.rows
+        )
     actual = [names[label] for label in labelled.labels]
     most = Counter(actual).most_common(1)[0][0]
     outcome = Single(
@@ -211,8 +224,8 @@ def measured_texts(model: Methods, labelled: Labelled) -> Measured:
         np.array([item["score"] for item in items], dtype=np.float64),
         card.labels,
     )
-    baseline = Single(actual, [most] * len(actual), names=card.labels)
-    return Measured(labelled.texts, outcome, {"majority": baseline}, messages)
+    majority = Single(actual, [most] * len(actual), names=card.labels)
+    return Measured(labelled.texts, outcome, {"majority": majority}, messages, labelled.rows)
 
 
 def measured_entities(model: Methods, data: str | Path, columns: Columns) -> Measured:
@@ -246,6 +259,7 @@ def measured_tags(model: Methods, tagged: Tagged) -> Measured:
         Entities(tagged.spans, predicted),
         {"no entities": Entities(tagged.spans, none)},
         messages,
+        tagged.rows,
     )
 
 
@@ -259,7 +273,8 @@ def aligned(labels: Sequence[str], card: Card, path: str) -> tuple[dict[str, str
         InputError: the file has a label that the model does not know.
     """
     # Files of labels often write in small letters what a model has in capitals; a model may tell them apart.
-    plain = {label.casefold(): label for label in card.labels}
+    plain = {without_point(label): label for label in card.labels}
+    plain |= {label.casefold(): label for label in card.labels}
     plain |= {label: label for label in card.labels}
     same = {label: plain.get(label, plain.get(label.casefold(), "")) for label in labels}
     same = {label: name for label, name in same.items() if name}

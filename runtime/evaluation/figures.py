@@ -48,7 +48,7 @@ class Mistake:
     """A row that was predicted wrong.
 
     Attributes:
-        row: its place among those that were measured, from 0.
+        row: its place in the data that it was read from, from 0.
         text: the text.
         label: what it is.
         predicted: what the model says.

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,16 @@ from bertonnx.runtime.io.inputs import PAIRS, TEXTS
 from bertonnx.runtime.options import chosen
 from bertonnx.wording import Message, Option
 
-__all__ = ["KINDS", "MULTI", "REGRESSION", "SINGLE", "Columns", "Labelled", "read_labelled"]
+__all__ = [
+    "KINDS",
+    "MULTI",
+    "REGRESSION",
+    "SINGLE",
+    "Columns",
+    "Labelled",
+    "read_labelled",
+    "without_point",
+]
 
 SINGLE, MULTI, REGRESSION = KINDS = (
     "single_label_classification",
@@ -39,13 +49,21 @@ _LABELS = ("label", "labels", "class", "category", "target", "sentiment", "ratin
 _HALF = re.compile("[\ud800-\udfff]")
 """Halves of characters, which JSON can write, and no tokenizer reads."""
 
+_POINT_ZERO = re.compile(r"^([+-]?[0-9]+)\.0+$")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 _LARGEST = 1e30
 """Amount beyond which float32, which models compute in, has no room for sums and squares of weights."""
 
+_GAPS = ("na", "n/a", "#n/a", "<na>", "nan", "null", "none", "inf", "+inf", "-inf", "infinity", "-infinity")
+"""What programs write in a table where there is no number."""
+
 _MOST_CLASSES = 50
 """Different whole numbers up to which they are classes and no amounts, where nobody says."""
+
+
+_Whole = tuple[str, str, Any, str, int]
+"""Text, pair, label, group, and place in the file of a row that has what it needs."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,7 @@ class Labelled:
         columns: the columns by what they hold: "text", "pair", "label", "group".
         left_out: why rows were left out, and how many.
         messages: what was taken to be meant.
+        rows: of each text its row in the file, from 0; empty where no row was left out.
     """
 
     path: str
@@ -102,6 +121,7 @@ class Labelled:
     columns: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
+    rows: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -126,6 +146,7 @@ class Labelled:
             self.kind,
             at(self.groups),
             self.columns,
+            rows=[self.rows[place] for place in places] if self.rows else places,
         )
 
 
@@ -167,7 +188,8 @@ def read_labelled(path: str | Path, columns: Columns, *, needs_pair: bool = Fals
         [row[3] for row in rows] if "group" in found else None,
         found,
         dict(left_out),
-        (*_messages(records, found), *_never(names, labels)),
+        (*_messages(records, found), *_never(names, labels), *_gap_words(labels)),
+        [row[4] for row in rows],
     )
 
 
@@ -267,12 +289,12 @@ def _cell(row: Record | RowError, name: str) -> str:
 
 def _whole(
     records: Records, found: Mapping[str, str], names: Sequence[str], left_out: Counter[str]
-) -> list[tuple[str, str, Any, str]]:
-    """Return text, pair, label and group of each row that has what it needs; count the others."""
-    rows: list[tuple[str, str, Any, str]] = []
-    for row in records.rows:
+) -> list[_Whole]:
+    """Return each row that has what it needs; count the others."""
+    rows: list[_Whole] = []
+    for place, row in enumerate(records.rows):
         if isinstance(row, RowError):
-            left_out["could not be read"] += 1
+            left_out["that could not be read"] += 1
             continue
         texts: list[Any] = [row.get(found[what]) for what in ("text", "pair") if what in found]
         label = row.get(names[0]) if len(names) == 1 else [row.get(name) for name in names]
@@ -288,20 +310,22 @@ def _whole(
         else:
             group = row.get(found.get("group", ""))
             # Rows of nobody are no group.
-            rows.append((texts[0], texts[-1], label, "" if _missing(group) else str(group)))
+            rows.append((texts[0], texts[-1], label, "" if _missing(group) else str(group), place))
     return rows
 
 
-def _without_gaps(
-    rows: list[tuple[str, str, Any, str]], left_out: Counter[str]
-) -> list[tuple[str, str, Any, str]]:
-    """Leave out the rows whose label is NA or NaN where all others are numbers: tables write gaps so."""
-    gaps = [isinstance(row[2], str) and row[2].strip().casefold() in ("na", "nan") for row in rows]
+def _without_gaps(rows: list[_Whole], left_out: Counter[str]) -> list[_Whole]:
+    """Leave out the rows whose label is NA, NaN or the like where all others are numbers."""
+    gaps = [_is_gap(row[2]) for row in rows]
     others = [row[2] for row, gap in zip(rows, gaps, strict=True) if not gap]
     if not any(gaps) or not others or any(_number(label) is None for label in others):
         return rows
     left_out["without a label"] += sum(gaps)
     return [row for row, gap in zip(rows, gaps, strict=True) if not gap]
+
+
+def _is_gap(label: Any) -> bool:
+    return isinstance(label, str) and label.strip().casefold() in _GAPS
 
 
 def _missing(label: Any) -> bool:
@@ -335,6 +359,11 @@ def _typed(labels: list[Any], names: Sequence[str], asked: str | None, path: str
     numbers = [_number(label) for label in labels]
     if asked == REGRESSION or (asked is None and _are_amounts(numbers)):
         return REGRESSION, _amounts(labels, numbers, path)
+    if all(number is not None and number == int(number) for number in numbers):
+        # Tables of text write the class 1 as 1.0 where others have gaps, as those of JSON do.
+        labels = [
+            without_point(str(label)) if isinstance(label, (str, Decimal)) else label for label in labels
+        ]
     words = [_word(label, path) for label in labels]
     return (MULTI, [(word,) for word in words]) if asked == MULTI else (SINGLE, words)
 
@@ -365,6 +394,20 @@ def _never(names: Sequence[str], labels: Sequence[Any]) -> list[Message]:
     return [Message("no row has these labels: {names}", names=", ".join(never))] if never else []
 
 
+def _gap_words(labels: Sequence[Any]) -> list[Message]:
+    """Say which labels are words that stand for a gap elsewhere: among words they may be meant, or not."""
+    counts = Counter(label for label in labels if _is_gap(label))
+    return [
+        Message(
+            "{count} rows have the label {label!r}, which is taken for one as any other; leave it empty "
+            "where there is none",
+            count=count,
+            label=label,
+        )
+        for label, count in counts.items()
+    ]
+
+
 def _truth(value: Any) -> bool | None:
     known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
     return known.get(str(value).strip().lower())
@@ -389,6 +432,11 @@ def _number(label: Any) -> float | None:
     except OverflowError:  # a whole number of JSON, of more than 308 digits
         return sys.float_info.max if label > 0 else -sys.float_info.max
     return number if math.isfinite(number) else None
+
+
+def without_point(label: str) -> str:
+    """Return 1.0 as 1; all else, such as 01, 1e0 and 1.5, stays what it is."""
+    return _POINT_ZERO.sub(r"\1", label.strip())
 
 
 def _are_amounts(numbers: Sequence[float | None]) -> bool:

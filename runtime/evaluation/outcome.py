@@ -266,7 +266,10 @@ class Entities(Outcome):
 
 
 def evaluated(
-    outcome: Outcome, texts: Sequence[str], baselines: Mapping[str, Outcome] | None = None
+    outcome: Outcome,
+    texts: Sequence[str],
+    baselines: Mapping[str, Outcome] | None = None,
+    rows: Sequence[int] = (),
 ) -> Evaluation:
     """Return the figures of an outcome, and of simple things on the same rows.
 
@@ -274,19 +277,24 @@ def evaluated(
         outcome: of the model.
         texts: the texts, for the mistakes.
         baselines: name -> outcome of the same rows.
+        rows: of each text its row in the data, from 0; empty where they are all there.
     """
     scores = outcome.scores()
     baselines = baselines or {}
-    rows = len(outcome)
+    count = len(outcome)
     base = Evaluation(
         kind=outcome.kind,
-        rows=rows,
+        rows=count,
         scores=scores,
-        intervals={next(iter(scores)): interval(outcome.main, rows)},
+        intervals={next(iter(scores)): interval(outcome.main, count)},
         baselines={name: other.scores() for name, other in baselines.items()},
         better={name: _is_better(outcome, other) for name, other in baselines.items()},
     )
-    return outcome.filled(base, texts)
+    found = outcome.filled(base, texts)
+    if not rows:
+        return found
+    # Who looks one up looks in the data, where rows that were left out count.
+    return replace(found, mistakes=tuple(replace(one, row=rows[one.row]) for one in found.mistakes))
 
 
 def _is_better(outcome: Outcome, other: Outcome) -> bool:

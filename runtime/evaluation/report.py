@@ -168,7 +168,9 @@ def _interval(evaluation: Evaluation, name: str) -> str:
 
 
 def _figure(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+    # Errors are as small or large as the amounts; four places of 0.00002 are none.
+    plain = value == 0 or 1e-3 <= abs(value) < 10
+    return f"{value:.4f}" if plain else f"{value:.4g}"
 
 
 def _html(evaluation: Evaluation, title: str, about: Sequence[str]) -> str:

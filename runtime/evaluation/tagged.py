@@ -47,6 +47,7 @@ class Tagged:
         spans: of each text its entities, in order of their places.
         left_out: why rows were left out, and how many.
         messages: what there is to know of the entities.
+        rows: of each text its row in the file, or sentence, from 0; empty where none was left out.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Tagged:
     spans: list[tuple[Span, ...]]
     left_out: Mapping[str, int] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
+    rows: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -66,7 +68,10 @@ class Tagged:
     def chosen(self, places: Sequence[int]) -> Tagged:
         """Return the texts at some places, in their order."""
         return Tagged(
-            self.path, [self.texts[place] for place in places], [self.spans[place] for place in places]
+            self.path,
+            [self.texts[place] for place in places],
+            [self.spans[place] for place in places],
+            rows=[self.rows[place] for place in places] if self.rows else places,
         )
 
 
@@ -101,7 +106,7 @@ def read_tagged(path: str | Path, columns: Columns = _ANY) -> Tagged:
     _require_none(path, columns, ("pair_column", "group_column", "problem_type"))
     if lined:
         _require_none(path, columns, ("column", "label_column"))
-        rows = list(_sentences(str(path)))
+        rows = [(place, *row) for place, row in enumerate(_sentences(str(path)))]
     else:
         records = read_records(path)
         fields = _fields(records, columns)
@@ -115,8 +120,9 @@ def read_tagged(path: str | Path, columns: Columns = _ANY) -> Tagged:
             why=f" ({why})" if why else "",
             example='{"text": "Ada lives.", "entities": [{"start": 0, "end": 3, "label": "PER"}]}',
         )
-    texts, spans = [text for text, _ in rows], [spans for _, spans in rows]
-    return Tagged(str(path), texts, spans, dict(left_out), tuple(_cut_words(texts, spans)))
+    texts, spans = [text for _, text, _ in rows], [spans for _, _, spans in rows]
+    messages = tuple(_cut_words(texts, spans))
+    return Tagged(str(path), texts, spans, dict(left_out), messages, [place for place, _, _ in rows])
 
 
 def _require_none(path: str | Path, columns: Columns, names: Sequence[str]) -> None:
@@ -264,19 +270,19 @@ def _is_span(item: Any) -> bool:
 
 def _of_records(
     records: Records, fields: tuple[str, str, bool], left_out: Counter[str]
-) -> Iterator[tuple[str, tuple[Span, ...]]]:
+) -> Iterator[tuple[int, str, tuple[Span, ...]]]:
     text_name, mark_name, worded = fields
-    for row in records.rows:
+    for place, row in enumerate(records.rows):
         if isinstance(row, RowError):
-            left_out["could not be read"] += 1
+            left_out["that could not be read"] += 1
         elif row.get(text_name) is None or row.get(mark_name) is None:
             left_out["without words or tags"] += 1
         elif not _is_text(row[text_name]):
             left_out["with a text that is empty or not valid Unicode"] += 1
         elif worded:
-            yield _tagged(row[text_name], row[mark_name], records.path)
+            yield place, *_tagged(row[text_name], row[mark_name], records.path)
         else:
-            yield row[text_name], _marked(row, text_name, mark_name, records.path)
+            yield place, row[text_name], _marked(row, text_name, mark_name, records.path)
 
 
 def _is_text(text: Any) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import TextIO
 
 from bertonnx.collecting import pause, resume
-from bertonnx.errors import BertonnxError
-from bertonnx.wording import command_face, printable
+from bertonnx.errors import BertonnxError, TruncationWarning
+from bertonnx.wording import Message, command_face, printable
 
 __all__ = ["main"]
 
@@ -39,6 +41,7 @@ def _run(arguments: list[str]) -> None:
             return
         from bertonnx.cli import app
 
+        warnings.showwarning = _show_warning
         resume()
         app()
         return
@@ -50,6 +53,25 @@ def _run(arguments: list[str]) -> None:
         # The reader has gone (run ... | head); Python would complain again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+_shown = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say ours in the words of the command line, without the line of Python that gave it."""
+    said = message.args[0] if isinstance(message, TruncationWarning) else None
+    if not isinstance(said, Message):
+        _shown(message, category, filename, lineno, file, line)
+        return
+    sys.stderr.write(printable(f"warning: {said.worded(command_face())}\n"))
 
 
 def _served(arguments: list[str]) -> bool:

@@ -68,6 +68,39 @@ def test_numbers_are_places_of_labels_and_other_names_are_refused(
         bertonnx.evaluate(classifier, tmp_path / "rows.csv")
 
 
+def test_a_whole_number_is_the_models_label_however_either_writes_it(classifier: Path) -> None:
+    # As places, 1 would be another label.
+    card = replace(read_model_file(classifier).card, labels=("1.0", "2.0", "3.0"))
+    names, said = aligned(["1", "2"], card, "rows.csv")
+    assert names == {"1": "1.0", "2": "2.0"}
+    assert not said
+
+
+def test_mistakes_are_named_by_their_rows_of_the_file(classifier: Path, tmp_path: Path) -> None:
+    with bertonnx.load(classifier) as model:
+        said = [item["label"] for item in model.classify(TEXTS)]
+    wrong = [next(label for label in LABELS if label != found) for found in said]
+    asked = [*zip(TEXTS, wrong, strict=True)]
+    rows = [("nobody said", None), (" ", "neutral"), *asked[:3], ("nor this", None), *asked[3:]]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    found = bertonnx.evaluate(classifier, tmp_path / "rows.jsonl")
+    assert found.mistakes
+    assert [rows[item.row][0] for item in found.mistakes] == [item.text for item in found.mistakes]
+
+
+@pytest.mark.filterwarnings("always::bertonnx.TruncationWarning")
+def test_texts_that_are_cut_are_said_in_the_words_of_the_command_line(
+    command: Command, classifier: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text(f"text,label\n{'word ' * 2000},positive\n")
+    done = command("evaluate", classifier, tmp_path / "rows.csv")
+    assert done.code == 0
+    assert done.err.startswith("warning: 1 of 1 texts were cut to ")
+    assert done.err.endswith("tokens; --long-text stride reads them whole\n")
+    assert done.err.count("\n") == 1
+
+
 def test_entities(exported: dict[str, Path], tmp_path: Path) -> None:
     model = exported["token-classification"]
     with bertonnx.load(model) as opened:

@@ -92,6 +92,20 @@ def test_a_kind_that_was_asked_for(tmp_path: Path) -> None:
         Columns(problem_type="ranking")
 
 
+def test_a_whole_number_is_one_label_however_a_table_writes_it(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", "text,label\na,1.0\nb,1\nc,2.00\nd,01\ne,1e0\nf,-1.0\n")
+    assert found.labels == ["1", "1", "2", "01", "1e0", "-1"]
+    decimals = pyarrow.array([1, 2]).cast(pyarrow.decimal128(20, 1))
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": ["a", "b"], "label": decimals}), tmp_path / "a.parquet"
+    )
+    assert read_labelled(tmp_path / "a.parquet", Columns()).labels == ["1", "2"]
+    # Versions, say.
+    single = Columns(problem_type="single_label_classification")
+    found = read(tmp_path, "b.csv", "text,label\na,2.0\nb,2.1\n", single)
+    assert found.labels == ["2.0", "2.1"]
+
+
 def test_rows_without_what_they_need_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": "x"}, {"text": None, "label": "x"}, {"text": " ", "label": "x"}]
     rows += [{"text": "b", "label": None}, {"text": "c"}, {"text": 7, "label": "x"}]
@@ -101,7 +115,7 @@ def test_rows_without_what_they_need_are_left_out_and_counted(tmp_path: Path) ->
         "without a text": 2,
         "with an empty text": 1,
         "without a label": 2,
-        "could not be read": 1,
+        "that could not be read": 1,
     }
     with pytest.raises(InputError, match=r"no row of .* has a text and a label: 2 without a label"):
         read(tmp_path, "b.csv", "text,label\na,\nb,\n")
@@ -111,7 +125,12 @@ def test_gaps_among_numbers_are_no_labels(tmp_path: Path) -> None:
     found = read(tmp_path, "a.csv", "text,label\na,1.5\nb,NA\nc, nan \nd,2.5\n")
     assert (found.kind, found.labels, found.left_out) == ("regression", [1.5, 2.5], {"without a label": 2})
     # Among words it may well be one.
-    assert read(tmp_path, "b.csv", "text,label\na,no\nb,NA\n").labels == ["no", "NA"]
+    found = read(tmp_path, "b.csv", "text,label\na,no\nb,NA\n")
+    assert found.labels == ["no", "NA"]
+    assert "1 rows have the label 'NA', which is taken for one" in str(found.messages[-1])
+    gaps = ("N/A", "#N/A", "<NA>", "null", "None", "inf", "-Infinity")
+    found = read(tmp_path, "c.csv", "text,label\na,1\nb,2\n" + "".join(f"c,{gap}\n" for gap in gaps))
+    assert (found.labels, found.left_out) == (["1", "2"], {"without a label": len(gaps)})
     rows = [
         {"text": "a", "label": 1.5},
         {"text": "b", "label": float("inf")},
@@ -145,7 +164,7 @@ def test_other_marks_between_columns_are_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"are parted by ';', and those of a \.csv file are by ','"):
         read(tmp_path, "a.csv", "text;label\na, b;x\n")
     (tmp_path / "b.csv").write_bytes("text,label\ncafé,x\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"no row of .*: 1 could not be read, the first: .*UTF-8"):
+    with pytest.raises(InputError, match=r"no row of .*: 1 that could not be read, the first: .*UTF-8"):
         read_labelled(tmp_path / "b.csv", Columns())
 
 

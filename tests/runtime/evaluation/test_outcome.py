@@ -9,6 +9,7 @@ from sklearn import metrics
 
 from bertonnx.runtime.evaluation.metrics import calibration, interval
 from bertonnx.runtime.evaluation.outcome import Amounts, Entities, Several, Single, evaluated
+from bertonnx.runtime.evaluation.report import lines
 from bertonnx.runtime.evaluation.tagged import Span
 
 RNG = np.random.default_rng(1)
@@ -94,3 +95,9 @@ def test_a_model_is_better_only_beyond_chance() -> None:
     found = evaluated(good, ["t"] * 400, {"majority": poor, "like": shifted})
     assert found.better == {"majority": True, "like": False}
     assert interval(good.main, 400) == interval(good.main, 400)
+
+
+def test_errors_of_small_amounts_are_no_zeros() -> None:
+    actual = np.array([1e-9, 3e-9, 2e-9, 5e-9])
+    shown = "\n".join(lines(evaluated(Amounts(actual, actual + 1e-10), list("abcd"))))
+    assert "mean error              1e-10" in shown
