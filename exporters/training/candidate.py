@@ -26,11 +26,15 @@ class Candidate(Methods):
         session: the graph.
         card: of it.
         tokenizer: of it.
+
+    Attributes:
+        cut: how many of the texts that it was last asked about were longer than it reads.
     """
 
     def __init__(self, session: Session, card: Card, tokenizer: TextTokenizer) -> None:
         self.card = card
         self.tokenizer = tokenizer
+        self.cut = 0
         self._engine = Engine(
             session, tokenizer, threads=allowed_cores(), outputs=task_named(card.task).outputs
         )
@@ -49,3 +53,7 @@ class Candidate(Methods):
     ) -> Iterator[Item | RowError]:
         decoder = decoder_for(DecoderContext(self.card, self.tokenizer, decode))
         return self._engine.map(as_rows(texts, pairs), decoder, soon=False)
+
+    def _say_cut(self, cut: int, texts: int) -> None:  # noqa: ARG002
+        # Whoever trains it says so, as something of the data: there is no call of a user's to warn about.
+        self.cut = cut

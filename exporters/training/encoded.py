@@ -17,8 +17,8 @@ _UNMEASURED = -100
 
 def encoded_labels(
     data: Labelled, tokenizer: Any, *, names: Sequence[str], max_length: int
-) -> list[dict[str, Any]]:
-    """Return token ids and labels of whole texts, cut to `max_length` tokens.
+) -> tuple[list[dict[str, Any]], int]:
+    """Return token ids and labels of whole texts, cut to `max_length` tokens, and how many were cut.
 
     Labels are places in `names`; of several, 1.0 or 0.0 for each name; of numbers the number.
     """
@@ -33,7 +33,8 @@ def encoded_labels(
             row["labels"] = [float(name in label) for name in names]
         else:
             row["labels"] = places[label]
-    return rows
+    # Tokenizers that are Python's own do not say.
+    return rows, sum(bool(one.overflowing) for one in encoded.encodings or ())
 
 
 def encoded_tags(

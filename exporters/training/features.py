@@ -21,18 +21,18 @@ __all__ = ["text_vectors", "token_vectors"]
 Labels = npt.NDArray[np.str_]
 
 
-def text_vectors(engine: Engine, data: Labelled) -> Array:
-    """Return the embedding of each text or pair, float32 of shape (rows, width).
+def text_vectors(engine: Engine, data: Labelled) -> tuple[Array, int]:
+    """Return the embedding of each text or pair, float32 of shape (rows, width), and how many were cut.
 
     Raises:
         InputError: a text cannot be embedded.
     """
     items = _items(engine, _Texts(), data)
-    return np.stack([item["vector"] for item in items])
+    return np.stack([item["vector"] for item in items]), _cut(items)
 
 
-def token_vectors(engine: Engine, data: Tagged) -> tuple[Array, Labels]:
-    """Return the vector of each token, float32 of shape (tokens, width), and its BIO tag.
+def token_vectors(engine: Engine, data: Tagged) -> tuple[Array, Labels, int]:
+    """Return each token's vector, float32 of shape (tokens, width), its BIO tag, and how many texts are cut.
 
     Of a word of an entity the first token begins it and the others are inside it, so that joining neighbors
     of one type (`aggregation="simple"`) finds it whole.
@@ -41,10 +41,15 @@ def token_vectors(engine: Engine, data: Tagged) -> tuple[Array, Labels]:
         InputError: a text cannot be embedded.
     """
     vectors, tags = [], []
-    for item, spans in zip(_items(engine, _Tokens(), data), data.spans, strict=True):
+    items = _items(engine, _Tokens(), data)
+    for item, spans in zip(items, data.spans, strict=True):
         vectors.append(item["vectors"])
         tags += [tag_of(start, end, spans) for start, end in item["places"]]
-    return np.concatenate(vectors), np.array(tags)
+    return np.concatenate(vectors), np.array(tags), _cut(items)
+
+
+def _cut(items: Sequence[Item]) -> int:
+    return sum(item["cut"] for item in items)
 
 
 def _items(engine: Engine, decoder: Decoder, data: Labelled | Tagged) -> list[Item]:
@@ -59,7 +64,7 @@ def _items(engine: Engine, decoder: Decoder, data: Labelled | Tagged) -> list[It
 
 @dataclass(frozen=True)
 class _Texts:
-    """Items `{"vector": float32 of shape (width,)}`; of windows their mean, as embeddings are joined."""
+    """Items `{"vector": float32 (width,), "cut": bool}`; of windows their mean, as embeddings are joined."""
 
     fetch = ("sentence_embedding",)
 
@@ -69,12 +74,13 @@ class _Texts:
 
     def decode(self, encoded: Encoded, kept: Sequence[Array]) -> Item:
         """Return the row's vector."""
-        return {"vector": kept[0].copy() if len(kept) == 1 else weighted_mean(encoded.pieces, kept)}
+        vector = kept[0].copy() if len(kept) == 1 else weighted_mean(encoded.pieces, kept)
+        return {"vector": vector, "cut": encoded.truncated}
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Items `{"vectors": float32 of shape (tokens, width), "places": [(start, end)]}`, in code points."""
+    """Items `{"vectors": float32 (tokens, width), "places": [(start, end)], "cut": bool}`, in code points."""
 
     fetch = ("last_hidden_state",)
 
@@ -87,7 +93,8 @@ class _Tokens:
         places = [encoding.offsets[token] for token in own]
         return np.array(outputs["last_hidden_state"][own], dtype=np.float32), places
 
-    def decode(self, encoded: Encoded, kept: Sequence[tuple[Array, list[tuple[int, int]]]]) -> Item:  # noqa: ARG002
+    def decode(self, encoded: Encoded, kept: Sequence[tuple[Array, list[tuple[int, int]]]]) -> Item:
         """Return the row's tokens; of windows those of each, since a token seen twice does no harm."""
         vectors = np.concatenate([part for part, _ in kept])
-        return {"vectors": vectors, "places": [place for _, places in kept for place in places]}
+        places = [place for _, found in kept for place in found]
+        return {"vectors": vectors, "places": places, "cut": encoded.truncated}

@@ -6,7 +6,8 @@ import errno
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 
 from bertonnx.errors import CheckpointError, MissingDependencyError, OutputError, UsageError
 from bertonnx.exporters.checkpoint.length import positions
+from bertonnx.exporters.checkpoint.tokenizer_folder import read_folder
 from bertonnx.exporters.quiet import quiet
 from bertonnx.exporters.training.encoded import encoded_labels, encoded_tags, tag_names
 from bertonnx.exporters.training.lesson import Lesson
@@ -25,7 +27,7 @@ from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.models.tasks import CLASSIFIER, TAGGER
 from bertonnx.runtime.evaluation.labelled import MULTI, REGRESSION, Labelled
 from bertonnx.runtime.evaluation.tagged import Tagged
-from bertonnx.wording import Install, Message, Option
+from bertonnx.wording import Install, Option
 
 __all__ = ["Tuned", "fine_tune"]
 
@@ -46,12 +48,14 @@ class Tuned:
     Attributes:
         folder: where it lies, complete.
         settings: what was chosen.
-        messages: what the user should know.
+        longest: tokens of a text that were read.
+        cut: how many of the texts to train on were longer.
     """
 
     folder: Path
     settings: dict[str, str | int | float | None]
-    messages: tuple[Message, ...] = ()
+    longest: int
+    cut: int
 
 
 def fine_tune(
@@ -62,6 +66,7 @@ def fine_tune(
     progress: Callable[[str], None],
     *,
     named: str = "",
+    rehearsed: Callable[[Path], object] = lambda _: None,
 ) -> Tuned:
     """Fine-tune a checkpoint; what was best on the rows to measure on is kept.
 
@@ -72,6 +77,8 @@ def fine_tune(
         options: how.
         progress: is told how far it is.
         named: what the user calls the base, by which a training that was stopped is known again.
+        rehearsed: is shown the folder of the model before it is trained, and raises what an export of it
+            would.
 
     Raises:
         UsageError: there is nothing to resume, or it was another training.
@@ -82,7 +89,7 @@ def fine_tune(
     if options.lora is not None:
         _peft(options.lora)
     try:
-        return _tuned(base, lesson, work, options, progress, named or str(base.resolve()))
+        return _tuned(base, lesson, work, options, progress, named or str(base.resolve()), rehearsed)
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_full(error):
             raise
@@ -101,25 +108,51 @@ def _tuned(
     options: TrainOptions,
     progress: Callable[[str], None],
     named: str,
+    rehearsed: Callable[[Path], object],
 ) -> Tuned:
     begun = _prepared(work, named, lesson, options)
     transformers.set_seed(options.seed)
-    with quiet():
+    # Which says what is missing; transformers would not.
+    read_folder(base)
+    with quiet(), _loading(base):
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
         model = _model(base, lesson)
+    if begun is None:
+        # What an export refuses should not be found after hours.
+        first = work / "first"
+        try:
+            rehearsed(_saved(first, model, tokenizer))
+        finally:
+            shutil.rmtree(first, ignore_errors=True)
     longest = _longest(model, tokenizer, options)
     names = _names(lesson)
-    train, measured = (_rows(part, tokenizer, names, longest) for part in _parts(lesson))
+    (train, cut), (measured, _) = (_rows(part, tokenizer, names, longest) for part in _parts(lesson))
     trained = model if options.lora is None else _with_adapters(model, options.lora, tagged=lesson.tagged)
     trainer = _trainer(trained, tokenizer, (train, measured), work, lesson, options, progress)
     with quiet():
         trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     finished = trainer.model if options.lora is None else trainer.model.merge_and_unload()
-    folder = work / "finished"
+    folder = _saved(work / "finished", finished, tokenizer)
+    return Tuned(folder, _settings(trainer, options, longest), longest, cut)
+
+
+def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
     with quiet():
-        finished.save_pretrained(folder)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    return Tuned(folder, _settings(trainer, options, longest), ())
+    return folder
+
+
+@contextmanager
+def _loading(base: Path) -> Iterator[None]:
+    """Say whatever keeps transformers from reading a base."""
+    try:
+        yield
+    # Of files that are broken or not there transformers raises nearly anything, TypeError among it.
+    except Exception as error:
+        raise CheckpointError(
+            "{base} cannot be loaded for training: {why}", base=base, why=str(error) or repr(error)
+        ) from error
 
 
 def _prepared(work: Path, base: str, lesson: Lesson, options: TrainOptions) -> Path | None:
@@ -174,9 +207,12 @@ def _names(lesson: Lesson) -> tuple[str, ...]:
     return train.names or ("score",)
 
 
-def _rows(data: Labelled | Tagged, tokenizer: Any, names: Sequence[str], longest: int) -> list[Any]:
+def _rows(
+    data: Labelled | Tagged, tokenizer: Any, names: Sequence[str], longest: int
+) -> tuple[list[Any], int]:
+    """Return what is trained or measured on, and how many texts were cut for it."""
     if isinstance(data, Tagged):
-        return encoded_tags(data, tokenizer, names=names, max_length=longest)
+        return encoded_tags(data, tokenizer, names=names, max_length=longest), 0
     return encoded_labels(data, tokenizer, names=names, max_length=longest)
 
 
@@ -184,18 +220,15 @@ def _model(base: Path, lesson: Lesson) -> Any:
     train, names = lesson.split.train, _names(lesson)
     row = TAGGER if lesson.tagged else CLASSIFIER
     settings: dict[str, Any] = {} if isinstance(train, Tagged) else {"problem_type": train.kind}
-    try:
-        model = getattr(transformers, row.auto_class).from_pretrained(
-            base,
-            num_labels=len(names),
-            id2label=dict(enumerate(names)),
-            label2id={name: place for place, name in enumerate(names)},
-            # An earlier head may have other labels; it is made anew then.
-            ignore_mismatched_sizes=True,
-            **settings,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError("{base} cannot be loaded for training: {why}", base=base, why=error) from error
+    model = getattr(transformers, row.auto_class).from_pretrained(
+        base,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: place for place, name in enumerate(names)},
+        # An earlier head may have other labels; it is made anew then.
+        ignore_mismatched_sizes=True,
+        **settings,
+    )
     # Checkpoints may be saved in halves, in which small steps are lost.
     return model.float()
 

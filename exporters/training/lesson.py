@@ -19,7 +19,7 @@ from bertonnx.runtime.evaluation.tagged import Tagged, has_entities, read_tagged
 from bertonnx.runtime.methods import Methods
 from bertonnx.wording import Message, Option
 
-__all__ = ["Lesson", "read_lesson"]
+__all__ = ["Lesson", "cut_texts", "read_lesson"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Lesson:
         train, rows = self.split.train, self.split.validation
         if isinstance(train, Tagged) and isinstance(rows, Tagged):
             found = measured_tags(model, rows)
-            return evaluated(found.outcome, found.texts, entity_baselines(train, rows))
+            return evaluated(found.outcome, found.texts, entity_baselines(train, rows), found.rows)
         assert isinstance(train, Labelled)
         assert isinstance(rows, Labelled)
         found = measured_texts(model, rows)
-        return evaluated(found.outcome, found.texts, label_baselines(train, rows))
+        return evaluated(found.outcome, found.texts, label_baselines(train, rows), found.rows)
 
     def figures(
         self,
@@ -79,6 +79,27 @@ class Lesson:
             baselines=evaluation.baselines,
             better=evaluation.better,
         )
+
+
+def cut_texts(what: str, cut: int, texts: int, limit: int) -> tuple[Message, ...]:
+    """Return what is said where texts were longer than is read.
+
+    Args:
+        what: "train" or "measure".
+        cut: how many of those to train or measure on were cut.
+        texts: how many those are.
+        limit: tokens that are left of each.
+    """
+    if not cut:
+        return ()
+    said = Message(
+        "{cut} of {texts} texts to {what} on were cut to {limit} tokens",
+        cut=cut,
+        texts=texts,
+        what=what,
+        limit=limit,
+    )
+    return (said,)
 
 
 def read_lesson(data: str | Path, options: TrainOptions) -> Lesson:

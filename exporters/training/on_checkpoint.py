@@ -8,17 +8,19 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bertonnx.exporters.checkpoint.checkpoint import load
 from bertonnx.exporters.checkpoint.provenance import name_of
 from bertonnx.exporters.checkpoint.source import Source, replicated, resolve
 from bertonnx.exporters.convert import exported
 from bertonnx.exporters.options import ExportOptions, Trust
 from bertonnx.exporters.training.candidate import Candidate
 from bertonnx.exporters.training.fine_tune import Tuned, fine_tune
-from bertonnx.exporters.training.lesson import Lesson
+from bertonnx.exporters.training.lesson import Lesson, cut_texts
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.models.card import Card
 from bertonnx.models.tasks import CLASSIFIER, TAGGER
 from bertonnx.runtime.evaluation.figures import Evaluation
+from bertonnx.runtime.io.files import Lock
 from bertonnx.runtime.session.session import Session
 from bertonnx.runtime.tokenization import TextTokenizer
 from bertonnx.wording import Message, Option
@@ -46,16 +48,13 @@ def train_checkpoint(
 
     Raises:
         KeyboardInterrupt: stopped; what was best so far is kept, and `options.resume` goes on with it.
+        OutputError: another training writes the file.
         BertonnxError: as `fine_tune` and `export`.
     """
     # Downloaded before the training begins, and read by it and by the note that a resumed one compares.
     progress("reading the checkpoint")
     found = resolve(base, options.revision, trust)
     work = path.with_name(f"{path.name}.training")
-    # TensorFlow's weights are read as an export reads them.
-    with replicated(found, ExportOptions()) as read:
-        named = f"{found.id} {found.revision or ''}"
-        tuned = fine_tune(read.model_folder, lesson, work, options, progress, named=named)
     task = TAGGER if lesson.tagged else CLASSIFIER
     export = ExportOptions(
         task=task.name,
@@ -64,21 +63,36 @@ def train_checkpoint(
         # Asked before the training, and what a checkpoint took hours to learn must not fall over it.
         force=True,
     )
-    source = replace(
-        resolve(tuned.folder, None, trust), id=found.id, kind=found.kind, revision=found.revision
-    )
-    trained = _Trained(lesson, found, tuned, options)
-    report = exported(
-        source,
-        export,
-        path,
-        progress,
-        noted=trained.noted,
-        tried=None if options.quantize or not options.measure_int8 else trained.tried,
-    )
-    # Only now: until the file is there, it can be made again of these.
-    shutil.rmtree(work, ignore_errors=True)
-    return report.card, trained.evaluation, trained.messages()
+
+    def made(folder: Path) -> Source:
+        return replace(resolve(folder, None, trust), id=found.id, kind=found.kind, revision=found.revision)
+
+    # What lies in `work` is of one training: a second one would take it away.
+    with Lock(path):
+        # TensorFlow's weights are read as an export reads them.
+        with replicated(found, ExportOptions()) as read:
+            tuned = fine_tune(
+                read.model_folder,
+                lesson,
+                work,
+                options,
+                progress,
+                named=f"{found.id} {found.revision or ''}",
+                rehearsed=lambda folder: load(made(folder), export),
+            )
+        source = made(tuned.folder)
+        trained = _Trained(lesson, found, tuned, options)
+        report = exported(
+            source,
+            export,
+            path,
+            progress,
+            noted=trained.noted,
+            tried=None if options.quantize or not options.measure_int8 else trained.tried,
+        )
+        # Only now: until the file is there, it can be made again of these.
+        shutil.rmtree(work, ignore_errors=True)
+        return report.card, trained.evaluation, trained.messages()
 
 
 @dataclass
@@ -90,6 +104,7 @@ class _Trained:
     tuned: Tuned
     options: TrainOptions
     int8: Evaluation | None = None
+    cut: tuple[Message, ...] = ()
     _evaluation: list[Evaluation] = field(default_factory=list)
 
     @property
@@ -113,9 +128,11 @@ class _Trained:
         self.int8 = self._measured(session, card, tokenizer)
 
     def messages(self) -> tuple[Message, ...]:
-        """Return what the user should know of INT8."""
+        """Return what the user should know of texts that were cut, and of INT8."""
+        rows = len(self.lesson.split.train)
+        cut = (*cut_texts("train", self.tuned.cut, rows, self.tuned.longest), *self.cut)
         if self.options.quantize or not self.options.measure_int8:
-            return self.tuned.messages
+            return cut
         if self.int8 is None:
             said = Message("INT8 does not agree well enough with fp32 for this model")
         else:
@@ -127,8 +144,10 @@ class _Trained:
                 name=name.replace("_", " "),
                 option=Option("quantize", True),
             )
-        return (*self.tuned.messages, said)
+        return (*cut, said)
 
     def _measured(self, session: Session, card: Card, tokenizer: TextTokenizer) -> Evaluation:
         with closing(Candidate(session, card, tokenizer)) as candidate:
-            return self.lesson.measure(candidate)
+            found = self.lesson.measure(candidate)
+            self.cut = cut_texts("measure", candidate.cut, found.rows, candidate.max_length)
+            return found

@@ -20,7 +20,7 @@ from bertonnx.exporters.staging import seal, stage, stamped
 from bertonnx.exporters.training.candidate import Candidate
 from bertonnx.exporters.training.features import text_vectors, token_vectors
 from bertonnx.exporters.training.heads import Head, text_head, token_head
-from bertonnx.exporters.training.lesson import Lesson
+from bertonnx.exporters.training.lesson import Lesson, cut_texts
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.models.activations import ACTIVATIONS
 from bertonnx.models.card import Card
@@ -31,14 +31,13 @@ from bertonnx.runtime.engine.engine import Engine
 from bertonnx.runtime.evaluation.figures import Evaluation
 from bertonnx.runtime.evaluation.labelled import Labelled
 from bertonnx.runtime.evaluation.tagged import Tagged
-from bertonnx.runtime.golden import CheckReport
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Encoded, Row, as_rows, feeds_of
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.session import Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
-from bertonnx.wording import Option
+from bertonnx.wording import Message, Option
 
 __all__ = ["merge", "train_head"]
 
@@ -58,7 +57,7 @@ def train_head(
     path: Path,
     options: TrainOptions,
     progress: Callable[[str], None],
-) -> tuple[Card, Evaluation, CheckReport | None]:
+) -> tuple[Card, Evaluation, tuple[Message, ...]]:
     """Fit a head on the vectors of a model file, and write both as one file.
 
     Args:
@@ -67,6 +66,9 @@ def train_head(
         path: the file to write.
         options: how.
         progress: is told what begins.
+
+    Returns:
+        The file's card, what was measured, and what the user should know.
 
     Raises:
         TaskError: the base puts out no vectors.
@@ -86,7 +88,7 @@ def train_head(
     # It takes a second to import, and no tokens.
     Thread(target=import_module, args=("sklearn.linear_model",)).start()
     with closing(Engine(session, tokenizer, threads=allowed_cores(), outputs=outputs)) as engine:
-        head = _fitted(engine, lesson.split.train, options, progress)
+        head, cut = _fitted(engine, lesson.split.train, options, progress)
     progress("writing the head into the graph")
     graph = Graph(load_proto(base))
     merge(graph, head, tagged=lesson.tagged)
@@ -98,6 +100,7 @@ def train_head(
         progress("measuring")
         with closing(Candidate(merged, card, tokenizer)) as candidate:
             evaluation = lesson.measure(candidate)
+            unread = cut_texts("measure", candidate.cut, evaluation.rows, candidate.max_length)
         figures = lesson.figures(
             evaluation,
             kind="head",
@@ -107,8 +110,9 @@ def train_head(
         )
         card = replace(card, training=replace(figures, difference=difference))
         progress("writing the file")
-        card, golden = seal(staged, merged, card, TextTokenizer(text, card), tokenizer_text=text)
-    return card, evaluation, golden
+        card, _ = seal(staged, merged, card, TextTokenizer(text, card), tokenizer_text=text)
+    said = cut_texts("train", cut, len(lesson.split.train), tokenizer.max_length)
+    return card, evaluation, (*said, *unread)
 
 
 def merge(graph: Graph, head: Head, *, tagged: bool) -> None:
@@ -149,14 +153,15 @@ def _vectors(*, tagged: bool) -> str:
 
 def _fitted(
     engine: Engine, rows: Labelled | Tagged, options: TrainOptions, progress: Callable[[str], None]
-) -> Head:
+) -> tuple[Head, int]:
+    """Return the head, and how many of the texts were cut."""
     if isinstance(rows, Tagged):
-        vectors, tags = token_vectors(engine, rows)
+        vectors, tags, cut = token_vectors(engine, rows)
         progress("fitting the head")
-        return token_head(vectors, tags, options)
-    embedded = text_vectors(engine, rows)
+        return token_head(vectors, tags, options), cut
+    embedded, cut = text_vectors(engine, rows)
     progress("fitting the head")
-    return text_head(embedded, rows, options)
+    return text_head(embedded, rows, options), cut
 
 
 def _card(card: Card, head: Head, lesson: Lesson) -> Card:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from bertonnx.errors import OutputError, UsageError
+from bertonnx.errors import InputError, OutputError, SourceError, UsageError
 from bertonnx.exporters.options import Trust
 from bertonnx.exporters.staging import require_free
-from bertonnx.exporters.training.lesson import Lesson, read_lesson
+from bertonnx.exporters.training.lesson import read_lesson
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.models.card import Card
 from bertonnx.models.needs import require_packages
@@ -17,6 +17,7 @@ from bertonnx.runtime.evaluation.figures import Evaluation
 from bertonnx.runtime.evaluation.labelled import Columns
 from bertonnx.runtime.evaluation.report import check_report, write_report
 from bertonnx.runtime.modelfile.modelfile import read_model_file
+from bertonnx.runtime.places import require_name
 from bertonnx.wording import Call, Message
 
 __all__ = ["TrainReport", "train"]
@@ -118,6 +119,7 @@ def train(
 
     Raises:
         UsageError: arguments that are wrong in themselves.
+        ModelFileError: the base is a `.onnx` file that is not there or cannot be read.
         InputError: the data cannot be read, nothing says which columns to take, or nothing can be learned.
         TaskError: the base file puts out no vectors.
         OutputError: the output exists or cannot be written.
@@ -146,9 +148,14 @@ def train(
     # Before anything is read: what is in the way should not be found after an hour.
     path = require_free(output, force=force)
     target = None if report is None else check_report(report)
-    _require_apart(path, target, [Path(data), *([] if validation is None else [Path(validation)])])
+    read = (base, data, validation)
+    for name, kind in zip(read, (SourceError, InputError, InputError), strict=True):
+        if name is not None:
+            require_name(name, kind)
     file = Path(base)
-    if file.suffix.lower() == ".onnx" and file.is_file():
+    _require_apart(path, target, [Path(name) for name in read if name is not None and Path(name).is_file()])
+    # One that is not there is said so: nobody means a checkpoint on the Hub of that name.
+    if file.suffix.lower() == ".onnx" and not file.is_dir():
         made = _head(file, data, path, options, progress)
     else:
         trust = Trust(allow_pickle, trust_remote_code)
@@ -187,8 +194,8 @@ def _head(
 
     progress("reading the texts")
     lesson = read_lesson(data, options)
-    card, evaluation, _ = train_head(base, lesson, path, options, progress)
-    return _reported(path, card, evaluation, lesson)
+    card, evaluation, messages = train_head(base, lesson, path, options, progress)
+    return _reported(path, card, evaluation, (*lesson.messages, *messages))
 
 
 def _fine_tuned(
@@ -206,9 +213,8 @@ def _fine_tuned(
     from bertonnx.exporters.training.on_checkpoint import train_checkpoint
 
     card, evaluation, messages = train_checkpoint(base, trust, lesson, path, options, progress)
-    made = _reported(path, card, evaluation, lesson)
-    return replace(made, messages=(*made.messages, *messages))
+    return _reported(path, card, evaluation, (*lesson.messages, *messages))
 
 
-def _reported(path: Path, card: Card, evaluation: Evaluation, lesson: Lesson) -> TrainReport:
-    return TrainReport(path, read_model_file(path).bytes, card, evaluation, lesson.messages)
+def _reported(path: Path, card: Card, evaluation: Evaluation, messages: tuple[Message, ...]) -> TrainReport:
+    return TrainReport(path, read_model_file(path).bytes, card, evaluation, messages)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from bertonnx.runtime.r_answers import answering
 from bertonnx.runtime.r_tables import plain
 from bertonnx.runtime.r_work import evaluation_answer
-from bertonnx.wording import Face, Message, R, worded
+from bertonnx.wording import Face, R
 
 
 def main() -> None:
@@ -48,8 +48,7 @@ def _show_warning(
     line: str | None = None,  # noqa: ARG001
 ) -> None:
     """Say a warning, in place of `warnings.showwarning`, without the line of Python that gave it."""
-    said = message.args[0] if isinstance(message, Warning) and message.args else message
-    _say(f"warning: {plain(worded(said, R) if isinstance(said, Message) else str(said))}")
+    _say(f"warning: {plain(str(message))}")
 
 
 def _say(line: str) -> None:

@@ -17,6 +17,7 @@ from bertonnx.errors import SourceError
 from bertonnx.models.card import Card
 from bertonnx.runtime.modelfile.modelfile import read_model_file
 from bertonnx.runtime.modelfile.named_weights import Weight, named_alike, read_weights
+from bertonnx.runtime.places import require_name
 
 __all__ = ["Difference", "compare_weights", "csv_of", "json_of", "weights"]
 
@@ -41,6 +42,7 @@ def weights(source: str | Path) -> list[Weight]:
         MissingDependencyError: h5py is not installed and needed.
     """
     path = Path(source).expanduser()
+    require_name(path, SourceError)
     return read_weights(path) if path.suffix == ".onnx" else _of_source(path, "")
 
 

@@ -7,16 +7,27 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 import bertonnx
-from bertonnx.errors import InputError, MissingDependencyError, OutputError, TaskError, UsageError
+from bertonnx.errors import (
+    CheckpointError,
+    InputError,
+    MissingDependencyError,
+    ModelFileError,
+    OutputError,
+    SourceError,
+    TaskError,
+    UsageError,
+)
 from bertonnx.exporters.training.lesson import read_lesson
 from bertonnx.exporters.training.options import TrainOptions
 from bertonnx.runtime.modelfile.modelfile import read_model_file
@@ -233,14 +244,25 @@ def test_what_is_refused(exported: dict[str, Path], folder: Path, tmp_path: Path
         UsageError, match=r"class_weights=.balanced. is for labels, and those of .* are amounts"
     ):
         bertonnx.train(base, folder / "numbers.jsonl", tmp_path / "m.onnx", class_weights="balanced")
-    mine = Path(shutil.copy(single, tmp_path / "mine.jsonl"))
-    page = tmp_path / "m.html"
-    settings: tuple[dict[str, Any], ...] = ({"output": mine}, {"output": page, "report": page})
+    mine, page = Path(shutil.copy(single, tmp_path / "mine.jsonl")), tmp_path / "m.html"
+    own = Path(shutil.copy(base, tmp_path / "base.onnx"))
+    settings: tuple[dict[str, Any], ...] = (
+        {"output": mine},
+        {"output": own},
+        {"output": page, "report": page},
+    )
     for given in settings:
         with pytest.raises(UsageError, match="would be written over, and is named for something else too"):
-            bertonnx.train(base, mine, force=True, **given)
+            bertonnx.train(own, mine, force=True, **given)
     assert mine.read_bytes() == single.read_bytes()
+    assert own.read_bytes() == base.read_bytes()
     mine.unlink()
+    own.unlink()
+    # Not looked for on the Hub, which would take it for a checkpoint's id.
+    with pytest.raises(ModelFileError, match=r"there is no file .*none\.onnx"):
+        bertonnx.train(tmp_path / "none.onnx", single, tmp_path / "m.onnx")
+    with pytest.raises(SourceError, match="cannot be looked up: File name too long"):
+        bertonnx.train("x" * 100_000, single, tmp_path / "m.onnx")
     with pytest.raises(InputError, match="there is no file"):
         bertonnx.train(base, tmp_path / "none.csv", tmp_path / "m.onnx")
     (tmp_path / "m.onnx").write_bytes(b"mine")
@@ -290,6 +312,59 @@ def test_fine_tuning_is_deterministic(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
 
 
+def _without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("token*"):
+        path.unlink()
+
+
+def _cut_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def _broken_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.embeddings.LayerNorm.bias"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
+    "tokenizer": (_without_tokenizer, {}, CheckpointError, "base has no tokenizer"),
+    "weights": (_cut_weights, {}, CheckpointError, "base cannot be loaded for training: .*header"),
+    "NaN": (_broken_weights, {}, CheckpointError, "LayerNorm.bias hold NaN or infinity"),
+    "short": (None, {"max_length": 2}, UsageError, "max_length=2 leaves no room for text"),
+    "long": (None, {"max_length": 99_999}, UsageError, "max_length=99999 is more than the checkpoint reads"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_an_export_would_refuse_is_refused_before_the_training(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    damage, options, error, said = REFUSED[name]
+    base = save_tiny(tmp_path / "base", task="fill-mask")
+    if damage is not None:
+        damage(base)
+    steps: list[str] = []
+    with pytest.raises(error, match=said):
+        bertonnx.train(base, folder / "single.jsonl", tmp_path / "m.onnx", progress=steps.append, **options)
+    assert not any("fine-tuning" in step for step in steps)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("kind", ["head", "fine-tuning"])
+def test_texts_that_were_cut_are_counted(
+    exported: dict[str, Path], base: Path, folder: Path, tmp_path: Path, kind: str
+) -> None:
+    given: dict[str, Any] = {} if kind == "head" else {"epochs": 1, "measure_int8": False}
+    source = exported["feature-extraction"] if kind == "head" else base
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", bertonnx.TruncationWarning)
+        made = bertonnx.train(source, folder / "single.jsonl", tmp_path / "m.onnx", max_length=8, **given)
+    assert "48 of 48 texts to train on were cut to 8 tokens" in made.notes
+    assert "12 of 12 texts to measure on were cut to 8 tokens" in made.notes
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("base") / "base", task="fill-mask")
@@ -316,6 +391,21 @@ def test_a_fine_tuning_that_is_interrupted_is_kept_and_goes_on(
     whole = bertonnx.train(base, single, tmp_path / "m.onnx", resume=True, **given)
     assert whole.card.training is not None
     assert whole.card.training.settings["epochs"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_second_training_of_one_file_is_refused_and_takes_nothing_away(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"epochs": 2, "measure_int8": False}
+
+    def second(line: str) -> None:
+        if line.startswith("fine-tuning: epoch 1"):
+            with pytest.raises(OutputError, match=r"another run writes .*m\.onnx"):
+                bertonnx.train(base, folder / "single.jsonl", tmp_path / "m.onnx", **given)
+
+    made = bertonnx.train(base, folder / "single.jsonl", tmp_path / "m.onnx", progress=second, **given)
+    assert made.card.training is not None
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
