@@ -83,12 +83,12 @@ crossing_matrix <- function(x, encoding = NULL) {
   list(bytes = bytes, rows = nrow(x), columns = ncol(x), encoding = if (whole) encoding)
 }
 
-# Of a data frame; NA is None.
+# Of a data frame; NA is None, also in a list, where reticulate would make True of it, or a text.
 crossing_column <- function(x) {
   if (is.factor(x)) x <- as.character(x)
   lapply(seq_along(x), function(i) {
     one <- x[[i]]
-    if (is.list(x)) as.list(one) else if (!is.na(one)) one
+    if (is.list(x) && !is.list(one)) crossing_column(one) else if (is.list(x)) one else if (!is.na(one)) one
   })
 }
 

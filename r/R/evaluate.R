@@ -13,8 +13,8 @@
 #' @return An object of class `bert_evaluation`, a list of tibbles: `metrics` (`metric`, `value`, and `low` and `high`,
 #'   the bounds of its 95% interval), `labels` (`label`, `precision`, `recall`, `f1`, `rows`), `confusion` (`actual`,
 #'   `predicted`, `rows`), `calibration` (`rows`, `confidence`, `accuracy`, in tenths), `baselines` (`baseline`,
-#'   `metric`, `value`, and `better`: whether the model is better, beyond chance) and `mistakes` (`.row`, `text`,
-#'   `label`, `predicted`, `score`) and `amounts` (of a regression, `actual` and `predicted` of up to
+#'   `metric`, `value`, and `better`: whether the model is better, beyond chance) and `mistakes` (`.row`, which
+#'   row of the data, `text`, `label`, `predicted`, `score`) and `amounts` (of a regression, `actual` and `predicted` of up to
 #'   1,000 rows); and `kind`, `rows`, `ece` (the calibration error), `enough` and `notes`.
 #'   `summary()` gives `metrics`.
 #' @examplesIf file.exists("sentiment.onnx") && bert_available()

@@ -26,7 +26,7 @@ column_of <- function(data, column, usual, arg, call) {
   example <- sprintf("%s = \"%s\"", arg, if (length(texts) > 0) texts[[1]] else "name")
   abort_column(
     if (length(texts) == 0) {
-      c("None of the columns is text.", "i" = "There are {.val {names(data)}}.")
+      c("None of the columns is text.", "i" = if (length(data) > 0) "There are {.val {names(data)}}." else "There are none.")
     } else {
       c("Several columns are text: {.val {texts}}.", "i" = "Name one, such as {.code {example}}.")
     },

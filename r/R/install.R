@@ -361,7 +361,10 @@ run_showing <- function(program, args, heard) {
   status <- NULL
   # By its number, since it does not hear what is typed; what it was about to make is unfinished.
   on.exit(if (is.null(status)) end_program(folder) else unlink(folder, recursive = TRUE))
-  system2("/bin/sh", c("-c", shQuote(shell_script(program, args, folder))), stderr = FALSE, wait = FALSE)
+  # In a file: a line that is longer than the system takes would never start, and nothing would say so.
+  script <- file.path(folder, "script")
+  writeLines(enc2utf8(shell_script(program, args, folder)), script, useBytes = TRUE)
+  system2("/bin/sh", shQuote(script), stderr = FALSE, wait = FALSE)
   status <- followed(file.path(folder, "output"), file.path(folder, "status"), say)
   status
 }

@@ -50,22 +50,22 @@ predict.bert_text_classification <- function(object, new_data, type = NULL, ...,
 predict.bert_feature_extraction <- function(object, new_data, ..., text = NULL) {
   call <- rlang::current_env()
   if (!is.data.frame(new_data)) {
-    return(bert_embed(object, new_data, ...))
+    return(bert_embed(object, new_text(new_data, text, call = call), ...))
   }
-  values <- bert_embed(object, unname(text_of(new_data, text, call = call)), ...)
+  values <- bert_embed(object, unname(new_text(new_data, text, call = call)), ...)
   tibble::new_tibble(columns_of(values, dimension_names(ncol(values), ".dim_")), nrow = nrow(values))
 }
 
 #' @rdname predict.bert_model
 #' @export
 predict.bert_token_classification <- function(object, new_data, ..., text = NULL) {
-  bert_entities(object, text_of(new_data, text), ...)
+  bert_entities(object, new_text(new_data, text), ...)
 }
 
 #' @rdname predict.bert_model
 #' @export
 predict.bert_question_answering <- function(object, new_data, context = NULL, ..., text = NULL) {
-  questions <- text_of(new_data, text, "question")
+  questions <- new_text(new_data, text, "question")
   contexts <- pair_of(new_data, context, "context")
   if (is.null(contexts)) abort_no_context("context", rlang::current_env())
   bert_answer(object, questions, contexts, ...)
@@ -74,7 +74,7 @@ predict.bert_question_answering <- function(object, new_data, context = NULL, ..
 #' @rdname predict.bert_model
 #' @export
 predict.bert_fill_mask <- function(object, new_data, ..., text = NULL) {
-  bert_fill_mask(object, text_of(new_data, text), ...)
+  bert_fill_mask(object, new_text(new_data, text), ...)
 }
 
 #' @rdname predict.bert_model
@@ -86,6 +86,12 @@ predict.bert_model <- function(object, new_data, ..., text = NULL, pair = NULL, 
   check_prompt(prompt, call)
   texts <- new_texts(new_data, text, pair, call)
   predict_table(object, object$info$tables[[1]], texts, list(top_k = top, prompt = prompt), call = call)
+}
+
+# For a function that calls what it gets by another name: checked here, an error has the name of it here.
+new_text <- function(new_data, text, usual = "text", call = rlang::caller_env()) {
+  found <- as_text(text_of(new_data, text, usual, call = call), "new_data", call)
+  stats::setNames(found$values, found$names)
 }
 
 new_texts <- function(new_data, text, pair, call) {

@@ -96,7 +96,8 @@ as_queries <- function(query, model, prompt, normalize, call) {
       call = call
     )
   }
-  bert_embed(model, query, prompt = prompt, normalize = normalize)
+  query <- as_text(query, "query", call)
+  bert_embed(model, stats::setNames(query$values, query$names), prompt = prompt, normalize = normalize)
 }
 
 # Embeddings, with names and with rows of NA where a text was NA.

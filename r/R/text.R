@@ -84,7 +84,7 @@ abort_not_text <- function(x, arg, call) {
     c("i" = "Make a text of it: {.code rawToChar({arg_typed})}; a text cannot hold a NUL.")
   } else if (is.null(x)) {
     c("i" = "For no text at all, give {.code character(0)}.")
-  } else {
+  } else if (is.atomic(x)) {
     c("i" = "Turn it into text if you mean it: {.code as.character({arg_typed})}.")
   }
   bert_abort(
@@ -158,6 +158,8 @@ check_string <- function(x, arg = rlang::caller_arg(x), call = rlang::caller_env
   if (!is.character(x) || length(x) != 1L || is.na(x) || !nzchar(x)) {
     bert_abort("{.arg {arg}} must be one text that is not empty.", "input", call = call)
   }
+  # Bytes that are no text in this locale cannot cross to Python, nor be looked up there.
+  abort_encoding(!validEnc(x), "is not valid in this locale", arg, call)
   x
 }
 

@@ -11,8 +11,8 @@
 #'   CoNLL file.
 #' @param path The file to write.
 #' @param text,label The names of the columns that hold the texts and their labels; by default those that are
-#'   called so. Several names for `label`, of columns of `TRUE` and `FALSE`, are labels of which each may hold. A
-#'   column of numbers is a regression.
+#'   called so. Several names for `label`, of columns of `TRUE` and `FALSE`, are labels of which each may hold, and so
+#'   is a list of character vectors. Up to 50 different whole numbers are classes; other numbers are a regression.
 #' @param pair The column of second texts, for a model of pairs.
 #' @param group The column of what keeps rows together on one side of the split, such as a person.
 #' @param problem_type `"single_label_classification"`, `"multi_label_classification"` or `"regression"`; by
@@ -90,7 +90,16 @@ bert_train <- function(
 
 training_base <- function(base, call) {
   if (inherits(base, "bert_model")) {
-    check_task(base, "feature-extraction", call)
+    if (!identical(base$info$task, "feature-extraction")) {
+      bert_abort(
+        c(
+          "{.arg base} must be a model for feature-extraction, and this one is for {base$info$task}.",
+          "i" = "Export the checkpoint with {.code task = \"feature-extraction\"}, or give the checkpoint itself."
+        ),
+        "task",
+        call = call
+      )
+    }
     return(base$path)
   }
   check_string(base, "base", call)
@@ -198,9 +207,10 @@ plain_column <- function(column) {
   if (is.list(column)) {
     return(unclass(column))
   }
-  if (is.numeric(column) && !is.object(column) || is.logical(column) || is.character(column)) {
+  if (is.numeric(column) && !is.object(column)) {
     return(as.vector(column))
   }
+  # As R names them: Python would make True of TRUE.
   as.character(column)
 }
 

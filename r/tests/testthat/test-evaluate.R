@@ -24,6 +24,15 @@ test_that("figures are those of R's own arithmetic, and Python's", {
   expect_identical(labelled$text[found$mistakes$.row], found$mistakes$text)
 })
 
+test_that("mistakes are named by their rows of the data, whatever was left out", {
+  skip_without_sklearn()
+  gaps <- data.frame(text = c("nobody said", NA), label = factor(c(NA, "positive")))
+  with_gaps <- rbind(gaps, labelled[1:5, ], gaps, labelled[6:24, ])
+  mistakes <- bert_evaluate(tiny("sentiment"), with_gaps)$mistakes
+  expect_gt(nrow(mistakes), 0)
+  expect_identical(with_gaps$text[mistakes$.row], mistakes$text)
+})
+
 test_that("what was measured prints, and is drawn", {
   found <- measured()
   expect_output(print(found), "single label classification, 24 rows")
@@ -50,16 +59,18 @@ test_that("a regression is drawn as what is and what is predicted", {
   expect_identical(nrow(ggplot2::layer_data(ggplot2::autoplot(found), 2)), 3L)
 })
 
-test_that("texts that were cut are a warning of R's, and a line of a training", {
+test_that("texts that were cut are a warning of R's, and a note of a training", {
   skip_without_sklearn()
   long <- transform(labelled, text = paste(strrep("word ", 200), text, seq_along(text)))
   expect_silent(said <- capture_warnings(bert_evaluate(tiny("sentiment"), long)))
   expect_match(said, "24 of 24 texts were cut to 96 tokens", all = TRUE)
   expect_length(said, 1)
   path <- withr::local_tempfile(fileext = ".onnx")
-  lines <- capture_messages(bert_train(tiny("embeddings"), long, path, seed = 3))
-  expect_match(lines, "^warning: .* were cut to 96 tokens; long_text = \"stride\"", all = FALSE)
-  expect_no_match(paste(lines, collapse = ""), "TruncationWarning|[.]py")
+  lines <- capture_messages(notes <- bert_train(tiny("embeddings"), long, path, seed = 3)$report$notes)
+  for (what in c("train", "measure")) {
+    expect_match(notes, sprintf("^([0-9]+) of \\1 texts to %s on were cut to 96 tokens$", what), perl = TRUE, all = FALSE)
+  }
+  expect_no_match(paste(lines, collapse = ""), "Warning|[.]py")
 })
 
 test_that("a model of pairs is measured on the columns of its pairs", {

@@ -218,6 +218,13 @@ test_that("a program's status and words come back", {
   expect_identical(suppressMessages(run_showing("sh", c("-c", "exit 0"), identity)), 0L)
 })
 
+test_that("a line that is too long for the system ends with a status, and is not waited for", {
+  skip_on_os("windows")
+  withr::defer(setTimeLimit())
+  setTimeLimit(elapsed = 30, transient = TRUE)
+  expect_gt(suppressMessages(run_showing("sh", c("-c", "exit 0", strrep("word ", 1e5)), identity)), 0L)
+})
+
 test_that("our own error is said once, by the condition", {
   skip_on_os("windows")
   script <- "echo reading; echo 'error: no {such} file'; echo 'type: another'; exit 1"

@@ -77,3 +77,13 @@ test_that("a data frame whose texts nobody can guess says what to type", {
   expect_bert_error(predict(tiny("sentiment"), two["n"]), "input", "None of the columns is text")
   expect_bert_error(predict(tiny("sentiment"), two, text = "boby"), "input", "no column \"boby\".*\"body\"")
 })
+
+test_that("errors name the argument that was given", {
+  for (name in c("embeddings", "entities", "words")) {
+    error <- expect_bert_error(predict(tiny(name), 1:3), "input", "`new_data` must be a character vector")
+    expect_match(rlang::cnd_message(error), "as.character(new_data)", fixed = TRUE)
+  }
+  expect_bert_error(predict(tiny("answers"), "a\xe9b", context = "c"), "encoding", "`new_data` is not valid UTF-8")
+  expect_bert_error(bert_nearest(diag(32) * 1.0, "a\xe9b", model = tiny("embeddings")), "encoding", "`query` is not valid UTF-8")
+  expect_bert_error(predict(tiny("sentiment"), data.frame()), "input", "There are none")
+})

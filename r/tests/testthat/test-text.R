@@ -115,3 +115,18 @@ test_that("flags and texts are one value", {
   for (bad in list(NA, "yes", 1, c(TRUE, TRUE))) expect_bert_error(check_flag(bad, "f"), "input", "`f`")
   for (bad in list(NA_character_, "", 1, c("a", "b"))) expect_bert_error(check_string(bad, "s"), "input", "`s`")
 })
+
+test_that("what can be no text is not told to become one", {
+  for (x in list(mean, globalenv(), quote(a))) {
+    error <- expect_bert_error(as_text(x), "input", "must be a character vector")
+    expect_no_match(rlang::cnd_message(error), "as.character")
+  }
+})
+
+test_that("one text that is no text in this locale is said", {
+  skip_if_not(l10n_info()[["UTF-8"]])
+  error <- expect_bert_error(bert_load("a\xe9b.onnx"), "encoding", "`path` is not valid")
+  expect_bert_error(check_string("a\xe9b"), "encoding")
+  expect_identical(check_string("caf\u00e9"), "caf\u00e9")
+  expect_identical(check_string(iconv("caf\u00e9", "UTF-8", "latin1")), "caf\u00e9")
+})

@@ -87,3 +87,22 @@ test_that("interrupts and the end of R's time end a training and an evaluation, 
   # All that was there has gone with that R: the training's process, too.
   expect_identical(list.files(temporary, all.files = TRUE, no.. = TRUE), character())
 })
+
+test_that("NA in a list of labels is no label, and TRUE is one by its name", {
+  skip_without_python()
+  lists <- data.frame(text = c("a", "b", "c", "d"))
+  lists$label <- list("good", c("good", "odd"), NA, c(NA_character_, "odd"))
+  written <- readLines(as_data(lists, list(), "data", rlang::current_env())$path)
+  expect_identical(
+    sub("^.*label\": ", "", written),
+    c("[\"good\"]}", "[\"good\", \"odd\"]}", "[null]}", "[null, \"odd\"]}")
+  )
+  truths <- data.frame(text = c("a", "b", "c"), label = c(TRUE, NA, FALSE))
+  written <- readLines(as_data(truths, list(), "data", rlang::current_env())$path)
+  expect_identical(sub("^.*label\": ", "", written), c("\"TRUE\"}", "null}", "\"FALSE\"}"))
+})
+
+test_that("a model of another task is no base, in the words of this function", {
+  error <- expect_bert_error(bert_train(tiny("sentiment"), data.frame(text = "a", label = "b")), "task", "`base` must be")
+  expect_no_match(rlang::cnd_message(error), "bert_embed")
+})
