@@ -32,12 +32,12 @@ class Candidate(Methods):
     """
 
     def __init__(self, session: Session, card: Card, tokenizer: TextTokenizer) -> None:
+        row = task_named(card.task)
         self.card = card
-        self.tokenizer = tokenizer
+        # What is measured is what the file answers where nobody says how long texts are read.
+        self.tokenizer = tokenizer.reading(row.long_text, card.truncation_side)
         self.cut = 0
-        self._engine = Engine(
-            session, tokenizer, threads=allowed_cores(), outputs=task_named(card.task).outputs
-        )
+        self._engine = Engine(session, self.tokenizer, threads=allowed_cores(), outputs=row.outputs)
 
     @property
     def max_length(self) -> int:

@@ -82,7 +82,10 @@ def train_head(
         given = replace(
             given, max_length=TextTokenizer(text, given, max_length=options.max_length).max_length
         )
-    tokenizer, session = TextTokenizer(text, given), open_session(base, given, _CPU)
+    # As the file will read them: entities past the limit are learned and found in windows.
+    row = TAGGER if lesson.tagged else CLASSIFIER
+    tokenizer = TextTokenizer(text, given, long_text=row.long_text)
+    session = open_session(base, given, _CPU)
     outputs = task_named(given.task).outputs
     progress("embedding the texts")
     # It takes a second to import, and no tokens.

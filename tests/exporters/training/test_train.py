@@ -191,6 +191,31 @@ def test_entities(exported: dict[str, Path], folder: Path, tmp_path: Path) -> No
     assert {("PER", "Ada"), ("LOC", "Bonn")} <= {(e["entity"], e["text"]) for e in item["entities"]}
 
 
+@pytest.mark.parametrize("kind", ["head", "fine-tuning"])
+def test_entities_past_the_limit_are_learned_and_measured_in_windows(
+    exported: dict[str, Path], base: Path, tmp_path: Path, kind: str
+) -> None:
+    rows = []
+    for n in range(40):
+        text = f"{NAMES[n % 3]} moved {'from the sea ' * 40}to {PLACES[n % 3]} in {n}."
+        start = text.index(PLACES[n % 3])
+        spans = [[0, len(NAMES[n % 3]), "PER"], [start, start + len(PLACES[n % 3]), "LOC"]]
+        rows.append({"text": text, "entities": spans})
+    _write(tmp_path / "train.jsonl", rows[:30])
+    _write(tmp_path / "measure.jsonl", rows[30:])
+    source = exported["feature-extraction"] if kind == "head" else base
+    given: dict[str, Any] = {} if kind == "head" else {"epochs": 2, "measure_int8": False}
+    made = bertonnx.train(
+        source, tmp_path / "train.jsonl", tmp_path / "m.onnx", validation=tmp_path / "measure.jsonl", **given
+    )
+    assert "B-LOC" in made.card.labels
+    assert not any("were cut" in note for note in made.notes)
+    again = bertonnx.evaluate(made.path, tmp_path / "measure.jsonl", provider="cpu")
+    assert made.evaluation.scores == again.scores
+    if kind == "head":
+        assert made.evaluation.labels["LOC"].recall > 0.5
+
+
 def test_entities_on_an_int8_file(int8: Path, folder: Path, tmp_path: Path) -> None:
     made = bertonnx.train(int8, folder / "tagged.jsonl", tmp_path / "m.onnx")
     assert (made.card.precision, made.card.task) == ("int8", "token-classification")
