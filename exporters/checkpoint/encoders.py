@@ -74,6 +74,13 @@ def _require_list(config: Mapping[str, Any]) -> None:
             "write [{found}]",
             found=shown(named),
         )
+    odd = [one for one in named or () if not isinstance(one, str)]
+    if odd:
+        raise CheckpointError(
+            "config.json has architectures {found}, which names no class with {odd}; correct it",
+            found=shown(named),
+            odd=shown(odd[0]),
+        )
 
 
 def _require_keys(name: str, config: Mapping[str, Any]) -> None:

@@ -71,6 +71,9 @@ _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.s
 # Not *.bin: training leaves training_args.bin and the like beside the weights.
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 # As `save_pretrained(variant="fp16")` names them.
+_ADAPTER_HUB = ("pytorch_adapter.bin", "adapter.safetensors", "head_config.json")
+"""Files of AdapterHub's library adapters."""
+
 _VARIANTS = ("model.*.safetensors", "pytorch_model.*.bin")
 _FOREIGN_WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "Flax": ("flax_model.msgpack", "flax_model-*.msgpack"),
@@ -281,12 +284,14 @@ def _require_adapter_weights(what: str, names: list[str], trust: Trust) -> None:
             file=ADAPTER_PICKLE,
             option=Option("allow_pickle", True),
         )
-    if "pytorch_adapter.bin" in names or "head_config.json" in names:
+    theirs = next((name for name in _ADAPTER_HUB if name in names), None)
+    if theirs is not None:
         raise SourceError(
-            "{what} holds an adapter of AdapterHub's library adapters (pytorch_adapter.bin), and only PEFT's "
-            "are read; merge it there (model.merge_adapter(name), for those of the kind LoRA), save the "
-            "whole model with model.save_pretrained('merged'), and type: {call}",
+            "{what} holds an adapter of AdapterHub's library adapters ({file}), and only PEFT's are read; "
+            "merge it there (model.merge_adapter(name), for those of the kind LoRA), save the whole model "
+            "with model.save_pretrained('merged'), and type: {call}",
             what=what,
+            file=theirs,
             call=Call("export", "merged"),
         )
     raise SourceError(

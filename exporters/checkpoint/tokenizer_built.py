@@ -16,6 +16,7 @@ from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.tokenizer_classes import BUILT_BY, parts_built
 from bertonnx.exporters.checkpoint.tokenizer_folder import TokenizerFolder
 from bertonnx.models.hard_texts import HARD_TEXTS
+from bertonnx.runtime.tokenizers_seam import FaultError, guarded
 from bertonnx.wording import said_by
 
 __all__ = ["as_built"]
@@ -49,12 +50,13 @@ def as_built(made: Tokenizer, folder: TokenizerFolder, ignored: Mapping[str, boo
     named = {f"<<{name}>>": token.content for name, token in folder.named.items()}
     for part, state in parts.items():
         if part == "model":
-            data[part] = {**data[part], **_model(state, data[part], named)}
+            data[part] = {**data[part], **_model(state, data[part], named, folder)}
         elif part != "post_processor" or state is not None:
             data[part] = _filled(state, named, made, _charsmap(data["normalizer"]))
     try:
-        built = Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # tokenizers raises bare Exception
+        with guarded():
+            built = Tokenizer.from_str(json.dumps(data))
+    except FaultError as error:
         raise CheckpointError(
             "a {kind} of transformers 5 cannot be made of tokenizer.json in {folder} ({why}); put the "
             "checkpoint's original file in its place",
@@ -92,12 +94,22 @@ def _charsmap(normalizer: Any) -> str | None:
     return next((state["precompiled_charsmap"] for state in states if "precompiled_charsmap" in state), None)
 
 
-def _model(state: Mapping[str, Any], own: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
+def _model(
+    state: Mapping[str, Any], own: Mapping[str, Any], named: Mapping[str, str], folder: TokenizerFolder
+) -> dict[str, Any]:
     found = dict(state)
     if found.get("unk_id") in named:
         # Looked for with a score of nothing; without one each class takes a number of its own.
-        places = [i for i, piece in enumerate(own["vocab"]) if [*piece] == [named[found["unk_id"]], 0.0]]
+        unknown = named[found["unk_id"]]
+        places = [i for i, piece in enumerate(own["vocab"]) if [*piece] == [unknown, 0.0]]
         found["unk_id"] = places[0] if places else own["unk_id"]
+        if not places and own["vocab"][own["unk_id"]][0] != unknown:
+            raise CheckpointError(
+                "tokenizer_config.json in {folder} has unk_token {unknown!r}, and tokenizer.json another; "
+                "write the same into both",
+                folder=folder.path,
+                unknown=unknown,
+            )
     if found.get("unk_token") in named:
         found["unk_token"] = named[found["unk_token"]]
     return found
@@ -125,12 +137,16 @@ def _difference(made: Tokenizer, built: Tokenizer) -> str | None:
     cases: list[tuple[str, str | None]] = [(text, None) for text in HARD_TEXTS]
     cases += zip(HARD_TEXTS, reversed(HARD_TEXTS), strict=True)
     for text, pair in cases:
-        try:
-            one, other = made.encode(text, pair), built.encode(text, pair)
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":
-                raise
-            continue
-        if (one.ids, one.type_ids) != (other.ids, other.type_ids):
+        if _pieces(made, text, pair) != _pieces(built, text, pair):
             return text
     return None
+
+
+def _pieces(tokenizer: Tokenizer, text: str, pair: str | None) -> tuple[list[int], list[int]] | None:
+    """Return ids and segments; None where the tokenizer fails."""
+    try:
+        with guarded():
+            found = tokenizer.encode(text, pair)
+    except FaultError:
+        return None
+    return found.ids, found.type_ids

@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer, models, processors
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.keys import Account
 from bertonnx.exporters.checkpoint.tokenizer_built import as_built
-from bertonnx.exporters.checkpoint.tokenizer_folder import CONFIG, TokenizerFolder
+from bertonnx.exporters.checkpoint.tokenizer_folder import CONFIG, TokenizerFolder, installed_major
+from bertonnx.runtime.tokenizers_seam import FaultError, guarded
 from bertonnx.wording import Message, said_by
 
 __all__ = ["add_tokens", "file_tokenizer", "normalizer_put"]
@@ -34,14 +35,26 @@ def file_tokenizer(folder: TokenizerFolder, account: Account) -> Tokenizer:
     file = folder.file
     assert file is not None
     try:
-        made = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises bare Exception
+        with guarded():
+            made = Tokenizer.from_file(str(file))
+    except FaultError as error:
         raise CheckpointError(
             "{path} cannot be loaded as a tokenizer ({why}); put the checkpoint's original file in its place",
             path=file,
             why=said_by(error),
         ) from error
     _require_no_dropout(made, file)
+    if folder.version == 4 != installed_major() and folder.config.get("from_slow") and folder.vocabularies:
+        account.refuse(
+            CONFIG,
+            "from_slow",
+            folder.config["from_slow"],
+            Message(
+                "by which transformers 4 makes the tokenizer anew of {names}, whatever tokenizer.json says",
+                names=", ".join(folder.vocabularies),
+            ),
+            remedy=_SAVE_AGAIN,
+        )
     if folder.version == 5 and folder.listed and not folder.mixed:
         made = _with_listed(made, folder)
     # The runtime pads and cuts by itself.

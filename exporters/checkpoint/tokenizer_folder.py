@@ -105,6 +105,12 @@ class TokenizerFolder:
         return path if path.is_file() else None
 
     @property
+    def vocabularies(self) -> tuple[str, ...]:
+        """The names of the files beside tokenizer.json that a tokenizer can be made of."""
+        found = {path.name for pattern in _VOCABULARIES for path in self.path.glob(pattern)}
+        return tuple(sorted(found - {"tokenizer.json"}))
+
+    @property
     def limit(self) -> int | float | None:
         """The longest input in tokens that tokenizer_config.json names; None where it names none.
 

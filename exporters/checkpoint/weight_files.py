@@ -15,7 +15,7 @@ __all__ = ["format_of", "require_readable", "weight_files"]
 _SHOWN = 4
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = ".index.json"
-_WHOLE = ("I8", "U8", "I32")
+_WHOLE = ("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 _OTHERS: Mapping[str, str] = {"tf": "TensorFlow", "flax": "Flax"}
 """What the metadata of a file say -> the library that saved it, by other names and in other layouts."""
@@ -38,7 +38,16 @@ def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
 
 def _parts(index: Path) -> list[str]:
     table = read_json(index).get("weight_map")
-    return sorted({*map(str, table.values())}) if isinstance(table, Mapping) else []
+    names = sorted({*map(str, table.values())}) if isinstance(table, Mapping) else []
+    # A stranger's folder must not choose which other files of this disk are read.
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise CheckpointError(
+            "{index} lists weights outside of its folder ({outside}); put all of them into one folder",
+            index=index,
+            outside=_listed(outside),
+        )
+    return names
 
 
 def require_readable(folder: Path) -> None:

@@ -66,8 +66,8 @@ ROOMS: Mapping[str, str] = {
     "exporters/options.py": "",
     "exporters/checkpoint/tensorflow": "runtime/modelfile exporters/quiet.py exporters/pointers.py "
     "exporters/options.py",
-    "exporters/checkpoint": "runtime/tokenization.py exporters/quiet.py exporters/pointers.py "
-    "exporters/options.py "
+    "exporters/checkpoint": "runtime/tokenization.py runtime/tokenizers_seam.py exporters/quiet.py "
+    "exporters/pointers.py exporters/options.py "
     "exporters/checkpoint/tensorflow",
     "exporters/onnxgraph": "runtime/modelfile runtime/session",
     "exporters/verify": "runtime/session runtime/rows.py runtime/tokenization.py runtime/decoders "

@@ -168,6 +168,14 @@ def _of_file(path: Path) -> Located | None:
     if name.endswith(".meta"):
         raise _graph_alone(path)
     if name.endswith(".ckpt"):
+        with path.open("rb") as stream:
+            zipped = stream.read(4) == b"PK\3\4"
+        if zipped:
+            raise SourceError(
+                "{path} is a file of PyTorch, as Lightning writes it, which is not read; load it in PyTorch, "
+                "and save the model that it is of and its tokenizer: save_pretrained('folder')",
+                path=path,
+            )
         raise SourceError(
             "{path} is no checkpoint that can be read: those of TensorFlow are files that end in .index and "
             ".data-00000-of-00001, and older ones are to be saved again with tf.compat.v1.train.Saver",

@@ -17,6 +17,7 @@ import numpy as np
 
 from bertonnx.errors import CheckpointError
 from bertonnx.exporters.checkpoint.tensorflow.account import Account, open_account
+from bertonnx.exporters.checkpoint.tensorflow.garden import require_published
 from bertonnx.exporters.checkpoint.tensorflow.layouts import LOWER_CASE, Layout, WordHead, own_key
 from bertonnx.exporters.checkpoint.tensorflow.locate import Located
 from bertonnx.exporters.checkpoint.tensorflow.reading import kind_of, read_tensors
@@ -85,12 +86,15 @@ def replicate(what: str, located: Located, into: Path, options: ExportOptions) -
 
     Raises:
         CheckpointError: a file is missing or damaged, or tensors are unknown, missing, doubled or misshapen.
+        UnsupportedError: it is of a BERT that was changed.
         MissingDependencyError: h5py is not installed and needed.
     """
     scratch = into / UNPACKED
     scratch.mkdir()
     found, folder = read_tensors(located, scratch)
     layout = _read_as(kind_of(what, found), options)
+    if layout.name == "model-garden":
+        require_published(located.paths[0])
     account = open_account(what, found, layout, options.ignore_keys)
     shapes = {name: one.shape for name, one in account.placed.items()}
     drawn = draw(layout, folder, shapes, _heads(account))

@@ -425,7 +425,9 @@ def hugging_face_config(maker: Any, kind: str) -> Any:
 # TensorFlow's Model Garden.
 
 
-def garden(version: int, container: str = "checkpoint", head: str = "") -> Callable[[Path], None]:
+def garden(
+    version: int, container: str = "checkpoint", head: str = "", activation: str = ""
+) -> Callable[[Path], None]:
     """Return what makes a checkpoint of the Model Garden's encoder, alone or with a head."""
 
     def make(folder: Path) -> None:
@@ -441,6 +443,8 @@ def garden(version: int, container: str = "checkpoint", head: str = "") -> Calla
             "num_attention_heads": SIZES["heads"],
             "max_sequence_length": SIZES["positions"],
         }
+        if activation:
+            sizes["activation"] = tf.keras.activations.get(activation)
         if version == 1:
             encoder = bert_encoder.BertEncoder(intermediate_size=SIZES["inner"], **sizes)
         else:
@@ -622,6 +626,7 @@ FIXTURES: Mapping[str, Callable[[Path], None]] = {
     "garden-1": garden(1),
     "garden-2": garden(2),
     "garden-saved": garden(1, "saved"),
+    "garden-relu": garden(1, "saved", activation="relu"),
     "garden-hub": garden_hub,
     "garden-classifier": garden(1, head="classifier"),
     "garden-tokens": garden(1, head="tokens"),

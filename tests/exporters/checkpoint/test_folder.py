@@ -98,8 +98,10 @@ def test_an_adapter_needs_its_weights(tmp_path: Path) -> None:
     make(tmp_path, adapter_config__json='{"peft_type": "LORA"}', README__md="x")
     said = refused(SourceError, tmp_path)
     assert "a PEFT adapter without weights: adapter_model.safetensors is not there" in said
-    (tmp_path / "pytorch_adapter.bin").touch()
-    assert "an adapter of AdapterHub's library adapters" in refused(SourceError, tmp_path)
+    for name in ("pytorch_adapter.bin", "adapter.safetensors"):
+        (tmp_path / name).touch()
+        assert f"an adapter of AdapterHub's library adapters ({name})" in refused(SourceError, tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_adapters_with_names_lie_one_folder_below(tmp_path: Path) -> None:
@@ -162,6 +164,12 @@ def test_code_that_is_none(code: object) -> None:
 def test_architectures_that_are_no_list() -> None:
     with pytest.raises(CheckpointError, match="which is no list, so that no task"):
         require_encoder({"model_type": "bert", "architectures": "BertForMaskedLM"}, "folder")
+
+
+@pytest.mark.parametrize("odd", [None, 5, ["BertModel"]])
+def test_architectures_that_are_no_names(odd: object) -> None:
+    with pytest.raises(CheckpointError, match="which names no class with"):
+        require_encoder({"model_type": "bert", "architectures": ["BertModel", odd]}, "folder")
 
 
 def test_a_decoder_outside_the_table_of_decoders(monkeypatch: pytest.MonkeyPatch) -> None:

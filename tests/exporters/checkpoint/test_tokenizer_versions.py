@@ -542,6 +542,41 @@ def test_a_tokenizer_that_panics(tmp_path: Path) -> None:
         require_encodes(broken, folder)
 
 
+def test_a_file_that_the_library_panics_at(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, tokenizers_zoo.bpe(), V4, family="roberta")
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    edit_json(folder / "tokenizer.json", model=model | {"continuing_subword_prefix": "@@"})
+    assert f"{folder / 'tokenizer.json'} cannot be loaded as a tokenizer (" in _refused(folder)
+
+
+def test_a_class_of_5_that_fails_on_what_the_file_reads(tmp_path: Path) -> None:
+    config = {**V5, "tokenizer_class": "BertTokenizer", "unk_token": "[NONE]"}
+    said = _refused(_folder(tmp_path, tokenizers_zoo.wordpiece(), config))
+    assert "other ids than a BertTokenizer of transformers 5" in said
+
+
+def test_an_unknown_piece_that_the_file_has_not(tmp_path: Path) -> None:
+    config = {**V5, "tokenizer_class": "BigBirdTokenizer", "unk_token": "▁the"}
+    said = _refused(_folder(tmp_path, tokenizers_zoo.unigram(), config, family="big_bird"))
+    assert "has unk_token '▁the', and tokenizer.json another" in said
+
+
+def test_a_tokenizer_of_4_that_is_made_anew_of_its_vocabulary(tmp_path: Path) -> None:
+    made = tokenizers_zoo.wordpiece()
+    folder = _folder(tmp_path, made, {**V4, "from_slow": True})
+    assert _ids(_facts(folder), "the film") == made.encode("the film").ids
+    words = sorted(made.get_vocab(), key=made.get_vocab().__getitem__)
+    # Another order of the words, as of files that do not belong together.
+    (folder / "vocab.txt").write_text("\n".join([*words[:5], *reversed(words[5:])]), encoding="utf-8")
+    if MAJOR == 4:
+        assert "give different ids" in _refused(folder)
+    else:
+        assert "from_slow true, by which transformers 4 makes the tokenizer anew of vocab.txt" in _refused(
+            folder
+        )
+        assert _ids(_facts(folder, "from_slow"), "the film") == made.encode("the film").ids
+
+
 def test_a_vocabulary_alone_with_the_list_of_its_own_special_tokens(tmp_path: Path) -> None:
     _bert_files(tmp_path)
     saver = "5.24.0" if MAJOR == 4 else "4.57.6"

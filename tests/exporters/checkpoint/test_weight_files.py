@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,24 @@ def test_one_bias_of_a_pickle_is_that_of_the_decoder(name: str, tmp_path: Path) 
     assert torch.equal(logits(folder, Trust(allow_pickle=True))[0, 1], bias)
 
 
-def test_weights_in_whole_numbers_are_said_to_be_quantized(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name_of"), [(torch.int8, "I8"), (torch.int16, "I16"), (torch.int64, "I64")]
+)
+def test_weights_in_whole_numbers_are_said_to_be_quantized(
+    kind: torch.dtype, name_of: str, tmp_path: Path
+) -> None:
     folder = save_tiny(tmp_path / "m")
     name = "bert.encoder.layer.0.output.dense.weight"
-    edit_weights(folder, lambda weights: weights | {name: (weights[name] * 20).to(torch.int8)})
+    edit_weights(folder, lambda weights: weights | {name: (weights[name] * 20).to(kind)})
     said = message(CheckpointError, folder)
-    assert f"holds {name} in whole numbers (I8), so its weights are quantized already" in said
+    assert f"holds {name} in whole numbers ({name_of}), so its weights are quantized already" in said
+
+
+@pytest.mark.parametrize("start", ["../", "", "inner/../../"])
+def test_an_index_leads_to_no_other_folder(start: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "m")
+    name = f"{start}other.safetensors" if start else str(tmp_path / "other.safetensors")
+    (folder / "model.safetensors").rename(tmp_path / "other.safetensors")
+    index = {"weight_map": dict.fromkeys(load_file(tmp_path / "other.safetensors"), name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert f"lists weights outside of its folder ({name})" in message(CheckpointError, folder)

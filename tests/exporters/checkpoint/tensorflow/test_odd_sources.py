@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bertonnx
-from bertonnx.errors import CheckpointError
+from bertonnx.errors import CheckpointError, SourceError, UnsupportedError
 from bertonnx.exporters.checkpoint.tensorflow.replica import Replica
 from bertonnx.exporters.checkpoint.tensorflow.tokens import copy_tokenizer
 from tests.exporters.checkpoint.tensorflow.test_account import (
@@ -163,11 +163,45 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
     assert f"{file} is a Git LFS pointer" in refused(folder, tmp_path / "b")
 
 
+def test_a_checkpoint_of_lightning_is_none_of_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "epoch=1.ckpt").write_bytes(b"PK\3\4")
+    with pytest.raises(SourceError, match="a file of PyTorch, as Lightning writes it"):
+        bertonnx.export(tmp_path, tmp_path / "model.onnx")
+
+
 def test_an_error_names_the_users_folder_and_no_copy(tmp_path: Path) -> None:
     folder = with_words(tmp_path / "a", ["[CLX]" if word == "[CLS]" else word for word in WORDS])
     with pytest.raises(CheckpointError, match="no embedding for") as caught:
         bertonnx.export(folder, tmp_path / "model.onnx")
     assert f"the tokenizer in {folder} " in str(caught.value)
+
+
+# The Model Garden's SavedModels.
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('"inner_activation": "<lambda>", "norm_first": false', ""),
+        ('"inner_activation": "Text>gelu"', ""),
+        ('"inner_activation": "relu"', "was made with inner_activation relu"),
+        ('"inner_activation": "<lambda>", "norm_first": true', "was made with norm_first"),
+    ],
+)
+def test_an_encoder_that_was_changed_is_refused_where_it_says_so(
+    keys: str, said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a"
+    shutil.copytree(DATA / "garden-2" / "source", folder / "variables")
+    for file in (folder / "variables").glob("ckpt-1.*"):
+        file.rename(file.with_name(f"variables{file.suffix}"))
+    shutil.copyfile(DATA / "garden-2" / "source" / "vocab.txt", folder / "vocab.txt")
+    (folder / "saved_model.pb").write_bytes(b"")
+    (folder / "keras_metadata.pb").write_bytes(b"\n\x10{" + keys.encode() + b"}")
+    if said:
+        assert said in refused(folder, tmp_path / "b", UnsupportedError)
+    else:
+        replica(folder, tmp_path / "b")
 
 
 # Hugging Face's files.
