@@ -39,19 +39,23 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
     first = _stamp(path)
     packed: list[huge_pages.Extent] = []
 
-    def widen() -> Any:
-        # Whatever lies at the path by now must not answer in this model's name.
+    def opened_for_one(cores: int) -> Any:
         before = huge_pages.private_memory()
-        try:
-            session = opened(options.threads) if _stamp(path) == first else None
-        except (OSError, ModelFileError):
-            return None
+        session = opened(cores)
         packed.extend(huge_pages.added(before, huge_pages.private_memory()))
         return session
 
-    widening = widen if options.threads > 1 else None
+    def widen() -> Any:
+        # Whatever lies at the path by now must not answer in this model's name.
+        try:
+            return opened_for_one(options.threads) if _stamp(path) == first else None
+        except (OSError, ModelFileError):
+            return None
+
     settle = partial(huge_pages.gather, packed)
-    return _noted(ort, OrtSession(opened(1), _NAME, widen=widening, settle=settle, tables=tables))
+    if options.threads > 1:
+        return _noted(ort, OrtSession(opened(1), _NAME, widen=widen, settle=settle, tables=tables))
+    return _noted(ort, OrtSession(opened_for_one(1), _NAME, settle=settle))
 
 
 def _noted(ort: ModuleType, session: OrtSession) -> OrtSession:

@@ -274,13 +274,16 @@ def test_one_text_does_not_pay_for_a_second_session(monkeypatch: pytest.MonkeyPa
     assert [options.intra_op_num_threads for options in fake.options] == [1, 4]
 
 
-def test_weights_are_moved_once_for_texts_that_keep_coming_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_weights_are_moved_once_for_texts_that_keep_coming_alone(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _use(monkeypatch, FakeRuntime([CPU], [CPU]))
     memory = iter([[(0, 4096)], [(0, 4096), (8192, 12288)]])
     monkeypatch.setattr(huge_pages, "private_memory", lambda: next(memory))
     moved: list[Any] = []
     monkeypatch.setattr(huge_pages, "gather", lambda extents: moved.append(list(extents)))
-    session = opened(Path("m.onnx"), threads=2)
+    session = opened(Path("m.onnx"), threads=threads)
     for _ in range(31):
         session.run([], {}, alone=True)
     assert not moved
