@@ -31,7 +31,9 @@ __all__ = [
     "Row",
     "as_rows",
     "attention_mask",
+    "by_text",
     "feeds_of",
+    "feeds_together",
     "once_for_all",
     "pooling_mask",
     "require_single",
@@ -137,6 +139,32 @@ def feeds_of(pieces: Sequence[Piece], inputs: Sequence[str]) -> Feeds:
     if POOLING_MASK in inputs:
         feeds[POOLING_MASK] = pooling_mask(pieces)
     return feeds
+
+
+def feeds_together(pieces: Sequence[Piece], inputs: Sequence[str]) -> Feeds:
+    """Return what a graph takes of pieces of several lengths, those of equal length side by side.
+
+    Args:
+        pieces: at least one, of which all tokens are attended to.
+        inputs: as in `feeds_of`.
+
+    Returns:
+        int64 arrays of shape (1, tokens of all pieces), by the names of the inputs.
+    """
+    parts = [feeds_of([piece], inputs) for piece in pieces]
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+
+def by_text(array: Array, dimensions: Sequence[str], lengths: Sequence[int]) -> Sequence[Array]:
+    """Return an output of texts of several lengths that ran as one batch, for each of them.
+
+    Args:
+        array: of shape (1, tokens of all texts, ...) where the output has numbers of every token, else
+            (texts, ...).
+        dimensions: the output's, as in `Task.outputs`.
+        lengths: tokens of each text.
+    """
+    return np.split(array[0], np.cumsum(lengths)[:-1]) if "tokens" in dimensions else array
 
 
 def attention_mask(pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:

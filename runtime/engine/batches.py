@@ -22,6 +22,7 @@ from bertonnx.runtime.rows import (
     Item,
     Piece,
     attention_mask,
+    feeds_together,
     pooling_mask,
 )
 
@@ -51,10 +52,10 @@ class Slot:
 
 
 class Batch:
-    """Slots whose pieces have one length, of any number of callers.
+    """Slots whose pieces have one length, of any number of callers; or of several lengths, once it is taken.
 
     Attributes:
-        kind: what they have in common.
+        kind: what they have in common; the first's, where lengths differ.
         slots: the slots.
         budget: tokens of a full batch.
         due: whether it waits in a caller's line, so that it may run; else it waits for company.
@@ -62,20 +63,23 @@ class Batch:
         alone: whether no other batch runs beside it and fewer wait than there are cores, so that it may take
             all of them.
         exclusive: whether no other can start beside it.
+        apart: whether it must not run together with other lengths, for it did and failed.
+        lengths: where lengths differ, tokens of each piece.
     """
 
-    __slots__ = ("alone", "budget", "due", "exclusive", "kind", "slots", "taken")
+    __slots__ = ("alone", "apart", "budget", "due", "exclusive", "kind", "lengths", "slots", "taken")
 
     def __init__(self, kind: Kind, budget: int, slots: list[Slot]) -> None:
         self.kind = kind
         self.slots = slots
         self.budget = budget
-        self.due = self.taken = self.alone = self.exclusive = False
+        self.due = self.taken = self.alone = self.exclusive = self.apart = False
+        self.lengths: list[int] = []
 
     @property
     def tokens(self) -> int:
         """Tokens of all its pieces."""
-        return self.kind[0] * len(self.slots)
+        return sum(self.lengths) or self.kind[0] * len(self.slots)
 
     @property
     def full(self) -> bool:
@@ -83,7 +87,12 @@ class Batch:
         return self.tokens + self.kind[0] > self.budget
 
     def feeds(self, inputs: Iterable[str]) -> Mapping[str, npt.NDArray[np.int64]]:
-        """Return the graph's inputs by their names, int64 of shape (slots, tokens); nothing is padded."""
+        """Return the graph's inputs by their names, int64; nothing is padded.
+
+        They are of shape (slots, tokens), or (1, tokens of all) where lengths differ.
+        """
+        if self.lengths:
+            return feeds_together([slot.piece for slot in self.slots], tuple(inputs))
         # A lone text pays for every call of NumPy's Python code: `stack` and `ones_like` take thrice as long.
         ids = np.array([slot.piece.ids for slot in self.slots])
         made = {"input_ids": ids}

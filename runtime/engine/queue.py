@@ -15,6 +15,7 @@ from threading import get_ident
 from time import perf_counter
 
 from bertonnx.runtime.engine.batches import Batch, Caller, Chunk, Groups, Slot, largest_first
+from bertonnx.runtime.engine.company import company, parted, together
 from bertonnx.runtime.engine.cores import Cores
 from bertonnx.runtime.engine.counters import SIZES, Counters, place_of_size
 from bertonnx.runtime.engine.running import Parts, Runner, closed
@@ -35,7 +36,8 @@ class Queue:
     """Slots of any number of callers and threads, run in batches.
 
     Callers take turns, a batch each, whatever they have in the queue. A batch takes along all slots of its
-    kind that wait, up to a full batch, whoever's they are.
+    kind that wait, up to a full batch, whoever's they are; and a small one those of other small ones, where
+    the session takes several lengths at once.
 
     Attributes:
         closed: whether no more is taken in.
@@ -335,9 +337,10 @@ class Queue:
         elif wanted and (held or self._take_core()):
             held = True
             alone = alone and self._fewer_than_cores(held=held)
-            batch = self._take()
+            batch = self._take(in_company=not alone)
             if batch is not None:
-                batch.alone = alone
+                # Where there is but one core, what runs last of all that is due has it to itself.
+                batch.alone = alone or (self._limit == 1 and not self._due and not batch.lengths)
                 batch.exclusive = self._limit == 1
                 if not batch.alone:
                     self._hand_out()
@@ -347,8 +350,8 @@ class Queue:
         self._hand_out()
         return None
 
-    def _take(self) -> Batch | None:
-        """Take the next batch of the caller whose turn it is."""
+    def _take(self, *, in_company: bool = False) -> Batch | None:
+        """Take the next batch of the caller whose turn it is, with small ones if they may come along."""
         while self._line:
             caller = self._line[0]
             while caller.line:
@@ -359,6 +362,8 @@ class Queue:
                 if batch.slots:
                     self._line.rotate(-1)  # the next turn is another caller's
                     self._leave(batch)
+                    if in_company:
+                        self._join(batch)
                     now = perf_counter()
                     for slot in batch.slots:
                         slot.chunk.running += 1
@@ -368,6 +373,16 @@ class Queue:
             caller.lined_up = False
             self._line.popleft()
         return None
+
+    def _join(self, batch: Batch) -> None:
+        """Let small batches that are due run together with one that is small."""
+        due = (other for caller in self._line for other in caller.line if not other.taken)
+        others = company(batch, due, self._runner.takes_together, self._limit)
+        for other in others:
+            self._thin(other)
+            if other.slots:
+                self._leave(other)
+        together(batch, others)
 
     def _thin(self, batch: Batch) -> None:
         """Take slots that are no longer wanted out of a batch, and an empty batch out of the queue."""
@@ -475,10 +490,10 @@ class Queue:
                 chunk.error = chunk.error or closed()
         # At its callers' next turns, before what else they have: their other rows wait for it.
         for part in reversed(parts):
-            smaller = Batch(batch.kind, batch.budget, part)
-            self._waiting += len(part)
-            for caller in dict.fromkeys(slot.chunk.caller for slot in part):
-                self._line_up(smaller, caller, first=True)
+            for smaller in parted(batch, part):
+                self._waiting += len(smaller.slots)
+                for caller in dict.fromkeys(slot.chunk.caller for slot in smaller.slots):
+                    self._line_up(smaller, caller, first=True)
         return self._settle(chunks)
 
     def _budget(self, fetch: tuple[str, ...]) -> int:

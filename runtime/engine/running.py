@@ -9,6 +9,7 @@ import numpy as np
 
 from bertonnx.errors import BertonnxError, InferenceError, ModelFileError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
+from bertonnx.runtime.rows import Array, by_text
 from bertonnx.runtime.session.session import Session
 from bertonnx.wording import Call, Option
 
@@ -57,6 +58,14 @@ class Runner:
         size = f", of at most {self.most_tokens} tokens" if self.most_tokens < sys.maxsize else ""
         return (f"memory ran out on {self._provider}, so batches now run one at a time{size}",)
 
+    def takes_together(self, batch: Batch) -> bool:
+        """Return whether a batch may run together with others of other lengths, with the same results."""
+        tokens, fetch, masked = batch.kind
+        session = self._session
+        if session is None or not session.ragged or self.out_of_memory or masked or batch.apart or not tokens:
+            return False
+        return self._dimensions.keys() >= set(fetch)
+
     def run(self, batch: Batch, *, interruptible: bool) -> Parts:
         """Run a batch, and return what of it is to be tried again, and in which parts.
 
@@ -87,12 +96,16 @@ class Runner:
         session = self._session
         if session is None:
             raise closed()
-        outputs = session.run(fetch, batch.feeds(session.inputs), alone=batch.alone)
+        feeds = batch.feeds(session.inputs)
+        outputs: list[Sequence[Array]] = session.run(fetch, feeds, alone=batch.alone, lengths=batch.lengths)
         for name, array in zip(fetch, outputs, strict=True):
             self._require_shape(name, array.shape, batch)
         # A mean over no token is 0 by 0; where the sum is that of nothing, there is an answer.
         if not batch.tokens and not all(np.isfinite(array).all() for array in outputs):
             raise InferenceError("its outputs are no numbers")
+        if batch.lengths:
+            named_outputs = zip(fetch, outputs, strict=True)
+            outputs = [by_text(array, self._dimensions[name], batch.lengths) for name, array in named_outputs]
         for i, slot in enumerate(batch.slots):
             named = {name: array[i] for name, array in zip(fetch, outputs, strict=True)}
             try:
@@ -103,7 +116,9 @@ class Runner:
     def _require_shape(self, name: str, shape: tuple[int, ...], batch: Batch) -> None:
         """Refuse what a damaged file puts out, rather than take some of its numbers for others."""
         dimensions = self._dimensions.get(name, ("batch", *(["any"] * (len(shape) - 1))))
-        sizes = {"batch": len(batch.slots), "tokens": batch.kind[0], **self._sizes}
+        one_row = batch.lengths and "tokens" in dimensions
+        texts, tokens = (1, batch.tokens) if one_row else (len(batch.slots), batch.kind[0])
+        sizes = {"batch": texts, "tokens": tokens, **self._sizes}
         wanted = [sizes.get(dimension, size) for dimension, size in zip(dimensions, shape, strict=False)]
         if len(dimensions) != len(shape) or wanted != list(shape):
             raise ModelFileError(
@@ -117,7 +132,7 @@ class Runner:
     def _smaller(self, batch: Batch, error: OutOfMemoryError) -> Parts:
         """Return what a batch that found no memory is tried again as."""
         self.out_of_memory = True
-        if not batch.exclusive:
+        if not batch.exclusive or batch.lengths:
             return [batch.slots]
         half = len(batch.slots) // 2
         if not half:

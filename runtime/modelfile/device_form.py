@@ -20,7 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bertonnx.runtime.modelfile import wire
-from bertonnx.runtime.modelfile.wire import Readable, Span, extents, fields, message, number_at, number_field
+from bertonnx.runtime.modelfile.wire import (
+    Readable,
+    Span,
+    extents,
+    fields,
+    message,
+    number_at,
+    number_field,
+    numbers_at,
+)
 
 __all__ = ["device_form"]
 
@@ -243,7 +252,7 @@ class _Graph:
         entries: dict[bytes, bytes] = {}
         for number, content in fields(self._model, self._tensors[name]):
             if number == _DIMENSIONS:
-                shape += _numbers(self._model, content)
+                shape += numbers_at(self._model, content)
             elif number == wire.DATA_TYPE:
                 dtype = _DTYPES.get(number_at(self._model, content))
             elif number == wire.RAW:
@@ -258,16 +267,6 @@ class _Graph:
         if raw is None or len(raw) != dtype.itemsize * int(np.prod(shape)):
             return None
         return np.frombuffer(raw, dtype).reshape(shape)
-
-
-def _numbers(model: bytes, span: Span) -> list[int]:
-    """Return numbers of a field, be they packed or one alone: a number ends with a byte under 128."""
-    found, start = [], span[0]
-    for place in range(*span):
-        if model[place] < 0x80:
-            found.append(number_at(model, (start, place + 1)))
-            start = place + 1
-    return found
 
 
 def _written(

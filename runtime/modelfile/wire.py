@@ -8,7 +8,17 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
-__all__ = ["Readable", "Span", "extents", "fields", "message", "number_at", "number_field", "typed"]
+__all__ = [
+    "Readable",
+    "Span",
+    "extents",
+    "fields",
+    "message",
+    "number_at",
+    "number_field",
+    "numbers_at",
+    "typed",
+]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -79,6 +89,16 @@ def extents(data: Readable, span: Span) -> Iterator[tuple[int, Span, Span]]:
 def number_at(data: Readable, span: Span) -> int:
     """Return the number that a varint's bytes stand for, at least 0 and under 2**64."""
     return _varint(data, *span)[0]
+
+
+def numbers_at(data: Readable, span: Span) -> list[int]:
+    """Return numbers of a field, be they packed or one alone: a number ends with a byte under 128."""
+    found, start = [], span[0]
+    for place in range(*span):
+        if data[place] < 0x80:
+            found.append(number_at(data, (start, place + 1)))
+            start = place + 1
+    return found
 
 
 def _plain_varint(data: Readable, place: int, end: int, bits: int) -> tuple[int, int]:

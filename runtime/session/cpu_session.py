@@ -32,16 +32,18 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
 
     tables = Tables() if options.threads > 1 else None
 
-    def opened(cores: int) -> Any:
-        chosen = _options(ort, options.optimized, cores)
-        return create(ort, path, chosen, providers=[_PROVIDER], mapped=options.optimized, tables=tables)
+    def opened(cores: int, *, ragged: bool = False) -> Any:
+        chosen, mapped = _options(ort, options.optimized, cores), options.optimized
+        return create(
+            ort, path, chosen, providers=[_PROVIDER], mapped=mapped, tables=tables, ragged=ragged and mapped
+        )
 
     first = _stamp(path)
     packed: list[huge_pages.Extent] = []
 
     def opened_for_one(cores: int) -> Any:
         before = huge_pages.private_memory()
-        session = opened(cores)
+        session = opened(cores, ragged=cores == 1)
         packed.extend(huge_pages.added(before, huge_pages.private_memory()))
         return session
 
@@ -54,7 +56,9 @@ def open_cpu(ort: ModuleType, path: Path, options: SessionOptions) -> OrtSession
 
     settle = partial(huge_pages.gather, packed)
     if options.threads > 1:
-        return _noted(ort, OrtSession(opened(1), _NAME, widen=widen, settle=settle, tables=tables))
+        return _noted(
+            ort, OrtSession(opened(1, ragged=True), _NAME, widen=widen, settle=settle, tables=tables)
+        )
     return _noted(ort, OrtSession(opened_for_one(1), _NAME, settle=settle))
 
 

@@ -18,6 +18,7 @@ from bertonnx.errors import InferenceError, ModelFileError, OutOfMemoryError
 from bertonnx.runtime.modelfile.held import Held, held
 from bertonnx.runtime.modelfile.mapped import without_weights
 from bertonnx.runtime.modelfile.own_memory import detach
+from bertonnx.runtime.modelfile.ragged import GROUPS, groups_of, one_group, ragged_form
 from bertonnx.runtime.session.binding import Binding
 from bertonnx.runtime.session.memory import LastOut
 from bertonnx.runtime.session.placement import Placement
@@ -51,6 +52,7 @@ class OrtSession:
         notes: what a user should know of how it was opened.
         inputs: names of the graph's inputs.
         outputs: names of the graph's outputs.
+        ragged: whether a batch may have texts of several lengths.
 
     Args:
         session: ONNX Runtime's session.
@@ -85,7 +87,9 @@ class OrtSession:
         self.notes: tuple[Message, ...] = ()
         if placement is not None and placement.computing_on_cpu:
             self.notes = (Message(str(placement)),)
-        self.inputs = tuple(item.name for item in session.get_inputs())
+        inputs = [item.name for item in session.get_inputs()]
+        self.ragged = GROUPS in inputs
+        self.inputs = tuple(name for name in inputs if name != GROUPS)
         self.outputs = tuple(item.name for item in session.get_outputs())
         self._session = session
         self._binding = binding
@@ -101,13 +105,16 @@ class OrtSession:
         self._last_out = LastOut()
 
     def run(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False, lengths: Sequence[int] = ()
     ) -> list[npt.NDArray[np.float32]]:
         """Return the named outputs of one batch, as `Session.run`."""
         # It would take the padding for text, and nothing else would tell.
         if self._unpadded and "attention_mask" in feeds and not feeds["attention_mask"].all():
             raise ValueError("this session was opened for batches without padding, and the mask has zeros")
-        session = self._wider() if alone else self._session
+        session = self._wider() if alone and not lengths else self._session
+        if self.ragged and session is self._session:
+            shape = feeds["input_ids"].shape
+            feeds = {**feeds, GROUPS: groups_of(lengths) if lengths else one_group(*shape)}
         try:
             if self._binding is not None:
                 replayed = self._recorded.run(outputs, feeds) if alone and self._recorded else None
@@ -177,6 +184,7 @@ def create(
     mapped: bool = False,
     unpadded: bool = False,
     tables: Tables | None = None,
+    ragged: bool = False,
 ) -> Any:
     """Return an `onnxruntime.InferenceSession` of a file.
 
@@ -188,6 +196,7 @@ def create(
         mapped: whether weights are mapped from the file where they lie, which an optimized graph allows.
         unpadded: whether the graph is told that nothing is ever padded.
         tables: what all sessions of this file read in common, while somebody keeps it; a file that is mapped.
+        ragged: whether the graph is to take texts of several lengths in one batch, where it is known how.
 
     Raises:
         ModelFileError: ONNX Runtime cannot open it; its own error is the cause.
@@ -206,6 +215,8 @@ def create(
 
                 model = assume_unpadded(model) or model
                 model = device_form(model, file.data) or model
+            if ragged and isinstance(model, bytes):
+                model = ragged_form(model) or model
             # Its fallback would open the file with another provider, and say so on standard output only.
             session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
             _detach(real, file)

@@ -56,14 +56,16 @@ class Session(Protocol):
         provider: name of the provider that really runs it, a row of `models.providers`.
         inputs: names of the graph's inputs.
         outputs: names of the graph's outputs.
+        ragged: whether a batch may have texts of several lengths, with the same bits.
     """
 
     provider: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    ragged: bool
 
     def run(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False, lengths: Sequence[int] = ()
     ) -> list[npt.NDArray[np.float32]]:
         """Return the named outputs of one batch. Safe to call from several threads at once.
 
@@ -72,6 +74,9 @@ class Session(Protocol):
             feeds: int64 arrays of shape (batch, tokens), by the names of the inputs.
             alone: whether no other batch runs beside this one, so that it may take all cores. The
                 result is the same to the last bit.
+            lengths: of a batch with texts of several lengths, tokens of each text. The feeds are of shape
+                (1, tokens of all) then, texts of equal length side by side, and nothing is masked; so are
+                outputs that have numbers of every token, and others have a row for each text.
 
         Raises:
             InferenceError: ONNX Runtime failed.

@@ -33,7 +33,10 @@ PATIENCE = 120
 
 
 class FakeSession:
-    """Answers the sum of the ids, and how many there are; notes every batch; does `hook` before each."""
+    """Answers the sum of the ids, and how many there are; notes every batch; does `hook` before each.
+
+    One that is ragged takes texts of several lengths in a batch.
+    """
 
     def __init__(
         self,
@@ -41,24 +44,32 @@ class FakeSession:
         *,
         inputs: tuple[str, ...] = INPUTS,
         provider: str = "cpu",
+        ragged: bool = False,
     ) -> None:
         self.provider = provider
+        self.ragged = ragged
         self.inputs = inputs
         self.outputs: tuple[str, ...] = ("sums", "counts", "means")
         self.hook = hook
         self.batches: list[dict[str, npt.NDArray[np.int64]]] = []
         self.alone: list[bool] = []
+        self.together: list[list[int]] = []
         self.threads: list[threading.Thread] = []
 
     def run(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False, lengths: Sequence[int] = ()
     ) -> list[npt.NDArray[np.float32]]:
         self.alone.append(alone)
         self.batches.append(dict(feeds))
         self.threads.append(threading.current_thread())
+        self.together.append(list(lengths))
         self.hook(feeds)
         ids = feeds["input_ids"]
-        answers = {"sums": ids.sum(axis=1), "counts": np.full(len(ids), ids.shape[1])}
+        texts = np.split(ids[0], np.cumsum(lengths)[:-1]) if lengths else list(ids)
+        answers = {
+            "sums": np.array([text.sum() for text in texts]),
+            "counts": np.array([len(text) for text in texts]),
+        }
         with np.errstate(invalid="ignore"):
             answers["means"] = answers["sums"] / answers["counts"]
         return [answers[name].astype(np.float32) for name in outputs]
