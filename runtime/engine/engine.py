@@ -1,7 +1,8 @@
 """Rows in, items out in the same order, whatever the lengths.
 
 Rows are taken in bounded chunks; their pieces go to a queue that all callers share, where those of *exactly*
-equal length make batches, so nothing is padded and a text's result cannot depend on its neighbours. On CPU
+equal length make batches, so nothing is padded and a text's result cannot depend on its neighbours. Small
+batches of several lengths run as one where the session gives the same bits then (`modelfile.ragged`). On CPU
 each batch runs on one thread, as many batches at once as there are threads, while the rest of the chunk is
 still tokenized; what else a provider likes is in its row (`models.providers`).
 """
