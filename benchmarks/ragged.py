@@ -18,6 +18,7 @@ from itertools import product
 from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 import bertonnx
@@ -53,10 +54,11 @@ def main() -> None:
                 way: partial(_run, model, short, together=way == "together") for way in ("apart", "together")
             }
             times = alternate(cases, rounds=options.rounds)
-            same = same and np.array_equal(*(_vectors(model, short, together=way) for way in (True, False)))
-        apart, together = times["apart"], times["together"]
-        ratio = ratios[name, precision, threads] = median(together) / median(apart)
-        seconds = (median(apart), median(together), min(apart), min(together))
+            apart, together = (_vectors(model, short, together=way) for way in (False, True))
+            same = same and np.array_equal(apart, together)
+        before, after = times["apart"], times["together"]
+        ratio = ratios[name, precision, threads] = median(after) / median(before)
+        seconds = (median(before), median(after), min(before), min(after))
         rows.append([name, precision, threads, *(f"{each:.3f}" for each in seconds), f"{ratio:.2f}"])
     worst = max(ratios.values())
     large = max(
@@ -77,7 +79,7 @@ def main() -> None:
     )
 
 
-def _vectors(model: bertonnx.Model, short: list[str], *, together: bool) -> np.ndarray:
+def _vectors(model: bertonnx.Model, short: list[str], *, together: bool) -> npt.NDArray[np.float32]:
     if together:
         return model.embed(short)
     with mock.patch.object(queue, "company", return_value=[]):

@@ -23,7 +23,7 @@ from bertonnx.runtime.options import LoadOptions
 from bertonnx.runtime.rows import Array, Encoded, Piece, Row, by_text, feeds_of, feeds_together
 from bertonnx.runtime.session.cores import allowed_cores
 from bertonnx.runtime.session.placement import Placement
-from bertonnx.runtime.session.session import Session, open_session
+from bertonnx.runtime.session.session import RaggedSession, Session, open_session
 from bertonnx.runtime.tokenization import TextTokenizer
 
 __all__ = ["CheckReport", "batch_of", "check", "examples_of", "hard_texts_of", "sha256_text", "with_card"]
@@ -206,10 +206,12 @@ def _require_same_in_company(
     ]
     short.sort(key=lambda number: len(pieces[number].ids))
     lengths = [len(pieces[number].ids) for number in short]
-    if not session.ragged or len(set(lengths)) < 2 or not dimensions.keys() >= set(card.outputs):
+    if not isinstance(session, RaggedSession) or not session.ragged:
+        return
+    if len(set(lengths)) < 2 or not dimensions.keys() >= set(card.outputs):
         return
     feeds = feeds_together([pieces[number] for number in short], session.inputs)
-    outputs = session.run(card.outputs, feeds, lengths=lengths)
+    outputs = session.run_together(card.outputs, feeds, lengths)
     for name, array in zip(card.outputs, outputs, strict=True):
         found = list(by_text(array, dimensions[name], lengths)) if len(array) else []
         # Fewer rows than texts, or more, is the worst mix-up.

@@ -155,7 +155,7 @@ def feeds_together(pieces: Sequence[Piece], inputs: Sequence[str]) -> Feeds:
     return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
-def by_text(array: Array, dimensions: Sequence[str], lengths: Sequence[int]) -> Sequence[Array]:
+def by_text(array: Array, dimensions: Sequence[str], lengths: Sequence[int]) -> Array | list[Array]:
     """Return an output of texts of several lengths that ran as one batch, for each of them.
 
     Args:

@@ -27,7 +27,6 @@ class Remembered:
     Attributes:
         provider, inputs, outputs: the session's.
         fresh: the session itself, which runs whatever it is given.
-        ragged: nothing asks it for texts of several lengths together.
 
     Args:
         session: runs what is new.
@@ -38,16 +37,11 @@ class Remembered:
         self.inputs = session.inputs
         self.outputs = session.outputs
         self.fresh = session
-        self.ragged = False
         self._known: dict[tuple[Row, str], Array] = {}
         self._bytes = 0
 
-    def run(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False, lengths: Sequence[int] = ()
-    ) -> list[Array]:
+    def run(self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False) -> list[Array]:
         """Return the named outputs of one batch, as `Session.run`."""
-        if lengths:
-            return self.fresh.run(outputs, feeds, alone=alone, lengths=lengths)
         rows = _rows(feeds)
         found = [[self._known.get((row, name)) for row in rows] for name in outputs]
         if rows and all(part is not None for parts in found for part in parts):

@@ -9,8 +9,8 @@ import numpy as np
 
 from bertonnx.errors import BertonnxError, InferenceError, ModelFileError, OutOfMemoryError, RowError
 from bertonnx.runtime.engine.batches import Batch, Chunk, Slot
-from bertonnx.runtime.rows import Array, by_text
-from bertonnx.runtime.session.session import Session
+from bertonnx.runtime.rows import by_text
+from bertonnx.runtime.session.session import RaggedSession, Session
 from bertonnx.wording import Call, Option
 
 __all__ = ["Parts", "Runner", "closed"]
@@ -62,7 +62,9 @@ class Runner:
         """Return whether a batch may run together with others of other lengths, with the same results."""
         tokens, fetch, masked = batch.kind
         session = self._session
-        if session is None or not session.ragged or self.out_of_memory or masked or batch.apart or not tokens:
+        if not isinstance(session, RaggedSession) or not session.ragged or self.out_of_memory:
+            return False
+        if masked or batch.apart or not tokens:
             return False
         return self._dimensions.keys() >= set(fetch)
 
@@ -97,17 +99,21 @@ class Runner:
         if session is None:
             raise closed()
         feeds = batch.feeds(session.inputs)
-        outputs: list[Sequence[Array]] = session.run(fetch, feeds, alone=batch.alone, lengths=batch.lengths)
+        if batch.lengths and isinstance(session, RaggedSession):
+            outputs = session.run_together(fetch, feeds, batch.lengths)
+        else:
+            outputs = session.run(fetch, feeds, alone=batch.alone)
         for name, array in zip(fetch, outputs, strict=True):
             self._require_shape(name, array.shape, batch)
         # A mean over no token is 0 by 0; where the sum is that of nothing, there is an answer.
         if not batch.tokens and not all(np.isfinite(array).all() for array in outputs):
             raise InferenceError("its outputs are no numbers")
-        if batch.lengths:
-            named_outputs = zip(fetch, outputs, strict=True)
-            outputs = [by_text(array, self._dimensions[name], batch.lengths) for name, array in named_outputs]
+        texts = {
+            name: by_text(array, self._dimensions[name], batch.lengths) if batch.lengths else array
+            for name, array in zip(fetch, outputs, strict=True)
+        }
         for i, slot in enumerate(batch.slots):
-            named = {name: array[i] for name, array in zip(fetch, outputs, strict=True)}
+            named = {name: of_texts[i] for name, of_texts in texts.items()}
             try:
                 slot.kept = slot.chunk.caller.decoder.keep(slot.piece, named)
             except Exception as error:  # a fault, which is of this caller alone

@@ -105,16 +105,26 @@ class OrtSession:
         self._last_out = LastOut()
 
     def run(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False, lengths: Sequence[int] = ()
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
     ) -> list[npt.NDArray[np.float32]]:
         """Return the named outputs of one batch, as `Session.run`."""
+        session = self._wider() if alone else self._session
+        if self.ragged and session is self._session:
+            feeds = {**feeds, GROUPS: one_group(*feeds["input_ids"].shape)}
+        return self._answers(session, outputs, feeds, alone=alone)
+
+    def run_together(
+        self, outputs: Sequence[str], feeds: Feeds, lengths: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the named outputs of texts of several lengths, as `RaggedSession.run_together`."""
+        return self._answers(self._session, outputs, {**feeds, GROUPS: groups_of(lengths)}, alone=False)
+
+    def _answers(
+        self, session: Any, outputs: Sequence[str], feeds: Feeds, *, alone: bool
+    ) -> list[npt.NDArray[np.float32]]:
         # It would take the padding for text, and nothing else would tell.
         if self._unpadded and "attention_mask" in feeds and not feeds["attention_mask"].all():
             raise ValueError("this session was opened for batches without padding, and the mask has zeros")
-        session = self._wider() if alone and not lengths else self._session
-        if self.ragged and session is self._session:
-            shape = feeds["input_ids"].shape
-            feeds = {**feeds, GROUPS: groups_of(lengths) if lengths else one_group(*shape)}
         try:
             if self._binding is not None:
                 replayed = self._recorded.run(outputs, feeds) if alone and self._recorded else None

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ __all__ = [
     "OLDEST_ONNXRUNTIME",
     "Feeds",
     "OpenSession",
+    "RaggedSession",
     "Session",
     "SessionOptions",
     "import_onnxruntime",
@@ -56,16 +57,14 @@ class Session(Protocol):
         provider: name of the provider that really runs it, a row of `models.providers`.
         inputs: names of the graph's inputs.
         outputs: names of the graph's outputs.
-        ragged: whether a batch may have texts of several lengths, with the same bits.
     """
 
     provider: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    ragged: bool
 
     def run(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False, lengths: Sequence[int] = ()
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
     ) -> list[npt.NDArray[np.float32]]:
         """Return the named outputs of one batch. Safe to call from several threads at once.
 
@@ -74,9 +73,38 @@ class Session(Protocol):
             feeds: int64 arrays of shape (batch, tokens), by the names of the inputs.
             alone: whether no other batch runs beside this one, so that it may take all cores. The
                 result is the same to the last bit.
-            lengths: of a batch with texts of several lengths, tokens of each text. The feeds are of shape
-                (1, tokens of all) then, texts of equal length side by side, and nothing is masked; so are
-                outputs that have numbers of every token, and others have a row for each text.
+
+        Raises:
+            InferenceError: ONNX Runtime failed.
+            OutOfMemoryError: there was not memory enough for this batch.
+        """
+        ...
+
+
+@runtime_checkable
+class RaggedSession(Session, Protocol):
+    """A session that may take texts of several lengths in one batch.
+
+    Attributes:
+        ragged: whether it does, which depends on the graph.
+    """
+
+    ragged: bool
+
+    def run_together(
+        self, outputs: Sequence[str], feeds: Feeds, lengths: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the named outputs, with the bits that each text gets alone.
+
+        Args:
+            outputs: their names.
+            feeds: int64 arrays of shape (1, tokens of all texts), texts of equal length side by side; nothing
+                is masked.
+            lengths: tokens of each text.
+
+        Returns:
+            Arrays of shape (1, tokens of all texts, ...) for outputs that have numbers of every token, and of
+            (texts, ...) for others.
 
         Raises:
             InferenceError: ONNX Runtime failed.

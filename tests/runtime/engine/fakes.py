@@ -57,15 +57,30 @@ class FakeSession:
         self.threads: list[threading.Thread] = []
 
     def run(
-        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False, lengths: Sequence[int] = ()
+        self, outputs: Sequence[str], feeds: Feeds, *, alone: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
+        return self._answers(outputs, feeds, list(feeds["input_ids"]), alone=alone)
+
+    def run_together(
+        self, outputs: Sequence[str], feeds: Feeds, lengths: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        texts = np.split(feeds["input_ids"][0], np.cumsum(lengths)[:-1])
+        return self._answers(outputs, feeds, texts, lengths=lengths)
+
+    def _answers(
+        self,
+        outputs: Sequence[str],
+        feeds: Feeds,
+        texts: Sequence[npt.NDArray[np.int64]],
+        *,
+        alone: bool = False,
+        lengths: Sequence[int] = (),
     ) -> list[npt.NDArray[np.float32]]:
         self.alone.append(alone)
         self.batches.append(dict(feeds))
         self.threads.append(threading.current_thread())
         self.together.append(list(lengths))
         self.hook(feeds)
-        ids = feeds["input_ids"]
-        texts = np.split(ids[0], np.cumsum(lengths)[:-1]) if lengths else list(ids)
         answers = {
             "sums": np.array([text.sum() for text in texts]),
             "counts": np.array([len(text) for text in texts]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ def the_same_bits(path: Path, task: str) -> None:
     dice = np.random.default_rng(0)
     texts = [dice.integers(5, 100, length) for length in LENGTHS]
     alone = [plain.run(plain.outputs, feeds(plain, text[None])) for text in texts]
-    together = ragged.run(ragged.outputs, feeds(ragged, np.concatenate(texts)[None]), lengths=LENGTHS)
+    together = ragged.run_together(ragged.outputs, feeds(ragged, np.concatenate(texts)[None]), LENGTHS)
     for place, name in enumerate(plain.outputs):
         found = by_text(together[place], task_named(task).outputs[name], LENGTHS)
         assert len(found) == len(texts)
@@ -156,7 +157,7 @@ def kinds(nodes: list[onnx.NodeProto], **fixed: npt.NDArray[np.generic]) -> dict
         ("Madeup", ["x"], {}, "other"),
     ],
 )
-def test_what_mixes_tokens(op: str, inputs: list[str], attributes: dict[str, int], kind: str) -> None:
+def test_what_mixes_tokens(op: str, inputs: list[str], attributes: dict[str, Any], kind: str) -> None:
     floats = {
         "vector": np.ones(16, np.float32),
         "one_token": np.ones((1, 1, 16), np.float32),
@@ -165,7 +166,8 @@ def test_what_mixes_tokens(op: str, inputs: list[str], attributes: dict[str, int
         "three": np.ones((16, 3), np.float32),
     }
     shapes = {"last": [-1], "middle": [1], "rows": [-1, 16], "pairs": [-1, 32]}
-    fixed = {**floats, **{name: np.array(value, np.int64) for name, value in shapes.items()}}
+    fixed: dict[str, Any] = {**floats}
+    fixed |= {name: np.array(value, np.int64) for name, value in shapes.items()}
     narrow = helper.make_node("MatMul", ["x", "three"], ["narrow"])
     found = kinds([narrow, helper.make_node(op, inputs, ["y"], **attributes)], **fixed)
     assert found == {"narrow": "tokens", "y": kind}
