@@ -11,9 +11,9 @@ from bertonnx.runtime.rows import Piece
 
 __all__ = ["Repeats", "key_of"]
 
-_BYTES = 8 << 20
-"""Results of some 3,000 short texts with MiniLM. More would make every job's memory grow for the sake of
-those that repeat a text after thousands of others."""
+_BYTES = 4 << 20
+"""Results of some 1,500 short texts with MiniLM. More would make every job's memory grow for the sake of
+those that repeat a text after thousands of others (benchmarks/memory.py)."""
 
 _OVERHEAD = 600
 """Bytes that an entry takes besides its numbers: key, array header, links
