@@ -63,7 +63,7 @@ class Batch:
         alone: whether no other batch runs beside it and fewer wait than there are cores, so that it may take
             all of them.
         exclusive: whether no other can start beside it.
-        apart: whether it must not run together with other lengths, for it did and failed.
+        apart: whether it must not run together with other lengths, for it failed before.
         lengths: where lengths differ, tokens of each piece.
     """
 

@@ -50,8 +50,6 @@ def together(batch: Batch, others: Iterable[Batch]) -> None:
 
 def parted(batch: Batch, slots: Sequence[Slot]) -> list[Batch]:
     """Return slots of a batch that failed in batches of one length each, which stay apart from others."""
-    if not batch.lengths:
-        return [Batch(batch.kind, batch.budget, list(slots))]
     by_length: dict[int, list[Slot]] = {}
     for slot in slots:
         by_length.setdefault(_length(slot), []).append(slot)

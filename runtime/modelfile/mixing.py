@@ -113,6 +113,11 @@ class Graph:
         self._kinds.update(dict.fromkeys(self.inputs, _IDS))
         self._classify()
 
+    @property
+    def names(self) -> Iterable[bytes]:
+        """The names of all values."""
+        return self._kinds.keys()
+
     def kind(self, name: bytes) -> Kind:
         """Return what a value is."""
         return self._kinds.get(name, _OTHER)
@@ -144,7 +149,10 @@ class Graph:
                 elif number == wire.OUTPUT:
                     self.outputs[text_at(self._model, content, 1)] = self._model[slice(*content)]
                 elif number == wire.NODE:
-                    self.nodes.append(read_node(self._model, content))
+                    node = read_node(self._model, content)
+                    if not node.outputs:
+                        raise UnknownGraphError
+                    self.nodes.append(node)
         except LookupError as error:
             raise UnknownGraphError from error
 
@@ -176,14 +184,16 @@ class Graph:
         return numbers if len(numbers) == kind.rest[0] else None
 
     def _classify(self) -> None:
-        for node in self.nodes:
+        for place, node in enumerate(self.nodes):
             if len(node.outputs) != 1:
                 self._kinds.update(dict.fromkeys(node.outputs, _OTHER))
                 continue
             (output,) = node.outputs
             # Where they are added, each token has its own again.
             if node.op == b"Add" and any(self.kind(name).vectors for name in node.inputs):
-                node.inputs = [self._of_all_tokens(name) for name in node.inputs]
+                inputs = [self._of_all_tokens(name) for name in node.inputs]
+                if inputs != node.inputs:
+                    node = self.nodes[place] = node.changed(inputs=inputs)
             kind = self._kinds[output] = self._kind_of(node)
             width = self._looks_up(node) if kind == _OTHER else 0
             if width:
@@ -200,7 +210,9 @@ class Graph:
         kinds = [self.kind(name) for name in node.inputs if name]
         if all(kind.of == "fixed" for kind in kinds):
             return _UNKNOWN
-        rule = _RULES.get(node.op)
+        rule, inputs = _RULES.get(node.op), _INPUTS_OF.get(node.op)
+        if inputs is not None and len(kinds) != inputs:
+            return _OTHER
         return (rule(self, node, kinds) if rule is not None else None) or _OTHER
 
     def _attention(self, node: Node) -> Kind:
@@ -219,7 +231,7 @@ class Graph:
 
     def _looks_up(self, node: Node) -> int:
         """Return the width of the table whose rows a node takes, by numbers that are of no kind; else 0."""
-        if node.op != b"Gather" or node.integer(b"axis", 0) != 0:
+        if node.op != b"Gather" or len(node.inputs) != 2 or node.integer(b"axis", 0) != 0:
             return 0
         table, ids = (self.kind(name) for name in node.inputs)
         if table.of != "fixed" or table.rest is None or len(table.rest) != 2 or ids != _OTHER:
@@ -266,7 +278,7 @@ class Graph:
         return first if all(kind in (first, Kind("fixed", first.rest)) for kind in kinds[1:]) else None
 
     def _product(self, _: Node, kinds: list[Kind]) -> Kind | None:
-        (of, rest), weight = kinds[0], kinds[1]
+        (of, rest), weight = kinds[0], kinds[1] if len(kinds) > 1 else _OTHER
         if of not in ("tokens", "rows") or any(kind.of != "fixed" for kind in kinds[1:]):
             return None
         if rest is None or weight.rest is None or len(weight.rest) != 2 or rest != weight.rest[:1]:
@@ -313,6 +325,9 @@ class Graph:
         by_row = first.of == "rows" and len(first.rest) == 1 and node.integer(b"axis", 1) == 0
         return first if by_row and all(kind == _NUMBERS for kind in steps) else None
 
+
+_INPUTS_OF = {b"Gather": 2, b"Reshape": 2, b"Shape": 1, b"Expand": 2}
+"""How many inputs a rule takes, where it takes no other number."""
 
 _RULES: dict[bytes, Callable[[Graph, Node, list[Kind]], Kind | None]] = {
     **dict.fromkeys(_SAME | _CURVED, Graph._same),

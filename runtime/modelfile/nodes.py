@@ -6,7 +6,8 @@ Source: field numbers from onnx.proto3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bertonnx.runtime.modelfile import wire
 from bertonnx.runtime.modelfile.wire import Span, extents, fields, message, number_at, number_field
@@ -36,8 +37,11 @@ _INTEGER, _BRANCH, _KIND = 3, 6, 20  # AttributeProto
 _AN_INTEGER, _A_GRAPH = 2, 5  # AttributeProto.AttributeType
 _GRAPH_NAME = 2  # GraphProto
 
+_DEEPEST = 8
+"""The exporter writes branches in nothing but the graph itself."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class Branch:
     """A graph in a node: its nodes, the names that are its own, and its other fields as they are."""
 
@@ -55,9 +59,12 @@ class Branch:
         return Branch([node.renamed(other) for node in self.nodes], self.own, self.others)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Node:
-    """A node; `plain` are its attributes that are no graphs, as they are."""
+    """A node, which nobody changes.
+
+    `plain` are its attributes that are no graphs, as they are; `raw` is the whole, where it was read.
+    """
 
     op: bytes = b""
     inputs: list[bytes] = field(default_factory=list)
@@ -65,6 +72,11 @@ class Node:
     domain: bytes = b""
     plain: dict[bytes, bytes] = field(default_factory=dict)
     branches: dict[bytes, Branch] = field(default_factory=dict)
+    raw: bytes = b""
+
+    def changed(self, **changes: Any) -> Node:
+        """Return it with other attributes of this class."""
+        return replace(self, raw=b"", **changes)
 
     def integer(self, name: bytes, default: int) -> int:
         """Return an attribute that is a number."""
@@ -89,6 +101,8 @@ class Node:
 
     def written(self) -> bytes:
         """Return its bytes."""
+        if self.raw:
+            return self.raw
         parts = [message(_INPUT, name) for name in self.inputs]
         parts += [message(_OUTPUT, name) for name in self.outputs]
         parts.append(message(_OP, self.op))
@@ -99,37 +113,46 @@ class Node:
         return b"".join([*parts, message(_DOMAIN, self.domain)] if self.domain else parts)
 
 
-def read_node(model: bytes, span: Span) -> Node:
+def read_node(model: bytes, span: Span, depth: int = 0) -> Node:
     """Return a node.
 
+    Args:
+        model: what it lies in.
+        span: where.
+        depth: in how many other nodes it lies.
+
     Raises:
-        LookupError: a graph in it has inputs, as those of loops have.
+        LookupError: a graph in it has inputs, as those of loops have, or lies too deep.
     """
-    node = Node()
+    if depth > _DEEPEST:
+        raise LookupError("a branch of a branch of a branch ...")
+    op = domain = b""
+    inputs, outputs = list[bytes](), list[bytes]()
+    plain, branches = dict[bytes, bytes](), dict[bytes, Branch]()
     for number, content in fields(model, span):
         if number == _INPUT:
-            node.inputs.append(model[slice(*content)])
+            inputs.append(model[slice(*content)])
         elif number == _OUTPUT:
-            node.outputs.append(model[slice(*content)])
+            outputs.append(model[slice(*content)])
         elif number == _OP:
-            node.op = model[slice(*content)]
+            op = model[slice(*content)]
         elif number == _DOMAIN:
-            node.domain = model[slice(*content)]
+            domain = model[slice(*content)]
         elif number == _ATTRIBUTE:
             name = text_at(model, content, 1)
             graph = next((part for n, part in fields(model, content) if n == _BRANCH), None)
             if graph is None:
-                node.plain[name] = model[slice(*content)]
+                plain[name] = model[slice(*content)]
             else:
-                node.branches[name] = _read_branch(model, graph)
-    return node
+                branches[name] = _read_branch(model, graph, depth)
+    return Node(op, inputs, outputs, domain, plain, branches, model[slice(*span)])
 
 
-def _read_branch(model: bytes, span: Span) -> Branch:
+def _read_branch(model: bytes, span: Span, depth: int) -> Branch:
     nodes, own, others = [], set(), []
     for number, whole, content in extents(model, span):
         if number == wire.NODE:
-            nodes.append(read_node(model, content))
+            nodes.append(read_node(model, content, depth + 1))
             own.update(nodes[-1].outputs)
             continue
         if number == wire.INPUT:

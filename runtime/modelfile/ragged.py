@@ -14,7 +14,6 @@ result. Source of the idea: https://www.tensorflow.org/guide/ragged_tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +49,9 @@ _PARTS, _FIRST, _ONE = b"ragged/parts", b"ragged/first", b"ragged/one"
 _NUMBER, _GO, _GOES = b"group/number", b"group/go", b"group/goes"
 
 _DIMENSIONS = 1  # TensorProto
+
+_MOST_LOOKUPS = 8
+"""Encoders have positions, and segments that no text says; each goes through all nodes."""
 
 _SEQUENCE, _ELEMENT = 4, 1  # TypeProto, TypeProto.Sequence
 
@@ -107,6 +109,8 @@ def _nodes(graph: Graph) -> Iterator[bytes]:
     attentions = [node for node in graph.nodes if any(map(_attends, node.branches.values()))]
     if not graph.attentions or 2 * len(graph.attentions) < len(attentions):
         raise UnknownGraphError
+    if len(graph.lookups) > _MOST_LOOKUPS or any(map(_is_ours, graph.names)):
+        raise UnknownGraphError
     ends = []
     for name, info in graph.outputs.items():
         by_token = graph.kind(name).of == "tokens"
@@ -128,6 +132,10 @@ def _nodes(graph: Graph) -> Iterator[bytes]:
     for node in nodes:
         first.setdefault(node.outputs[0], node)
     return (message(wire.NODE, node.written()) for node in used(first.values(), graph.outputs))
+
+
+def _is_ours(name: bytes) -> bool:
+    return name == _GROUPS or name.startswith((b"ragged/", b"group/"))
 
 
 def _others(model: bytes, graph: Span) -> Iterator[bytes]:
@@ -177,7 +185,7 @@ def _looked_up(graph: Graph, node: Node) -> list[Node]:
     numbers = ids + b"/of groups"
     shaped = made(b"Reshape", [_joined(ids), _SHAPE], numbers)
     found = _looped(graph, [ids], then, kind=INT64, axis=1)
-    looked_up = replace(node, inputs=[table, numbers], outputs=[for_all_tokens(node.outputs[0])])
+    looked_up = node.changed(inputs=[table, numbers], outputs=[for_all_tokens(node.outputs[0])])
     return [*found, shaped, looked_up]
 
 
@@ -201,7 +209,7 @@ def _by_length(node: Node) -> Node:
         ),
     }
     chosen = Node(b"If", [_SINGLE], [output], branches=branches)
-    return replace(node, branches={**node.branches, b"then_branch": Branch([chosen], then.own, then.others)})
+    return node.changed(branches={**node.branches, b"then_branch": Branch([chosen], then.own, then.others)})
 
 
 def _ended(graph: Graph, ends: list[bytes]) -> list[Node]:

@@ -155,6 +155,9 @@ def kinds(nodes: list[onnx.NodeProto], **fixed: npt.NDArray[np.generic]) -> dict
         ("CumSum", ["x", "last"], {}, "other"),
         ("Transpose", ["x"], {"perm": [1, 0, 2]}, "other"),
         ("Madeup", ["x"], {}, "other"),
+        ("Reshape", ["x"], {}, "other"),  # damaged
+        ("MatMul", ["x"], {}, "other"),
+        ("Gather", ["table", "input_ids", "x"], {}, "other"),
     ],
 )
 def test_what_mixes_tokens(op: str, inputs: list[str], attributes: dict[str, Any], kind: str) -> None:
@@ -171,6 +174,28 @@ def test_what_mixes_tokens(op: str, inputs: list[str], attributes: dict[str, Any
     narrow = helper.make_node("MatMul", ["x", "three"], ["narrow"])
     found = kinds([narrow, helper.make_node(op, inputs, ["y"], **attributes)], **fixed)
     assert found == {"narrow": "tokens", "y": kind}
+
+
+@pytest.mark.parametrize("name", ["groups", "ragged/count", "group/row"])
+def test_a_graph_that_has_such_names_itself(name: str, exported: dict[str, Path]) -> None:
+    model = onnx.load_from_string(without_weights(exported["feature-extraction"]))
+    assert ragged_form(model.SerializeToString()) is not None
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), name))
+    assert ragged_form(model.SerializeToString()) is None
+
+
+def test_branches_in_branches() -> None:
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    node = helper.make_node("Identity", ["x"], ["y"])
+    for _ in range(30):
+        branch = helper.make_graph([node], "branch", [], [value])
+        node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+        with_one = node.SerializeToString()
+        if len(with_one) > 1 << 16:
+            break
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, 3])
+    model = helper.make_model(helper.make_graph([node], "g", [ids], [value]))
+    assert ragged_form(model.SerializeToString()) is None
 
 
 def test_an_input_that_no_encoder_has() -> None:
