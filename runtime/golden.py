@@ -210,9 +210,8 @@ def _require_same_in_company(
         return
     if len(set(lengths)) < 2 or not dimensions.keys() >= set(card.outputs):
         return
-    feeds = feeds_together([pieces[number] for number in short], session.inputs)
-    outputs = session.run_together(card.outputs, feeds, lengths)
-    for name, array in zip(card.outputs, outputs, strict=True):
+    outputs = _run(session, [pieces[number] for number in short], card.outputs, lengths)
+    for name, array in outputs.items():
         found = list(by_text(array, dimensions[name], lengths)) if len(array) else []
         # Fewer rows than texts, or more, is the worst mix-up.
         found = found if len(found) == len(short) else [array[:0]] * len(short)
@@ -416,9 +415,14 @@ def _difference(actual: Array, expected: Array) -> float:
     return float(np.abs(actual - expected).max(initial=0.0))
 
 
-def _run(session: Session, pieces: Sequence[Piece], outputs: Sequence[str]) -> dict[str, Array]:
-    """Return the outputs of pieces of one length, with the batch as first dimension."""
-    arrays = session.run(outputs, feeds_of(pieces, session.inputs))
+def _run(
+    session: Session, pieces: Sequence[Piece], outputs: Sequence[str], lengths: Sequence[int] = ()
+) -> dict[str, Array]:
+    """Return the outputs of pieces of one length, or of several; with the batch as first dimension."""
+    if lengths and isinstance(session, RaggedSession):
+        arrays = session.run_together(outputs, feeds_together(pieces, session.inputs), lengths)
+    else:
+        arrays = session.run(outputs, feeds_of(pieces, session.inputs))
     return dict(zip(outputs, arrays, strict=True))
 
 

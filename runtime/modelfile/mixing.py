@@ -95,7 +95,7 @@ class Graph:
         span: where in them the graph is.
 
     Raises:
-        UnknownGraphError: it is none that the exporter makes.
+        UnknownGraphError: it is none that the exporter makes, or its nodes are not in order.
     """
 
     def __init__(self, model: bytes, span: Span) -> None:
@@ -185,6 +185,8 @@ class Graph:
 
     def _classify(self) -> None:
         for place, node in enumerate(self.nodes):
+            if any(name not in self._kinds for name in node.read()):
+                raise UnknownGraphError  # out of order, as ONNX Runtime takes a graph but not a loop
             if len(node.outputs) != 1:
                 self._kinds.update(dict.fromkeys(node.outputs, _OTHER))
                 continue

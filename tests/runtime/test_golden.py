@@ -28,6 +28,7 @@ from bertonnx.runtime.modelfile.modelfile import graph_sha256, read_model_file, 
 from bertonnx.runtime.rows import Encoded, Row
 from bertonnx.runtime.session import cpu
 from bertonnx.runtime.session.cpu import CpuFeatures
+from bertonnx.runtime.session.ort_session import OrtSession
 from bertonnx.runtime.tokenization import TextTokenizer
 from tests.checkpoints import edit_weights
 from tests.fake_cuda import pretend_cuda
@@ -130,6 +131,19 @@ def test_a_changed_weight_with_a_forged_card(task: str, exported: dict[str, Path
     _forge(path)
     with pytest.raises(DriftError, match=r"golden example 0 of .* comes out differently: largest difference"):
         check(path)
+
+
+def test_not_a_bit_may_depend_on_texts_of_other_lengths(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OrtSession.run_together
+
+    def nearly(*given: Any) -> Any:
+        return [np.nextafter(array, np.float32(9)) for array in real(*given)]
+
+    monkeypatch.setattr(OrtSession, "run_together", nearly)
+    with pytest.raises(DriftError, match="in one batch with texts of other lengths"):
+        check(exported["text-classification"], "cpu")
 
 
 def test_nan_is_never_a_small_difference(exported: dict[str, Path], tmp_path: Path) -> None:

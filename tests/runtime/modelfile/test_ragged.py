@@ -184,6 +184,13 @@ def test_a_graph_that_has_such_names_itself(name: str, exported: dict[str, Path]
     assert ragged_form(model.SerializeToString()) is None
 
 
+def test_nodes_out_of_order(exported: dict[str, Path]) -> None:
+    model = onnx.load_from_string(without_weights(exported["feature-extraction"]))
+    last = model.graph.node.pop()
+    model.graph.node.insert(0, last)
+    assert ragged_form(model.SerializeToString()) is None
+
+
 def test_branches_in_branches() -> None:
     value = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     node = helper.make_node("Identity", ["x"], ["y"])
