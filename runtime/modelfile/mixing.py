@@ -6,6 +6,7 @@ Every value is of a kind, found from the inputs on by rules for operators. An op
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -195,7 +196,7 @@ class Graph:
             if node.op == b"Add" and any(self.kind(name).vectors for name in node.inputs):
                 inputs = [self._of_all_tokens(name) for name in node.inputs]
                 if inputs != node.inputs:
-                    node = self.nodes[place] = node.changed(inputs=inputs)
+                    node = self.nodes[place] = replace(node, inputs=inputs, raw=b"")
             kind = self._kinds[output] = self._kind_of(node)
             width = self._looks_up(node) if kind == _OTHER else 0
             if width:

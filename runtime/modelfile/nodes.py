@@ -6,8 +6,7 @@ Source: field numbers from onnx.proto3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from bertonnx.runtime.modelfile import wire
 from bertonnx.runtime.modelfile.wire import Span, extents, fields, message, number_at, number_field
@@ -63,7 +62,8 @@ class Branch:
 class Node:
     """A node, which nobody changes.
 
-    `plain` are its attributes that are no graphs, as they are; `raw` is the whole, where it was read.
+    `plain` are its attributes that are no graphs, as they are; `raw` is the whole as it was read, which must
+    not stay where something else of it is replaced.
     """
 
     op: bytes = b""
@@ -73,10 +73,6 @@ class Node:
     plain: dict[bytes, bytes] = field(default_factory=dict)
     branches: dict[bytes, Branch] = field(default_factory=dict)
     raw: bytes = b""
-
-    def changed(self, **changes: Any) -> Node:
-        """Return it with other attributes of this class."""
-        return replace(self, raw=b"", **changes)
 
     def integer(self, name: bytes, default: int) -> int:
         """Return an attribute that is a number."""

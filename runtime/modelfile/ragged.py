@@ -14,6 +14,7 @@ result. Source of the idea: https://www.tensorflow.org/guide/ragged_tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -185,7 +186,7 @@ def _looked_up(graph: Graph, node: Node) -> list[Node]:
     numbers = ids + b"/of groups"
     shaped = made(b"Reshape", [_joined(ids), _SHAPE], numbers)
     found = _looped(graph, [ids], then, kind=INT64, axis=1)
-    looked_up = node.changed(inputs=[table, numbers], outputs=[for_all_tokens(node.outputs[0])])
+    looked_up = replace(node, inputs=[table, numbers], outputs=[for_all_tokens(node.outputs[0])], raw=b"")
     return [*found, shaped, looked_up]
 
 
@@ -209,7 +210,8 @@ def _by_length(node: Node) -> Node:
         ),
     }
     chosen = Node(b"If", [_SINGLE], [output], branches=branches)
-    return node.changed(branches={**node.branches, b"then_branch": Branch([chosen], then.own, then.others)})
+    branches = {**node.branches, b"then_branch": Branch([chosen], then.own, then.others)}
+    return replace(node, branches=branches, raw=b"")
 
 
 def _ended(graph: Graph, ends: list[bytes]) -> list[Node]:
