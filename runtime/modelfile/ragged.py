@@ -203,13 +203,13 @@ def _by_length(node: Node) -> Node:
     result, alone = b"group/result/" + output, output + b"/alone"
     body += [inner.renamed(names), made(b"Reshape", [names[output], _FLAT], result)]
     floats = tensor_type(FLOAT)
-    branches = {
+    by_count = {
         b"then_branch": branch_of([inner.renamed({output: alone})], [], [value(alone, floats)]),
         b"else_branch": branch_of(
             _loop([output], [result], body, kind=FLOAT, axis=1), [], [value(_joined(output), floats)]
         ),
     }
-    chosen = Node(b"If", [_SINGLE], [output], branches=branches)
+    chosen = Node(b"If", [_SINGLE], [output], branches=by_count)
     branches = {**node.branches, b"then_branch": Branch([chosen], then.own, then.others)}
     return replace(node, branches=branches, raw=b"")
 
